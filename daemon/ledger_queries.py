@@ -1,0 +1,231 @@
+"""Questions to the ledger. Nothing here writes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, func, select
+
+from daemon.errors import UnknownIdError
+from daemon.ledger_tables import (
+    BASE_VERSION,
+    CorrectionRow,
+    LedgerStatus,
+    OperationRow,
+    TransitionRow,
+    VersionRow,
+    aliases,
+    control,
+    correction_row,
+    corrections,
+    operation_row,
+    operations,
+    stage_seconds,
+    transitions,
+    version_row,
+    versions,
+)
+from daemon.lifecycle import PENDING, OperationState, State, VersionState
+
+#: causes of a rollback that metrics tell apart; an actor `<cause>` or `<cause>:<name>` names it
+ROLLBACK_CAUSES = ("operator", "alert", "guard", "publish_failed")
+
+
+class LedgerQueries:
+    """The reading half of the ledger."""
+
+    engine: Engine
+    clock: Callable[[], float]
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with self.engine.connect() as connection:
+            yield connection
+
+    def get(self, id: str) -> CorrectionRow:
+        """The correction with this id, or of which this id is a repetition. Raises UnknownIdError."""
+        with self._read() as c:
+            return find_correction(c, id)
+
+    def corrections(self, *states: State, limit: int | None = None) -> list[CorrectionRow]:
+        """Corrections in order of arrival; all states when none is named; the newest `limit` of them."""
+        query = select(corrections).order_by(corrections.c.seq.desc()).limit(limit)
+        if states:
+            query = query.where(corrections.c.state.in_(states))
+        with self._read() as c:
+            return [correction_row(row) for row in c.execute(query)][::-1]
+
+    def facts(self) -> list[CorrectionRow]:
+        """Live corrections."""
+        return self.corrections(State.LIVE)
+
+    def versions(self) -> list[VersionRow]:
+        """All versions but the base, oldest first."""
+        with self._read() as c:
+            return [version_row(row) for row in c.execute(select(versions).order_by(versions.c.id))]
+
+    def version(self, id: str) -> VersionRow:
+        """Raises UnknownIdError. The base is a version without parent."""
+        with self._read() as c:
+            return find_version(c, id)
+
+    def version_in_flight(self) -> VersionRow | None:
+        """The version that was begun and neither went live nor was given up."""
+        begun = (VersionState.PLANNED, VersionState.WRITTEN, VersionState.PUBLISHED)
+        with self._read() as c:
+            row = c.execute(select(versions).where(versions.c.state.in_(begun))).first()
+            return version_row(row) if row else None
+
+    def live_version(self) -> str:
+        with self._read() as c:
+            return live_version(c)
+
+    def chain(self, id: str) -> list[VersionRow]:
+        """The version and its ancestors, oldest first, the base left out."""
+        with self._read() as c:
+            return chain(c, id)
+
+    def fact_ids(self, version: str) -> list[str]:
+        """Ids of the facts that the version holds, in order of addition."""
+        with self._read() as c:
+            return fact_ids(c, version)
+
+    def operations(self, *states: OperationState) -> list[OperationRow]:
+        query = select(operations).order_by(operations.c.id)
+        if states:
+            query = query.where(operations.c.state.in_(states))
+        with self._read() as c:
+            return [operation_row(row) for row in c.execute(query)]
+
+    def operation(self, id: int) -> OperationRow:
+        with self._read() as c:
+            row = c.execute(select(operations).where(operations.c.id == id)).first()
+        if row is None:
+            raise UnknownIdError("operation", str(id))
+        return operation_row(row)
+
+    def transitions(self, id: str | None = None, *, kind: str | None = None) -> list[TransitionRow]:
+        """Changes of state, oldest first."""
+        query = select(transitions).order_by(transitions.c.seq)
+        if id is not None:
+            query = query.where(transitions.c.id == id)
+        if kind is not None:
+            query = query.where(transitions.c.kind == kind)
+        with self._read() as c:
+            return [TransitionRow(**row._mapping) for row in c.execute(query)]
+
+    def counts(self) -> dict[str, int]:
+        """Corrections by state; every state is there."""
+        with self._read() as c:
+            return _counts(c)
+
+    def paused(self) -> dict[str, Any] | None:
+        """Who paused and why, or None."""
+        with self._read() as c:
+            return get_control(c, "paused")
+
+    def stage_seconds(self, version: str | None = None) -> list[tuple[str, str, float]]:
+        """(version, stage, seconds) in order of happening."""
+        table = stage_seconds
+        query = select(table.c.version, table.c.stage, table.c.seconds).order_by(table.c.seq)
+        if version is not None:
+            query = query.where(table.c.version == version)
+        with self._read() as c:
+            return [(row[0], row[1], row[2]) for row in c.execute(query)]
+
+    def status(self) -> LedgerStatus:
+        """Everything the status page and the metrics show, from one snapshot."""
+        with self._read() as c:
+            live = find_version(c, live_version(c))
+            counts = _counts(c)
+            pending = corrections.c.state.in_(PENDING)
+            oldest = c.scalar(select(func.min(corrections.c.received_at)).where(pending))
+            skipped = corrections.c.reason.like("skipped_outlier%")
+            open_operations = operations.c.state == OperationState.PENDING
+            return LedgerStatus(
+                live=live.id,
+                paused=get_control(c, "paused"),
+                counts=counts,
+                pending=sum(counts[state] for state in PENDING),
+                oldest_pending_seconds=None if oldest is None else max(0.0, self.clock() - oldest),
+                last_live_at=c.scalar(select(func.max(corrections.c.live_at))),
+                measurements=live.measurements,
+                verdict=live.verdict,
+                rollbacks=_rollbacks(c),
+                nas_skipped=c.scalar(select(func.count()).select_from(corrections).where(skipped)) or 0,
+                operations_pending=c.scalar(
+                    select(func.count()).select_from(operations).where(open_operations)
+                )
+                or 0,
+                stage_totals=_stage_totals(c),
+            )
+
+
+def find_correction(c: Connection, id: str) -> CorrectionRow:
+    target = c.scalar(select(aliases.c.correction).where(aliases.c.id == id)) or id
+    row = c.execute(select(corrections).where(corrections.c.id == target)).first()
+    if row is None:
+        raise UnknownIdError("correction", id)
+    return correction_row(row)
+
+
+def find_version(c: Connection, id: str) -> VersionRow:
+    if id == BASE_VERSION:
+        state = VersionState.LIVE if live_version(c) == BASE_VERSION else VersionState.PAST
+        return VersionRow(BASE_VERSION, None, state)
+    row = c.execute(select(versions).where(versions.c.id == id)).first()
+    if row is None:
+        raise UnknownIdError("version", id)
+    return version_row(row)
+
+
+def live_version(c: Connection) -> str:
+    return get_control(c, "live") or BASE_VERSION
+
+
+def get_control(c: Connection, name: str) -> Any:
+    return c.scalar(select(control.c.value).where(control.c.name == name))
+
+
+def chain(c: Connection, id: str) -> list[VersionRow]:
+    found: list[VersionRow] = []
+    while id != BASE_VERSION:
+        found.append(find_version(c, id))
+        id = found[-1].parent or BASE_VERSION
+    return found[::-1]
+
+
+def fact_ids(c: Connection, version: str) -> list[str]:
+    ids: dict[str, None] = {}
+    for row in chain(c, version):
+        for id in row.removed:
+            ids.pop(id, None)
+        ids.update(dict.fromkeys(row.added))
+    return list(ids)
+
+
+def rows_of(c: Connection, ids: Sequence[str]) -> dict[str, CorrectionRow]:
+    query = select(corrections).where(corrections.c.id.in_(list(ids)))
+    return {row.id: correction_row(row) for row in c.execute(query)}
+
+
+def _counts(c: Connection) -> dict[str, int]:
+    found = c.execute(select(corrections.c.state, func.count()).group_by(corrections.c.state))
+    return {state.value: 0 for state in State} | {row[0]: row[1] for row in found}
+
+
+def _stage_totals(c: Connection) -> dict[str, tuple[int, float]]:
+    table = stage_seconds
+    query = select(table.c.stage, func.count(), func.sum(table.c.seconds)).group_by(table.c.stage)
+    return {row[0]: (row[1], row[2]) for row in c.execute(query)}
+
+
+def _rollbacks(c: Connection) -> dict[str, int]:
+    result = dict.fromkeys(ROLLBACK_CAUSES, 0)
+    done = (operations.c.kind == "rollback") & (operations.c.state == OperationState.DONE)
+    for (actor,) in c.execute(select(operations.c.actor).where(done)):
+        cause = actor.split(":")[0]
+        result[cause if cause in result else "operator"] += 1
+    failed = transitions.c.reason.like("publish failed%") & (transitions.c.kind == "version")
+    result["publish_failed"] += c.scalar(select(func.count()).select_from(transitions).where(failed)) or 0
+    return result

@@ -1,0 +1,110 @@
+"""The one reader of the environment: frozen settings with the prefix FACTD_."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from daemon.errors import SettingsError
+
+
+class Settings(BaseSettings):
+    """Everything a factd process can be told. Secrets are masked in `repr`.
+
+    Lists are given as comma-separated text or JSON, e.g.
+    ``FACTD_REPLICAS=http://127.0.0.1:8001,http://127.0.0.1:8002``.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="FACTD_", frozen=True, extra="ignore")
+
+    #: ledger, versions, prepared statistics and unpacked models live here
+    state_dir: Path = Path("~/.local/state/factd")
+    #: bundled name or a Hugging Face directory
+    model: str = "smollm2-135m-instruct"
+    #: name under which the replicas serve the model; their own default when None
+    served_model_name: str | None = None
+    #: Celery broker and result backend: redis:// URL of a Redis or Valkey server
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    #: SQLAlchemy URL of the ledger; a SQLite file in state_dir when None
+    database_url: str | None = None
+    #: base URLs of the vLLM servers that get every version
+    replicas: Annotated[tuple[str, ...], NoDecode] = ()
+    #: bearer token of the publish routes of the replicas and of the admin scope of the HTTP API
+    admin_token: SecretStr | None = None
+    #: bearer token of the submit scope of the HTTP API
+    submit_token: SecretStr | None = None
+    #: the key that vLLM's own routes ask for (`--api-key`)
+    serving_api_key: SecretStr | None = None
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(8321, ge=0, le=65535)
+    serving_port: int = Field(8320, ge=0, le=65535)
+
+    method: str = "memit-seq"
+    placement: str = "spread"
+    anchor: str = "nas"
+    protect: str = "none"
+    dtype: str = "auto"
+    #: text file for the second moments; the model's own samples when None
+    corpus: Path | None = None
+
+    #: corrections written by one solve at most
+    batch_size: int = Field(16, ge=1, le=1000)
+    #: unfinished attempts (crash, inconclusive, failed publish) before a correction is dead
+    max_attempts: int = Field(3, ge=1)
+    #: pause before a held correction is tried again, seconds
+    retry_seconds: float = Field(5.0, ge=0)
+    #: life of the single-writer lease without a heartbeat, seconds; a crashed host blocks for so long
+    lease_seconds: float = Field(30.0, gt=0)
+    #: Redis hands an unacknowledged message to another worker after so long, seconds
+    visibility_timeout_seconds: int = Field(3600, ge=60)
+    #: earlier facts asked again by each measurement, at most
+    measure_sample: int = Field(32, ge=0)
+    #: overrides of monitoring.verdict.Thresholds by name, e.g. {"probe_kl_nats": 0.2}
+    thresholds: dict[str, float] = Field(default_factory=dict)
+
+    @field_validator("replicas", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            text = value.strip()
+            parts = json.loads(text) if text.startswith("[") else text.split(",")
+            return tuple(part.strip().rstrip("/") for part in parts if part.strip())
+        return value
+
+    @field_validator("state_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @property
+    def ledger_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.state_dir / 'ledger.sqlite3'}"
+
+    @property
+    def store_dir(self) -> Path:
+        """Root that holds `versions/`; vLLM gets it as FACTD_STORE."""
+        return self.state_dir / "store"
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Reads the environment once; `overrides` win.
+
+    Raises:
+        SettingsError: names every setting at fault at once.
+    """
+    try:
+        return Settings(**overrides)
+    except (ValidationError, ValueError) as error:
+        raise SettingsError(_describe(error)) from error
+
+
+def _describe(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    lines = [
+        f"FACTD_{'_'.join(map(str, item['loc'])).upper()} = {str(item['input'])[:80]!r}: {item['msg']}"
+        for item in error.errors()
+    ]
+    return "\n".join(lines)
