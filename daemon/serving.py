@@ -1,0 +1,241 @@
+"""What the daemon needs from a model server, and the client of a vLLM replica with the factd plugin."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import httpx
+
+BASE_VERSION = "v000000"
+UNPUBLISHED = "default"  # a replica that restarted: it serves the base weights
+CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 60.0
+PUBLISH_SECONDS = 300.0  # staging reads and hashes every tensor of a version
+
+
+class ServingError(Exception):
+    """Raised when a replica did not do what was asked.
+
+    Attributes:
+        retryable: whether the same request may succeed later (replica down, restarting, overloaded);
+            False when the version or the caller is at fault.
+        code: the plugin's code ("refused", "missing", "stale_fence", "swap_failed"), or "unreachable",
+            "unauthorised", "protocol".
+        status: HTTP status, None when there was no answer.
+    """
+
+    def __init__(self, message: str, *, retryable: bool, code: str, status: int | None = None) -> None:
+        self.retryable, self.code, self.status = retryable, code, status
+        super().__init__(message)
+
+
+@dataclass(frozen=True)
+class PublishResult:
+    """`seconds` includes reading and verifying; generation stood still for `pause_seconds` only."""
+
+    version: str
+    seconds: float
+    pause_seconds: float
+    swap_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a replica serves; `sha256` maps edited tensors to hashes of their float32 masters."""
+
+    version: str
+    fence: int
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
+
+class ServingClient(Protocol):
+    """One model server. All methods but `healthy` raise ServingError."""
+
+    @property
+    def name(self) -> str: ...
+    def stage(self, version: str, fence: int) -> None: ...
+    def publish(self, version: str, fence: int) -> PublishResult: ...
+    def served(self) -> Served: ...
+    def complete(self, prompt: str, max_tokens: int = 12) -> str: ...
+    def healthy(self) -> bool: ...
+    def close(self) -> None: ...
+
+
+class VllmReplica:
+    """A vLLM server that runs `daemon.vllm_plugin`.
+
+    Args:
+        base_url: e.g. ``http://127.0.0.1:8000``.
+        admin_token: FACTD_ADMIN_TOKEN of that server.
+        api_key: its ``--api-key``, if it has one.
+        transport: for tests.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        admin_token: str,
+        api_key: str | None = None,
+        *,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.name = base_url.rstrip("/")
+        timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
+        # trust_env=False: a proxy variable must not carry the admin token elsewhere
+        self._http = httpx.Client(base_url=self.name, timeout=timeout, transport=transport, trust_env=False)
+        self._admin = {"Authorization": f"Bearer {admin_token}"}
+        self._api = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._model: str | None = None
+
+    def stage(self, version: str, fence: int) -> None:
+        """Has the replica read and verify a version without serving it."""
+        self._admin_post("stage", version, fence)
+
+    def publish(self, version: str, fence: int) -> PublishResult:
+        """Has the replica serve a version; ``v000000`` is the base. Repeating it is harmless."""
+        answer = self._admin_post("publish", version, fence)
+        try:
+            return PublishResult(
+                str(answer["version"]),
+                float(answer["seconds"]),
+                float(answer["pause_seconds"]),
+                float(answer.get("swap_seconds", 0.0)),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._protocol_error(error) from error
+
+    def served(self) -> Served:
+        """What the replica says it serves: a version id, or "default" after a restart."""
+        answer = self._call("GET", "/plugins/factd/version", headers=self._admin)
+        try:
+            return Served(str(answer["version"]), int(answer["fence"]), dict(answer["sha256"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._protocol_error(error) from error
+
+    def complete(self, prompt: str, max_tokens: int = 12) -> str:
+        """Greedy continuation of a raw prompt, as served now."""
+        body = {"model": self._model_name(), "prompt": prompt, "max_tokens": max_tokens, "temperature": 0.0}
+        answer = self._call("POST", "/v1/completions", headers=self._api, json=body)
+        try:
+            return str(answer["choices"][0]["text"])
+        except (KeyError, TypeError, IndexError) as error:
+            raise self._protocol_error(error) from error
+
+    def healthy(self) -> bool:
+        """Whether the server and its engine answer; never raises."""
+        try:
+            return self._http.get("/health", timeout=CONNECT_SECONDS).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def close(self) -> None:
+        self._http.close()
+
+    def _model_name(self) -> str:
+        if self._model is None:
+            answer = self._call("GET", "/v1/models", headers=self._api)
+            try:
+                self._model = str(answer["data"][0]["id"])
+            except (KeyError, TypeError, IndexError) as error:
+                raise self._protocol_error(error) from error
+        return self._model
+
+    def _admin_post(self, action: str, version: str, fence: int) -> dict[str, Any]:
+        body = {"version": version, "fence": fence}
+        path = f"/plugins/factd/{action}"
+        return self._call("POST", path, headers=self._admin, json=body, timeout=PUBLISH_SECONDS)
+
+    def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        try:
+            answer = self._http.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise ServingError(
+                f"{self.name} does not answer ({error!r}); is vLLM running?",
+                retryable=True,
+                code="unreachable",
+            ) from error
+        if answer.status_code != 200:
+            raise self._refusal(answer)
+        try:
+            content = answer.json()
+        except ValueError as error:
+            raise self._protocol_error(error) from error
+        if not isinstance(content, dict):
+            raise self._protocol_error("the answer is not a JSON object")
+        return content
+
+    def _refusal(self, answer: httpx.Response) -> ServingError:
+        status = answer.status_code
+        try:
+            error = answer.json()["error"]
+            code, message, retryable = str(error["code"]), str(error["message"]), bool(error["retryable"])
+        except (ValueError, KeyError, TypeError):
+            code, message = "protocol", answer.text[:200]
+            retryable = status >= 500 or status in (408, 425, 429)
+            if status in (401, 403):
+                code, message = "unauthorised", "the token is wrong; compare FACTD_ADMIN_TOKEN on both sides"
+            elif status == 404 and "/plugins/" in str(answer.request.url):
+                message = "the factd plugin is not loaded; set VLLM_PLUGINS=factd for vLLM"
+        return ServingError(f"{self.name}: {message}", retryable=retryable, code=code, status=status)
+
+    def _protocol_error(self, error: object) -> ServingError:
+        return ServingError(
+            f"{self.name} sent an unexpected answer: {error!r}", retryable=False, code="protocol"
+        )
+
+
+class StubServing:
+    """A replica in memory, for unit tests.
+
+    Attributes:
+        answer: called by `complete` with (served version, prompt).
+        failures: errors to raise, in order, by the next calls of `publish`.
+        published: every version published, in order.
+    """
+
+    def __init__(self, answer: Callable[[str, str], str] = lambda version, prompt: version) -> None:
+        self.name = "stub"
+        self.answer = answer
+        self.failures: list[ServingError] = []
+        self.published: list[str] = []
+        self.staged: list[str] = []
+        self.version, self.fence, self.alive = UNPUBLISHED, 0, True
+
+    def restart(self) -> None:
+        """Forgets everything, as a vLLM restart does."""
+        self.version, self.fence = UNPUBLISHED, 0
+
+    def _admit(self, fence: int) -> None:
+        if not self.alive:
+            raise ServingError("stub is down", retryable=True, code="unreachable")
+        if fence < self.fence:
+            raise ServingError(
+                f"fence {fence} < {self.fence}", retryable=False, code="stale_fence", status=409
+            )
+        self.fence = fence
+
+    def stage(self, version: str, fence: int) -> None:
+        self._admit(fence)
+        self.staged.append(version)
+
+    def publish(self, version: str, fence: int) -> PublishResult:
+        self._admit(fence)
+        if self.failures:
+            raise self.failures.pop(0)
+        self.version = version
+        self.published.append(version)
+        return PublishResult(version, 0.0, 0.0)
+
+    def served(self) -> Served:
+        self._admit(self.fence)
+        return Served(self.version, self.fence)
+
+    def complete(self, prompt: str, max_tokens: int = 12) -> str:
+        self._admit(self.fence)
+        return self.answer(self.version, prompt)
+
+    def healthy(self) -> bool:
+        return self.alive
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,187 @@
+"""Reads a version from the store and proves it, before any served weight is touched.
+
+Runs inside the vLLM process, so it imports torch and safetensors only. A version is named by its id,
+never by a path; what is read must lie under the store's root and be no symbolic link.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from editing.delta import materialise, read_tensors, tensor_sha256
+from editing.errors import DeltaError
+
+BASE_VERSION = "v000000"
+VERSION_PATTERN = re.compile(r"v\d{6}")
+MANIFEST_SCHEMA = 1
+MAX_MANIFEST_BYTES = 64 << 20  # lists of fact ids and per-case measurements; far above any real manifest
+MAX_FACTORS_BYTES = 8 << 30  # one full-rank float32 factor pair of a 70B model's down_proj is about 1 GiB
+FACTORS_FILE = "factors.safetensors"
+
+
+class StagingError(Exception):
+    """Raised when a version must not be served.
+
+    Attributes:
+        code: "missing" (no such version) or "refused" (damaged, foreign or malformed).
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A version ready to be swapped in.
+
+    Attributes:
+        version: its id.
+        tensors: checkpoint name -> tensor in the served dtype; absolute values.
+        sha256: checkpoint name -> hash of the float32 master; empty for the base.
+    """
+
+    version: str
+    tensors: dict[str, Tensor]
+    sha256: dict[str, str]
+
+
+class Checkpoint:
+    """The base weights on disk: a Hugging Face directory with safetensors, whole or sharded."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def read(self, name: str) -> Tensor:
+        """Returns one tensor as stored.
+
+        Raises:
+            StagingError: the checkpoint has no such tensor.
+        """
+        index = self.directory / "model.safetensors.index.json"
+        try:
+            if index.exists():
+                file = self.directory / json.loads(index.read_bytes())["weight_map"][name]
+            else:
+                file = self.directory / "model.safetensors"
+            with safe_open(file, framework="pt") as tensors:
+                return tensors.get_tensor(name)
+        except (OSError, KeyError, ValueError) as error:
+            raise StagingError("refused", f"the served checkpoint has no tensor {name}: {error}") from error
+        except Exception as error:  # safetensors raises its own SafetensorError for an absent name
+            raise StagingError(
+                "refused", f"cannot read {name} from the served checkpoint: {error}"
+            ) from error
+
+
+def _regular_file(path: Path, limit: int) -> Path:
+    if path.is_symlink() or not path.is_file():
+        raise StagingError("refused", f"{path.name} of the version is missing or not a regular file")
+    if path.stat().st_size > limit:
+        raise StagingError("refused", f"{path.name} has more than {limit} bytes")
+    return path
+
+
+def version_directory(store: Path, version: str) -> Path:
+    """Resolves a version id under the store's root.
+
+    Raises:
+        StagingError: the id is malformed, absent, or leads out of the store.
+    """
+    if not VERSION_PATTERN.fullmatch(version):
+        raise StagingError("refused", f"{version[:20]!r} is not a version id such as v000012")
+    directory = store / "versions" / version
+    if directory.is_symlink():
+        raise StagingError("refused", f"{version} is a symbolic link")
+    if not directory.is_dir():
+        raise StagingError("missing", f"there is no {version} in the store; write the version first")
+    return directory
+
+
+def read_manifest(directory: Path, base_hash: str | None) -> dict:
+    """Reads and checks manifest.json.
+
+    Raises:
+        StagingError: not JSON, another schema, another id than the directory's, or another base model.
+    """
+    file = _regular_file(directory / "manifest.json", MAX_MANIFEST_BYTES)
+    try:
+        manifest = json.loads(file.read_bytes())
+        schema, version, base = manifest["schema"], manifest["version"], manifest["base_hash"]
+        tensors, files = manifest["tensors"], manifest["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StagingError("refused", f"the manifest is malformed: {error!r}") from error
+    if schema != MANIFEST_SCHEMA:
+        raise StagingError(
+            "refused", f"the manifest has schema {schema!r}; this plugin reads {MANIFEST_SCHEMA}"
+        )
+    if version != directory.name:
+        raise StagingError("refused", f"the manifest of {directory.name} says it is {version!r}")
+    if base_hash and base != base_hash:
+        raise StagingError(
+            "refused", f"{version} was made for base {str(base)[:12]}…, served is {base_hash[:12]}…"
+        )
+    if not isinstance(tensors, dict) or not isinstance(files, dict) or FACTORS_FILE not in files:
+        raise StagingError("refused", f"the manifest names no tensors or no {FACTORS_FILE}")
+    return manifest
+
+
+def _master(name: str, entry: dict, factors: dict[str, Tensor], checkpoint: Checkpoint) -> Tensor:
+    base = checkpoint.read(name)
+    if list(base.shape) != list(entry["shape"]):
+        raise StagingError(
+            "refused", f"{name} has shape {list(base.shape)} here, {entry['shape']} in the manifest"
+        )
+    if tensor_sha256(base.float()) != entry["base_sha256"]:
+        raise StagingError("refused", f"{name}: the version was made from other base weights")
+    if f"{name}/A" not in factors or f"{name}/B" not in factors:
+        raise StagingError("refused", f"{name}: a factor is missing from {FACTORS_FILE}")
+    master = materialise(base, factors[f"{name}/A"], factors[f"{name}/B"])
+    if tensor_sha256(master) != entry["sha256"]:
+        raise StagingError("refused", f"{name}: the resulting weight has another hash than the manifest")
+    return master
+
+
+def to_served(name: str, master: Tensor, dtype: torch.dtype) -> Tensor:
+    """Casts to the served dtype; refuses what would become infinite there."""
+    served = master.to(dtype)
+    if not torch.isfinite(served).all():
+        raise StagingError("refused", f"{name} is not finite as {dtype}")
+    return served
+
+
+def stage_version(
+    store: Path, version: str, checkpoint: Checkpoint, dtype: torch.dtype, base_hash: str | None = None
+) -> Staged:
+    """Materialises every tensor of a version and checks every hash.
+
+    The base version needs no directory and has no tensors of its own.
+
+    Raises:
+        StagingError: the version must not be served; nothing was changed.
+    """
+    if version == BASE_VERSION:
+        return Staged(version, {}, {})
+    directory = version_directory(store, version)
+    manifest = read_manifest(directory, base_hash)
+    path = _regular_file(directory / FACTORS_FILE, MAX_FACTORS_BYTES)
+    tensors: dict[str, Tensor] = {}
+    try:
+        factors = read_tensors(path, manifest["files"][FACTORS_FILE])
+        for name, entry in manifest["tensors"].items():
+            tensors[name] = to_served(name, _master(name, entry, factors, checkpoint), dtype)
+        extra = {key.rpartition("/")[0] for key in factors} - set(tensors)
+        if extra:
+            raise StagingError(
+                "refused", f"{FACTORS_FILE} holds tensors that the manifest does not name: {extra}"
+            )
+    except DeltaError as error:
+        raise StagingError("refused", str(error)) from error
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise StagingError("refused", f"the manifest of {version} is malformed: {error!r}") from error
+    return Staged(version, tensors, {name: manifest["tensors"][name]["sha256"] for name in tensors})
