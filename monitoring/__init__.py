@@ -1,1 +1,1 @@
-"""Monitoring measures and judges edited models: norms, spectra, probes, retention, verdicts, metrics. It never acts."""
+"""Measures and judges edited models; never acts. Importing this package loads no torch."""

@@ -1,0 +1,229 @@
+"""Every Prometheus metric of the project, and the only module that imports prometheus_client.
+
+One process exports them all: it reads the ledger at each scrape and hands over a `StatusSnapshot`.
+Nothing is kept between snapshots, so a value that is not measured any more is exported as NaN and
+never as an old value, and counters are the ledger's totals, which survive restarts.
+"""
+
+import bisect
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from monitoring.measurements import LAYER_MEASURES, SCALAR_MEASURES, Measurements
+from monitoring.verdict import GUARD_NAMES, GuardState
+
+PREFIX = "factd_"
+
+#: Ends of a correction's life (design: life of a correction). Others are counted as "other".
+OUTCOMES = ("live", "rejected", "already_known", "superseded", "retracted", "rolled_back", "dead", "other")
+QUEUES = ("corrections", "apply")
+STAGES = ("values", "keys", "solve", "measure", "judge", "write", "publish", "read_back", "total", "other")
+ROLLBACK_REASONS = ("operator", "alert", "guard", "publish_failed", "other")
+
+#: Value of `guard_state` for each state.
+GUARD_VALUES: dict[GuardState, int] = {"ok": 0, "warn": 1, "limit": 2, "unknown": 3}
+
+#: Upper bounds in seconds: from a swap (tens of milliseconds) to a large batch on a slow machine.
+STAGE_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """Name without prefix, type, label (at most one), and meaning of a metric."""
+
+    name: str
+    kind: str
+    label: str | None
+    meaning: str
+
+
+METRICS: tuple[MetricSpec, ...] = (
+    MetricSpec("corrections_total", "counter", "outcome", "Corrections that have ended in this state."),
+    MetricSpec("queue_depth", "gauge", "queue", "Corrections or operations that wait."),
+    MetricSpec(
+        "oldest_pending_seconds", "gauge", None, "Age of the oldest correction that waits; 0 if none."
+    ),
+    MetricSpec("update_stage_seconds", "histogram", "stage", "Time taken by each stage of an update."),
+    MetricSpec("weight_norm_ratio", "gauge", "layer", "Frobenius norm of the edited weight over the base's."),
+    MetricSpec("spectral_norm_ratio", "gauge", "layer", "Largest singular value over the base's."),
+    MetricSpec("stable_rank_ratio", "gauge", "layer", "Stable rank over the base's."),
+    MetricSpec(
+        "subspace_similarity", "gauge", "layer", "LS: overlap of the dominant subspaces with the base's."
+    ),
+    MetricSpec(
+        "singular_vector_similarity", "gauge", "layer", "SS: mean overlap of single singular vectors."
+    ),
+    MetricSpec("drift", "gauge", "layer", "Frobenius norm of the change over the base's norm."),
+    MetricSpec("value_norm_ratio", "gauge", None, "Largest value norm of the last batch over the anchor."),
+    MetricSpec(
+        "nas_skipped_total", "counter", None, "Corrections skipped because their value was an outlier."
+    ),
+    MetricSpec("efficacy_ratio", "gauge", None, "Share of the last batch that the model answers."),
+    MetricSpec("paraphrase_ratio", "gauge", None, "Share of paraphrases answered with the target."),
+    MetricSpec("neighbourhood_ratio", "gauge", None, "Share of known neighbours still answered."),
+    MetricSpec("retention_ratio", "gauge", None, "Share of sampled earlier corrections still answered."),
+    MetricSpec("probe_kl_nats", "gauge", None, "Mean KL divergence from the base on unrelated probes."),
+    MetricSpec("probe_perplexity_ratio", "gauge", None, "Perplexity of held text over the base's."),
+    MetricSpec("guard_state", "gauge", "guard", "0 ok, 1 warn, 2 limit, 3 unknown; at the last verdict."),
+    MetricSpec("version", "gauge", None, "Number of the live version."),
+    MetricSpec(
+        "served_version", "gauge", "replica", "Number of the version a replica serves; NaN if unknown."
+    ),
+    MetricSpec("replica_in_sync", "gauge", "replica", "1 if the replica serves the live version, else 0."),
+    MetricSpec("publish_seconds", "gauge", None, "Time of the last publication, staging included."),
+    MetricSpec("pause_seconds", "gauge", None, "Pause of the replicas' schedulers at the last publication."),
+    MetricSpec("rollbacks_total", "counter", "reason", "Rollbacks of the live version."),
+    MetricSpec("last_success_timestamp_seconds", "gauge", None, "When an update last went live; 0 if never."),
+)
+
+
+@dataclass(frozen=True)
+class StatusSnapshot:
+    """What the exporter reads from the ledger and the replicas at one scrape.
+
+    Attributes:
+        outcomes: outcome → number of corrections ever ended so; total, never reset.
+        queue_depth: queue → rows that wait.
+        oldest_pending_seconds: age of the oldest waiting correction; 0 when none waits.
+        stage_seconds: stage → durations of all updates in the ledger, oldest first.
+        measurements: of the live version; None when it was never measured.
+        layers: edited layers, so that a missing value shows as NaN.
+        guards: guard → state at the last verdict.
+        nas_skipped: corrections ever skipped as outliers.
+        version: number of the live version; None when unknown.
+        served_versions: replica → number it serves; None when it cannot be asked.
+        in_sync: replica → serves the live version.
+        publish_seconds, pause_seconds: of the last publication; None before the first.
+        rollbacks: reason → number ever.
+        last_success_timestamp_seconds: epoch time; None when no update went live yet.
+    """
+
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    queue_depth: Mapping[str, int] = field(default_factory=dict)
+    oldest_pending_seconds: float | None = 0.0
+    stage_seconds: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    measurements: Measurements | None = None
+    layers: Sequence[int] = ()
+    guards: Mapping[str, GuardState] = field(default_factory=dict)
+    nas_skipped: int = 0
+    version: int | None = None
+    served_versions: Mapping[str, int | None] = field(default_factory=dict)
+    in_sync: Mapping[str, bool] = field(default_factory=dict)
+    publish_seconds: float | None = None
+    pause_seconds: float | None = None
+    rollbacks: Mapping[str, int] = field(default_factory=dict)
+    last_success_timestamp_seconds: float | None = None
+
+
+class Metrics(Collector):
+    """Exports the last snapshot. Registers itself with the registry it is given."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._snapshot = StatusSnapshot()
+        registry.register(self)
+
+    def update(self, snapshot: StatusSnapshot) -> None:
+        """Replaces everything that is exported; an assignment, so a scrape sees one snapshot whole."""
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        values = _values(self._snapshot)
+        for spec in METRICS:
+            yield _family(spec, values[spec.name])
+
+
+_Labelled = Mapping[str, float]
+
+
+def _values(s: StatusSnapshot) -> dict[str, object]:
+    """Metric name → label value → number; the key "" where a metric has no label."""
+    found: dict[str, object] = {
+        "corrections_total": _bounded(s.outcomes, OUTCOMES),
+        "queue_depth": {queue: s.queue_depth.get(queue, 0) for queue in QUEUES},
+        "oldest_pending_seconds": {"": _number(s.oldest_pending_seconds)},
+        "update_stage_seconds": s.stage_seconds,
+        "nas_skipped_total": {"": s.nas_skipped},
+        "guard_state": {name: GUARD_VALUES[s.guards.get(name, "unknown")] for name in GUARD_NAMES},
+        "version": {"": _number(s.version)},
+        "served_version": {replica: _number(v) for replica, v in s.served_versions.items()},
+        "replica_in_sync": {replica: float(flag) for replica, flag in s.in_sync.items()},
+        "publish_seconds": {"": _number(s.publish_seconds)},
+        "pause_seconds": {"": _number(s.pause_seconds)},
+        "rollbacks_total": _bounded(s.rollbacks, ROLLBACK_REASONS),
+        "last_success_timestamp_seconds": {"": s.last_success_timestamp_seconds or 0.0},
+    }
+    m = s.measurements or Measurements()
+    for name in LAYER_MEASURES:
+        by_layer = getattr(m, name)
+        layers = sorted({*s.layers, *by_layer})
+        found[name] = {str(layer): _number(by_layer.get(layer)) for layer in layers}
+    return found | {name: {"": _number(getattr(m, name))} for name in SCALAR_MEASURES}
+
+
+def _family(spec: MetricSpec, values: object) -> Metric:
+    labels = [spec.label] if spec.label else []
+    if spec.kind == "histogram":
+        return _histogram(spec, values)  # type: ignore[arg-type]
+    kind = CounterMetricFamily if spec.kind == "counter" else GaugeMetricFamily
+    family = kind(PREFIX + spec.name, spec.meaning, labels=labels)
+    for label, value in values.items():  # type: ignore[attr-defined]
+        family.add_metric([label] if labels else [], value)
+    return family
+
+
+def _histogram(spec: MetricSpec, values: Mapping[str, Sequence[float]]) -> Metric:
+    family = HistogramMetricFamily(PREFIX + spec.name, spec.meaning, labels=[spec.label])
+    grouped: dict[str, list[float]] = {stage: [] for stage in STAGES}
+    for stage, seconds in values.items():
+        grouped[stage if stage in grouped else "other"] += seconds
+    for stage, seconds in grouped.items():
+        ordered = sorted(seconds)
+        buckets = [(f"{bound:g}", bisect.bisect_right(ordered, bound)) for bound in STAGE_BUCKETS]
+        family.add_metric([stage], [*buckets, ("+Inf", len(ordered))], sum_value=math.fsum(ordered))
+    return family
+
+
+def _bounded(counts: Mapping[str, int], allowed: Sequence[str]) -> _Labelled:
+    """Counts by label with every allowed label present and all unknown ones under "other"."""
+    bounded = dict.fromkeys(allowed, 0)
+    for label, count in counts.items():
+        bounded[label if label in bounded else "other"] += count
+    return bounded
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def metrics_page() -> str:
+    """The text of docs/metrics.md."""
+    labels = {
+        "outcome": OUTCOMES,
+        "queue": QUEUES,
+        "stage": STAGES,
+        "guard": GUARD_NAMES,
+        "reason": ROLLBACK_REASONS,
+    }
+    lines = [
+        "# Metrics",
+        "",
+        "Generated from `monitoring/metrics.py`; a test compares. Served at `/metrics` by the API process,",
+        "which reads the ledger at each scrape: a measure that was not taken is NaN, never an old value,",
+        "and counters are totals of the ledger, which survive restarts.",
+        "",
+        "| metric | type | label | meaning |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| `{PREFIX}{m.name}` | {m.kind} | {m.label or ''} | {m.meaning} |" for m in METRICS]
+    lines += [
+        "",
+        "Values of labels: `layer` is the number of an edited layer, `replica` a configured replica;",
+    ]
+    lines += [f"`{name}` is one of {', '.join(f'`{v}`' for v in values)};" for name, values in labels.items()]
+    lines[-1] = lines[-1].removesuffix(";") + "."
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,206 @@
+"""Teacher-forced scores and greedy answers of a causal language model.
+
+Prompt and target are tokenised together, so that scored tokens are those the model would see in
+running text; decoded text is never encoded again.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+#: Padded tokens in one forward pass; keeps activations of the bundled model below 100 MB.
+BATCH_TOKENS = 1024
+
+#: Rows of logits held at once (vocabulary 49,152 in float32: 50 MB).
+HEAD_ROWS = 256
+
+#: Length of a greedy answer; names and short phrases end well before.
+ANSWER_TOKENS = 12
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of a text; those from index `first` on are scored."""
+
+    ids: tuple[int, ...]
+    first: int
+
+
+@dataclass(frozen=True)
+class TargetScore:
+    """Teacher-forced score of a target.
+
+    Attributes:
+        nll: mean negative log-likelihood of its tokens, in nats.
+        tokens: number of scored tokens.
+        exact: every token is the most probable one.
+    """
+
+    nll: float
+    tokens: int
+    exact: bool
+
+
+class Scorer:
+    """Scores with `model` as it is now, or with some of its weights replaced for the call only.
+
+    Args:
+        model: a transformers causal language model.
+        tokenizer: its tokenizer.
+        weights: parameter name → float tensor [d_out, d_in] used in place of the model's own. The
+            model is not touched: this is how the base model is asked while an edited one is loaded.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, weights: Mapping[str, Tensor] | None = None) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self._replaced = {name: _as_parameter(model, name, w) for name, w in (weights or {}).items()}
+
+    def encode(self, prompt: str, target: str) -> Encoded:
+        """Tokens of ``prompt + " " + target``; those that reach past the prompt are the target's."""
+        text = f"{prompt} {target}"
+        if self.tokenizer.is_fast:
+            coded = self.tokenizer(text, return_offsets_mapping=True)
+            ids, ends = coded["input_ids"], [end for _, end in coded["offset_mapping"]]
+            inside = [i for i, end in enumerate(ends) if end > len(prompt)]
+            first, last = (inside[0], inside[-1]) if inside else (len(ids), len(ids) - 1)
+        else:
+            ids, alone = self.tokenizer(text)["input_ids"], self.tokenizer(prompt)["input_ids"]
+            same = [a == b for a, b in zip(ids, alone, strict=False)]
+            first, last = (same.index(False) if False in same else len(same)), len(ids) - 1
+        # A model predicts nothing before the first token.
+        return Encoded(tuple(ids[: last + 1]), max(first, 1))
+
+    def encode_text(self, text: str) -> Encoded:
+        """All tokens of a running text but the first are scored."""
+        return Encoded(tuple(self.tokenizer(text)["input_ids"]), 1)
+
+    def score(self, encoded: Sequence[Encoded]) -> list[TargetScore]:
+        """Scores in the order given; an item without scored tokens has NaN and is not exact."""
+        scores = [TargetScore(math.nan, 0, False)] * len(encoded)
+        usable = [i for i, item in enumerate(encoded) if len(item.ids) > item.first]
+        for batch in _batches(usable, encoded):
+            items = [encoded[i] for i in batch]
+            hidden = self._hidden([item.ids for item in items])
+            rows = torch.cat([hidden[r, item.first - 1 : len(item.ids) - 1] for r, item in enumerate(items)])
+            wanted = torch.tensor([token for item in items for token in item.ids[item.first :]])
+            losses, hits = self._losses(rows, wanted)
+            counts = [len(item.ids) - item.first for item in items]
+            parts = zip(batch, counts, losses.split(counts), hits.split(counts), strict=True)
+            for i, count, loss, hit in parts:
+                scores[i] = TargetScore(float(loss.mean()), count, bool(hit.all()))
+        return scores
+
+    def exact(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """For each (prompt, target): is every token of the target the most probable one?"""
+        return [score.exact for score in self.score([self.encode(p, t) for p, t in pairs])]
+
+    def perplexity(self, texts: Sequence[str]) -> float:
+        """exp of the mean loss over all tokens of all texts; infinite when it overflows."""
+        scores = [s for s in self.score([self.encode_text(text) for text in texts]) if s.tokens]
+        total = math.fsum(s.nll * s.tokens for s in scores) if scores else math.nan
+        try:
+            return math.exp(total / max(1, sum(s.tokens for s in scores)))
+        except OverflowError:
+            return math.inf
+
+    @torch.inference_mode()
+    def next_log_probs(self, prompts: Sequence[str]) -> Tensor:
+        """Log-probabilities of the token after each prompt, float32 [prompts, vocabulary]."""
+        encoded = [Encoded(tuple(self.tokenizer(p)["input_ids"]), 1) for p in prompts]
+        found: dict[int, Tensor] = {}
+        for batch in _batches(range(len(encoded)), encoded):
+            hidden = self._hidden([encoded[i].ids for i in batch])
+            ends = torch.tensor([len(encoded[i].ids) - 1 for i in batch])
+            logits = self._head(hidden[torch.arange(len(batch)), ends])
+            found.update(zip(batch, torch.log_softmax(logits, -1), strict=True))
+        return torch.stack([found[i] for i in range(len(encoded))]).cpu()
+
+    @torch.inference_mode()
+    def greedy(self, prompts: Sequence[str], tokens: int = ANSWER_TOKENS) -> list[str]:
+        """First line of the greedy continuation of each prompt, stripped. Uses the model's own weights."""
+        if not prompts:
+            return []
+        rows = [self.tokenizer(p)["input_ids"] for p in prompts]
+        longest, pad = max(map(len, rows)), self._pad()
+        ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=tokens,
+            pad_token_id=pad,
+            eos_token_id=self.model.generation_config.eos_token_id,
+        )
+        device = self.model.device
+        made = self.model.generate(
+            input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config
+        )
+        texts = self.tokenizer.batch_decode(made[:, longest:], skip_special_tokens=True)
+        return [(text.strip().splitlines() or [""])[0].strip() for text in texts]
+
+    def _pad(self) -> int:
+        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return int(token)
+        return 0  # masked out, so any id of the vocabulary will do
+
+    @torch.inference_mode()
+    def _hidden(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Final hidden states [rows, longest, d]; right padding never reaches a causal model's past."""
+        longest, pad, device = max(map(len, rows)), self._pad(), self.model.device
+        ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], device=device)
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
+        body, prefix = self.model.base_model, f"{self.model.base_model_prefix}."
+        replaced = {name.removeprefix(prefix): w for name, w in self._replaced.items()}
+        arguments = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+        return torch.func.functional_call(body, replaced, (), arguments).last_hidden_state
+
+    @torch.inference_mode()
+    def _head(self, rows: Tensor) -> Tensor:
+        """Logits in float32, with the soft cap that Gemma 2 applies after its head."""
+        logits = self.model.get_output_embeddings()(rows).float()
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        return torch.tanh(logits / cap) * cap if cap else logits
+
+    @torch.inference_mode()
+    def _losses(self, rows: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """(loss in nats, token is the most probable one) for each row of hidden states."""
+        losses, hits = [], []
+        for part, tokens in zip(rows.split(HEAD_ROWS), wanted.to(rows.device).split(HEAD_ROWS), strict=True):
+            logits = self._head(part)
+            loss = torch.nn.functional.cross_entropy(logits, tokens, reduction="none")
+            losses.append(loss.double().cpu())
+            # With NaN in the row argmax still names a token; such a hit counts for nothing.
+            hits.append(((logits.argmax(-1) == tokens) & torch.isfinite(loss)).cpu())
+        return torch.cat(losses), torch.cat(hits)
+
+
+def kl_nats(base: Tensor, now: Tensor) -> float:
+    """Mean over rows of KL(p₀ ‖ p) = Σ p₀ (ln p₀ − ln p), from log-probabilities, in nats."""
+    before, after = base.double(), now.double()
+    value = float((before.exp() * (before - after)).sum(-1).mean())
+    return 0.0 if value < 0 else value  # rounding can go below zero; NaN stays NaN
+
+
+def _as_parameter(model: Any, name: str, weight: Tensor) -> Tensor:
+    """`weight` ([d_out, d_in]) in the dtype, device and orientation that the model keeps it in."""
+    parameter = model.get_parameter(name)
+    module = model.get_submodule(name.rpartition(".")[0])
+    turned = weight.T if type(module).__name__ == "Conv1D" else weight
+    return turned.to(parameter.device, parameter.dtype)
+
+
+def _batches(indices: Sequence[int], encoded: Sequence[Encoded]) -> Iterator[list[int]]:
+    """Indices in groups of like length whose padded size stays below `BATCH_TOKENS`."""
+    batch: list[int] = []
+    for i in sorted(indices, key=lambda i: (len(encoded[i].ids), i)):
+        if batch and len(encoded[i].ids) * (len(batch) + 1) > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
