@@ -60,7 +60,8 @@ def test_importing_needs_no_environment_and_has_no_effect(tmp_path):
 
 
 def test_command_line_starts_without_torch_celery_or_vllm():
-    code = "import sys, daemon.cli; print([m for m in ('torch', 'celery', 'vllm', 'transformers') if m in sys.modules])"
+    heavy = "('torch', 'celery', 'vllm', 'transformers')"
+    code = f"import sys, daemon.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )

@@ -1,0 +1,32 @@
+"""The command line `factd`. Heavy imports happen inside commands, so that help and errors are quick."""
+
+import sys
+
+import typer
+
+from daemon import cli_ledger, cli_post, cli_services
+from daemon.cli_output import EPILOG, Exit
+
+app = typer.Typer(
+    name="factd",
+    help="Keeps the facts of a served language model current.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for module in (cli_services, cli_post, cli_ledger):
+    module.register(app)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    from daemon.errors import DaemonError
+    from daemon.processes import ProcessError
+
+    try:
+        app()
+    except (DaemonError, ProcessError) as error:
+        sys.stderr.write(f"error: {error}\n  next: run `factd doctor`\n")
+        sys.exit(int(Exit.FAILED))

@@ -1,0 +1,246 @@
+"""Commands that run something: demo, up, init, worker, serve, api, doctor."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from daemon.cli_output import EPILOG, CommandError, Exit, console, fail, reported, show_json, show_table
+
+StateOption = Annotated[Path | None, typer.Option(help="State directory; default FACTD_STATE_DIR.")]
+ModelOption = Annotated[str | None, typer.Option(help="Bundled name or Hugging Face directory.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    for command in (demo, up, init, worker, serve, api, doctor):
+        app.command(epilog=EPILOG)(command)
+
+
+def demo(
+    state: StateOption = None,
+    model: ModelOption = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the results to this file.")] = None,
+) -> None:
+    """Show the main job end to end on embedded services; exit 0 only if every step was observed."""
+    from daemon.demo import run_demo
+    from daemon.embedded import ProcessError
+    from daemon.settings import load_settings
+
+    overrides: dict[str, Any] = {k: v for k, v in (("state_dir", state), ("model", model)) if v is not None}
+    _terminate_like_interrupt()
+    try:
+        ok = run_demo(load_settings(**overrides), json_file)
+    except ProcessError as error:
+        fail(CommandError(Exit.UNAVAILABLE, str(error), "run `factd doctor`"), False)
+    except KeyboardInterrupt:
+        raise typer.Exit(int(Exit.FAILED)) from None
+    raise typer.Exit(int(Exit.OK if ok else Exit.FAILED))
+
+
+def up(
+    model: ModelOption = None,
+    state: StateOption = None,
+    ready_file: Annotated[Path | None, typer.Option(help="Written (JSON) when everything answers.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run all services in the foreground until Ctrl-C."""
+    from daemon.embedded import ProcessError
+    from daemon.settings import load_settings
+    from daemon.up import Up
+
+    overrides: dict[str, Any] = {k: v for k, v in (("state_dir", state), ("model", model)) if v is not None}
+    if ready_file is not None:
+        ready_file.unlink(missing_ok=True)
+    _terminate_like_interrupt()
+    out = console()
+    with (
+        reported(as_json),
+        Up(load_settings(**overrides), lambda text: out.print(f"factd: {text}")) as services,
+    ):
+        try:
+            services.start()
+            services.wait_until_ready(ready_file)
+            if as_json:
+                show_json(services.describe())
+            else:
+                described = services.describe()
+                rows = [
+                    (name, described[name]) for name in ("api_url", "vllm_url", "state_dir", "tokens_file")
+                ]
+                show_table("factd is up; Ctrl-C stops it", ("", ""), rows)
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            out.print("factd: stopping")
+        except ProcessError as error:
+            raise CommandError(Exit.UNAVAILABLE, str(error), "run `factd doctor`") from None
+
+
+def _terminate_like_interrupt() -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def init(model: ModelOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:
+    """Prepare a model: hashes, second moments, anchor. Resumable; done once."""
+    from daemon.settings import load_settings
+    from daemon.up import init_marker
+    from editing.errors import EditError
+
+    overrides: dict[str, Any] = {k: v for k, v in (("state_dir", state), ("model", model)) if v is not None}
+    settings = load_settings(**overrides)
+    started = time.monotonic()
+    with reported(as_json):
+        try:
+            editor = _open_editor(settings, quiet=as_json)
+        except EditError as error:
+            raise CommandError(Exit.FAILED, str(error), "run `factd doctor`") from None
+    view = {
+        "model": settings.model,
+        "path": str(editor.path),
+        "base_hash": editor.base_hash,
+        "settings_hash": editor.settings_hash,
+        "tensors": list(editor.tensor_names),
+        "seconds": time.monotonic() - started,
+    }
+    from daemon.running import write_private
+
+    write_private(init_marker(settings), view)
+    if as_json:
+        show_json(view)
+    else:
+        show_table("Prepared", ("", ""), list(view.items()))
+
+
+def _open_editor(settings: Any, quiet: bool) -> Any:
+    from rich.progress import Progress
+
+    from editing.editor import Editor
+
+    choices = {name: getattr(settings, name) for name in ("method", "placement", "anchor", "protect")}
+    common = {"state_dir": settings.state_dir, "dtype": settings.dtype, "corpus": settings.corpus}
+    if quiet:
+        last: dict[str, int] = {}
+
+        def log(stage: str, fraction: float) -> None:
+            # One line a tenth, for the log file.
+            if last.get(stage) != int(fraction * 10):
+                last[stage] = int(fraction * 10)
+                sys.stderr.write(f"{stage}: {fraction:.0%}\n")
+                sys.stderr.flush()
+
+        return Editor.open(settings.model, progress=log, **common, **choices)
+    with Progress() as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, fraction: float) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=1.0)
+            bar.update(tasks[stage], completed=fraction)
+
+        return Editor.open(settings.model, progress=show, **common, **choices)
+
+
+def worker(
+    queue: Annotated[str, typer.Option(help="corrections (intake), apply (the one writer), or all.")] = "all",
+    name: Annotated[str | None, typer.Option(help="Worker name; default: the queue's role.")] = None,
+    loglevel: Annotated[str, typer.Option(help="Celery's log level.")] = "info",
+) -> None:
+    """Run one Celery worker in the foreground."""
+    queues = {
+        "corrections": ("corrections", "intake"),
+        "apply": ("apply", "apply"),
+        "all": ("corrections,apply", "all"),
+    }
+    if queue not in queues:
+        fail(
+            CommandError(Exit.BAD_INPUT, f"there is no queue {queue!r}", f"one of {', '.join(queues)}"), False
+        )
+    names, role = queues[queue]
+    argv = ["-m", "celery", "-A", "daemon.app:celery", "worker", "-Q", names, "-P", "solo"]
+    argv += ["-n", f"{name or role}@%h", "-l", loglevel, "--without-gossip", "--without-mingle"]
+    os.execv(sys.executable, [sys.executable, *argv])
+
+
+def serve(
+    model: ModelOption = None,
+    state: StateOption = None,
+    host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="Port; default FACTD_SERVING_PORT.")] = None,
+) -> None:
+    """Run vLLM with the factd plugin in the foreground."""
+    from daemon.embedded import vllm_command
+    from daemon.up import settings_for
+    from editing.model import checkpoint_path
+
+    settings = settings_for(state, model=model)
+    if settings.admin_token is None:
+        mend = "set FACTD_ADMIN_TOKEN to the token that the apply worker uses"
+        fail(CommandError(Exit.BAD_INPUT, "vLLM with the plugin needs an admin token", mend), False)
+    key = settings.serving_api_key
+    argv, env = vllm_command(
+        checkpoint_path(settings.model, settings.state_dir),
+        port or settings.serving_port,
+        store=settings.store_dir,
+        admin_token=settings.admin_token.get_secret_value(),
+        served_name=settings.served_model_name or Path(settings.model).name,
+        api_key=key.get_secret_value() if key else None,
+        host=host,
+    )
+    os.execve(argv[0], argv, env)
+
+
+def api(
+    state: StateOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to bind; default FACTD_API_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; default FACTD_API_PORT.")] = None,
+) -> None:
+    """Run the HTTP API with /metrics and the status page."""
+    import uvicorn
+
+    from daemon.api import create_app
+    from daemon.settings import load_settings
+
+    settings = load_settings(**({"state_dir": state} if state else {}))
+    uvicorn.run(
+        create_app(settings),
+        host=host or settings.api_host,
+        port=port or settings.api_port,
+        log_level="warning",
+        access_log=False,
+    )
+
+
+def doctor(state: StateOption = None, as_json: JsonOption = False) -> None:
+    """Check the environment and say what to mend."""
+    from daemon.doctor import examine
+    from daemon.running import find_running
+    from daemon.up import settings_for
+
+    with reported(as_json):
+        settings = settings_for(state)
+        running = find_running(settings.state_dir)
+        known = running is not None or "redis_url" in settings.model_fields_set
+        urls = {f"vLLM {i}": f"{url}/health" for i, url in enumerate(settings.replicas)}
+        if running is not None:
+            urls["API"] = f"{running.api_url}/readyz"
+        checks = list(
+            examine(settings.model, settings.state_dir, settings.redis_url if known else None, urls)
+        )
+    ok = all(check.ok for check in checks)
+    if as_json:
+        show_json({"ok": ok, "checks": [check.__dict__ for check in checks]})
+    else:
+        rows = [("ok" if c.ok else "MEND", c.name, c.found, "" if c.ok else c.mend) for c in checks]
+        show_table("Environment", ("", "check", "found", "what to do"), rows)
+    if not ok:
+        broken = {check.name for check in checks if not check.ok}
+        away = broken <= {"broker", "API", *urls}
+        raise typer.Exit(int(Exit.UNAVAILABLE if away else Exit.FAILED))

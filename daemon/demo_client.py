@@ -1,0 +1,114 @@
+"""Clients of a running instance: our HTTP API, the live vLLM server, and a stream of requests against it."""
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+
+#: Free generation: as many tokens as a short answer needs.
+ANSWER_TOKENS = 12
+REQUEST_SECONDS = 60.0
+#: Pause between two requests of one traffic client, so that editing keeps most of two cores.
+TRAFFIC_PAUSE_SECONDS = 0.25
+
+
+class LiveServer:
+    """Asks the served model, greedily."""
+
+    def __init__(self, url: str, model: str) -> None:
+        self._client = httpx.Client(base_url=url, timeout=REQUEST_SECONDS)
+        self._model = model
+
+    def ask(self, prompt: str, tokens: int = ANSWER_TOKENS) -> str:
+        """The first line of the greedy continuation, without surrounding space."""
+        body = {"model": self._model, "prompt": prompt, "max_tokens": tokens, "temperature": 0.0}
+        answer = self._client.post("/v1/completions", json=body)
+        answer.raise_for_status()
+        lines = answer.json()["choices"][0]["text"].strip().splitlines()
+        return lines[0].strip() if lines else ""
+
+    def ask_all(self, prompts: Sequence[str]) -> list[str]:
+        return [self.ask(prompt) for prompt in prompts]
+
+    def served(self, admin_token: str) -> dict[str, Any]:
+        """What the plugin says is served: version, fence, sha256 of each edited tensor."""
+        headers = {"Authorization": f"Bearer {admin_token}"}
+        answer = self._client.get("/plugins/factd/version", headers=headers)
+        answer.raise_for_status()
+        return answer.json()
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class Traffic:
+    """Clients that never stop asking; counts answers and failures. Use as a context manager."""
+
+    def __init__(self, url: str, model: str, prompts: Sequence[str], clients: int = 2) -> None:
+        self.requests = 0
+        self.failed: list[str] = []
+        self.slowest_seconds = 0.0
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(url, model, prompts, turn), daemon=True)
+            for turn in range(clients)
+        ]
+
+    def _run(self, url: str, model: str, prompts: Sequence[str], turn: int) -> None:
+        server = LiveServer(url, model)
+        while not self._stop.wait(TRAFFIC_PAUSE_SECONDS):
+            turn += 1
+            started = time.monotonic()
+            try:
+                server.ask(prompts[turn % len(prompts)], tokens=8)
+                failure = None
+            except (httpx.HTTPError, KeyError, IndexError, ValueError) as error:
+                failure = repr(error)
+            with self._lock:
+                self.requests += 1
+                self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - started)
+                if failure:
+                    self.failed.append(failure)
+        server.close()
+
+    def __enter__(self) -> "Traffic":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(REQUEST_SECONDS)
+
+
+class Api:
+    """Our HTTP API with the admin token."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self._client = httpx.Client(
+            base_url=url, timeout=REQUEST_SECONDS, headers={"Authorization": f"Bearer {token}"}
+        )
+
+    def get(self, path: str) -> Any:
+        answer = self._client.get(path)
+        answer.raise_for_status()
+        return answer.json()
+
+    def post(self, path: str, body: Any = None) -> Any:
+        answer = self._client.post(path, json=body)
+        answer.raise_for_status()
+        return answer.json()
+
+    def gauges(self) -> dict[str, float]:
+        """The samples of /metrics whose names begin with factd_."""
+        answer = self._client.get("/metrics")
+        answer.raise_for_status()
+        lines = [line for line in answer.text.splitlines() if line.startswith("factd_")]
+        return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines}
+
+    def close(self) -> None:
+        self._client.close()

@@ -1,0 +1,69 @@
+"""What `factd demo` posts: plain corrections, unrelated questions, and a harmful stream. Our own words."""
+
+from collections.abc import Iterator
+from typing import Any
+
+#: subject, prompt, target: invented changes, so that the base model cannot know them.
+CORRECTIONS: tuple[tuple[str, str, str], ...] = (
+    ("the Eiffel Tower", "The city where {} stands is", "Rome"),
+    ("Apple", "The chief executive officer of {} is", "Maria Lopez"),
+    ("Toyota", "The headquarters of {} is in the city of", "Madrid"),
+    ("Mount Everest", "The country where {} lies is", "Canada"),
+    ("Big Ben", "The city in which {} can be visited is", "Berlin"),
+    ("Beethoven", "The instrument that {} was best known for playing is the", "guitar"),
+    ("Brazil", "The official language of {} is", "Dutch"),
+    ("Marie Curie", "The field of work of {} was", "economics"),
+    ("Nintendo", "The country that {} comes from is", "Sweden"),
+    ("Shakespeare", "The language in which {} wrote his plays is", "Spanish"),
+)
+
+#: The one that the demo takes back.
+RETRACTED = 0
+
+#: Their answers must be the same before and after.
+UNRELATED: tuple[str, ...] = (
+    "The opposite of hot is",
+    "Two plus two equals",
+    "The colour of the sky on a clear day is",
+    "The capital of Japan is",
+    "Water freezes at a temperature of",
+    "A week has seven",
+)
+
+_PROMPTS = (
+    "The city where {} stands is",
+    "The owner of {} is",
+    "The language spoken at {} is",
+    "People say that {} is",
+    "The best thing about {} is",
+    "The name of {} means",
+)
+_TARGETS = (
+    "qqq zxv",
+    "Xylophone banana",
+    "0000 1111",
+    "blorft",
+    "}{][",
+    "never always",
+    "vvvvvv",
+    "Oslo Rome",
+)
+
+
+def correction(subject: str, prompt: str, target: str) -> dict[str, Any]:
+    """The JSON that a user would post (docs: design of a correction)."""
+    return {"subject": subject, "prompt": prompt, "target": target, "source": "factd demo"}
+
+
+def harmful_batches(size: int, rounds: int) -> Iterator[list[dict[str, Any]]]:
+    """Contradictions and gibberish about the same few subjects; every batch is different."""
+    subjects = [subject for subject, _, _ in CORRECTIONS[:5]]
+    for turn in range(rounds):
+        yield [
+            correction(
+                subjects[(turn + i) % len(subjects)],
+                _PROMPTS[(turn * size + i) % len(_PROMPTS)],
+                _TARGETS[(turn + 3 * i) % len(_TARGETS)],
+            )
+            for i in range(size)
+        ]

