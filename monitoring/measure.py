@@ -62,7 +62,7 @@ def measure(
     results = list(cases.values())
     return Measurements(
         **layers,
-        value_norm_ratio=value_norm_ratio,
+        value_norm_ratio=_anchored(value_norm_ratio),
         efficacy_ratio=_mean([float(r.efficacy) for r in results]),
         paraphrase_ratio=_mean([r.paraphrase for r in results if r.paraphrase is not None]),
         neighbourhood_ratio=_mean([r.neighbourhood for r in results if r.neighbourhood is not None]),
@@ -161,6 +161,11 @@ def _known_to_base(editor: EditedModel, neighbours: Sequence[tuple[str, str]]) -
 def starts_with(answer: str, target: str) -> bool:
     """Does the answer begin with the target, white space and case aside?"""
     return " ".join(answer.split()).casefold().startswith(" ".join(target.split()).casefold())
+
+
+def _anchored(value_norm_ratio: float | None) -> float | None:
+    """The editor gives NaN where no anchor is in force: then there is nothing to compare with."""
+    return None if value_norm_ratio is None or math.isnan(value_norm_ratio) else value_norm_ratio
 
 
 def _mean(values: Sequence[float]) -> float | None:

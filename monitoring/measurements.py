@@ -112,7 +112,7 @@ class Measurements:
             for name in LAYER_MEASURES:
                 values[name] = {int(layer): value for layer, value in values.get(name, {}).items()}
             return cls(cases=cases, **values)
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise MeasurementError(f"not a measurement: {error}") from error
 
 

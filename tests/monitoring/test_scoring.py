@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-from tests.monitoring.conftest import byte_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from monitoring.scoring import Encoded, Scorer, kl_nats
+from tests.monitoring.conftest import byte_tokenizer
 
 PAIRS = [("The cat", "sat"), ("A much longer prompt about a river", "flows"), ("Ice", "melts in the sun")]
 FAMILIES = {
