@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from vllm.config import set_current_vllm_config
 from vllm.logger import init_logger
+from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from daemon.staging import BASE_VERSION, Checkpoint, Staged, StagingError, stage_version, to_served
@@ -61,6 +63,7 @@ class _Publisher:
         self.served = Staged(UNPUBLISHED, {}, {})
         self.previous: Staged | None = None
         self.staged: Staged | None = None
+        self.packed: dict[str, Any] = {}
         self.outcome: dict[str, Any] | None = None
         self.thread: threading.Thread | None = None
 
@@ -72,7 +75,7 @@ class _Publisher:
             )
         if self.thread is not None and self.thread.is_alive():
             return _failure("stale_fence", "another version is being staged")
-        self.fence, self.staged, self.outcome = fence, None, None
+        self.fence, self.staged, self.outcome, self.packed = fence, None, None, {}
         # vLLM's CPU worker replaces torch.set_num_threads by a no-op, which would let the product run on
         # several threads and sum in another order. The native setter acts on the calling thread.
         self.thread = threading.Thread(
@@ -91,8 +94,9 @@ class _Publisher:
             tensors = dict(staged.tensors)
             for name in self.served.tensors.keys() - tensors.keys():
                 tensors[name] = to_served(name, self.checkpoint.read(name), self.worker.model_config.dtype)
-            for name in tensors:
-                self._module(name)
+            self.packed = {
+                name: packed for name in tensors if (packed := _pack(self._module(name), tensors[name]))
+            }
             self.staged = Staged(version, tensors, staged.sha256)
             self.outcome = {"seconds": time.perf_counter() - started, "sha256": staged.sha256}
         except StagingError as error:
@@ -122,12 +126,15 @@ class _Publisher:
         started = time.perf_counter()
         staged, last = self.staged, self.served
         try:
-            self._load(staged.tensors)
+            self._load({name: t for name, t in staged.tensors.items() if name not in self.packed})
         except Exception as error:
             logger.exception("factd: swap to %s failed; restoring %s", version, last.version)
             self.previous = None
-            self._load(self._absolute(last, staged.tensors.keys()))
+            self._load(self._absolute(last, staged.tensors.keys() - self.packed.keys()))
             return _failure("swap_failed", f"swap failed, {last.version} was restored: {error!r}")
+        for name, packed in self.packed.items():
+            self._module(name).cpu_linear = packed
+        self.packed = {}
         kept = {name: staged.tensors[name] for name in staged.sha256}
         self.previous, self.served, self.staged = last, Staged(version, kept, staged.sha256), None
         return {"seconds": time.perf_counter() - started}
@@ -144,6 +151,8 @@ class _Publisher:
         return {**version.tensors, **{n: to_served(n, self.checkpoint.read(n), dtype) for n in absent}}
 
     def _load(self, tensors: dict[str, torch.Tensor]) -> None:
+        if not tensors:
+            return
         modules = [self._module(name) for name in tensors]
         # CPU: linear weights were repacked and the parameter emptied, so the layer must be rebuilt. With
         # the plain layout the model's own loader copies in place, which keeps CUDA graphs valid.
@@ -163,6 +172,21 @@ def _plain(module: torch.nn.Module) -> bool:
     method = type(getattr(module, "quant_method", None)).__name__
     weight = module.weight
     return isinstance(weight, torch.Tensor) and weight.is_cuda and method == "UnquantizedLinearMethod"
+
+
+def _pack(module: torch.nn.Module, weight: torch.Tensor) -> Any:
+    """The CPU backend's product with `weight` repacked, made ahead so that swapping is one assignment.
+
+    None where the layer is not such a one (GPU, quantised, sharded): it is then loaded during the pause.
+    """
+    method = type(getattr(module, "quant_method", None)).__name__
+    if weight.is_cuda or method != "UnquantizedLinearMethod" or getattr(module, "tp_size", 1) != 1:
+        return None
+    if not hasattr(module, "cpu_linear") or module.weight.numel() != 0:
+        return None
+    stand_in = SimpleNamespace(weight=torch.nn.Parameter(weight, requires_grad=False), bias=None)
+    dispatch_cpu_unquantized_gemm(stand_in, remove_weight=True)
+    return stand_in.cpu_linear if stand_in.weight.numel() == 0 else None
 
 
 def _failure(code: str, message: str) -> dict[str, Any]:
