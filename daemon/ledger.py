@@ -54,7 +54,8 @@ class Ledger(LedgerQueries):
         self.engine.dispose()
 
     @contextmanager
-    def _write(self) -> Iterator[Connection]:
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that may write; committed at the end, undone by an exception."""
         with self.engine.connect().execution_options(factd_write=True) as connection, connection.begin():
             yield connection
 
@@ -74,7 +75,7 @@ class Ledger(LedgerQueries):
         self, posts: Sequence[tuple[str | None, Correction]], *, actor: str = "submit"
     ) -> list[str]:
         """Records all or none; returns one id a post."""
-        with self._write() as c:
+        with self.writing() as c:
             return [self._submit(c, correction, id or str(uuid.uuid4()), actor) for id, correction in posts]
 
     def _submit(self, c: Connection, correction: Correction, id: str, actor: str) -> str:
@@ -116,7 +117,7 @@ class Ledger(LedgerQueries):
 
     def refuse(self, id: str, reason: str, *, actor: str = "submit") -> None:
         """Records that a message with this id was refused; does nothing when the id is known."""
-        with self._write() as c:
+        with self.writing() as c:
             try:
                 find_correction(c, id)
             except UnknownIdError:
@@ -150,7 +151,7 @@ class Ledger(LedgerQueries):
             TransitionError: the version was never live.
         """
         kind = OperationKind(kind)
-        with self._write() as c:
+        with self.writing() as c:
             if kind is OperationKind.RETRACT:
                 target = find_correction(c, target or "").id
             elif kind is OperationKind.ROLLBACK:
@@ -171,7 +172,7 @@ class Ledger(LedgerQueries):
 
     def retry_dead(self, id: str, *, actor: str) -> None:
         """Makes a dead correction pending again. Raises TransitionError when it is not dead."""
-        with self._write() as c:
+        with self.writing() as c:
             row = find_correction(c, id)
             if row.state is not State.DEAD:
                 raise TransitionError(f"correction {row.id} is {row.state}; only a dead one can be retried")

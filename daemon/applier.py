@@ -1,0 +1,241 @@
+"""The single writer: takes the lease, makes ledger, store, model and replicas agree, drains what waits."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from daemon.errors import PublishError, StoreError
+from daemon.journal import Journal
+from daemon.lease import Lease
+from daemon.ledger import Ledger
+from daemon.ledger_tables import BASE_VERSION, OperationRow
+from daemon.lifecycle import PENDING, OperationKind, OperationState, State, VersionState
+from daemon.planning import plan_batch
+from daemon.publishing import Publisher
+from daemon.serving import ServingClient, ServingError
+from daemon.settings import Settings
+from daemon.stages import Stage
+from daemon.store import Store
+from daemon.update import Judge, Measure, Update, tensor_entries
+
+__all__ = ["Applier", "RunReport", "Stage"]
+
+#: pending corrections looked at for one batch; newer ones of a slot beyond it supersede later
+WINDOW = 2000
+
+
+@dataclass
+class RunReport:
+    """What a run did. `held`: why it stopped before everything was drained."""
+
+    live: str
+    versions: list[str] = field(default_factory=list)
+    held: str | None = None
+
+
+class Applier:
+    """Applies corrections and operations of one ledger to one model and its replicas.
+
+    Args:
+        editor: an `editing.Editor`; its weights are the live version's between runs.
+        checkpoint: called at each boundary between steps, for tests that stop there.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        store: Store,
+        editor: Any,
+        replicas: Sequence[ServingClient],
+        *,
+        measure: Measure,
+        judge: Judge,
+        settings: Settings,
+        checkpoint: Callable[[Stage], None] = lambda stage: None,
+    ) -> None:
+        self.ledger, self.store, self.editor, self.replicas = ledger, store, editor, tuple(replicas)
+        self.measure, self.judge, self.settings, self.checkpoint = measure, judge, settings, checkpoint
+
+    def run(self) -> RunReport:
+        """Reconciles, then drains operations and batches until nothing waits or something holds.
+
+        Raises:
+            LeaseHeldError: another applier is at work.
+            LeaseLostError: a newer applier took over; nothing more was written.
+            StoreError: the live version cannot be rebuilt.
+        """
+        with Lease(self.ledger, self.settings.lease_seconds) as lease:
+            self.checkpoint(Stage.LEASED)
+            journal = Journal(self.ledger, lease.fence)
+            publisher = Publisher(self.replicas, self.store, lease.fence)
+            update = Update(
+                journal,
+                self.store,
+                self.editor,
+                publisher,
+                self.measure,
+                self.judge,
+                self.settings,
+                self.checkpoint,
+            )
+            return _Run(update).go()
+
+
+class _Run:
+    def __init__(self, update: Update) -> None:
+        self.update = update
+        self.journal, self.store, self.editor = update.journal, update.store, update.editor
+        self.publisher, self.checkpoint = update.publisher, update.checkpoint
+        self._base_sha256: dict[str, str] | None = None
+
+    def go(self) -> RunReport:
+        known = {version.id for version in self.journal.versions() if version.live_at is not None}
+        held = self._reconcile()
+        self.checkpoint(Stage.RECONCILED)
+        while held is None and self._step_waits():
+            held = self._step()
+        fresh = [v.id for v in self.journal.versions() if v.live_at is not None and v.id not in known]
+        return RunReport(self.journal.live_version(), fresh, held)
+
+    # -- reconcile ------------------------------------------------------------------------------
+
+    def _reconcile(self) -> str | None:
+        """Ledger is the truth; the model in memory, the files and the replicas follow it."""
+        gone = (VersionState.PLANNED, VersionState.DISCARDED)
+        self.store.clean({row.id for row in self.journal.versions() if row.state not in gone})
+        self._restore(self.journal.live_version())
+        flight = self.journal.version_in_flight()
+        try:
+            if flight is not None and flight.state is not VersionState.PLANNED:
+                return self._resume_written(flight.id)
+            self.publisher.synchronise(self.journal.live_version())
+        except (ServingError, PublishError) as error:
+            return f"a replica cannot be brought to {self.journal.live_version()}: {error}"
+        if flight is not None:
+            return self.update.apply(flight)
+        return None
+
+    def _resume_written(self, id: str) -> str | None:
+        try:
+            self._restore(id)
+        except StoreError as error:
+            self._restore(self.journal.live_version())
+            self.journal.discard(id, f"its files are damaged: {error}", max_attempts=self._max_attempts)
+            return None
+        return self.update.roll_forward(self.journal.attempt(id))
+
+    @property
+    def _max_attempts(self) -> int:
+        return self.update.settings.max_attempts
+
+    def _restore(self, version: str) -> None:
+        """Raises StoreError unless the model then has exactly the weights of the version."""
+        wanted = self._wanted(version)
+        if self.editor.weight_hashes() == wanted and list(self.editor.state.ids) == self._fact_ids(version):
+            return
+        self.editor.restore(self.store.load_state(version))
+        found = self.editor.weight_hashes()
+        wrong = sorted(name for name in wanted if found.get(name) != wanted[name])
+        if wrong:
+            raise StoreError(
+                f"version {version} was rebuilt with other bits in {wrong[0]}; it was written by another "
+                "model or processor: roll back, or restore the checkpoint that it was made for"
+            )
+
+    def _wanted(self, version: str) -> dict[str, str]:
+        if version == BASE_VERSION:
+            if self._base_sha256 is None:
+                entries = tensor_entries(self.editor)
+                self._base_sha256 = {name: entry["base_sha256"] for name, entry in entries.items()}
+            return self._base_sha256
+        manifest = self.store.manifest(version)
+        if manifest["base_hash"] != self.editor.base_hash:
+            raise StoreError(
+                f"version {version} belongs to a base model {manifest['base_hash'][:12]}…, "
+                f"this one is {self.editor.base_hash[:12]}…; set FACTD_MODEL or another FACTD_STATE_DIR"
+            )
+        return self.store.weight_sha256(version)
+
+    def _fact_ids(self, version: str) -> list[str]:
+        return self.journal.fact_ids(version)
+
+    # -- drain ----------------------------------------------------------------------------------
+
+    def _step_waits(self) -> bool:
+        if self.journal.operations(OperationState.PENDING):
+            return True
+        return self.journal.paused() is None and bool(self.journal.pending(limit=1))
+
+    def _step(self) -> str | None:
+        operations = self.journal.operations(OperationState.PENDING)
+        return self._operate(operations[0]) if operations else self._batch()
+
+    def _batch(self) -> str | None:
+        plan = plan_batch(
+            self.journal.pending(WINDOW),
+            self.journal.facts(),
+            self.update.settings.batch_size,
+            self.journal.clock(),
+        )
+        for end in plan.settled:
+            self.journal.settle(end.id, end.state, end.reason, superseded_by=end.by)
+        if not plan.added:
+            return None if plan.settled else "corrections wait for their next attempt"
+        version = self.journal.plan([row.id for row in plan.added], plan.removed)
+        self.checkpoint(Stage.PLANNED)
+        return self.update.apply(version)
+
+    def _operate(self, operation: OperationRow) -> str | None:
+        if operation.kind is OperationKind.PAUSE:
+            who = {"actor": operation.actor, "why": operation.why, "at": self.journal.clock()}
+            self.journal.finish(operation.id, OperationState.DONE, "paused", paused=who)
+            return None
+        if operation.kind is OperationKind.RESUME:
+            self.journal.finish(operation.id, OperationState.DONE, "resumed", paused=None)
+            return None
+        if self.journal.attempt_operation(operation.id) > self._max_attempts:
+            self.journal.finish(operation.id, OperationState.FAILED, "gave up: too many attempts")
+            return None
+        if operation.kind is OperationKind.RETRACT:
+            return self._retract(operation)
+        return self._roll_back(operation)
+
+    def _retract(self, operation: OperationRow) -> str | None:
+        row = self.journal.get(operation.target or "")
+        if row.state is State.LIVE:
+            version = self.journal.plan([], [row.id], operation.id)
+            self.checkpoint(Stage.PLANNED)
+            return self.update.apply(version)
+        if row.state in PENDING:
+            self.journal.settle(row.id, State.RETRACTED, "retracted before it was written")
+            self.journal.finish(operation.id, OperationState.DONE, "retracted before it was written")
+        elif row.state is State.RETRACTED:
+            self.journal.finish(operation.id, OperationState.DONE, "already retracted")
+        else:
+            reason = f"correction {row.id} is {row.state}; only a live or pending one can be retracted"
+            self.journal.finish(operation.id, OperationState.FAILED, reason)
+        return None
+
+    def _roll_back(self, operation: OperationRow) -> str | None:
+        live, target = self.journal.live_version(), operation.target or BASE_VERSION
+        if live == target:
+            self.journal.finish(operation.id, OperationState.DONE, f"{target} is live already")
+            return None
+        try:
+            self._restore(target)
+            self.checkpoint(Stage.ROLLBACK_RESTORED)
+            self.publisher.publish(target)
+            self.publisher.confirm(target)
+            self.checkpoint(Stage.ROLLBACK_FLIPPED)
+        except StoreError as error:
+            self._restore(live)
+            self.journal.finish(operation.id, OperationState.FAILED, str(error))
+            return None
+        except (ServingError, PublishError) as error:
+            self.publisher.push_back(live)
+            self._restore(live)
+            return f"rollback to {target} held: {error}"
+        why = f"{operation.why or 'no reason given'} ({operation.actor})"
+        self.journal.record_rollback(target, operation.id, why)
+        self.checkpoint(Stage.ROLLED_BACK)
+        return None

@@ -1,0 +1,28 @@
+"""The boundaries between steps of the applier; a process may die at any of them."""
+
+from enum import StrEnum
+
+
+class Stage(StrEnum):
+    """Named after what has just been done."""
+
+    LEASED = "leased"
+    RECONCILED = "reconciled"
+    PLANNED = "planned"  # batch journaled
+    COUNTED = "counted"  # attempt counted
+    EDITED = "edited"  # weights changed in this process
+    MEASURED = "measured"
+    JUDGED = "judged"
+    RESTORED = "restored"  # refused: weights of this process are the old ones again
+    REFUSED = "refused"  # refusal in the ledger
+    WRITING = "writing"  # files complete under the temporary name
+    STORED = "stored"  # renamed; the ledger does not know yet
+    WRITTEN = "written"  # ledger knows; from here on recovery rolls forward
+    STAGED = "staged"  # every replica has read and verified it
+    FLIPPED = "flipped"  # every replica serves it
+    PUBLISHED = "published"  # ledger knows
+    CONFIRMED = "confirmed"  # read back from the replicas
+    LIVE = "live"  # committed
+    ROLLBACK_RESTORED = "rollback_restored"  # old weights in this process, hashes equal
+    ROLLBACK_FLIPPED = "rollback_flipped"  # on every replica, read back
+    ROLLED_BACK = "rolled_back"  # committed

@@ -1,0 +1,238 @@
+"""Versions on disk: immutable directories, written whole or not at all, checked by hash when read."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from daemon.errors import StoreError
+from daemon.ledger_tables import BASE_VERSION
+
+if TYPE_CHECKING:  # the store is opened by processes that must not load torch
+    from editing.facts import Fact
+    from editing.state import EditState
+
+SCHEMA = 1
+VERSION = re.compile(r"v\d{6}")
+MANIFEST, FACTORS, FACTS = "manifest.json", "factors.safetensors", "facts.safetensors"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a manifest says beside the hashes of the files.
+
+    Attributes:
+        tensors: tensor name → {shape, dtype, base_sha256, sha256 of the resulting float32 weight}.
+    """
+
+    version: str
+    parent: str
+    base_hash: str
+    settings_hash: str
+    tensors: Mapping[str, Mapping[str, Any]]
+    fence: int
+    created: float
+    verdict: Mapping[str, Any] = field(default_factory=dict)
+    measurements: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Store:
+    """The directory `root/versions`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        self.versions = self.root / "versions"
+
+    def path(self, version: str) -> Path:
+        """Raises StoreError when `version` is not the name of a version."""
+        if not VERSION.fullmatch(version):
+            raise StoreError(f"{version!r} is not a version; they are named like v000012")
+        return self.versions / version
+
+    def ids(self) -> list[str]:
+        if not self.versions.is_dir():
+            return []
+        return sorted(path.name for path in self.versions.iterdir() if VERSION.fullmatch(path.name))
+
+    def write(
+        self, draft: Draft, state: "EditState", before_rename: Callable[[], None] = lambda: None
+    ) -> dict[str, Any]:
+        """Writes a version to a temporary sibling, forces it to disk, renames it; returns the manifest.
+
+        A directory of the same name is replaced: it can only stem from an attempt that was never
+        recorded in the ledger.
+        """
+        target = self.path(draft.version)
+        work = self.versions / f".tmp-{draft.version}"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        manifest = self._write_files(work, draft, state)
+        _write_synced(work / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
+        _sync_directory(work)
+        before_rename()
+        if target.exists():
+            shutil.rmtree(target)
+        os.rename(work, target)
+        _sync_directory(self.versions)
+        return manifest
+
+    def _write_files(self, work: Path, draft: Draft, state: "EditState") -> dict[str, Any]:
+        from editing.delta import write_tensors
+
+        parent = self.load_state(draft.parent)
+        removed = [id for id in parent.ids if id not in set(state.ids)]
+        first = _grown_from(parent.without(removed), state)
+        # A solve that rewrote columns of older facts cannot be told as "parent, less, plus": keep all.
+        snapshot = first is None
+        first = first or 0
+        files = {}
+        metadata = {"version": draft.version, "schema": str(SCHEMA)}
+        factors = {}
+        for name, (a, b) in state.factors.items():
+            factors |= {f"{name}/A": a.clone(), f"{name}/B": b.clone()}
+        files[FACTORS] = write_tensors(work / FACTORS, factors, metadata)
+        columns = {name: column[:, first:].clone() for name, column in state.columns.items()}
+        files[FACTS] = write_tensors(work / FACTS, columns, metadata)
+        return {
+            "schema": SCHEMA,
+            "version": draft.version,
+            "parent": draft.parent,
+            "base_hash": draft.base_hash,
+            "settings_hash": draft.settings_hash,
+            "tensors": {name: dict(tensor) for name, tensor in draft.tensors.items()},
+            "files": files,
+            "snapshot": snapshot,
+            "facts_added": [_fact_json(fact) for fact in state.facts[first:]],
+            "facts_removed": [] if snapshot else removed,
+            "verdict": dict(draft.verdict),
+            "measurements": dict(draft.measurements),
+            "fence": draft.fence,
+            "created": draft.created,
+        }
+
+    def manifest(self, version: str) -> dict[str, Any]:
+        """Raises StoreError when the version is missing, unreadable, or of another schema."""
+        path = self.path(version) / MANIFEST
+        try:
+            manifest = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"version {version} has no readable manifest ({error}); restore {path}"
+            ) from error
+        if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+            raise StoreError(f"version {version} is not of schema {SCHEMA}; use the factd that wrote it")
+        if manifest.get("version") != version:
+            raise StoreError(f"{path} says it is {manifest.get('version')!r}; restore it from a backup")
+        return manifest
+
+    def load_state(self, version: str) -> "EditState":
+        """Rebuilds the model state of a version from the chain of its parents.
+
+        Raises:
+            StoreError: a file of the chain is missing, damaged or does not fit.
+        """
+        from editing.state import EditState
+
+        state, manifest = EditState(), None
+        for manifest in self._chain(version):
+            facts = [_fact(fact) for fact in manifest["facts_added"]]
+            columns = self._read(manifest, FACTS)
+            if any(column.shape[1] != len(facts) for column in columns.values()):
+                raise StoreError(f"version {manifest['version']}: {FACTS} does not fit its list of facts")
+            state = EditState() if manifest["snapshot"] else state.without(manifest["facts_removed"])
+            state = state.with_columns(facts, columns)
+        if manifest is None:
+            return state
+        tensors = self._read(manifest, FACTORS)
+        factors = {name: (tensors[f"{name}/A"], tensors[f"{name}/B"]) for name in _names(tensors)}
+        return EditState(facts=state.facts, factors=factors, columns=state.columns)
+
+    def _chain(self, version: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        while version != BASE_VERSION:
+            found.append(self.manifest(version))
+            if found[-1]["snapshot"]:
+                break
+            parent = found[-1]["parent"] or BASE_VERSION
+            if parent >= version:
+                raise StoreError(f"version {version} names {parent} as its parent; restore its manifest")
+            version = parent
+        return found[::-1]
+
+    def _read(self, manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
+        from editing.delta import read_tensors
+        from editing.errors import DeltaError
+
+        version = manifest["version"]
+        try:
+            return read_tensors(self.path(version) / name, manifest["files"][name])
+        except (DeltaError, KeyError) as error:
+            raise StoreError(f"version {version}: {error}") from error
+
+    def weight_sha256(self, version: str) -> dict[str, str]:
+        """Tensor name → sha256 of the weight that the version stands for; empty for the base."""
+        if version == BASE_VERSION:
+            return {}
+        return {name: tensor["sha256"] for name, tensor in self.manifest(version)["tensors"].items()}
+
+    def verify(self, version: str) -> dict[str, Any]:
+        """Reads every file of the version and returns its manifest; raises StoreError on damage."""
+        manifest = self.manifest(version)
+        for name in manifest["files"]:
+            self._read(manifest, name)
+        return manifest
+
+    def clean(self, keep: Collection[str]) -> list[str]:
+        """Removes unfinished writes and versions not in `keep`; returns what was removed."""
+        if not self.versions.is_dir():
+            return []
+        gone = [p for p in self.versions.iterdir() if p.name.startswith(".tmp-")]
+        gone += [self.path(id) for id in self.ids() if id not in keep]
+        for path in gone:
+            shutil.rmtree(path)
+        return [path.name for path in gone]
+
+
+def _grown_from(parent: "EditState", state: "EditState") -> int | None:
+    """Number of facts of `parent` when `state` is `parent` plus columns, bit for bit; else None."""
+    import torch
+
+    count = len(parent.facts)
+    same_names = not count or parent.columns.keys() == state.columns.keys()
+    if parent.facts != state.facts[:count] or not same_names:
+        return None
+    same = all(torch.equal(column, state.columns[name][:, :count]) for name, column in parent.columns.items())
+    return count if same or not count else None
+
+
+def _names(tensors: Mapping[str, Any]) -> list[str]:
+    return [name.removesuffix("/A") for name in tensors if name.endswith("/A")]
+
+
+def _fact_json(fact: "Fact") -> dict[str, str]:
+    return {"id": fact.id, "subject": fact.subject, "prompt": fact.prompt, "target": fact.target}
+
+
+def _fact(fields: Mapping[str, str]) -> "Fact":
+    from editing.facts import Fact
+
+    return Fact(fields["subject"], fields["prompt"], fields["target"], fields["id"])
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,227 @@
+"""One version from plan to live, or to a refusal with its reason."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from daemon.errors import PublishError, StoreError
+from daemon.journal import Journal
+from daemon.ledger_tables import BASE_VERSION, CorrectionRow, VersionRow
+from daemon.lifecycle import OperationState
+from daemon.publishing import Publisher
+from daemon.serving import ServingError
+from daemon.settings import Settings
+from daemon.stages import Stage
+from daemon.store import Draft, Store
+from editing.errors import EditError
+from editing.facts import Fact
+
+
+class Measured(Protocol):
+    """What `measure` returns (monitoring.measurements.Measurements)."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+class Judged(Protocol):
+    """What `judge` returns (monitoring.verdict.Verdict)."""
+
+    @property
+    def outcome(self) -> str: ...
+    @property
+    def reasons(self) -> tuple[str, ...]: ...
+    @property
+    def blamed(self) -> tuple[str, ...]: ...
+    @property
+    def guards(self) -> Any: ...
+
+
+#: (batch, earlier facts, largest ‖v*‖ over the anchor in the batch) → measurements
+Measure = Callable[[Sequence[CorrectionRow], Sequence[CorrectionRow], float | None], Measured]
+#: (measurements, those of the live version as stored) → verdict
+Judge = Callable[[Any, dict[str, Any] | None], Judged]
+
+
+@dataclass
+class Update:
+    """Everything one run of the applier works with, under one fence."""
+
+    journal: Journal
+    store: Store
+    editor: Any
+    publisher: Publisher
+    measure: Measure
+    judge: Judge
+    settings: Settings
+    checkpoint: Callable[[Stage], None]
+
+    def apply(self, version: VersionRow) -> str | None:
+        """Works a planned version off. Returns why the run should pause, or None to go on."""
+        version = self.journal.attempt(version.id)
+        self.checkpoint(Stage.COUNTED)
+        if version.attempts > self.settings.max_attempts:
+            return self._give_up(version)
+        previous = self.editor.state
+        try:
+            accepted = self._edit_and_judge(version)
+        except EditError as error:
+            self.editor.restore(previous)
+            return self._reject(version, (str(error),), ())
+        except (ServingError, PublishError, StoreError, OSError) as error:
+            self.editor.restore(previous)
+            return self._hold(version, str(error))
+        return self.roll_forward(self.journal.version(version.id)) if accepted else None
+
+    def _edit_and_judge(self, version: VersionRow) -> bool:
+        previous, rows = self.editor.state, self.journal.rows(version.added)
+        with self._timed(version, "before_answers"):
+            before = self.publisher.answers([row for row in rows if row.before is None])
+            self.journal.record_answers("before", before)
+        with self._timed(version, "edit"):
+            facts = [Fact(row.subject, row.prompt, row.target, row.id) for row in rows]
+            report = self.editor.apply(facts, remove=version.removed)
+        self.checkpoint(Stage.EDITED)
+        skipped = {o.id: str(o.reason) for o in report.outcomes if not o.written}
+        if skipped and not self._can_go_on(version, rows, skipped):
+            self.editor.restore(previous)
+            self.journal.discard(version.id, "corrections were skipped", rejected=skipped)
+            self.checkpoint(Stage.REFUSED)
+            return False
+        if skipped:
+            version = self.journal.skip(version.id, skipped)
+            rows = self.journal.rows(version.added)
+        ratios = [o.value_norm_ratio for o in report.outcomes if o.written]
+        with self._timed(version, "measure"):
+            earlier = [fact for fact in self.journal.facts() if fact.id not in version.removed]
+            measured = self.measure(rows, earlier, max(ratios) if ratios else None)
+        self.checkpoint(Stage.MEASURED)
+        verdict = self.judge(measured, self.journal.status().measurements)
+        self.checkpoint(Stage.JUDGED)
+        if verdict.outcome != "accepted":
+            self.editor.restore(previous)
+            self.checkpoint(Stage.RESTORED)
+            if verdict.outcome == "inconclusive":
+                self._hold(version, "inconclusive: " + "; ".join(verdict.reasons))
+            else:
+                self._reject(version, verdict.reasons, verdict.blamed)
+            return False
+        self._write(version, verdict, measured.to_json())
+        return True
+
+    @staticmethod
+    def _can_go_on(version: VersionRow, rows: Sequence[CorrectionRow], skipped: dict[str, str]) -> bool:
+        """Not when nothing is left, nor when a live fact was removed for a successor that was skipped."""
+        return len(skipped) < len(rows) and not version.removed
+
+    def _write(self, version: VersionRow, verdict: Judged, measurements: dict[str, Any]) -> None:
+        told = {"outcome": verdict.outcome, "reasons": list(verdict.reasons)}
+        told |= {"blamed": list(verdict.blamed), "guards": dict(verdict.guards)}
+        draft = Draft(
+            version=version.id,
+            parent=version.parent or BASE_VERSION,
+            base_hash=self.editor.base_hash,
+            settings_hash=self.editor.settings_hash,
+            tensors=tensor_entries(self.editor),
+            fence=self.journal.fence,
+            created=self.journal.clock(),
+            verdict=told,
+            measurements=measurements,
+        )
+        with self._timed(version, "write"):
+            self.store.write(
+                draft, complete_state(self.editor), before_rename=lambda: self.checkpoint(Stage.WRITING)
+            )
+            self.checkpoint(Stage.STORED)
+            self.journal.record_written(version.id, told, measurements)
+        self.checkpoint(Stage.WRITTEN)
+
+    def roll_forward(self, version: VersionRow) -> str | None:
+        """Publishes an accepted version and commits it; brings the old one back when that fails."""
+        try:
+            with self._timed(version, "publish"):
+                self.publisher.publish(version.id, staged=lambda: self.checkpoint(Stage.STAGED))
+                self.checkpoint(Stage.FLIPPED)
+                if version.state == "written":
+                    self.journal.record_published(version.id)
+                self.checkpoint(Stage.PUBLISHED)
+            with self._timed(version, "confirm"):
+                self.publisher.confirm(version.id)
+                after = self.publisher.answers(self.journal.rows(version.added))
+            self.checkpoint(Stage.CONFIRMED)
+            self.journal.record_live(version.id, after)
+            self.checkpoint(Stage.LIVE)
+        except (ServingError, PublishError) as error:
+            self.publisher.push_back(self.journal.live_version())
+            self.editor.restore(self.store.load_state(self.journal.live_version()))
+            return self._hold(version, f"publish failed: {error}")
+        return None
+
+    def _reject(self, version: VersionRow, reasons: Sequence[str], blamed: Sequence[str]) -> None:
+        reason = "; ".join(reasons) or "refused by the guard"
+        ids, guilty = set(version.added), set(blamed) & set(version.added)
+        if len(ids) == 1:
+            guilty = ids
+        if (guilty and guilty != ids) or len(ids) <= 1:
+            self.journal.discard(version.id, reason, rejected=dict.fromkeys(guilty, reason))
+        else:
+            # No one stands out: halve, so that every correction is judged in ever smaller company.
+            self.journal.discard(version.id, reason, batch_limit=(len(ids) + 1) // 2)
+        if version.operation is not None:
+            self.journal.finish(version.operation, OperationState.FAILED, reason)
+        self.checkpoint(Stage.REFUSED)
+
+    def _hold(self, version: VersionRow, reason: str) -> str:
+        """The work could not be finished: tried again later, until the attempts are used up."""
+        later = self.journal.clock() + self.settings.retry_seconds
+        limit = self.settings.max_attempts
+        self.journal.discard(version.id, reason, max_attempts=limit, not_before=later)
+        if version.operation is not None and self.journal.operation(version.operation).attempts >= limit:
+            self.journal.finish(version.operation, OperationState.FAILED, reason)
+        self.checkpoint(Stage.REFUSED)
+        return reason
+
+    def _give_up(self, version: VersionRow) -> None:
+        reason = f"the applier died {version.attempts - 1} times at this batch"
+        if len(version.added) > 1:
+            self.journal.discard(version.id, reason, batch_limit=(len(version.added) + 1) // 2)
+        else:
+            self.journal.discard(version.id, reason, max_attempts=self.settings.max_attempts)
+        if version.operation is not None:
+            self.journal.finish(version.operation, OperationState.FAILED, reason)
+
+    @contextmanager
+    def _timed(self, version: VersionRow, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.journal.record_seconds(version.id, stage, time.perf_counter() - start)
+
+
+def tensor_entries(editor: Any) -> dict[str, dict[str, Any]]:
+    """The manifest's table of edited tensors."""
+    from editing.delta import tensor_sha256
+
+    base, hashes = editor.base_weights(), editor.weight_hashes()
+    return {
+        name: {
+            "shape": list(base[name].shape),
+            "dtype": "float32",
+            "base_sha256": tensor_sha256(base[name]),
+            "sha256": hashes[name],
+        }
+        for name in editor.tensor_names
+    }
+
+
+def complete_state(editor: Any) -> Any:
+    """The editor's state with factors for every edited tensor: an unchanged one has rank 0."""
+    from editing.state import EditState
+
+    state, base = editor.state, editor.base_weights()
+    factors = dict(state.factors)
+    for name in editor.tensor_names:
+        if name not in factors:
+            d_out, d_in = base[name].shape
+            factors[name] = (base[name].new_zeros(d_out, 0), base[name].new_zeros(d_in, 0))
+    return EditState(facts=state.facts, factors=factors, columns=state.columns)
