@@ -118,22 +118,27 @@ def test_publications_change_answers_and_the_base_comes_back_bit_for_bit(live):
     assert replica.served().version == "default"
     base = logprobs(replica)
     first = replica.publish("v000001", 1)
-    assert first.pause_seconds < 0.1 and replica.served().version == "v000001"
+    assert first.pause_seconds < 0.1
+    assert replica.served().version == "v000001"
     edited = logprobs(replica)
-    assert edited != base and set(replica.served().sha256) == set(NAMES)
+    assert edited != base
+    assert set(replica.served().sha256) == set(NAMES)
     replica.publish("v000002", 1)
-    assert logprobs(replica) not in (base, edited) and set(replica.served().sha256) == set(NAMES[:1])
+    assert logprobs(replica) not in (base, edited)
+    assert set(replica.served().sha256) == set(NAMES[:1])
     replica.publish("v000001", 1)
     assert logprobs(replica) == edited
     replica.publish("v000000", 1)
-    assert logprobs(replica) == base and replica.served().version == "v000000"
+    assert logprobs(replica) == base
+    assert replica.served().version == "v000000"
 
 
 def test_staging_does_not_serve(live):
     replica, _, _ = live
     before, version = logprobs(replica), replica.served().version
     replica.stage("v000001", 1)
-    assert replica.served().version == version and logprobs(replica) == before
+    assert replica.served().version == version
+    assert logprobs(replica) == before
 
 
 def _flip(directory: Path, manifest: dict) -> None:
@@ -194,8 +199,10 @@ def test_a_damaged_version_is_refused_and_the_server_answers_as_before(live, num
     for attempt in (replica.stage, replica.publish):
         with pytest.raises(ServingError) as refusal:
             attempt(f"v0001{number:02d}", 1)
-        assert refusal.value.code == "refused" and not refusal.value.retryable
-    assert logprobs(replica) == before and replica.served().version == version
+        assert refusal.value.code == "refused"
+        assert not refusal.value.retryable
+    assert logprobs(replica) == before
+    assert replica.served().version == version
 
 
 def test_half_of_a_fused_weight_is_refused(live):
@@ -212,7 +219,8 @@ def test_missing_version_wrong_token_and_malformed_requests(live):
     before = logprobs(replica)
     with pytest.raises(ServingError) as missing:
         replica.publish("v000999", 1)
-    assert missing.value.code == "missing" and missing.value.status == 404
+    assert missing.value.code == "missing"
+    assert missing.value.status == 404
     stranger = VllmReplica(replica.name, "wrong")
     for call in (
         lambda: stranger.publish("v000001", 1),
@@ -268,7 +276,8 @@ def test_clients_see_no_failed_request_during_publications(live):
         client.join()
     print(f"\n{len(statuses)} requests; pause p50 {sorted(pauses)[10]:.4f} max {max(pauses):.4f} s; "
           f"swap p50 {sorted(swaps)[10]:.4f} max {max(swaps):.4f} s")  # fmt: skip
-    assert not failures and set(statuses) == {200}
+    assert not failures
+    assert set(statuses) == {200}
     assert sorted(pauses)[10] < 0.1
 
 
@@ -279,17 +288,20 @@ def test_a_stale_fence_is_refused(live):
     for attempt in (replica.stage, replica.publish):
         with pytest.raises(ServingError) as stale:
             attempt("v000002", 4)
-        assert stale.value.code == "stale_fence" and stale.value.status == 409
-    assert logprobs(replica) == before and replica.served().fence == 5
+        assert stale.value.code == "stale_fence"
+        assert stale.value.status == 409
+    assert logprobs(replica) == before
+    assert replica.served().fence == 5
     replica.publish("v000000", 6)
 
 
 def test_a_killed_parent_leaves_no_process_behind(tmp_path):
     script = (
         "import sys, time; from pathlib import Path; from daemon.embedded import ManagedProcess\n"
-        'child = \'import subprocess, time; p = subprocess.Popen(["sleep", "300"], start_new_session=True);\'\n'
+        'child = \'import subprocess, time; p = subprocess.Popen(["sleep", "300"]);\'\n'
         "child += 'print(p.pid, flush=True); time.sleep(300)'\n"
-        f"p = ManagedProcess('x', [sys.executable, '-c', child], log=Path({str(tmp_path / 'log')!r}), grace=1)\n"
+        f"p = ManagedProcess('x', [sys.executable, '-c', child], "
+        f"log=Path({str(tmp_path / 'log')!r}), grace=1)\n"
         "p.start(); time.sleep(300)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script])
