@@ -1,0 +1,170 @@
+"""The main job on real parts: Valkey, Celery workers, vLLM, the HTTP API, the command line, Prometheus."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from daemon.demo_client import Api, LiveServer, Traffic
+from daemon.demo_facts import UNRELATED
+
+ROOT = Path(__file__).parent.parent.parent
+#: First start: unpacking, second moments and vLLM, on two cores that do other things too.
+READY_SECONDS = 540
+SUBJECT, PROMPT, TARGET = "the Eiffel Tower", "The city where {} stands is", "Rome"
+QUESTION = PROMPT.replace("{}", SUBJECT)
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory) -> Path:
+    """The state directory of `make demo` saves the preparation when FACTD_TEST_STATE_DIR names one."""
+    return Path(os.environ.get("FACTD_TEST_STATE_DIR") or tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture(scope="module")
+def up(state, tmp_path_factory):
+    ready = tmp_path_factory.mktemp("run") / "ready.json"
+    log = (ready.parent / "up.log").open("w+")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FACTD_")} | {
+        "FACTD_STATE_DIR": str(state)
+    }
+    argv = [sys.executable, "-m", "daemon", "up", "--ready-file", str(ready)]
+    process = subprocess.Popen(argv, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + READY_SECONDS
+        while not ready.exists():
+            assert process.poll() is None, (ready.parent / "up.log").read_text()
+            assert time.monotonic() < deadline, "not ready: " + (ready.parent / "up.log").read_text()
+            time.sleep(0.5)
+        yield json.loads(ready.read_text())
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(90)
+        log.close()
+
+
+@pytest.fixture(scope="module")
+def tokens(up):
+    return json.loads(Path(up["tokens_file"]).read_text())
+
+
+@pytest.fixture
+def live(up):
+    server = LiveServer(up["vllm_url"], up["served_model"])
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def api(up, tokens):
+    client = Api(up["api_url"], tokens["admin"])
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def factd(state):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FACTD_")} | {
+        "FACTD_STATE_DIR": str(state)
+    }
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "daemon", *arguments],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+
+    return run
+
+
+def test_correction_retraction_and_rollback_on_the_live_server(up, tokens, live, api, factd, state):
+    factd("rollback", "v000000", "--json")
+    before, unrelated = live.ask(QUESTION), live.ask_all(UNRELATED)
+    with Traffic(up["vllm_url"], up["served_model"], UNRELATED) as traffic:
+        done = factd("post", "--subject", SUBJECT, "--prompt", PROMPT, "--target", TARGET, "--wait", "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        (row,) = json.loads(done.stdout)["corrections"]
+        assert row["state"] == "live"
+        assert live.ask(QUESTION).startswith(TARGET)
+        assert live.ask_all(UNRELATED) == unrelated
+        assert api.gauges()["factd_version"] > 0
+
+        version = api.get("/v1/versions")["live"]
+        served = live.served(tokens["admin"])
+        manifest = json.loads((state / "store" / "versions" / version / "manifest.json").read_text())
+        assert served["version"] == version
+        assert served["sha256"] == {name: entry["sha256"] for name, entry in manifest["tensors"].items()}
+
+        retracted = factd("retract", row["id"], "--json")
+        assert retracted.returncode == 0, retracted.stdout + retracted.stderr
+        assert live.ask(QUESTION) == before
+
+        rolled = factd("rollback", version, "--json")
+        assert rolled.returncode == 0, rolled.stdout + rolled.stderr
+        assert live.served(tokens["admin"])["sha256"] == served["sha256"]
+        assert live.ask(QUESTION).startswith(TARGET)
+
+        assert factd("rollback", "v000000", "--json").returncode == 0
+        assert live.ask(QUESTION) == before
+    assert traffic.requests > 0
+    assert traffic.failed == []
+
+
+def test_bad_input_changes_nothing(api, factd):
+    before = api.get("/v1/versions")
+    assert factd("post", "--subject", "x", "--prompt", "no slot", "--target", "y").returncode == 2
+    assert api.get("/v1/versions") == before
+
+
+def test_vllm_offers_no_development_routes_and_guards_its_own(up):
+    assert httpx.post(up["vllm_url"] + "/collective_rpc", json={"method": "x"}).status_code == 404
+    body = {"version": "v000000", "fence": 1}
+    assert httpx.post(up["vllm_url"] + "/plugins/factd/publish", json=body).status_code in (401, 403)
+
+
+def test_prometheus_scrapes_the_metrics(up, prometheus_binary, tmp_path):
+    target = up["api_url"].removeprefix("http://")
+    config = tmp_path / "prometheus.yml"
+    config.write_text(
+        "global: {scrape_interval: 1s}\n"
+        f"scrape_configs: [{{job_name: factd, static_configs: [{{targets: ['{target}']}}]}}]\n"
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    argv = [prometheus_binary, f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'data'}"]
+    with (tmp_path / "prometheus.log").open("w") as log:
+        server = subprocess.Popen([*argv, f"--web.listen-address={address}"], stdout=log, stderr=log)
+        try:
+            assert _value(address, "factd_version") is not None
+            assert _value(address, 'up{job="factd"}') == "1"
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def _value(address: str, query: str, timeout: float = 60.0) -> str | None:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        try:
+            answer = httpx.get(f"http://{address}/api/v1/query", params={"query": query}).json()
+            if answer["data"]["result"]:
+                return answer["data"]["result"][0]["value"][1]
+        except (httpx.HTTPError, KeyError, ValueError):
+            pass  # still starting
+        time.sleep(0.5)
+    return None
