@@ -129,7 +129,7 @@ def _case_results(editor: EditedModel, scorer: Scorer, batch: Sequence[Case]) ->
     """Scores all prompts, paraphrases and neighbours of the batch in one go."""
     rewrites = [(c.prompt, c.target) for c in batch]
     paraphrases = [(p, c.target) for c in batch for p in c.paraphrases]
-    neighbours = [tuple(n) for c in batch for n in c.neighbours]
+    neighbours = [(prompt, answer) for c in batch for prompt, answer in c.neighbours]
     hits = iter(scorer.exact(rewrites + paraphrases + neighbours))
     exact = [next(hits) for _ in batch]
     paraphrase_hits = [[next(hits) for _ in c.paraphrases] for c in batch]

@@ -177,7 +177,7 @@ def _family(spec: MetricSpec, values: object) -> Metric:
 
 
 def _histogram(spec: MetricSpec, values: Mapping[str, Sequence[float]]) -> Metric:
-    family = HistogramMetricFamily(PREFIX + spec.name, spec.meaning, labels=[spec.label])
+    family = HistogramMetricFamily(PREFIX + spec.name, spec.meaning, labels=[spec.label or ""])
     grouped: dict[str, list[float]] = {stage: [] for stage in STAGES}
     for stage, seconds in values.items():
         grouped[stage if stage in grouped else "other"] += seconds
