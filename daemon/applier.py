@@ -106,6 +106,8 @@ class _Run:
         self._restore(self.journal.live_version())
         flight = self.journal.version_in_flight()
         try:
+            # While a replica is away nothing is tried and no attempt is counted.
+            self.publisher.check_reachable()
             if flight is not None and flight.state is not VersionState.PLANNED:
                 return self._resume_written(flight.id)
             self.publisher.synchronise(self.journal.live_version())
@@ -122,7 +124,10 @@ class _Run:
             self._restore(self.journal.live_version())
             self.journal.discard(id, f"its files are damaged: {error}", max_attempts=self._max_attempts)
             return None
-        return self.update.roll_forward(self.journal.attempt(id))
+        version = self.journal.attempt(id)
+        if version.attempts > self._max_attempts:
+            return self.update.withdraw(version, "publish failed: the applier died at it too often")
+        return self.update.roll_forward(version)
 
     @property
     def _max_attempts(self) -> int:

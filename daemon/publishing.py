@@ -17,6 +17,11 @@ class Publisher:
     def __init__(self, replicas: Sequence[ServingClient], store: Store, fence: int) -> None:
         self.replicas, self.store, self.fence = tuple(replicas), store, fence
 
+    def check_reachable(self) -> None:
+        """Raises ServingError when a replica does not answer."""
+        for replica in self.replicas:
+            replica.served()
+
     def publish(self, version: str, staged: Callable[[], None] = lambda: None) -> None:
         """Stages on all before any replica is flipped: a damaged version harms none."""
         for replica in self.replicas:

@@ -67,7 +67,7 @@ class Store:
         recorded in the ledger.
         """
         target = self.path(draft.version)
-        work = self.versions / f".tmp-{draft.version}"
+        work = self.versions / f".tmp-{draft.version}-{draft.fence}"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         manifest = self._write_files(work, draft, state)
@@ -75,6 +75,10 @@ class Store:
         _sync_directory(work)
         before_rename()
         if target.exists():
+            if self.manifest(draft.version)["fence"] > draft.fence:
+                raise StoreError(
+                    f"version {draft.version} was written by a newer applier; this one must stop"
+                )
             shutil.rmtree(target)
         os.rename(work, target)
         _sync_directory(self.versions)

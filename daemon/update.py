@@ -1,5 +1,6 @@
 """One version from plan to live, or to a refusal with its reason."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 from daemon.errors import PublishError, StoreError
 from daemon.journal import Journal
 from daemon.ledger_tables import BASE_VERSION, CorrectionRow, VersionRow
-from daemon.lifecycle import OperationState
+from daemon.lifecycle import OperationState, VersionState
 from daemon.publishing import Publisher
 from daemon.serving import ServingError
 from daemon.settings import Settings
@@ -65,16 +66,17 @@ class Update:
             return self._give_up(version)
         previous = self.editor.state
         try:
-            accepted = self._edit_and_judge(version)
+            accepted, held = self._edit_and_judge(version)
         except EditError as error:
             self.editor.restore(previous)
             return self._reject(version, (str(error),), ())
         except (ServingError, PublishError, StoreError, OSError) as error:
             self.editor.restore(previous)
             return self._hold(version, str(error))
-        return self.roll_forward(self.journal.version(version.id)) if accepted else None
+        return self.roll_forward(self.journal.version(version.id)) if accepted else held
 
-    def _edit_and_judge(self, version: VersionRow) -> bool:
+    def _edit_and_judge(self, version: VersionRow) -> tuple[bool, str | None]:
+        """Whether the version was accepted and written, and why the run should pause."""
         previous, rows = self.editor.state, self.journal.rows(version.added)
         with self._timed(version, "before_answers"):
             before = self.publisher.answers([row for row in rows if row.before is None])
@@ -88,14 +90,14 @@ class Update:
             self.editor.restore(previous)
             self.journal.discard(version.id, "corrections were skipped", rejected=skipped)
             self.checkpoint(Stage.REFUSED)
-            return False
+            return False, None
         if skipped:
             version = self.journal.skip(version.id, skipped)
             rows = self.journal.rows(version.added)
         ratios = [o.value_norm_ratio for o in report.outcomes if o.written]
         with self._timed(version, "measure"):
             earlier = [fact for fact in self.journal.facts() if fact.id not in version.removed]
-            measured = self.measure(rows, earlier, max(ratios) if ratios else None)
+            measured = self.measure(rows, earlier, self._largest(ratios))
         self.checkpoint(Stage.MEASURED)
         verdict = self.judge(measured, self.journal.status().measurements)
         self.checkpoint(Stage.JUDGED)
@@ -103,12 +105,18 @@ class Update:
             self.editor.restore(previous)
             self.checkpoint(Stage.RESTORED)
             if verdict.outcome == "inconclusive":
-                self._hold(version, "inconclusive: " + "; ".join(verdict.reasons))
-            else:
-                self._reject(version, verdict.reasons, verdict.blamed)
-            return False
+                reason = self._hold(version, "inconclusive: " + "; ".join(verdict.reasons))
+                return False, None if version.added else reason
+            self._reject(version, verdict.reasons, verdict.blamed)
+            return False, None
         self._write(version, verdict, measured.to_json())
-        return True
+        return True, None
+
+    def _largest(self, ratios: Sequence[float]) -> float | None:
+        """None where there is no anchor to compare with; a NaN beside an anchor stays and is judged."""
+        if not ratios or self.settings.anchor == "none":
+            return None
+        return next((ratio for ratio in ratios if math.isnan(ratio)), max(ratios))
 
     @staticmethod
     def _can_go_on(version: VersionRow, rows: Sequence[CorrectionRow], skipped: dict[str, str]) -> bool:
@@ -130,12 +138,15 @@ class Update:
             measurements=measurements,
         )
         with self._timed(version, "write"):
-            self.store.write(
-                draft, complete_state(self.editor), before_rename=lambda: self.checkpoint(Stage.WRITING)
-            )
+            self.store.write(draft, complete_state(self.editor), before_rename=self._before_rename)
             self.checkpoint(Stage.STORED)
             self.journal.record_written(version.id, told, measurements)
         self.checkpoint(Stage.WRITTEN)
+
+    def _before_rename(self) -> None:
+        self.checkpoint(Stage.WRITING)
+        # A process that slept past its lease must not put its files in the place of a newer applier's.
+        self.journal.check_fence()
 
     def roll_forward(self, version: VersionRow) -> str | None:
         """Publishes an accepted version and commits it; brings the old one back when that fails."""
@@ -143,7 +154,7 @@ class Update:
             with self._timed(version, "publish"):
                 self.publisher.publish(version.id, staged=lambda: self.checkpoint(Stage.STAGED))
                 self.checkpoint(Stage.FLIPPED)
-                if version.state == "written":
+                if version.state is VersionState.WRITTEN:
                     self.journal.record_published(version.id)
                 self.checkpoint(Stage.PUBLISHED)
             with self._timed(version, "confirm"):
@@ -153,10 +164,15 @@ class Update:
             self.journal.record_live(version.id, after)
             self.checkpoint(Stage.LIVE)
         except (ServingError, PublishError) as error:
-            self.publisher.push_back(self.journal.live_version())
-            self.editor.restore(self.store.load_state(self.journal.live_version()))
-            return self._hold(version, f"publish failed: {error}")
+            return self.withdraw(version, f"publish failed: {error}")
         return None
+
+    def withdraw(self, version: VersionRow, reason: str) -> str:
+        """Brings the live version back on the replicas and in memory; the corrections wait again."""
+        live = self.journal.live_version()
+        self.publisher.push_back(live)
+        self.editor.restore(self.store.load_state(live))
+        return self._hold(version, reason)
 
     def _reject(self, version: VersionRow, reasons: Sequence[str], blamed: Sequence[str]) -> None:
         reason = "; ".join(reasons) or "refused by the guard"

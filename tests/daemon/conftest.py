@@ -1,0 +1,99 @@
+"""A whole daemon core on fakes, in a temporary directory."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+_HERE = Path(__file__).parent
+
+
+def _fakes():
+    # tests/ is not a package (import-mode=importlib); the crash script imports the same file by path.
+    spec = importlib.util.spec_from_file_location("factd_test_fakes", _HERE / "fakes.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault("factd_test_fakes", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+fakes = _fakes()
+
+
+class World:
+    """Ledger, store, editor, one replica, applier; `reopen` is a new process on the same disk."""
+
+    def __init__(self, root: Path, **settings):
+        from daemon.settings import Settings
+
+        self.root, self.now = root, 1000.0
+        self.settings = Settings(**({"state_dir": root, "retry_seconds": 5.0} | settings))
+        self.fakes = fakes
+        self.open()
+
+    def open(self):
+        from daemon.applier import Applier
+        from daemon.ledger import Ledger
+        from daemon.store import Store
+
+        self.ledger = Ledger.open(self.settings.ledger_url, lambda: self.now)
+        self.store = Store(self.settings.store_dir)
+        self.editor = fakes.FakeEditor()
+        self.replica = fakes.DiskServing(self.settings.store_dir, self.root / "replica.json")
+        self.applier = Applier(
+            self.ledger,
+            self.store,
+            self.editor,
+            [self.replica],
+            measure=fakes.fake_measure,
+            judge=fakes.fake_judge,
+            settings=self.settings,
+        )
+        return self
+
+    def post(self, subject, target, id=None, prompt="The capital of {} is", **more):
+        from daemon.messages import parse_correction
+
+        body = {"subject": subject, "prompt": prompt, "target": target, **more}
+        return self.ledger.submit(parse_correction(body), id or f"id-{subject}-{target}")
+
+    def run(self):
+        return self.applier.run()
+
+    def states(self):
+        return {row.id: row.state.value for row in self.ledger.corrections()}
+
+    def check_agreement(self):
+        live = self.ledger.live_version()
+        served = self.replica.served()
+        assert served.version == live or (live == "v000000" and served.version == "default")
+        assert list(self.store.load_state(live).ids) == self.ledger.fact_ids(live)
+        assert sorted(row.id for row in self.ledger.facts()) == sorted(self.ledger.fact_ids(live))
+        if live != "v000000":
+            assert self.editor.weight_hashes() == self.store.weight_sha256(live) == dict(served.sha256)
+        else:
+            assert not self.editor.state.facts
+
+    def close(self):
+        self.ledger.close()
+
+
+@pytest.fixture
+def world(tmp_path):
+    made = World(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def make_world(tmp_path):
+    made = []
+
+    def make(**settings):
+        made.append(World(tmp_path, **settings))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

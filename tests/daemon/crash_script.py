@@ -1,0 +1,20 @@
+"""One applier run in a process of its own that kills itself at the stage named in FACTD_CRASH_AT."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import conftest
+
+world = conftest.World(Path(sys.argv[1]), batch_size=4)
+
+
+def die(stage):
+    if stage == os.environ["FACTD_CRASH_AT"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+world.applier.checkpoint = die
+world.run()

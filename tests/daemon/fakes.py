@@ -1,0 +1,181 @@
+"""Small stand-ins: an editor whose weights are a few numbers, a replica that lives in a file."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from daemon.serving import PublishResult, Served, ServingError
+from editing.delta import materialise, tensor_sha256
+from editing.errors import EditError
+from editing.facts import Fact
+from editing.state import EditState
+
+NAME = "model.layers.0.mlp.down_proj.weight"
+
+
+def _column(fact: Fact, rows: int) -> torch.Tensor:
+    seed = int.from_bytes(hashlib.sha256(fact.text.encode() + fact.target.encode()).digest()[:4], "big")
+    return torch.randn(rows, 1, generator=torch.Generator().manual_seed(seed))
+
+
+class FakeEditor:
+    """Deterministic; the answer to a live fact's prompt is its target."""
+
+    base_hash, settings_hash, tensor_names, layers = "b" * 64, "s" * 64, (NAME,), (0,)
+
+    def __init__(self) -> None:
+        self.base = torch.arange(24, dtype=torch.float32).reshape(4, 6) / 7
+        self.state = EditState()
+        self.applied: list[tuple[str, ...]] = []
+
+    def apply(self, facts: Sequence[Fact], remove: Sequence[str] = ()) -> Any:
+        self.applied.append(tuple(fact.id for fact in facts))
+        if any(fact.target == "unwritable" for fact in facts):
+            raise EditError("target = 'unwritable': cannot be encoded")
+        written = [fact for fact in facts if fact.target != "outlier"]
+        new = {
+            f"{NAME}/keys": torch.cat([_column(f, 6) for f in written], 1) if written else torch.zeros(6, 0),
+            f"{NAME}/values": torch.cat([_column(f, 4) for f in written], 1)
+            if written
+            else torch.zeros(4, 0),
+        }
+        table = self.state.without(remove).with_columns(written, new)
+        factors = {NAME: (table.columns[f"{NAME}/values"] * 0.1, table.columns[f"{NAME}/keys"])}
+        self.state = EditState(table.facts, factors, table.columns)
+        return SimpleNamespace(
+            outcomes=[
+                SimpleNamespace(
+                    id=fact.id,
+                    written=fact in written,
+                    reason=None if fact in written else "skipped_outlier: 12.1 is more than 2 x anchor 4.4",
+                    value_norm_ratio=1.0,
+                )
+                for fact in facts
+            ]
+        )
+
+    def restore(self, state: EditState) -> None:
+        self.state = state
+
+    def base_weights(self) -> dict[str, torch.Tensor]:
+        return {NAME: self.base}
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        if NAME not in self.state.factors:
+            return self.base_weights()
+        return {NAME: materialise(self.base, *self.state.factors[NAME])}
+
+    def weight_hashes(self) -> dict[str, str]:
+        return {name: tensor_sha256(weight) for name, weight in self.weights().items()}
+
+
+class DiskServing:
+    """A replica whose memory outlives the process that talks to it, as a real one's does."""
+
+    def __init__(self, store: Path, state: Path, name: str = "disk") -> None:
+        self.store, self.file, self.name = Path(store), Path(state), name
+        self.failures: list[str] = []
+        self.alive = True
+
+    def _memory(self) -> dict[str, Any]:
+        if not self.alive:
+            raise ServingError(f"{self.name} is down", retryable=True, code="unreachable")
+        if self.file.exists():
+            return json.loads(self.file.read_text())
+        return {"version": "default", "fence": 0, "published": []}
+
+    def _manifest(self, version: str) -> dict[str, Any]:
+        if version in ("v000000", "default"):
+            return {"tensors": {}, "facts": {}}
+        path = self.store / "versions" / version / "manifest.json"
+        if not path.exists():
+            raise ServingError(f"{version} is missing", retryable=False, code="missing")
+        return json.loads(path.read_text())
+
+    def _facts(self, version: str) -> dict[str, str]:
+        facts: dict[str, dict[str, str]] = {}
+        chain = []
+        while version not in ("v000000", "default"):
+            chain.append(self._manifest(version))
+            version = chain[-1]["parent"]
+        for manifest in reversed(chain):
+            for id in manifest["facts_removed"]:
+                facts.pop(id, None)
+            facts |= {f["id"]: f for f in manifest["facts_added"]}
+        return {f["prompt"].replace("{}", f["subject"]): f["target"] for f in facts.values()}
+
+    def stage(self, version: str, fence: int) -> None:
+        self._memory()
+        self._manifest(version)
+
+    def publish(self, version: str, fence: int) -> PublishResult:
+        memory = self._memory()
+        if fence < memory["fence"]:
+            raise ServingError("stale fence", retryable=False, code="stale_fence")
+        if version in self.failures:
+            self.failures.remove(version)
+            raise ServingError("swap failed", retryable=True, code="swap_failed")
+        self._manifest(version)
+        memory |= {"version": version, "fence": fence, "published": [*memory["published"], version]}
+        work = self.file.with_suffix(".new")
+        work.write_text(json.dumps(memory))
+        os.replace(work, self.file)
+        return PublishResult(version, 0.0, 0.0)
+
+    def served(self) -> Served:
+        memory = self._memory()
+        tensors = self._manifest(memory["version"])["tensors"]
+        hashes = {name: tensor["sha256"] for name, tensor in tensors.items()}
+        return Served(memory["version"], memory["fence"], hashes)
+
+    def complete(self, prompt: str, max_tokens: int = 12) -> str:
+        return self._facts(self._memory()["version"]).get(prompt, "unknown")
+
+    def restart(self) -> None:
+        memory = self._memory()
+        self.file.write_text(json.dumps(memory | {"version": "default", "fence": 0}))
+
+    def healthy(self) -> bool:
+        return self.alive
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class FakeMeasurements:
+    targets: dict[str, str]
+    earlier: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {"targets": self.targets, "earlier": self.earlier}
+
+
+@dataclass
+class FakeVerdict:
+    outcome: str
+    reasons: tuple[str, ...] = ()
+    blamed: tuple[str, ...] = ()
+    guards: dict[str, str] = field(default_factory=dict)
+
+
+def fake_measure(batch: Any, earlier: Any, ratio: float | None) -> FakeMeasurements:
+    return FakeMeasurements({row.id: row.target for row in batch}, len(earlier))
+
+
+def fake_judge(measured: FakeMeasurements, previous: Any) -> FakeVerdict:
+    """`bad` is blamed, `poison` spoils its batch without a trace, `foggy` cannot be measured."""
+    targets = measured.targets
+    if "foggy" in targets.values():
+        return FakeVerdict("inconclusive", ("probe_kl_nats was not measured",))
+    if "poison" in targets.values():
+        return FakeVerdict("rejected", ("perplexity rose",))
+    blamed = tuple(id for id, target in targets.items() if target == "bad")
+    return FakeVerdict("rejected", ("does not answer",), blamed) if blamed else FakeVerdict("accepted")
