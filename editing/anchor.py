@@ -39,7 +39,9 @@ def pilot_facts(count: int = PILOTS, seed: int = 0) -> list[Fact]:
     return random.Random(seed).sample(every, min(count, len(every)))
 
 
-def anchor_norm(loaded: LoadedModel, layer: int, options: ValueOptions, progress, count: int = PILOTS) -> float:
+def anchor_norm(
+    loaded: LoadedModel, layer: int, options: ValueOptions, progress, count: int = PILOTS
+) -> float:
     """a = trimmed mean of ‖v₀ + δ‖ over pilot edits of the clean model, bare prompts only.
 
     Must be called on unedited weights: an anchor of an edited model anchors nothing.

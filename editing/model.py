@@ -60,7 +60,7 @@ def cpu_has_bfloat16() -> bool:
 
 
 def compute_dtype(dtype: str) -> torch.dtype:
-    """"auto" is bfloat16 where the device has it natively, else float32."""
+    """ "auto" is bfloat16 where the device has it natively, else float32."""
     if dtype == "auto":
         native = torch.cuda.is_available() or cpu_has_bfloat16()
         return torch.bfloat16 if native else torch.float32

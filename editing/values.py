@@ -5,7 +5,7 @@ Batched over facts; each fact's δ is optimised as if alone (losses are summed, 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from editing.facts import Fact
 from editing.forward import Suffixes, finish, suffixes
 from editing.model import LoadedModel
-from editing.tokens import Prompt, encode
+from editing.tokens import encode
 
 #: MEMIT's prompt whose continuation must not change: what the subject is.
 ESSENCE = "{} is a"
@@ -55,10 +55,16 @@ class Values:
     loss: Tensor
     steps: Tensor
 
+    def select(self, facts: Tensor) -> "Values":
+        """The facts given, in that order."""
+        return Values(*(getattr(self, name)[..., facts] for name in _VALUE_FIELDS))
+
     @staticmethod
     def joined(parts: Sequence["Values"]) -> "Values":
-        names = ("delta", "hidden", "output", "loss", "steps")
-        return Values(*(torch.cat([getattr(part, name) for part in parts], dim=-1) for name in names))
+        return Values(*(torch.cat([getattr(part, name) for part in parts], dim=-1) for name in _VALUE_FIELDS))
+
+
+_VALUE_FIELDS = ("delta", "hidden", "output", "loss", "steps")
 
 
 @dataclass
@@ -66,11 +72,12 @@ class _Rows:
     """The prompts of the facts still being optimised.
 
     Attributes:
-        part: suffixes of all rows; per fact its contexts, then the essence prompt.
+        part: suffixes of the rewriting prompts, all contexts of a fact together.
         owner: [rows] index of the fact a row belongs to.
         row, step, token, weight: [k] where each target token is predicted, which one it is, and its
             share in the fact's mean loss.
-        essence: [m] the row of each fact's essence prompt; before: [m, vocabulary] its first answer.
+        essence: suffixes of the facts' essence prompts, one position each, in the facts' order.
+        before: [m, vocabulary] what the model answered to them.
     """
 
     part: Suffixes
@@ -79,30 +86,25 @@ class _Rows:
     step: Tensor
     token: Tensor
     weight: Tensor
-    essence: Tensor
+    essence: Suffixes
     before: Tensor
 
     def losses(self, loaded: LoadedModel, delta: Tensor, options: ValueOptions) -> Tensor:
         """NLL + KL of each fact, [m]; `delta` is [m, d] float32."""
-        hidden = self.part.hidden
-        changed = hidden[:, :1] + delta[self.owner][:, None].to(hidden.dtype)
-        hidden = torch.cat([changed, hidden[:, 1:]], dim=1)
-        rows = torch.cat([self.row, self.essence])
-        steps = torch.cat([self.step, torch.zeros_like(self.essence)])
-        log_p = finish(loaded, self.part, hidden, rows, steps)
-        count = len(self.row)
-        nll = -log_p[:count].gather(1, self.token[:, None])[:, 0] * self.weight
+        log_p = finish(loaded, self.part, _moved(self.part.hidden, delta[self.owner]), self.row, self.step)
+        nll = -log_p.gather(1, self.token[:, None])[:, 0] * self.weight
         total = torch.zeros(len(delta), device=delta.device).index_add(0, self.owner[self.row], nll)
-        now = log_p[count:]
+        now = _first_answers(loaded, self.essence, _moved(self.essence.hidden, delta))
         return total + options.kl * (now.exp() * (now - self.before)).sum(1)
 
     def select(self, facts: Tensor) -> "_Rows":
         """Only the facts given (ascending indices), renumbered from 0."""
-        new_owner = torch.full((int(self.owner.max()) + 1,), -1, device=facts.device)
-        new_owner[facts] = torch.arange(len(facts), device=facts.device)
+        device = facts.device
+        new_owner = torch.full((len(self.before),), -1, device=device)
+        new_owner[facts] = torch.arange(len(facts), device=device)
         rows = (new_owner[self.owner] >= 0).nonzero()[:, 0]
-        new_row = torch.full((len(self.owner),), -1, device=facts.device)
-        new_row[rows] = torch.arange(len(rows), device=facts.device)
+        new_row = torch.full((len(self.owner),), -1, device=device)
+        new_row[rows] = torch.arange(len(rows), device=device)
         kept = new_row[self.row] >= 0
         return _Rows(
             self.part.select(rows),
@@ -111,9 +113,20 @@ class _Rows:
             self.step[kept],
             self.token[kept],
             self.weight[kept],
-            new_row[self.essence[facts]],
+            self.essence.select(facts),
             self.before[facts],
         )
+
+
+def _moved(hidden: Tensor, delta: Tensor) -> Tensor:
+    """`hidden` [rows, t, d] with `delta` [rows, d] added at its first position."""
+    return torch.cat([hidden[:, :1] + delta[:, None].to(hidden.dtype), hidden[:, 1:]], dim=1)
+
+
+def _first_answers(loaded: LoadedModel, part: Suffixes, hidden: Tensor) -> Tensor:
+    """Log-probabilities [rows, vocabulary] after each row's first position."""
+    rows = torch.arange(len(hidden), device=hidden.device)
+    return finish(loaded, part, hidden, rows, torch.zeros_like(rows))
 
 
 def optimise(
@@ -131,48 +144,49 @@ def optimise(
     Raises:
         FactError: a fact cannot be tokenised as needed.
     """
-    chunks = [facts[i : i + options.facts] for i in range(0, len(facts), options.facts)]
-    return Values.joined([_optimise_chunk(loaded, chunk, layer, contexts, options) for chunk in chunks])
+    # Facts of like length share a batch, so that little of it is padding.
+    order = sorted(range(len(facts)), key=lambda i: _suffix_length(loaded, facts[i]))
+    parts = []
+    for start in range(0, len(order), options.facts):
+        chunk = [facts[i] for i in order[start : start + options.facts]]
+        parts.append(_optimise_chunk(loaded, chunk, layer, contexts, options))
+    back = torch.tensor(order, device=loaded.device).argsort()
+    return Values.joined(parts).select(back)
 
 
-def _prompts(loaded: LoadedModel, fact: Fact, contexts: Sequence[str]) -> list[Prompt]:
-    essence = Fact(fact.subject, ESSENCE, fact.target)
-    return [encode(loaded.tokenizer, fact, context) for context in contexts] + [
-        encode(loaded.tokenizer, essence, target=False, allow_first=True)
-    ]
+def _suffix_length(loaded: LoadedModel, fact: Fact) -> int:
+    prompt = encode(loaded.tokenizer, fact)
+    return len(prompt.ids) - prompt.subject_last
 
 
 def _rows(loaded: LoadedModel, facts: Sequence[Fact], layer: int, contexts: Sequence[str]) -> _Rows:
-    prompts = [_prompts(loaded, fact, contexts) for fact in facts]
-    # The last target token is predicted, never read.
-    flat = [
-        Prompt(p.ids[:-1] if p.target_start < len(p.ids) else p.ids[: p.subject_last + 1], p.subject_last, 0)
-        for group in prompts
-        for p in group
-    ]
-    part = suffixes(loaded, flat, layer)
+    prompts = [encode(loaded.tokenizer, fact, context) for fact in facts for context in contexts]
     row, step, token, weight = [], [], [], []
-    per_fact = len(contexts) + 1
-    for i, group in enumerate(prompts):
-        for j, prompt in enumerate(group[:-1]):
-            length = len(prompt.ids) - prompt.target_start
-            for position in range(prompt.target_start, len(prompt.ids)):
-                row.append(i * per_fact + j)
-                step.append(position - 1 - prompt.subject_last)
-                token.append(prompt.ids[position])
-                weight.append(1.0 / (length * len(contexts)))
-    device = loaded.device
-    essence = torch.arange(len(facts), device=device) * per_fact + len(contexts)
+    for i, prompt in enumerate(prompts):
+        for position in range(prompt.target_start, len(prompt.ids)):
+            row.append(i)
+            step.append(position - 1 - prompt.subject_last)
+            token.append(prompt.ids[position])
+            weight.append(1.0 / ((len(prompt.ids) - prompt.target_start) * len(contexts)))
+    # The last target token is predicted, never read; of an essence prompt only the subject is.
+    read = [replace(prompt, ids=prompt.ids[:-1]) for prompt in prompts]
+    essence = [
+        encode(loaded.tokenizer, Fact(f.subject, ESSENCE, f.target), target=False, allow_first=True)
+        for f in facts
+    ]
+    essence = [replace(prompt, ids=prompt.ids[: prompt.subject_last + 1]) for prompt in essence]
+    subjects = suffixes(loaded, essence, layer)
     with torch.no_grad():
-        before = finish(loaded, part, part.hidden, essence, torch.zeros_like(essence))
+        before = _first_answers(loaded, subjects, subjects.hidden)
+    device = loaded.device
     return _Rows(
-        part,
-        torch.arange(len(flat), device=device) // per_fact,
+        suffixes(loaded, read, layer),
+        torch.arange(len(prompts), device=device) // len(contexts),
         torch.tensor(row, device=device),
         torch.tensor(step, device=device),
         torch.tensor(token, device=device),
         torch.tensor(weight, device=device),
-        essence,
+        subjects,
         before,
     )
 
@@ -181,9 +195,8 @@ def _optimise_chunk(
     loaded: LoadedModel, facts: Sequence[Fact], layer: int, contexts: Sequence[str], options: ValueOptions
 ) -> Values:
     rows = _rows(loaded, facts, layer, contexts)
-    per_fact = len(contexts) + 1
-    hidden = rows.part.hidden[::per_fact, 0].float()
-    output = rows.part.output[::per_fact]
+    hidden = rows.part.hidden[:: len(contexts), 0].float()
+    output = rows.part.output[:: len(contexts)]
     norm = hidden.norm(dim=1)
     delta = torch.zeros_like(hidden)
     loss = torch.zeros(len(facts), device=loaded.device)

@@ -1,0 +1,101 @@
+"""What is measured once on the unedited model and kept: contexts, second moments, anchors.
+
+Kept under ``<state>/installed/<base hash>-<dtype>[-<corpus hash>]``; every stage is written when it is
+complete, so an interrupted installation goes on where it stopped.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from editing.anchor import PILOTS, anchor_norm
+from editing.model import LoadedModel
+from editing.second_moment import Progress, corpus_text, sample_text, second_moments, token_budget
+from editing.values import ValueOptions
+
+SEED = 0
+#: MEMIT's seed words of the texts put before a prompt, and their length in tokens.
+CONTEXT_SEEDS = ("The", "Therefore", "Because", "I", "You")
+CONTEXT_TOKENS = 10
+
+
+def _replace(path: Path, write) -> None:
+    """Writes a file under another name first, so that a half-written one is never taken for whole."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    write(unfinished)
+    unfinished.rename(path)
+
+
+class Installation:
+    """The statistics of one unedited model; computes what is missing.
+
+    Args:
+        loaded: the model, with its *unedited* weights whenever a method of this class is called.
+        state_dir: where statistics are kept.
+        corpus: text for the second moments; None lets the model write its own.
+    """
+
+    def __init__(self, loaded: LoadedModel, state_dir: Path, corpus: Path | None, progress: Progress) -> None:
+        name = f"{loaded.base_hash[:16]}-{str(loaded.model.dtype).removeprefix('torch.')}"
+        if corpus is not None:
+            name += "-" + hashlib.sha256(Path(corpus).read_bytes()).hexdigest()[:12]
+        self.loaded, self.corpus, self.progress = loaded, corpus, progress
+        self.directory = Path(state_dir) / "installed" / name
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    def contexts(self) -> list[str]:
+        """The empty text and one sampled text for each seed word, each ending in ". "."""
+        path = self.directory / "contexts.json"
+        if not path.exists():
+            contexts = ["", *(_context(self.loaded, word, SEED) for word in CONTEXT_SEEDS)]
+            _replace(path, lambda p: p.write_text(json.dumps(contexts, indent=1), encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def moments(self, layers: Sequence[int]) -> dict[int, Tensor]:
+        """C [d_in, d_in] float64 of each layer."""
+        missing = [layer for layer in layers if not self._moment_path(layer).exists()]
+        if missing:
+            for layer, moment in second_moments(self.loaded, self._text(), missing, self.progress).items():
+                _replace(self._moment_path(layer), lambda p, m=moment: save_file({"moment": m}, p))
+        return {layer: load_file(self._moment_path(layer))["moment"] for layer in layers}
+
+    def anchor(self, layer: int, options: ValueOptions) -> float:
+        """NAS's anchor of a layer for these value options."""
+        key = hashlib.sha256(f"{options}|{PILOTS}|{SEED}".encode()).hexdigest()[:12]
+        path = self.directory / f"anchor-{layer}-{key}.json"
+        if not path.exists():
+            norm = anchor_norm(self.loaded, layer, options, self.progress)
+            content = {"layer": layer, "norm": norm, "pilots": PILOTS, "options": str(options)}
+            _replace(path, lambda p: p.write_text(json.dumps(content, indent=1), encoding="utf-8"))
+        return float(json.loads(path.read_text(encoding="utf-8"))["norm"])
+
+    def _moment_path(self, layer: int) -> Path:
+        return self.directory / f"second-moment-{layer}.safetensors"
+
+    def _text(self) -> Tensor:
+        tokens = token_budget(self.loaded)
+        if self.corpus is not None:
+            return corpus_text(self.loaded, self.corpus, tokens)
+        path = self.directory / "sampled-text.safetensors"
+        if not path.exists():
+            text = sample_text(self.loaded, tokens, SEED, self.progress)
+            _replace(path, lambda p: save_file({"ids": text}, p))
+        return load_file(path)["ids"]
+
+
+@torch.no_grad()
+def _context(loaded: LoadedModel, word: str, seed: int) -> str:
+    """`word` continued by top-5 sampling to CONTEXT_TOKENS tokens, on one line."""
+    generator = torch.Generator(loaded.device).manual_seed(seed)
+    ids = torch.tensor([loaded.tokenizer(word)["input_ids"]], device=loaded.device)
+    while ids.shape[1] < CONTEXT_TOKENS:
+        top = loaded.model(input_ids=ids).logits[0, -1].float().topk(min(5, loaded.model.config.vocab_size))
+        choice = torch.multinomial(top.values.softmax(-1), 1, generator=generator)
+        ids = torch.cat([ids, top.indices[choice][None]], dim=1)
+    return " ".join(loaded.tokenizer.decode(ids[0], skip_special_tokens=True).split()) + ". "
