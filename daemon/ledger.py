@@ -167,7 +167,7 @@ class Ledger(LedgerQueries):
         version = find_version(c, target)
         if version.state not in (VersionState.LIVE, VersionState.PAST, VersionState.ROLLED_BACK):
             raise TransitionError(
-                f"version {target} is {version.state} and was never live; `factd versions` lists those that were"
+                f"version {target} is {version.state} and was never live; see `factd versions`"
             )
 
     def retry_dead(self, id: str, *, actor: str) -> None:

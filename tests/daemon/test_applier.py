@@ -11,7 +11,8 @@ def test_a_correction_becomes_live_with_answers_before_and_after(world):
     report = world.run()
     row = world.ledger.get("id-Freedonia-Sylvania City")
     assert (row.state, row.before, row.after) == ("live", "unknown", "Sylvania City")
-    assert report.live == "v000001" and report.held is None
+    assert report.live == "v000001"
+    assert report.held is None
     assert row.post_to_live_seconds == 0.0
     assert {stage for _, stage, _ in world.ledger.stage_seconds("v000001")} == {
         "before_answers",
@@ -131,7 +132,8 @@ def test_an_inconclusive_verdict_holds_and_ends_dead(world):
         world.now += 6
     world.run()
     row = world.ledger.get("id-A-foggy")
-    assert row.state == "dead" and "3 attempts: inconclusive" in row.reason
+    assert row.state == "dead"
+    assert "3 attempts: inconclusive" in row.reason
     assert not world.editor.state.facts
     world.ledger.retry_dead(row.id, actor="operator")
     assert world.ledger.get(row.id).state == "validated"
@@ -236,7 +238,8 @@ def test_rollback_restores_bits_and_marks_later_corrections(world):
     world.check_agreement()
     world.ledger.request("rollback", "v000003", actor="operator")
     assert world.run().live == "v000003"
-    assert world.states()["id-SC-C"] == "live" and world.states()["id-SD-D"] == "rolled_back"
+    assert world.states()["id-SC-C"] == "live"
+    assert world.states()["id-SD-D"] == "rolled_back"
     world.check_agreement()
 
 
@@ -277,7 +280,8 @@ def test_pause_holds_corrections_but_not_operations(world):
     assert world.ledger.paused()["why"] == "holiday"
     world.ledger.request("resume", actor="operator")
     world.run()
-    assert world.states()["id-C-D"] == "live" and world.ledger.paused() is None
+    assert world.states()["id-C-D"] == "live"
+    assert world.ledger.paused() is None
 
 
 def test_a_model_of_another_base_is_refused(world):

@@ -30,7 +30,9 @@ def test_a_bad_field_is_named_with_value_and_mend(change, field, mend):
     with pytest.raises(CorrectionError) as caught:
         parse_correction(GOOD | change)
     (problem,) = caught.value.problems
-    assert problem.field == field and mend in problem.mend and len(str(problem)) < 300
+    assert problem.field == field
+    assert mend in problem.mend
+    assert len(str(problem)) < 300
 
 
 def test_a_missing_field_and_a_message_that_is_no_object():
@@ -45,7 +47,7 @@ def test_the_target_is_stored_without_its_leading_space():
 
 
 def test_a_duplicate_json_key_is_refused():
-    with pytest.raises(CorrectionError, match="target = .*stands twice"):
+    with pytest.raises(CorrectionError, match=r"target = .*stands twice"):
         parse_json('{"target": "a", "target": "b"}')
 
 

@@ -1,0 +1,39 @@
+"""One applier at a time; fences only grow."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from daemon.errors import LeaseHeldError, LeaseLostError
+from daemon.lease import Lease
+from daemon.ledger_tables import lease as table
+
+
+def test_a_second_holder_is_refused_and_fences_grow(world):
+    with Lease(world.ledger, 30, holder="one") as first:
+        with pytest.raises(LeaseHeldError, match="one is applying"), Lease(world.ledger, 30, holder="two"):
+            pass
+    with Lease(world.ledger, 30, holder="two") as second:
+        assert second.fence == first.fence + 1
+
+
+def test_an_expired_lease_is_taken_and_the_old_holder_finds_out(world):
+    old = Lease(world.ledger, 30, holder="old")
+    with old:
+        world.now += 31
+        with Lease(world.ledger, 30, holder="new"), pytest.raises(LeaseLostError):
+            old.renew()
+
+
+def test_a_dead_process_on_this_host_need_not_be_waited_for(world):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    with Lease(world.ledger, 30, holder="dead"), world.ledger.writing() as c:
+        c.execute(table.update().values(pid=child.pid))
+        assert child.pid != os.getpid()
+    with world.ledger.writing() as c:
+        c.execute(table.update().values(expires_at=world.now + 30))
+    with Lease(world.ledger, 30, holder="next") as taken:
+        assert taken.fence == 2
