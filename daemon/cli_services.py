@@ -176,7 +176,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port; default FACTD_SERVING_PORT.")] = None,
 ) -> None:
     """Run vLLM with the factd plugin in the foreground."""
-    from daemon.embedded import vllm_command
+    from daemon.embedded import VllmOptions, vllm_command
     from daemon.up import settings_for
     from editing.model import checkpoint_path
 
@@ -185,15 +185,15 @@ def serve(
         mend = "set FACTD_ADMIN_TOKEN to the token that the apply worker uses"
         fail(CommandError(Exit.BAD_INPUT, "vLLM with the plugin needs an admin token", mend), False)
     key = settings.serving_api_key
-    argv, env = vllm_command(
-        checkpoint_path(settings.model, settings.state_dir),
-        port or settings.serving_port,
+    options = VllmOptions(
         store=settings.store_dir,
         admin_token=settings.admin_token.get_secret_value(),
         served_name=settings.served_model_name or Path(settings.model).name,
         api_key=key.get_secret_value() if key else None,
         host=host,
     )
+    checkpoint = checkpoint_path(settings.model, settings.state_dir)
+    argv, env = vllm_command(checkpoint, port or settings.serving_port, options)
     os.execve(argv[0], argv, env)
 
 

@@ -16,6 +16,7 @@ from daemon.embedded import (
     EmbeddedValkey,
     ManagedProcess,
     ProcessError,
+    VllmOptions,
     free_port,
     vllm_command,
     vllm_process,
@@ -167,6 +168,8 @@ class Up:
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUNBUFFERED": "1",
+            # Celery's soft shutdown: an update that runs may finish when the worker is told to stop.
+            "REMAP_SIGTERM": "SIGQUIT",
         }
         return {**os.environ, **own}
 
@@ -186,13 +189,12 @@ class Up:
         self.progress("starting vLLM")
         port = int(self.running.vllm_url.rsplit(":", 1)[1])
         self.settings.store_dir.mkdir(parents=True, exist_ok=True)
-        argv, env = vllm_command(
-            checkpoint,
-            port,
+        options = VllmOptions(
             store=self.settings.store_dir,
             admin_token=self.tokens.admin,
             served_name=self.running.served_model,
         )
+        argv, env = vllm_command(checkpoint, port, options)
         child = vllm_process(argv, env, port=port, log=self._log("vllm"))
         child.start()
         self._children["vllm"] = child
