@@ -41,7 +41,7 @@ def test_a_foreign_producer_posts_and_a_bad_message_is_refused(broker, worker, t
     again = app.send_task("factd.submit", [GOOD], queue="corrections", task_id=id)
     assert again.get(timeout=60) == id
     bad = app.send_task("factd.submit", [GOOD | {"prompt": "no slot"}], queue="corrections")
-    with pytest.raises(Exception, match="prompt = 'no slot': .*exactly one"):
+    with pytest.raises(Exception, match=r"prompt = 'no slot': .*exactly one"):
         bad.get(timeout=60)
     ledger = Ledger.open(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
     assert {row.id: row.state.value for row in ledger.corrections()} == {id: "validated", bad.id: "rejected"}
