@@ -229,7 +229,7 @@ class _Run:
         try:
             self._restore(target)
             self.checkpoint(Stage.ROLLBACK_RESTORED)
-            self.publisher.publish(target)
+            self.journal.record_seconds(target, "pause", self.publisher.publish(target))
             self.publisher.confirm(target)
             self.checkpoint(Stage.ROLLBACK_FLIPPED)
         except StoreError as error:

@@ -22,13 +22,17 @@ class Publisher:
         for replica in self.replicas:
             replica.served()
 
-    def publish(self, version: str, staged: Callable[[], None] = lambda: None) -> None:
-        """Stages on all before any replica is flipped: a damaged version harms none."""
+    def publish(self, version: str, staged: Callable[[], None] = lambda: None) -> float:
+        """Stages on all before any replica is flipped: a damaged version harms none.
+
+        Returns:
+            The longest pause of a replica's scheduler, in seconds.
+        """
         for replica in self.replicas:
             replica.stage(version, self.fence)
         staged()
-        for replica in self.replicas:
-            replica.publish(version, self.fence)
+        pauses = [replica.publish(version, self.fence).pause_seconds for replica in self.replicas]
+        return max(pauses, default=0.0)
 
     def confirm(self, version: str) -> None:
         """Raises PublishError unless every replica serves the version with the manifest's hashes."""

@@ -152,7 +152,8 @@ class Update:
         """Publishes an accepted version and commits it; brings the old one back when that fails."""
         try:
             with self._timed(version, "publish"):
-                self.publisher.publish(version.id, staged=lambda: self.checkpoint(Stage.STAGED))
+                pause = self.publisher.publish(version.id, staged=lambda: self.checkpoint(Stage.STAGED))
+                self.journal.record_seconds(version.id, "pause", pause)
                 self.checkpoint(Stage.FLIPPED)
                 if version.state is VersionState.WRITTEN:
                     self.journal.record_published(version.id)

@@ -297,17 +297,20 @@ class Editor:
                 residual = (targets - hidden) / (len(write.layers) - i)
                 columns[f"{name}/keys"] = keys
                 columns[f"{name}/values"] = (self._weights[name].double() @ keys.double()).float() + residual
-                table = self._table(facts, columns, write, name)
+                table = self._table(columns, name)
                 self.state = replace(self.state, factors=self.state.factors | self._factors(layer, table))
                 self._set_weight(layer, materialise(self._base[name], *self.state.factors[name]))
         known = self.state.facts if facts[0].id in self.state.ids else self.state.facts + tuple(facts)
         joined = self.state.with_columns((), columns).columns
         self.state = EditState(known, self.state.factors, joined)
 
-    def _table(self, facts, columns: dict[str, Tensor], write: Write, name: str) -> dict[str, Tensor]:
-        new = {kind: columns[f"{name}/{kind}"] for kind in ("keys", "values")}
-        old = {kind: self.state.columns.get(f"{name}/{kind}") for kind in new}
-        return {k: new[k] if old[k] is None else torch.cat([old[k], new[k]], dim=1) for k in new}
+    def _table(self, columns: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+        """Keys and values of a tensor: those of the live facts, then the batch's."""
+        old = self.state.columns
+        return {
+            kind: torch.cat([old[f"{name}/{kind}"], new], dim=1) if f"{name}/{kind}" in old else new
+            for kind, new in ((kind, columns[f"{name}/{kind}"]) for kind in ("keys", "values"))
+        }
 
     def _factors(self, layer: int, table: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         name = self.loaded.tensor_name(layer)

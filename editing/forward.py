@@ -5,7 +5,7 @@ what comes after it, so padding behind a prompt changes nothing.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -86,10 +86,8 @@ def _capture_batch(loaded: LoadedModel, prompts: Sequence[Prompt], layers: Seque
     handles = [loaded.projection(layer).register_forward_hook(on_projection(layer)) for layer in layers]
     handles += [loaded.layers[layer].register_forward_hook(on_block(layer)) for layer in layers]
     with _hooks(handles):
-        try:
+        with suppress(_Stop):
             loaded.model.model(input_ids=ids, attention_mask=mask, use_cache=False)
-        except _Stop:
-            pass
     return found
 
 

@@ -54,16 +54,15 @@ class LoadedModel:
         return f"model.layers.{layer}.mlp.down_proj.weight"
 
 
-def cpu_has_bfloat16() -> bool:
-    """Whether matrix products in bfloat16 are native (AVX512-BF16 or AMX) on this processor."""
-    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
-
-
 def compute_dtype(dtype: str) -> torch.dtype:
-    """ "auto" is bfloat16 where the device has it natively, else float32."""
+    """ "auto" is bfloat16 where its matrix products are fast (CUDA, AMX), else float32.
+
+    AVX512-BF16 alone does not count: measured, its products were slower than float32's
+    (docs/experiments.md).
+    """
     if dtype == "auto":
-        native = torch.cuda.is_available() or cpu_has_bfloat16()
-        return torch.bfloat16 if native else torch.float32
+        fast = torch.cuda.is_available() or bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+        return torch.bfloat16 if fast else torch.float32
     if dtype not in ("float32", "bfloat16"):
         raise ModelError(f"dtype = {dtype!r}: use auto, float32 or bfloat16")
     return getattr(torch, dtype)
@@ -146,7 +145,7 @@ def load_model(name_or_path: str, state_dir: Path, dtype: str = "auto") -> Loade
     tokenizer.padding_side = "right"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=compute_dtype(dtype))
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=compute_dtype(dtype))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model.to(device).eval().requires_grad_(False)
+    model = model.to(torch.device(device)).eval().requires_grad_(False)
     return LoadedModel(model, tokenizer, path, checkpoint_hash(path))

@@ -1,6 +1,7 @@
 """Second moments C = E[k kᵀ] of the edited projections' inputs over text, summed in float64."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -10,15 +11,15 @@ from editing.errors import ModelError
 from editing.model import LoadedModel
 
 #: Tokens for each input dimension of the projection; the estimate's noise falls with its root.
-TOKENS_PER_DIMENSION = 20
+TOKENS_PER_DIMENSION = 10
 #: Tokens a sampled document has, and a corpus is cut into.
-DOCUMENT_TOKENS = 120
-SAMPLE_ROWS = 256
+DOCUMENT_TOKENS = 64
+SAMPLE_ROWS = 240
 Progress = Callable[[str, float], None]
 
 
 def token_budget(loaded: LoadedModel) -> int:
-    """How many tokens the moments are estimated from: 20 times the FFN's width."""
+    """How many tokens the moments are estimated from: 10 times the FFN's width."""
     return TOKENS_PER_DIMENSION * loaded.projection(0).in_features
 
 
@@ -96,10 +97,8 @@ def second_moments(
     try:
         for start in range(0, len(text), rows):
             batch = text[start : start + rows].to(loaded.device)
-            try:
+            with suppress(_Deepest):
                 loaded.model.model(input_ids=batch, use_cache=False)
-            except _Deepest:
-                pass
             count += batch.shape[0] * (batch.shape[1] - 1)
             progress("second moments", min(1.0, (start + rows) / len(text)))
     finally:

@@ -21,7 +21,7 @@ ESSENCE = "{} is a"
 
 @dataclass(frozen=True)
 class ValueOptions:
-    """How δ is optimised. Defaults: MEMIT's for small models, with the learning rate of GPT-2 XL.
+    """How δ is optimised. Defaults: MEMIT's for GPT-2 XL, the smallest model with published ones.
 
     Attributes:
         steps: evaluations of the loss at most (one update less).
@@ -33,7 +33,7 @@ class ValueOptions:
         facts: how many facts are optimised at once; bounds memory, does not change results.
     """
 
-    steps: int = 25
+    steps: int = 20
     rate: float = 0.5
     clamp: float = 0.75
     decay: float = 0.5

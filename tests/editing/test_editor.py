@@ -1,0 +1,176 @@
+"""The editor: what is written, what is taken out, and that nothing else changes."""
+
+import pytest
+import torch
+
+from editing.anchor import anchored, pilot_facts
+from editing.editor import Editor
+from editing.errors import EditError, FactError, OptionError
+from editing.facts import Fact
+from editing.state import EditState
+from editing.values import Values
+
+
+def served(editor):
+    return {name: editor.model.get_parameter(name).clone() for name in editor.tensor_names}
+
+
+@pytest.mark.parametrize("method", ["memit-seq", "alphaedit"])
+@pytest.mark.parametrize("placement", ["spread", "boundary", "single"])
+def test_every_combination_writes_and_restores_bits(open_editor, facts, method, placement, monkeypatch):
+    # A random model uses all directions: its moment has no small eigenvalues.
+    monkeypatch.setattr("editing.methods.NULLSPACE_THRESHOLD", 0.5)
+    editor = open_editor(method=method, placement=placement, anchor="nas-cap")
+    before, state = editor.weight_hashes(), editor.state
+    report = editor.apply(facts)
+    assert report.ids == ("f1", "f2", "f3", "f4")
+    after = editor.weight_hashes()
+    assert all(after[name] != before[name] for name in editor.tensor_names)
+    written = editor.state
+    editor.restore(state)
+    assert editor.weight_hashes() == before
+    editor.restore(written)
+    assert editor.weight_hashes() == after
+    for name, weight in served(editor).items():
+        assert torch.equal(weight, editor.weights()[name])
+
+
+def test_two_runs_give_the_same_bits(open_editor, facts):
+    first, second = open_editor(), open_editor()
+    first.apply(facts)
+    second.apply(facts)
+    assert first.weight_hashes() == second.weight_hashes()
+
+
+def test_retracting_the_only_facts_gives_the_base_bits(editor, facts):
+    before = editor.weight_hashes()
+    editor.apply(facts[:2])
+    editor.retract("f1", "f2")
+    assert editor.weight_hashes() == before
+    assert editor.state == EditState()
+
+
+def test_retracting_keeps_the_columns_of_the_others(editor, facts):
+    editor.apply(facts)
+    columns = editor.state.columns
+    editor.retract("f2")
+    assert editor.state.ids == ("f1", "f3", "f4")
+    for name, column in editor.state.columns.items():
+        assert torch.equal(column, columns[name][:, [0, 2, 3]])
+
+
+def test_written_keys_give_their_values_with_a_light_prior(open_editor, facts, monkeypatch):
+    monkeypatch.setattr("editing.methods.MOMENT_WEIGHT", 1e-3)
+    editor = open_editor(placement="single", anchor="none")
+    editor.apply(facts)
+    name = editor.tensor_names[0]
+    keys, values = (editor.state.columns[f"{name}/{kind}"] for kind in ("keys", "values"))
+    torch.testing.assert_close(editor.weights()[name] @ keys, values, atol=0.05, rtol=0.05)
+
+
+def test_removing_and_adding_in_one_batch(editor, facts):
+    editor.apply(facts[:2])
+    editor.apply([Fact("the old mill", "The owner of {} is", "Bob", "f9")], remove=["f1"])
+    assert editor.state.ids == ("f2", "f9")
+
+
+def test_compaction_of_one_batch_changes_nothing_but_rounding(editor, facts):
+    editor.apply(facts)
+    before = editor.weights()
+    editor.compact()
+    assert editor.state.ids == ("f1", "f2", "f3", "f4")
+    for name, weight in editor.weights().items():
+        torch.testing.assert_close(weight, before[name], atol=1e-4, rtol=1e-3)
+
+
+def test_failure_in_the_middle_leaves_the_weights_as_they_were(editor, facts, monkeypatch):
+    editor.apply(facts[:1])
+    before, state = editor.weight_hashes(), editor.state
+    calls = []
+
+    def broken(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise RuntimeError("power cut")
+        return real(*args)
+
+    real = Editor._set_weight
+    monkeypatch.setattr(Editor, "_set_weight", broken)
+    with pytest.raises(RuntimeError, match="power cut"):
+        editor.apply(facts[1:])
+    assert len(calls) > 2
+    assert editor.weight_hashes() == before
+    assert editor.state is state
+
+
+@pytest.mark.parametrize("placement", ["spread", "boundary"])
+def test_outlier_is_reported_and_leaves_no_column(open_editor, facts, placement):
+    editor = open_editor(placement=placement)
+    lonely = open_editor(placement=placement)
+    last = editor.rounds[-1].target
+
+    def small_anchor_for_second_fact(values, anchor, rule):
+        targets, norms, outliers = anchored(values, anchor, rule)
+        outliers = torch.zeros_like(outliers)
+        if anchor == editor.anchors[last] and values.delta.shape[1] == 2:
+            outliers[1] = True
+        return targets, norms, outliers
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("editing.editor.anchored", small_anchor_for_second_fact)
+        report = editor.apply(facts[:2])
+    assert report.ids == ("f1",)
+    assert report.outcomes[1].reason.startswith("skipped_outlier")
+    assert editor.state.ids == ("f1",)
+    lonely.apply(facts[:1])
+    for name, weight in editor.weights().items():
+        torch.testing.assert_close(weight, lonely.weights()[name], atol=1e-4, rtol=1e-3)
+
+
+def test_duplicate_and_unknown_ids_are_refused(editor, facts):
+    editor.apply(facts[:1])
+    with pytest.raises(FactError, match="live already"):
+        editor.apply(facts[:1])
+    with pytest.raises(EditError, match="no live fact"):
+        editor.retract("nobody")
+
+
+@pytest.mark.parametrize(
+    "choices", [{"method": "magic"}, {"placement": "top"}, {"anchor": "rope"}, {"protect": "all"}]
+)
+def test_unknown_options_are_refused_by_name(open_editor, choices):
+    with pytest.raises(OptionError, match=next(iter(choices.values()))):
+        open_editor(**choices)
+
+
+def vectors(norms):
+    """Values whose v₀ is zero and whose δ has the given norms."""
+    delta = torch.zeros(3, len(norms))
+    delta[0] = torch.tensor(norms)
+    return Values(delta, torch.ones(3, len(norms)), torch.zeros_like(delta), torch.zeros(1), torch.zeros(1))
+
+
+def test_nas_scales_to_the_anchor_from_both_sides_and_cap_only_down():
+    for rule, expected in (("nas", [4.0, 4.0, 4.0]), ("nas-cap", [1.0, 4.0, 4.0]), ("none", [1.0, 4.0, 7.0])):
+        targets, norms, outliers = anchored(vectors([1.0, 4.0, 7.0]), 4.0, rule)
+        torch.testing.assert_close((targets - 1.0).norm(dim=0), torch.tensor(expected))
+        assert norms.tolist() == [1.0, 4.0, 7.0]
+        assert not outliers.any()
+
+
+def test_nas_keeps_the_direction_and_skips_beyond_twice_the_anchor():
+    for rule in ("nas", "nas-cap"):
+        targets, _, outliers = anchored(vectors([7.9, 8.1]), 4.0, rule)
+        assert outliers.tolist() == [False, True]
+        assert torch.equal(targets[1:] - 1.0, torch.zeros(2, 2))
+
+
+def test_pilots_are_seeded_and_distinct():
+    assert pilot_facts() == pilot_facts()
+    assert len({fact.id for fact in pilot_facts()}) == 300
+
+
+def test_bare_key_weighs_as_much_as_all_contexts_together(editor):
+    keys = torch.arange(12.0).reshape(1, 12)
+    mean = editor._mean_keys(keys)
+    assert mean.tolist() == [[0.5 * 0 + 0.5 * 3, 0.5 * 6 + 0.5 * 9]]
