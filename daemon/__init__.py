@@ -1,1 +1,1 @@
-"""The daemon acts: it owns the ledger, the queue, the version store, publishing, the HTTP API and the command line."""
+"""The daemon acts: ledger, queue, version store, publishing, HTTP API and command line."""
