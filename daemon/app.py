@@ -171,7 +171,7 @@ def _takes(queue: str, app: Celery) -> bool:
 def _open_model(instance: Any = None, **_: Any) -> None:
     """An apply worker is ready only when its model is; an intake worker never loads one."""
     if instance.app is celery and _takes(APPLY_QUEUE, celery):
-        _ = services.applier
+        services.applier  # noqa: B018  # opens it
 
 
 @worker_ready.connect(weak=False)

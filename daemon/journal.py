@@ -116,8 +116,9 @@ class Journal(Ledger):
 
     def record_written(self, version: str, verdict: dict[str, Any], measurements: dict[str, Any]) -> None:
         with self.writing() as c:
-            found = {"verdict": verdict, "measurements": measurements}
-            self._advance_version(c, version, VersionState.WRITTEN, ACTOR, **found)
+            self._advance_version(
+                c, version, VersionState.WRITTEN, ACTOR, verdict=verdict, measurements=measurements
+            )
             self._advance_all(c, version, State.VERIFIED)
 
     def record_published(self, version: str) -> None:

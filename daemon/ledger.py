@@ -158,7 +158,9 @@ class Ledger(LedgerQueries):
                 self._check_rollback_target(c, target or "")
             values = {"kind": kind, "target": target, "actor": actor, "why": why, "attempts": 0}
             values |= {"state": OperationState.PENDING, "created_at": self.clock()}
-            number = c.execute(insert(operations).values(**values)).inserted_primary_key[0]
+            inserted = c.execute(insert(operations).values(**values)).inserted_primary_key
+            assert inserted is not None  # one row of a table with a key
+            number = inserted[0]
             self._note(c, "operation", str(number), None, OperationState.PENDING, actor, why)
             return number
 

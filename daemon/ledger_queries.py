@@ -221,7 +221,7 @@ def _stage_totals(c: Connection) -> dict[str, tuple[int, float]]:
 
 
 def _rollbacks(c: Connection) -> dict[str, int]:
-    result = dict.fromkeys(ROLLBACK_CAUSES, 0)
+    result: dict[str, int] = dict.fromkeys(ROLLBACK_CAUSES, 0)
     done = (operations.c.kind == "rollback") & (operations.c.state == OperationState.DONE)
     for (actor,) in c.execute(select(operations.c.actor).where(done)):
         cause = actor.split(":")[0]

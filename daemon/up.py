@@ -168,6 +168,8 @@ class Up:
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUNBUFFERED": "1",
+            # Waiting threads must not spin: the editor and the server share the cores.
+            "OMP_WAIT_POLICY": "PASSIVE",
             # Celery's soft shutdown: an update that runs may finish when the worker is told to stop.
             "REMAP_SIGTERM": "SIGQUIT",
         }

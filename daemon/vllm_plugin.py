@@ -15,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from fastapi import Depends, FastAPI, HTTPException, Request
@@ -182,9 +182,9 @@ def _pack(module: torch.nn.Module, weight: torch.Tensor) -> Any:
     method = type(getattr(module, "quant_method", None)).__name__
     if weight.is_cuda or method != "UnquantizedLinearMethod" or getattr(module, "tp_size", 1) != 1:
         return None
-    if not hasattr(module, "cpu_linear") or module.weight.numel() != 0:
+    if not hasattr(module, "cpu_linear") or cast(torch.Tensor, module.weight).numel() != 0:
         return None
-    stand_in = SimpleNamespace(weight=torch.nn.Parameter(weight, requires_grad=False), bias=None)
+    stand_in: Any = SimpleNamespace(weight=torch.nn.Parameter(weight, requires_grad=False), bias=None)
     dispatch_cpu_unquantized_gemm(stand_in, remove_weight=True)
     return stand_in.cpu_linear if stand_in.weight.numel() == 0 else None
 

@@ -47,12 +47,10 @@ def anchor_norm(
     Must be called on unedited weights: an anchor of an edited model anchors nothing.
     """
     facts = pilot_facts(count)
-    norms: list[Tensor] = []
-    for start in range(0, len(facts), 50):
-        values = optimise(loaded, facts[start : start + 50], layer, [""], options)
-        norms.append((values.output + values.delta).norm(dim=0))
-        progress(f"anchor of layer {layer}", min(1.0, (start + 50) / len(facts)))
-    ordered = torch.cat(norms).sort().values
+    values = optimise(
+        loaded, facts, layer, [""], options, lambda fraction: progress(f"anchor of layer {layer}", fraction)
+    )
+    ordered = (values.output + values.delta).norm(dim=0).sort().values
     return float(ordered[: len(ordered) - int(TRIM * len(ordered))].mean())
 
 

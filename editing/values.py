@@ -4,7 +4,7 @@ Source: MEMIT (arXiv 2210.07229) eq. 16 with the KL and weight-decay terms of it
 Batched over facts; each fact's δ is optimised as if alone (losses are summed, Adam is elementwise).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,7 +30,7 @@ class ValueOptions:
         decay: weight of ‖δ‖ / ‖h₀‖².
         kl: weight of KL(now ‖ before) on the essence prompt.
         stop: a fact is done when its loss is below this (nats).
-        facts: how many facts are optimised at once; bounds memory, does not change results.
+        rows: how many prompts are run at once; bounds memory, does not change results.
     """
 
     steps: int = 20
@@ -39,7 +39,7 @@ class ValueOptions:
     decay: float = 0.5
     kl: float = 0.0625
     stop: float = 0.05
-    facts: int = 16
+    rows: int = 96
 
 
 @dataclass(frozen=True)
@@ -135,21 +135,25 @@ def optimise(
     layer: int,
     contexts: Sequence[str],
     options: ValueOptions,
+    done: Callable[[float], None] = lambda _fraction: None,
 ) -> Values:
     """δ at the output of block `layer` for each fact.
 
     Args:
         contexts: texts put before the prompt; the first must be empty (the bare prompt).
+        done: called with the fraction of facts done.
 
     Raises:
         FactError: a fact cannot be tokenised as needed.
     """
     # Facts of like length share a batch, so that little of it is padding.
     order = sorted(range(len(facts)), key=lambda i: _suffix_length(loaded, facts[i]))
+    size = max(1, options.rows // len(contexts))
     parts = []
-    for start in range(0, len(order), options.facts):
-        chunk = [facts[i] for i in order[start : start + options.facts]]
+    for start in range(0, len(order), size):
+        chunk = [facts[i] for i in order[start : start + size]]
         parts.append(_optimise_chunk(loaded, chunk, layer, contexts, options))
+        done(min(1.0, (start + size) / len(order)))
     back = torch.tensor(order, device=loaded.device).argsort()
     return Values.joined(parts).select(back)
 

@@ -78,7 +78,7 @@ def test_batched_rows_equal_the_serial_procedure(editor, facts):
 
 
 def test_result_of_a_fact_does_not_depend_on_its_batch(editor, facts):
-    options = ValueOptions(steps=8, rate=0.1, facts=3)
+    options = ValueOptions(steps=8, rate=0.1, rows=9)
     together = optimise(editor.loaded, facts, LAYER, CONTEXTS, options)
     alone = optimise(editor.loaded, facts[2:3], LAYER, CONTEXTS, options)
     torch.testing.assert_close(together.delta[:, 2:3], alone.delta, atol=1e-4, rtol=1e-4)
