@@ -20,11 +20,11 @@ CORRECTIONS: tuple[tuple[str, str, str], ...] = (
 #: The one that the demo takes back.
 RETRACTED = 0
 
-#: Their answers must be the same before and after.
+#: The first word of their answers must be the same before and after: questions that the base model
+#: answers with confidence. Later words of a small model, and its sums, hang on near ties.
 UNRELATED: tuple[str, ...] = (
     "The opposite of hot is",
-    "Two plus two equals",
-    "The colour of the sky on a clear day is",
+    "The capital of France is",
     "The capital of Japan is",
     "Water freezes at a temperature of",
     "A week has seven",
