@@ -18,6 +18,7 @@ def test_a_correction_becomes_live_with_answers_before_and_after(world):
         "before_answers",
         "edit",
         "measure",
+        "pause",
         "write",
         "publish",
         "confirm",
