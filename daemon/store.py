@@ -206,11 +206,13 @@ def _grown_from(parent: "EditState", state: "EditState") -> int | None:
     import torch
 
     count = len(parent.facts)
-    same_names = not count or parent.columns.keys() == state.columns.keys()
-    if parent.facts != state.facts[:count] or not same_names:
+    if not count:
+        # Nothing to keep; an empty table may have columns of width 0 or none at all.
+        return 0
+    if parent.facts != state.facts[:count] or parent.columns.keys() != state.columns.keys():
         return None
     same = all(torch.equal(column, state.columns[name][:, :count]) for name, column in parent.columns.items())
-    return count if same or not count else None
+    return count if same else None
 
 
 def _names(tensors: Mapping[str, Any]) -> list[str]:
