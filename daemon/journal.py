@@ -86,6 +86,11 @@ class Journal(Ledger):
             c.execute(update(corrections).where(mine).values(attempts=corrections.c.attempts + 1))
             return find_version(c, version)
 
+    def record_fault(self, version: str, reason: str) -> None:
+        """Keeps what an unexpected fault said, for the reason given when attempts run out."""
+        with self.writing() as c:
+            c.execute(update(versions).where(versions.c.id == version).values(reason=reason))
+
     def attempt_operation(self, id: int) -> int:
         """Counts an attempt of an operation and returns the count."""
         with self.writing() as c:

@@ -73,6 +73,10 @@ class Update:
         except (ServingError, PublishError, StoreError, OSError) as error:
             self.editor.restore(previous)
             return self._hold(version, str(error))
+        except Exception as error:
+            # A fault of ours, not of the correction: tried again like a killed process, but never unnamed.
+            self.journal.record_fault(version.id, repr(error))
+            raise
         return self.roll_forward(self.journal.version(version.id)) if accepted else held
 
     def _edit_and_judge(self, version: VersionRow) -> tuple[bool, str | None]:
@@ -201,6 +205,8 @@ class Update:
 
     def _give_up(self, version: VersionRow) -> None:
         reason = f"the applier died {version.attempts - 1} times at this batch"
+        if version.reason:
+            reason += f"; the last time it said {version.reason}"
         if len(version.added) > 1:
             self.journal.discard(version.id, reason, batch_limit=(len(version.added) + 1) // 2)
         else:

@@ -322,3 +322,19 @@ def test_priority_goes_first_and_never_revives_an_older_wish(make_world):
     world.run()
     assert world.ledger.versions()[0].added == ("id-A-new",)
     assert world.states()["id-A-old"] == "superseded"
+
+
+def test_a_fault_of_ours_is_named_when_the_attempts_run_out(world, monkeypatch):
+    def broken(facts, remove=()):
+        raise ValueError("sums do not add up")
+
+    world.post("A", "B")
+    monkeypatch.setattr(world.editor, "apply", broken)
+    for _ in range(world.settings.max_attempts):
+        with pytest.raises(ValueError, match="sums"):
+            world.run()
+    world.run()
+    row = world.ledger.get("id-A-B")
+    assert row.state == "dead"
+    assert "sums do not add up" in row.reason
+    assert world.ledger.live_version() == "v000000"
