@@ -1,7 +1,8 @@
 """Composition root of the Celery side: settings → Celery app, ledger, applier. Opens nothing at import."""
 
 import functools
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
@@ -13,6 +14,9 @@ from daemon.settings import Settings, load_settings
 if TYPE_CHECKING:
     from daemon.applier import Applier
     from daemon.ledger_tables import CorrectionRow
+    from editing.editor import Editor
+
+log = logging.getLogger("factd")
 
 INTAKE_QUEUE, APPLY_QUEUE = "corrections", "apply"
 
@@ -96,9 +100,25 @@ def build_applier(settings: Settings, ledger: Ledger) -> "Applier":
     from daemon.applier import Applier
     from daemon.serving import VllmReplica
     from daemon.store import Store
+
+    editor = open_editor(settings, by_tenths(log.info))
+    token = settings.admin_token.get_secret_value() if settings.admin_token else ""
+    key = settings.serving_api_key.get_secret_value() if settings.serving_api_key else None
+    replicas = [VllmReplica(url, token, key) for url in settings.replicas]
+    measure, judge = build_monitoring(settings, editor)
+    store = Store(settings.store_dir)
+    return Applier(ledger, store, editor, replicas, measure=measure, judge=judge, settings=settings)
+
+
+def open_editor(settings: Settings, progress: Callable[[str, float], None]) -> "Editor":
+    """The editor that the settings describe; measures on the unedited model what is not stored yet.
+
+    Raises:
+        EditError: the model cannot be used, or an option is unknown.
+    """
     from editing.editor import Editor
 
-    editor = Editor.open(
+    return Editor.open(
         settings.model,
         state_dir=settings.state_dir,
         method=settings.method,
@@ -107,13 +127,21 @@ def build_applier(settings: Settings, ledger: Ledger) -> "Applier":
         protect=settings.protect,
         dtype=settings.dtype,
         corpus=settings.corpus,
+        progress=progress,
     )
-    token = settings.admin_token.get_secret_value() if settings.admin_token else ""
-    key = settings.serving_api_key.get_secret_value() if settings.serving_api_key else None
-    replicas = [VllmReplica(url, token, key) for url in settings.replicas]
-    measure, judge = build_monitoring(settings, editor)
-    store = Store(settings.store_dir)
-    return Applier(ledger, store, editor, replicas, measure=measure, judge=judge, settings=settings)
+
+
+def by_tenths(say: Callable[[str], object]) -> Callable[[str, float], None]:
+    """Progress of the model's preparation for a log: a line for each tenth of a stage."""
+    last: dict[str, int] = {}
+
+    def progress(stage: str, fraction: float) -> None:
+        tenth = int(10 * fraction)
+        if tenth != last.get(stage):
+            last[stage] = tenth
+            say(f"preparing the model: {stage} {10 * tenth} %")
+
+    return progress
 
 
 def build_monitoring(settings: Settings, editor: Any) -> tuple[Any, Any]:

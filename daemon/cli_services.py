@@ -91,7 +91,6 @@ def _terminate_like_interrupt() -> None:
 def init(model: ModelOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Prepare a model: hashes, second moments, anchor. Resumable; done once."""
     from daemon.settings import load_settings
-    from daemon.up import init_marker
     from editing.errors import EditError
 
     overrides: dict[str, Any] = {k: v for k, v in (("state_dir", state), ("model", model)) if v is not None}
@@ -110,9 +109,6 @@ def init(model: ModelOption = None, state: StateOption = None, as_json: JsonOpti
         "tensors": list(editor.tensor_names),
         "seconds": time.monotonic() - started,
     }
-    from daemon.running import write_private
-
-    write_private(init_marker(settings), view)
     if as_json:
         show_json(view)
     else:
@@ -122,21 +118,10 @@ def init(model: ModelOption = None, state: StateOption = None, as_json: JsonOpti
 def _open_editor(settings: Any, quiet: bool) -> Any:
     from rich.progress import Progress
 
-    from editing.editor import Editor
+    from daemon.app import by_tenths, open_editor
 
-    choices = {name: getattr(settings, name) for name in ("method", "placement", "anchor", "protect")}
-    common = {"state_dir": settings.state_dir, "dtype": settings.dtype, "corpus": settings.corpus}
     if quiet:
-        last: dict[str, int] = {}
-
-        def log(stage: str, fraction: float) -> None:
-            # One line a tenth, for the log file.
-            if last.get(stage) != int(fraction * 10):
-                last[stage] = int(fraction * 10)
-                sys.stderr.write(f"{stage}: {fraction:.0%}\n")
-                sys.stderr.flush()
-
-        return Editor.open(settings.model, progress=log, **common, **choices)
+        return open_editor(settings, by_tenths(lambda line: print(line, file=sys.stderr, flush=True)))
     with Progress() as bar:
         tasks: dict[str, Any] = {}
 
@@ -145,7 +130,7 @@ def _open_editor(settings: Any, quiet: bool) -> Any:
                 tasks[stage] = bar.add_task(stage, total=1.0)
             bar.update(tasks[stage], completed=fraction)
 
-        return Editor.open(settings.model, progress=show, **common, **choices)
+        return open_editor(settings, show)
 
 
 def worker(

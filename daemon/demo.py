@@ -23,7 +23,7 @@ from daemon.up import Up
 #: Longest wait for a batch or an operation; a batch of ten takes seconds.
 WAIT_SECONDS = 240.0
 POLL_SECONDS = 0.2
-HARMFUL_BATCH, HARMFUL_ROUNDS = 8, 12
+HARMFUL_BATCH, HARMFUL_ROUNDS = 4, 12
 #: Shown after the table of corrections.
 SHOWN_GAUGES = (
     "weight_norm_ratio",
@@ -56,8 +56,11 @@ class Demo:
         mark = "[green]ok[/green]" if ok else "[red]NOT OBSERVED[/red]"
         console().print(f"{mark}  {step}" + (f": {detail}" if detail else ""), markup=True)
 
-    def wait_for(self, ids: Sequence[str]) -> list[dict[str, Any]]:
-        """Waits until all corrections have ended; those that did not in time come back as they are."""
+    def wait_for(self, ids: Sequence[str], first: str | None = None) -> list[dict[str, Any]]:
+        """Waits until all corrections have ended, or one is in the state `first`.
+
+        Those that have not ended in time come back with the state "unfinished".
+        """
         import httpx
 
         deadline, views = time.monotonic() + WAIT_SECONDS, {}
@@ -71,8 +74,10 @@ class Demo:
                     continue  # still in the queue
                 if view["state"] in FINAL:
                     views[id] = view
+            if any(view["state"] == first for view in views.values()):
+                break
             time.sleep(POLL_SECONDS)
-        missing: dict[str, Any] = {"state": "timed_out", "reason": None, "post_to_live_seconds": None}
+        missing: dict[str, Any] = {"state": "unfinished", "reason": None, "post_to_live_seconds": None}
         return [views.get(id, {"id": id, **missing}) for id in ids]
 
     def operate(self, path: str) -> dict[str, Any]:
@@ -233,12 +238,14 @@ def _harm(demo: Demo) -> None:
     refused: list[dict[str, Any]] = []
     posted = 0
     for batch in harmful_batches(HARMFUL_BATCH, HARMFUL_ROUNDS):
-        views = demo.wait_for(post(demo.queue, batch))
+        views = demo.wait_for(post(demo.queue, batch), first="rejected")
         posted += len(batch)
         refused = [view for view in views if view["state"] == "rejected"]
         states = ", ".join(sorted({view["state"] for view in views}))
         console().print(f"     harmful batch: {states}; live is {demo.live_version()}", style="dim")
         if refused:
+            # The guard judges the rest one by one; enough was seen.
+            _take_back(demo, [view["id"] for view in views if view["state"] == "unfinished"])
             break
     reason = refused[0]["reason"] if refused else None
     demo.results["guard"] = {
@@ -248,6 +255,12 @@ def _harm(demo: Demo) -> None:
         "count": len(refused),
     }
     demo.saw("the guard refuses harmful updates", bool(refused), f"after {posted} posts: {reason}")
+
+
+def _take_back(demo: Demo, ids: Sequence[str]) -> None:
+    for id in ids:
+        demo.api.post(f"/v1/corrections/{id}/retract?why=demo")
+    demo.wait_for(ids)
 
 
 def _roll_back(demo: Demo, target: str, answers: Sequence[str]) -> None:

@@ -10,8 +10,9 @@ import httpx
 #: Free generation: as many tokens as a short answer needs.
 ANSWER_TOKENS = 12
 REQUEST_SECONDS = 60.0
-#: Pause between two requests of one traffic client, so that editing keeps most of two cores.
-TRAFFIC_PAUSE_SECONDS = 0.25
+#: Pause between two requests of one traffic client and what it asks for: most of two cores is for editing.
+TRAFFIC_PAUSE_SECONDS = 0.5
+TRAFFIC_TOKENS = 4
 
 
 class LiveServer:
@@ -21,16 +22,13 @@ class LiveServer:
         self._client = httpx.Client(base_url=url, timeout=REQUEST_SECONDS)
         self._model = model
 
-    def ask(self, prompt: str, tokens: int = ANSWER_TOKENS) -> str:
-        """The first line of the greedy continuation, without surrounding space."""
-        body = {"model": self._model, "prompt": prompt, "max_tokens": tokens, "temperature": 0.0}
+    def ask_all(self, prompts: Sequence[str], tokens: int = ANSWER_TOKENS) -> list[str]:
+        """The first line of each greedy continuation, without surrounding space."""
+        body = {"model": self._model, "prompt": list(prompts), "max_tokens": tokens, "temperature": 0.0}
         answer = self._client.post("/v1/completions", json=body)
         answer.raise_for_status()
-        lines = answer.json()["choices"][0]["text"].strip().splitlines()
-        return lines[0].strip() if lines else ""
-
-    def ask_all(self, prompts: Sequence[str]) -> list[str]:
-        return [self.ask(prompt) for prompt in prompts]
+        choices = sorted(answer.json()["choices"], key=lambda choice: choice["index"])
+        return [first_line(choice["text"]) for choice in choices]
 
     def served(self, admin_token: str) -> dict[str, Any]:
         """What the plugin says is served: version, fence, sha256 of each edited tensor."""
@@ -41,6 +39,10 @@ class LiveServer:
 
     def close(self) -> None:
         self._client.close()
+
+
+def first_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[0].strip()
 
 
 class Traffic:
@@ -63,7 +65,7 @@ class Traffic:
             turn += 1
             started = time.monotonic()
             try:
-                server.ask(prompts[turn % len(prompts)], tokens=8)
+                server.ask_all([prompts[turn % len(prompts)]], TRAFFIC_TOKENS)
                 failure = None
             except (httpx.HTTPError, KeyError, IndexError, ValueError) as error:
                 failure = repr(error)

@@ -69,7 +69,8 @@ class Publisher:
         """What the first replica says to each correction's prompt; empty without replicas."""
         if not self.replicas:
             return {}
-        return {row.id: self.replicas[0].complete(row.text) for row in rows}
+        texts = self.replicas[0].complete([row.text for row in rows])
+        return {row.id: text for row, text in zip(rows, texts, strict=True)}
 
 
 def _serves(served: Served, version: str, wanted: Mapping[str, str]) -> bool:

@@ -1,6 +1,6 @@
 """What the daemon needs from a model server, and the client of a vLLM replica with the factd plugin."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -56,7 +56,7 @@ class ServingClient(Protocol):
     def stage(self, version: str, fence: int) -> None: ...
     def publish(self, version: str, fence: int) -> PublishResult: ...
     def served(self) -> Served: ...
-    def complete(self, prompt: str, max_tokens: int = 12) -> str: ...
+    def complete(self, prompts: Sequence[str], max_tokens: int = 12) -> list[str]: ...
     def healthy(self) -> bool: ...
     def close(self) -> None: ...
 
@@ -112,13 +112,17 @@ class VllmReplica:
         except (KeyError, TypeError, ValueError) as error:
             raise self._protocol_error(error) from error
 
-    def complete(self, prompt: str, max_tokens: int = 12) -> str:
-        """Greedy continuation of a raw prompt, as served now."""
-        body = {"model": self._model_name(), "prompt": prompt, "max_tokens": max_tokens, "temperature": 0.0}
+    def complete(self, prompts: Sequence[str], max_tokens: int = 12) -> list[str]:
+        """Greedy continuations of raw prompts, as served now; one request, which vLLM runs as one batch."""
+        if not prompts:
+            return []
+        body = {"model": self._model_name(), "max_tokens": max_tokens, "temperature": 0.0}
+        body |= {"prompt": list(prompts)}
         answer = self._call("POST", "/v1/completions", headers=self._api, json=body)
         try:
-            return str(answer["choices"][0]["text"])
-        except (KeyError, TypeError, IndexError) as error:
+            texts = {int(choice["index"]): str(choice["text"]) for choice in answer["choices"]}
+            return [texts[i] for i in range(len(prompts))]
+        except (KeyError, TypeError, ValueError) as error:
             raise self._protocol_error(error) from error
 
     def healthy(self) -> bool:
@@ -230,9 +234,9 @@ class StubServing:
         self._admit(self.fence)
         return Served(self.version, self.fence)
 
-    def complete(self, prompt: str, max_tokens: int = 12) -> str:
+    def complete(self, prompts: Sequence[str], max_tokens: int = 12) -> list[str]:
         self._admit(self.fence)
-        return self.answer(self.version, prompt)
+        return [self.answer(self.version, prompt) for prompt in prompts]
 
     def healthy(self) -> bool:
         return self.alive

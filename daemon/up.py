@@ -1,6 +1,5 @@
 """`factd up`: starts every process of one host, keeps them running, and stops them together."""
 
-import json
 import os
 import socket
 import subprocess
@@ -35,9 +34,8 @@ from daemon.settings import Settings, load_settings
 
 #: vLLM needs some 40 s on two idle cores, several times that beside the installation of a model
 VLLM_READY_SECONDS = 300.0
-WORKER_READY_SECONDS = 300.0
-#: installation: second moments and pilots; about 150 s on two cores
-INIT_SECONDS = 1800.0
+#: the apply worker prepares the model first when that was not done: minutes on two cores
+WORKER_READY_SECONDS = 1800.0
 DOORBELL_EVERY_SECONDS = 5.0
 WATCH_EVERY_SECONDS = 1.0
 #: A child that dies at once is started again after this pause, doubled each time up to a minute.
@@ -60,7 +58,6 @@ class Up:
         self._retry_at: dict[str, float] = {}
         self._stopping = threading.Event()
         self._watcher: threading.Thread | None = None
-        self._init: ManagedProcess | None = None
 
     # -- start ----------------------------------------------------------------------------------
 
@@ -85,7 +82,8 @@ class Up:
         self._start_vllm(checkpoint)
         self._child("intake", self._worker("corrections", "intake"))
         self._child("api", [sys.executable, "-m", "daemon", "api"])
-        self._prepare_model()
+        # Measures what is not known yet of the unedited model before it answers.
+        self._child("apply", self._worker("apply", "apply"))
         return self.running
 
     def _tokens(self) -> Tokens:
@@ -170,6 +168,10 @@ class Up:
             "PYTHONUNBUFFERED": "1",
             # Waiting threads must not spin: the editor and the server share the cores.
             "OMP_WAIT_POLICY": "PASSIVE",
+            # glibc gives large freed blocks back at once and faults them in again at every step of the
+            # value optimisation: a quarter of its time.
+            "MALLOC_TRIM_THRESHOLD_": str(2 << 30),
+            "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
             # Celery's soft shutdown: an update that runs may finish when the worker is told to stop.
             "REMAP_SIGTERM": "SIGQUIT",
         }
@@ -195,25 +197,13 @@ class Up:
             store=self.settings.store_dir,
             admin_token=self.tokens.admin,
             served_name=self.running.served_model,
+            # The editor needs the other half of the cores.
+            threads=max(1, (os.cpu_count() or 1) // 2),
         )
         argv, env = vllm_command(checkpoint, port, options)
         child = vllm_process(argv, env, port=port, log=self._log("vllm"))
         child.start()
         self._children["vllm"] = child
-
-    def _prepare_model(self) -> None:
-        """Installs the model first when that was not done; the apply worker starts afterwards."""
-        if self.init_marker.exists():
-            self.seconds["init"] = 0.0
-            self._child("apply", self._worker("apply", "apply"))
-            return
-        argv = [sys.executable, "-m", "daemon", "init", "--json"]
-        self._init = ManagedProcess("init", argv, log=self._log("init"), env=self.environment)
-        self._init.start()
-
-    @property
-    def init_marker(self) -> Path:
-        return init_marker(self.settings)
 
     # -- ready ----------------------------------------------------------------------------------
 
@@ -224,36 +214,18 @@ class Up:
             ProcessError: one ended or took too long; quotes its log.
         """
         started = time.monotonic()
-        if self._init is not None:
-            self._wait_for_init(started)
         self.progress("waiting for vLLM")
         self._children["vllm"].wait_until_ready(VLLM_READY_SECONDS)
         self.seconds["vllm"] = time.monotonic() - started
-        self.progress("waiting for the workers and the API")
-        self._wait_for_workers()
+        self.progress(f"waiting for the apply worker, which prepares the model once ({self._log('apply')})")
+        self._wait_for_workers(started)
         self.seconds["ready"] = time.monotonic() - started
         self._watcher = threading.Thread(target=self._watch, name="supervisor", daemon=True)
         self._watcher.start()
         if ready_file is not None:
             write_private(ready_file, self.describe())
 
-    def _wait_for_init(self, started: float) -> None:
-        assert self._init is not None
-        self.progress(f"preparing the model (once; see {self._init.log})")
-        while self._init.running() and not self._stopping.is_set():
-            if time.monotonic() - started > INIT_SECONDS:
-                raise ProcessError(
-                    f"preparing the model took more than {INIT_SECONDS:.0f} s; see {self._init.log}"
-                )
-            time.sleep(0.2)
-        if self._init.returncode != 0:
-            from daemon.processes import log_tail
-
-            raise ProcessError(f"preparing the model failed; the end of its log:\n{log_tail(self._init.log)}")
-        self.seconds["init"] = time.monotonic() - started
-        self._child("apply", self._worker("apply", "apply"))
-
-    def _wait_for_workers(self) -> None:
+    def _wait_for_workers(self, started: float) -> None:
         from daemon.posting import answering, producer
 
         assert self.running is not None
@@ -268,7 +240,10 @@ class Up:
                 raise ProcessError(
                     f"no answer from {sorted(missing) or 'api'}; see {self.state_dir / 'logs'}"
                 )
-            missing -= answering(app, sorted(missing)) if missing else set()
+            found = answering(app, sorted(missing)) if missing else set()
+            if "apply" in found:
+                self.seconds["init"] = time.monotonic() - started
+            missing -= found
             time.sleep(0.1)
 
     def describe(self) -> dict[str, Any]:
@@ -329,8 +304,6 @@ class Up:
         self._stopping.set()
         if self._watcher is not None:
             self._watcher.join(30)
-        if self._init is not None:
-            self._init.stop()
         children = [self._children[n] for n in ("api", "intake", "apply", "vllm") if n in self._children]
         threads = [threading.Thread(target=child.stop) for child in children]
         for thread in threads:
@@ -347,18 +320,6 @@ class Up:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-
-def init_marker(settings: Settings) -> Path:
-    """Written by `factd init`; named after everything that the preparation depends on."""
-    import hashlib
-
-    chosen = [settings.model, settings.method, settings.placement, settings.anchor, settings.protect]
-    chosen += [settings.dtype, str(settings.corpus)]
-    return (
-        run_dir(settings.state_dir)
-        / f"init-{hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:12]}.json"
-    )
 
 
 def settings_for(state: Path | None = None, **overrides: Any) -> Settings:

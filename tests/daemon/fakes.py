@@ -135,8 +135,9 @@ class DiskServing:
         hashes = {name: tensor["sha256"] for name, tensor in tensors.items()}
         return Served(memory["version"], memory["fence"], hashes)
 
-    def complete(self, prompt: str, max_tokens: int = 12) -> str:
-        return self._facts(self._memory()["version"]).get(prompt, "unknown")
+    def complete(self, prompts: Sequence[str], max_tokens: int = 12) -> list[str]:
+        facts = self._facts(self._memory()["version"])
+        return [facts.get(prompt, "unknown") for prompt in prompts]
 
     def restart(self) -> None:
         memory = self._memory()

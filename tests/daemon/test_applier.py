@@ -67,7 +67,7 @@ def test_a_newer_correction_supersedes_the_live_one(world):
     world.run()
     old = world.ledger.get("id-A-B")
     assert (old.state, old.superseded_by) == ("superseded", "id-A-C")
-    assert world.replica.complete("The capital of A is") == "C"
+    assert world.replica.complete(["The capital of A is"]) == ["C"]
     world.check_agreement()
 
 
@@ -177,9 +177,9 @@ def test_a_replica_that_restarted_gets_the_live_version_back(world):
     world.post("A", "B")
     world.run()
     world.replica.restart()
-    assert world.replica.complete("The capital of A is") == "unknown"
+    assert world.replica.complete(["The capital of A is"]) == ["unknown"]
     world.run()
-    assert world.replica.complete("The capital of A is") == "B"
+    assert world.replica.complete(["The capital of A is"]) == ["B"]
     world.check_agreement()
 
 
@@ -192,7 +192,7 @@ def test_retract_removes_one_fact_and_keeps_the_others(world):
     operation = world.ledger.operation(number)
     assert (operation.state, operation.actor, operation.why) == ("done", "operator:ann", "wrong source")
     assert world.states() == {"id-A-B": "retracted", "id-C-D": "live"}
-    assert world.replica.complete("The capital of A is") == "unknown"
+    assert world.replica.complete(["The capital of A is"]) == ["unknown"]
     world.check_agreement()
 
 

@@ -32,7 +32,7 @@ def test_complete_uses_the_api_key_and_the_served_model_name():
         assert b'"model":"m"' in request.read()
         return httpx.Response(200, json={"choices": [{"text": " Paris"}]})
 
-    assert replica(handler).complete("The capital of France is") == " Paris"
+    assert replica(handler).complete(["The capital of France is"]) == [" Paris"]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_the_stub_keeps_fences_and_forgets_on_restart():
     stub = StubServing()
     stub.publish("v000001", 3)
     assert stub.served() == Served("v000001", 3)
-    assert stub.complete("x") == "v000001"
+    assert stub.complete(["x"]) == ["v000001"]
     with pytest.raises(ServingError):
         stub.publish("v000002", 2)
     stub.restart()
