@@ -120,7 +120,7 @@ def open_editor(settings: Settings, progress: Callable[[str, float], None]) -> "
 
     return Editor.open(
         settings.model,
-        state_dir=settings.state_dir,
+        state_dir=settings.statistics,
         method=settings.method,
         placement=settings.placement,
         anchor=settings.anchor,
@@ -154,7 +154,7 @@ def build_monitoring(settings: Settings, editor: Any) -> tuple[Any, Any]:
 
     probes, thresholds = default_probes(), Thresholds(**settings.thresholds)
     name = f"{editor.base_hash[:16]}-{editor.settings_hash[:16]}-{probes.sha256[:16]}.safetensors"
-    path = settings.state_dir / "baselines" / name
+    path = settings.statistics / "baselines" / name
     if path.exists():
         baseline = Baseline.load(path)
     else:

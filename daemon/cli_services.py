@@ -177,7 +177,7 @@ def serve(
         api_key=key.get_secret_value() if key else None,
         host=host,
     )
-    checkpoint = checkpoint_path(settings.model, settings.state_dir)
+    checkpoint = checkpoint_path(settings.model, settings.statistics)
     argv, env = vllm_command(checkpoint, port or settings.serving_port, options)
     os.execve(argv[0], argv, env)
 

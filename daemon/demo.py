@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,9 +15,9 @@ from daemon.cli_output import console, show_table
 from daemon.cli_post import FINAL
 from daemon.demo_client import Api, LiveServer, Traffic
 from daemon.demo_facts import CORRECTIONS, RETRACTED, UNRELATED, correction, harmful_batches
-from daemon.ledger import BASE_VERSION
+from daemon.embedded import ProcessError
 from daemon.posting import post, producer
-from daemon.running import Running
+from daemon.running import Running, find_running
 from daemon.settings import Settings
 from daemon.up import Up
 
@@ -93,12 +94,15 @@ class Demo:
 
 
 def run_demo(settings: Settings, json_file: Path | None) -> bool:
-    """Runs all steps on services of its own; true when every step was observed.
+    """Runs all steps on services of its own, from an empty ledger; true when every step was observed.
+
+    What was measured on the model is kept in the state directory; the rest under its `demo` folder.
 
     Raises:
         ProcessError: a service did not start.
     """
     started = time.monotonic()
+    settings = fresh(settings)
     with Up(settings, lambda text: console().print(f"factd: {text}", style="dim")) as services:
         running = services.start()
         services.wait_until_ready()
@@ -128,6 +132,21 @@ def run_demo(settings: Settings, json_file: Path | None) -> bool:
     return ok
 
 
+def fresh(settings: Settings) -> Settings:
+    """The settings with a state directory of the demo's own; an earlier demo's is emptied.
+
+    Raises:
+        ProcessError: a demo runs in it.
+    """
+    folder = settings.state_dir / "demo"
+    running = find_running(folder)
+    if running is not None:
+        raise ProcessError(f"a demo runs on {settings.state_dir} already (pid {running.pid}); stop it first")
+    if folder.exists():
+        shutil.rmtree(folder)
+    return settings.model_copy(update={"state_dir": folder, "statistics_dir": settings.statistics})
+
+
 def _connect(running: Running, services: Up) -> Demo:
     return Demo(
         LiveServer(running.vllm_url, running.served_model),
@@ -138,7 +157,6 @@ def _connect(running: Running, services: Up) -> Demo:
 
 
 def _steps(demo: Demo, running: Running) -> None:
-    _start_from_base(demo)
     with Traffic(running.vllm_url, running.served_model, UNRELATED) as traffic:
         rows = _correct(demo)
         _show_gauges(demo)
@@ -158,16 +176,6 @@ def _steps(demo: Demo, running: Running) -> None:
         traffic.failed[:1]
     )
     demo.saw("no request of the clients failed", traffic.requests > 0 and not traffic.failed, detail)
-
-
-def _start_from_base(demo: Demo) -> None:
-    if demo.live_version() != BASE_VERSION:
-        view = demo.operate(f"/v1/versions/{BASE_VERSION}/rollback?why=demo+starts")
-        demo.saw(
-            "state of an earlier run set back to the base model",
-            view["state"] == "done",
-            view["reason"] or "",
-        )
 
 
 def _questions() -> list[str]:

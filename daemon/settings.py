@@ -19,8 +19,10 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="FACTD_", frozen=True, extra="ignore")
 
-    #: ledger, versions, prepared statistics and unpacked models live here
+    #: ledger and versions live here
     state_dir: Path = Path("~/.local/state/factd")
+    #: what was measured on unedited models, and unpacked models; in state_dir when None. May be shared
+    statistics_dir: Path | None = None
     #: bundled name or a Hugging Face directory
     model: str = "smollm2-135m-instruct"
     #: name under which the replicas serve the model; their own default when None
@@ -73,10 +75,14 @@ class Settings(BaseSettings):
             return tuple(part.strip().rstrip("/") for part in parts if part.strip())
         return value
 
-    @field_validator("state_dir")
+    @field_validator("state_dir", "statistics_dir")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return value.expanduser().absolute() if value is not None else None
+
+    @property
+    def statistics(self) -> Path:
+        return self.statistics_dir or self.state_dir
 
     @property
     def ledger_url(self) -> str:

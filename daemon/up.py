@@ -101,7 +101,7 @@ class Up:
             "import sys; from pathlib import Path; from editing.model import checkpoint_path\n"
             "print(checkpoint_path(sys.argv[1], Path(sys.argv[2])))"
         )
-        argv = [sys.executable, "-c", code, self.settings.model, str(self.state_dir)]
+        argv = [sys.executable, "-c", code, self.settings.model, str(self.settings.statistics)]
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise ProcessError(
@@ -154,6 +154,7 @@ class Up:
         replicas = ",".join((running.vllm_url, *self.settings.replicas))
         own = {
             "FACTD_STATE_DIR": str(self.state_dir),
+            "FACTD_STATISTICS_DIR": str(self.settings.statistics),
             "FACTD_MODEL": running.model,
             "FACTD_REDIS_URL": running.redis_url,
             "FACTD_DATABASE_URL": running.database_url,

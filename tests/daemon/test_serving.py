@@ -30,7 +30,7 @@ def test_complete_uses_the_api_key_and_the_served_model_name():
         if request.url.path == "/v1/models":
             return httpx.Response(200, json={"data": [{"id": "m"}]})
         assert b'"model":"m"' in request.read()
-        return httpx.Response(200, json={"choices": [{"text": " Paris"}]})
+        return httpx.Response(200, json={"choices": [{"index": 0, "text": " Paris"}]})
 
     assert replica(handler).complete(["The capital of France is"]) == [" Paris"]
 
