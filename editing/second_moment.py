@@ -20,7 +20,7 @@ Progress = Callable[[str, float], None]
 
 def token_budget(loaded: LoadedModel) -> int:
     """How many tokens the moments are estimated from: 10 times the FFN's width."""
-    return TOKENS_PER_DIMENSION * loaded.projection(0).in_features
+    return TOKENS_PER_DIMENSION * loaded.ffn_width
 
 
 @torch.no_grad()
@@ -61,7 +61,7 @@ def corpus_text(loaded: LoadedModel, corpus: Path, tokens: int) -> Tensor:
     text = Path(corpus).read_text(encoding="utf-8")[: 12 * tokens]
     ids = torch.tensor(loaded.tokenizer(text)["input_ids"][:tokens])
     rows = len(ids) // DOCUMENT_TOKENS
-    needed = loaded.projection(0).in_features
+    needed = loaded.ffn_width
     if rows * DOCUMENT_TOKENS < needed:
         raise ModelError(f"corpus = {corpus}: {len(ids)} tokens are too few; give at least {needed}")
     return ids[: rows * DOCUMENT_TOKENS].reshape(rows, DOCUMENT_TOKENS)
@@ -98,7 +98,7 @@ def second_moments(
         for start in range(0, len(text), rows):
             batch = text[start : start + rows].to(loaded.device)
             with suppress(_Deepest):
-                loaded.model.model(input_ids=batch, use_cache=False)
+                loaded.model.base_model(input_ids=batch, use_cache=False)
             count += batch.shape[0] * (batch.shape[1] - 1)
             progress("second moments", min(1.0, (start + rows) / len(text)))
     finally:
