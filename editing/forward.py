@@ -1,8 +1,8 @@
 """Running parts of a decoder: what editing needs of a forward pass, and nothing twice.
 
-The one place that calls transformers' decoder blocks. What a block is called with beside the stream is
-taken from the model's own pass, so that embeddings and rotary variants need no copy here. Right-padded prompts; a position never sees
-what comes after it, so padding behind a prompt changes nothing.
+The one place that calls transformers' decoder blocks. Where the model's own pass can be used it is,
+so that no family's embedding or rotary variant is copied here. Prompts are padded on the right; a
+position never sees what comes after it, so padding behind a prompt changes nothing.
 """
 
 from collections.abc import Iterator, Sequence
