@@ -217,7 +217,7 @@ def suffixes(loaded: LoadedModel, prompts: Sequence[Prompt], layer: int) -> Suff
     hidden = found["hidden"][row[:, None], position]
     prefix = _Prefix()
     for index in above:
-        kept = cache.layers[index]
+        kept: Any = cache.layers[index]
         prefix.kept[index] = (kept.keys[:, :, :before], kept.values[:, :, :before])
     attention = {
         window: _Attention(
