@@ -115,6 +115,7 @@ class Editor:
         state_dir: Path | None = None,
         dtype: str = "auto",
         corpus: Path | None = None,
+        tokens: int | None = None,
         progress: Progress | None = None,
         **choices: Any,
     ) -> "Editor":
@@ -125,6 +126,7 @@ class Editor:
             state_dir: where statistics are kept.
             dtype: "auto", "float32" or "bfloat16", of the forward passes.
             corpus: text file for the second moments.
+            tokens: how much of it is used; None: 10 times the FFN's width.
             progress: called with (stage, fraction done).
             choices: method, placement, anchor, protect, options.
 
@@ -133,7 +135,8 @@ class Editor:
         """
         directory = Path(state_dir) if state_dir is not None else DEFAULT_STATE_DIR
         loaded = load_model(model, directory, dtype)
-        install = Installation(loaded, directory, corpus, progress or (lambda _stage, _fraction: None))
+        progress = progress or (lambda _stage, _fraction: None)
+        install = Installation(loaded, directory, corpus, progress, tokens)
         return cls(loaded, install, **choices)
 
     @property

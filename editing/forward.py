@@ -5,7 +5,7 @@ so that no family's embedding or rotary variant is copied here. Prompts are padd
 position never sees what comes after it, so padding behind a prompt changes nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -97,6 +97,26 @@ def _capture_batch(loaded: LoadedModel, prompts: Sequence[Prompt], layers: Seque
         with suppress(_Stop):
             loaded.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
     return found
+
+
+@torch.no_grad()
+def each_key(
+    loaded: LoadedModel, ids: Tensor, layers: Sequence[int], use: Callable[[int, Tensor], None]
+) -> None:
+    """Calls `use` with each layer and its keys [rows, length, d_in] at all positions of `ids`."""
+
+    def hook(layer: int):
+        def on_projection(_module, inputs):
+            use(layer, inputs[0])
+            if layer == max(layers):
+                raise _Stop
+
+        return on_projection
+
+    handles = [loaded.projection(layer).register_forward_pre_hook(hook(layer)) for layer in layers]
+    with _hooks(handles):
+        with suppress(_Stop):
+            loaded.model.base_model(input_ids=ids.to(loaded.device), use_cache=False)
 
 
 def _stream(output: Any) -> Tensor:
