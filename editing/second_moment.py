@@ -53,10 +53,20 @@ def sample_text(loaded: LoadedModel, rows: int, seed: int, done: Callable[[float
     cache, text = DynamicCache(), [ids]
     for step in range(1, DOCUMENT_TOKENS):
         logits = loaded.model(input_ids=ids, past_key_values=cache, use_cache=True).logits[:, -1]
-        ids = torch.multinomial(logits.float().softmax(-1), 1, generator=generator)
+        ids = draw(logits, generator)
         text.append(ids)
         done((step + 1) / DOCUMENT_TOKENS)
     return torch.cat(text, dim=1).cpu()
+
+
+def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """One token a row, [rows, 1], by inverting the distribution function.
+
+    `torch.multinomial` draws a number for every token of the vocabulary: on a CPU five times dearer.
+    """
+    total = logits.float().softmax(-1).cumsum(-1)
+    level = torch.rand(len(logits), 1, generator=generator, device=logits.device) * total[:, -1:]
+    return torch.searchsorted(total, level, right=True).clamp(max=total.shape[1] - 1)
 
 
 def _separator(loaded: LoadedModel) -> int:

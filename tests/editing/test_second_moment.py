@@ -8,7 +8,7 @@ from editing.errors import ModelError, OptionError
 from editing.forward import each_key
 from editing.install import Installation
 from editing.model import load_model
-from editing.second_moment import DOCUMENT_TOKENS, Sums, blocks, second_moments
+from editing.second_moment import DOCUMENT_TOKENS, Sums, blocks, draw, second_moments
 from tests.tiny_models import save_checkpoint
 
 LAYERS = (1, 2)
@@ -183,3 +183,14 @@ def test_a_corpus_that_cannot_serve_is_refused(install, tmp_path):
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe" * 500)
     with pytest.raises(ModelError, match="not UTF-8"):
         install(corpus=tmp_path / "bytes.txt").moments([1])
+
+
+def test_tokens_are_drawn_by_their_probabilities():
+    logits = torch.tensor([0.0, 2.0, -float("inf"), 1.0, -1.0])
+    draws = draw(logits.expand(100_000, -1), torch.Generator().manual_seed(0))
+    share = torch.bincount(draws[:, 0], minlength=5) / len(draws)
+    expected = logits.softmax(-1)
+    assert ((share - expected).abs() <= 4 * (expected / len(draws)).sqrt()).all()
+    assert share[2] == 0
+    again = draw(logits.expand(100_000, -1), torch.Generator().manual_seed(0))
+    assert torch.equal(draws, again)
