@@ -103,7 +103,7 @@ class Editor:
             write.target: install.anchor(write.target, self.options) if anchor != "none" else float("nan")
             for write in self.rounds
         }
-        self._base = _checkpoint_tensors(loaded.path, self.tensor_names)
+        self._base = loaded.base_weights(self.layers)
         self._weights = dict(self._base)
         self.state = EditState()
 
@@ -115,6 +115,7 @@ class Editor:
         state_dir: Path | None = None,
         dtype: str = "auto",
         corpus: Path | None = None,
+        tokens: int | None = None,
         progress: Progress | None = None,
         **choices: Any,
     ) -> "Editor":
@@ -125,6 +126,7 @@ class Editor:
             state_dir: where statistics are kept.
             dtype: "auto", "float32" or "bfloat16", of the forward passes.
             corpus: text file for the second moments.
+            tokens: how much of it is used; None: 10 times the FFN's width.
             progress: called with (stage, fraction done).
             choices: method, placement, anchor, protect, options.
 
@@ -133,7 +135,8 @@ class Editor:
         """
         directory = Path(state_dir) if state_dir is not None else DEFAULT_STATE_DIR
         loaded = load_model(model, directory, dtype)
-        install = Installation(loaded, directory, corpus, progress or (lambda _stage, _fraction: None))
+        progress = progress or (lambda _stage, _fraction: None)
+        install = Installation(loaded, directory, corpus, progress, tokens)
         return cls(loaded, install, **choices)
 
     @property
@@ -296,7 +299,8 @@ class Editor:
                 name = self.loaded.tensor_name(layer)
                 residual = (targets - hidden) / (len(write.layers) - i)
                 columns[f"{name}/keys"] = keys
-                columns[f"{name}/values"] = (self._weights[name].double() @ keys.double()).float() + residual
+                output = (self._weights[name].double() @ keys.double()).float()
+                columns[f"{name}/values"] = self.loaded.projected(layer, output, residual)
                 table = self._table(columns, name)
                 self.state = replace(self.state, factors=self.state.factors | self._factors(layer, table))
                 self._set_weight(layer, materialise(self._base[name], *self.state.factors[name]))
@@ -337,9 +341,7 @@ class Editor:
 
     def _set_weight(self, layer: int, weight: Tensor) -> None:
         self._weights[self.loaded.tensor_name(layer)] = weight
-        parameter = self.loaded.projection(layer).weight
-        with torch.no_grad():
-            parameter.copy_(weight.to(parameter.device, parameter.dtype))
+        self.loaded.set_weight(layer, weight)
 
 
 class _Clock:
@@ -356,18 +358,3 @@ class _Clock:
             yield
         finally:
             self.seconds[stage] += self._now() - start
-
-
-def _checkpoint_tensors(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
-    """The named tensors of a checkpoint as float32, read from its safetensors files."""
-    from safetensors import safe_open
-
-    found: dict[str, Tensor] = {}
-    for file in sorted(path.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            for name in set(names) & set(tensors.keys()):
-                found[name] = tensors.get_tensor(name).float()
-    missing = sorted(set(names) - set(found))
-    if missing:
-        raise EditError(f"the checkpoint {path.name} has no tensor {missing[0]!r}")
-    return {name: found[name] for name in names}

@@ -1,12 +1,14 @@
 """Running parts of a decoder: what editing needs of a forward pass, and nothing twice.
 
-The one place that calls transformers' decoder blocks. Right-padded prompts; a position never sees
-what comes after it, so padding behind a prompt changes nothing.
+The one place that calls transformers' decoder blocks. Where the model's own pass can be used it is,
+so that no family's embedding or rotary variant is copied here. Prompts are padded on the right; a
+position never sees what comes after it, so padding behind a prompt changes nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +27,7 @@ class Captured:
 
     Attributes:
         keys: layer → [d_in, n] float32, input of the FFN output projection.
-        outputs: layer → [d, n] float32, its output (the MLP's output).
+        outputs: layer → [d, n] float32, what the MLP adds to the residual stream, bias included.
         hidden: layer → [d, n] float32, the block's output (residual stream).
     """
 
@@ -69,26 +71,57 @@ def _capture_batch(loaded: LoadedModel, prompts: Sequence[Prompt], layers: Seque
         return x[row, position].float().T.contiguous()
 
     def on_projection(layer: int):
-        def hook(_module, inputs, output):
+        def hook(_module, inputs):
             found.keys[layer] = at_subject(inputs[0])
+
+        return hook
+
+    def on_mlp_output(layer: int):
+        def hook(_module, _inputs, output):
             found.outputs[layer] = at_subject(output)
 
         return hook
 
     def on_block(layer: int):
         def hook(_module, _inputs, output):
-            found.hidden[layer] = at_subject(output)
+            found.hidden[layer] = at_subject(_stream(output))
             if layer == max(layers):
                 raise _Stop
 
         return hook
 
-    handles = [loaded.projection(layer).register_forward_hook(on_projection(layer)) for layer in layers]
+    handles = [loaded.projection(layer).register_forward_pre_hook(on_projection(layer)) for layer in layers]
+    handles += [loaded.mlp_output(layer).register_forward_hook(on_mlp_output(layer)) for layer in layers]
     handles += [loaded.layers[layer].register_forward_hook(on_block(layer)) for layer in layers]
     with _hooks(handles):
         with suppress(_Stop):
-            loaded.model.model(input_ids=ids, attention_mask=mask, use_cache=False)
+            loaded.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
     return found
+
+
+@torch.no_grad()
+def each_key(
+    loaded: LoadedModel, ids: Tensor, layers: Sequence[int], use: Callable[[int, Tensor], None]
+) -> None:
+    """Calls `use` with each layer and its keys [rows, length, d_in] at all positions of `ids`."""
+
+    def hook(layer: int):
+        def on_projection(_module, inputs):
+            use(layer, inputs[0])
+            if layer == max(layers):
+                raise _Stop
+
+        return on_projection
+
+    handles = [loaded.projection(layer).register_forward_pre_hook(hook(layer)) for layer in layers]
+    with _hooks(handles):
+        with suppress(_Stop):
+            loaded.model.base_model(input_ids=ids.to(loaded.device), use_cache=False)
+
+
+def _stream(output: Any) -> Tensor:
+    """The residual stream in a block's output; GPT-J returns its attention weights beside it."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 class _Prefix:
@@ -111,15 +144,20 @@ class _Prefix:
         return chosen
 
 
-class _Recorder:
-    """Records keys and values of a whole pass, layer by layer."""
+@dataclass
+class _Attention:
+    """What the blocks of one attention window are called with, for the suffixes' positions.
 
-    def __init__(self) -> None:
-        self.seen: dict[int, tuple[Tensor, Tensor]] = {}
+    Attributes:
+        mask: [rows, 1, t, p + t] additive attention mask over prefix and suffix.
+        rotary: cosines and sines [rows, t, …] as the model itself passed them; None where it passed none.
+    """
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_args, **_kwargs):
-        self.seen[layer_idx] = (key, value)
-        return key, value
+    mask: Tensor
+    rotary: tuple[Tensor, ...] | None
+
+    def select(self, rows: Tensor) -> "_Attention":
+        return _Attention(self.mask[rows], self.rotary and tuple(x[rows] for x in self.rotary))
 
 
 @dataclass
@@ -128,8 +166,8 @@ class Suffixes:
 
     Attributes:
         hidden: [rows, t, d] output of block `layer` from each prompt's subject-last token on.
-        output: [rows, d] float32 output of that layer's MLP at the subject-last token.
-        mask: [rows, 1, t, p + t] additive attention mask over prefix and suffix.
+        output: [rows, d] float32, what that layer's MLP adds to the stream at the subject-last token.
+        attention: window of a block → mask and rotary embedding.
         position: [rows, t] position ids.
         prefix: keys and values before the subject's last token, for the layers above.
         layer: the layer whose output may be changed.
@@ -137,7 +175,7 @@ class Suffixes:
 
     hidden: Tensor
     output: Tensor
-    mask: Tensor
+    attention: dict[int | None, _Attention]
     position: Tensor
     prefix: _Prefix
     layer: int
@@ -147,7 +185,7 @@ class Suffixes:
         return Suffixes(
             self.hidden[rows],
             self.output[rows],
-            self.mask[rows],
+            {window: attention.select(rows) for window, attention in self.attention.items()},
             self.position[rows],
             self.prefix.select(rows),
             self.layer,
@@ -161,40 +199,66 @@ def suffixes(loaded: LoadedModel, prompts: Sequence[Prompt], layer: int) -> Suff
     Exact: a change at position s of block `layer`'s output reaches only positions ≥ s of the blocks
     above (algorithms: prefix cache and position pruning).
     """
+    from transformers import DynamicCache
+
     ids, mask = pad([p.ids for p in prompts], loaded.tokenizer.pad_token_id, loaded.device)
-    rows, device = len(prompts), loaded.device
-    start = torch.tensor([p.subject_last for p in prompts], device=device)
-    length = mask.sum(1)
-    recorder, found = _Recorder(), {}
+    start = torch.tensor([p.subject_last for p in prompts], device=loaded.device)
+    row = torch.arange(len(prompts), device=loaded.device)
+    above = range(layer + 1, len(loaded.layers))
+    rotary: dict[int | None, tuple[Tensor, ...] | None] = {}
+    found: dict[str, Tensor] = {}
 
     def on_block(_module, _inputs, output):
-        found["hidden"] = output
+        found["hidden"] = _stream(output)
 
-    def on_projection(_module, _inputs, output):
-        found["output"] = output[torch.arange(rows, device=device), start].float()
+    def on_mlp_output(_module, _inputs, output):
+        found["output"] = output[row, start].float()
 
-    with _hooks(
-        [
-            loaded.layers[layer].register_forward_hook(on_block),
-            loaded.projection(layer).register_forward_hook(on_projection),
-        ]
-    ):
-        _run_blocks(loaded, range(len(loaded.layers)), ids, mask, recorder)
-    steps = torch.arange(int((length - start).max()), device=device)
+    def before_block(index: int):
+        def hook(_module, _inputs, named):
+            rotary[loaded.window(index)] = named.get("position_embeddings")
+
+        return hook
+
+    handles = [loaded.layers[layer].register_forward_hook(on_block)]
+    handles += [loaded.mlp_output(layer).register_forward_hook(on_mlp_output)]
+    handles += [
+        loaded.layers[index].register_forward_pre_hook(before_block(index), with_kwargs=True)
+        for index in above
+    ]
+    # Made without the config it keeps all positions, those out of a sliding window too.
+    cache = DynamicCache()
+    with _hooks(handles):
+        loaded.model.base_model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+    before = int(start.max())
+    steps = torch.arange(int((mask.sum(1) - start).max()), device=loaded.device)
+    # Behind a prompt's end the last position is repeated; nothing reads what comes of it.
     position = (start[:, None] + steps).clamp(max=ids.shape[1] - 1)
-    before = torch.arange(int(start.max()), device=device)
+    hidden = found["hidden"][row[:, None], position]
     prefix = _Prefix()
-    for index in range(layer + 1, len(loaded.layers)):
-        key, value = recorder.seen[index]
-        prefix.kept[index] = (key[:, :, : len(before)], value[:, :, : len(before)])
-    seen_before = (before[None, :] < start[:, None])[:, None, :].expand(rows, len(steps), len(before))
-    causal = (steps[None, :] <= steps[:, None])[None].expand(rows, -1, -1)
-    allowed = torch.cat([seen_before, causal], dim=2)[:, None]
-    hidden = found["hidden"]
-    chosen = hidden.gather(1, position[:, :, None].expand(-1, -1, hidden.shape[2]))
-    return Suffixes(
-        chosen, found["output"], additive(allowed, hidden.dtype), start[:, None] + steps, prefix, layer
-    )
+    for index in above:
+        kept: Any = cache.layers[index]
+        prefix.kept[index] = (kept.keys[:, :, :before], kept.values[:, :, :before])
+    attention = {
+        window: _Attention(
+            additive(_allowed(start, before, steps, window), hidden.dtype),
+            seen and tuple(x.expand(len(row), -1, -1)[row[:, None], position] for x in seen),
+        )
+        for window, seen in rotary.items()
+    }
+    return Suffixes(hidden, found["output"], attention, position, prefix, layer)
+
+
+def _allowed(start: Tensor, before: int, steps: Tensor, window: int | None) -> Tensor:
+    """Which of p prefix and t suffix positions each suffix position attends to: [rows, 1, t, p + t]."""
+    read = start[:, None] + steps
+    first = torch.arange(before, device=start.device).expand(len(start), -1)
+    written = torch.cat([first, read], dim=1)
+    # A row's own suffix begins before the longest prefix of the batch ends.
+    real = torch.cat([first < start[:, None], torch.ones_like(read, dtype=torch.bool)], dim=1)
+    distance = read[:, :, None] - written[:, None, :]
+    allowed = real[:, None, :] & (distance >= 0)
+    return (allowed if window is None else allowed & (distance < window))[:, None]
 
 
 def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
@@ -204,30 +268,6 @@ def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     )
 
 
-def _run_blocks(loaded: LoadedModel, blocks, ids: Tensor, mask: Tensor, cache: _Recorder) -> Tensor:
-    inner = loaded.model.model
-    hidden = inner.embed_tokens(ids)
-    steps = torch.arange(ids.shape[1], device=ids.device)
-    position = steps[None].expand(len(ids), -1)
-    allowed = (steps[None, :] <= steps[:, None])[None] & mask[:, None, :]
-    allowed = (allowed | torch.eye(len(steps), dtype=torch.bool, device=ids.device))[:, None]
-    return _blocks(loaded, blocks, hidden, additive(allowed, hidden.dtype), position, cache)
-
-
-def _blocks(loaded: LoadedModel, blocks, hidden: Tensor, mask: Tensor, position: Tensor, cache) -> Tensor:
-    rotary = loaded.model.model.rotary_emb(hidden, position_ids=position)
-    for index in blocks:
-        hidden = loaded.layers[index](
-            hidden,
-            attention_mask=mask,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-            position_embeddings=rotary,
-        )
-    return hidden
-
-
 def finish(loaded: LoadedModel, part: Suffixes, hidden: Tensor, row: Tensor, step: Tensor) -> Tensor:
     """Log-probabilities [k, vocabulary] float32 at (row, step) after the layers above `part.layer`.
 
@@ -235,7 +275,17 @@ def finish(loaded: LoadedModel, part: Suffixes, hidden: Tensor, row: Tensor, ste
         hidden: [rows, t, d], `part.hidden` or a changed copy of it.
         row, step: [k] which positions are wanted; the head runs on those only.
     """
-    blocks = range(part.layer + 1, len(loaded.layers))
-    top = _blocks(loaded, blocks, hidden, part.mask, part.position, part.prefix)
-    logits = loaded.model.lm_head(loaded.model.model.norm(top[row, step]))
-    return logits.float().log_softmax(dim=-1)
+    for index in range(part.layer + 1, len(loaded.layers)):
+        attention = part.attention[loaded.window(index)]
+        cache = {loaded.family.cache: part.prefix}
+        hidden = _stream(
+            loaded.layers[index](
+                hidden,
+                attention_mask=attention.mask,
+                position_ids=part.position,
+                position_embeddings=attention.rotary,
+                use_cache=True,
+                **cache,
+            )
+        )
+    return loaded.logits(hidden[row, step]).float().log_softmax(dim=-1)

@@ -1,12 +1,14 @@
 """What is measured once on the unedited model and kept: contexts, second moments, anchors.
 
-Kept under ``<state>/installed/<base hash>-<dtype>[-<corpus hash>]``; every stage is written when it is
-complete, so an interrupted installation goes on where it stopped.
+Kept under ``<state>/installed/<base hash>-<dtype>[-<corpus hash>]``, in files that name their token
+count where it matters. Every stage is written when it is complete and long ones also in between, so an
+interrupted installation goes on where it stopped, to the same bits.
 """
 
 import hashlib
 import json
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,14 +17,25 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from editing.anchor import PILOTS, anchor_norm
+from editing.errors import ModelError
 from editing.model import LoadedModel
-from editing.second_moment import Progress, corpus_text, sample_text, second_moments, token_budget
+from editing.second_moment import (
+    Progress,
+    Sums,
+    blocks,
+    corpus_text,
+    sample_text,
+    second_moments,
+    token_budget,
+)
 from editing.values import ValueOptions
 
 SEED = 0
 #: MEMIT's seed words of the texts put before a prompt, and their length in tokens.
 CONTEXT_SEEDS = ("The", "Therefore", "Because", "I", "You")
 CONTEXT_TOKENS = 10
+#: Seconds of work on moments that an interruption may cost.
+SAVE_SECONDS = 30.0
 
 
 def _replace(path: Path, write) -> None:
@@ -39,13 +52,27 @@ class Installation:
         loaded: the model, with its *unedited* weights whenever a method of this class is called.
         state_dir: where statistics are kept.
         corpus: text for the second moments; None lets the model write its own.
+        progress: called with (stage, fraction done).
+        tokens: how many tokens of text the moments are estimated from; None: 10 times the FFN's width.
+
+    Raises:
+        ModelError: the corpus cannot be read.
+        OptionError: too few tokens.
     """
 
-    def __init__(self, loaded: LoadedModel, state_dir: Path, corpus: Path | None, progress: Progress) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        state_dir: Path,
+        corpus: Path | None,
+        progress: Progress,
+        tokens: int | None = None,
+    ) -> None:
         name = f"{loaded.base_hash[:16]}-{str(loaded.model.dtype).removeprefix('torch.')}"
         if corpus is not None:
-            name += "-" + hashlib.sha256(Path(corpus).read_bytes()).hexdigest()[:12]
+            name += f"-{_file_hash(corpus)[:12]}"
         self.loaded, self.corpus, self.progress = loaded, corpus, progress
+        self.tokens = token_budget(loaded, tokens)
         self.directory = Path(state_dir) / "installed" / name
         self.directory.mkdir(parents=True, exist_ok=True)
 
@@ -61,9 +88,33 @@ class Installation:
         """C [d_in, d_in] float64 of each layer."""
         missing = [layer for layer in layers if not self._moment_path(layer).exists()]
         if missing:
-            for layer, moment in second_moments(self.loaded, self._text(), missing, self.progress).items():
-                _replace(self._moment_path(layer), lambda p, m=moment: save_file({"moment": m}, p))
+            sums = self._sums(missing)
+            for layer in missing:
+                content, facts = {"moment": sums.moment(layer)}, {"tokens": str(sums.tokens)}
+                _replace(self._moment_path(layer), lambda p, c=content, f=facts: save_file(c, p, f))
+            self._unfinished_path.unlink(missing_ok=True)
         return {layer: load_file(self._moment_path(layer))["moment"] for layer in layers}
+
+    def _sums(self, layers: Sequence[int]) -> Sums:
+        """The sums over the whole text; what an interrupted run has left of them is not done again."""
+        text, sums = self._text(), self._unfinished(layers)
+        steps, saved = second_moments(self.loaded, text, sums), time.monotonic()
+        for sums in steps:
+            if time.monotonic() - saved >= SAVE_SECONDS:
+                content = {str(layer): total for layer, total in sums.totals.items()}
+                content["counts"] = torch.tensor([sums.rows, sums.tokens])
+                _replace(self._unfinished_path, lambda p, c=content: save_file(c, p))
+                saved = time.monotonic()
+            self.progress("second moments", sums.rows / len(text))
+        return sums
+
+    def _unfinished(self, layers: Sequence[int]) -> Sums:
+        if self._unfinished_path.exists():
+            content = load_file(self._unfinished_path, device=str(self.loaded.device))
+            rows, tokens = content.pop("counts").tolist()
+            if {str(layer) for layer in layers} <= content.keys():
+                return Sums({int(layer): total for layer, total in content.items()}, rows, tokens)
+        return Sums.none(self.loaded, layers)
 
     def anchor(self, layer: int, options: ValueOptions) -> float:
         """NAS's anchor of a layer for these value options."""
@@ -76,17 +127,38 @@ class Installation:
         return float(json.loads(path.read_text(encoding="utf-8"))["norm"])
 
     def _moment_path(self, layer: int) -> Path:
-        return self.directory / f"second-moment-{layer}.safetensors"
+        return self.directory / f"second-moment-{layer}-{self.tokens}.safetensors"
+
+    @property
+    def _unfinished_path(self) -> Path:
+        return self.directory / f"second-moments-unfinished-{self.tokens}.safetensors"
 
     def _text(self) -> Tensor:
-        tokens = token_budget(self.loaded)
         if self.corpus is not None:
-            return corpus_text(self.loaded, self.corpus, tokens)
-        path = self.directory / "sampled-text.safetensors"
+            return corpus_text(self.loaded, self.corpus, self.tokens)
+        sizes = blocks(self.tokens)
+        return torch.cat([self._block(i, len(sizes), rows) for i, rows in enumerate(sizes)])
+
+    def _block(self, index: int, count: int, rows: int) -> Tensor:
+        """Sampled text is kept in blocks with a seed each, so that whole ones survive an interruption."""
+        path = self.directory / f"sampled-text-{self.tokens}-{index}.safetensors"
         if not path.exists():
-            text = sample_text(self.loaded, tokens, SEED, self.progress)
+            text = sample_text(
+                self.loaded,
+                rows,
+                SEED + index,
+                lambda fraction: self.progress("sampling text", (index + fraction) / count),
+            )
             _replace(path, lambda p: save_file({"ids": text}, p))
         return load_file(path)["ids"]
+
+
+def _file_hash(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"corpus = {path}: {error.strerror}; give a readable text file") from error
 
 
 @torch.no_grad()

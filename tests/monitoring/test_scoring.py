@@ -5,7 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from monitoring.scoring import Encoded, Scorer, kl_nats
-from tests.monitoring.conftest import byte_tokenizer
+from tests.tiny_models import byte_tokenizer
 
 PAIRS = [("The cat", "sat"), ("A much longer prompt about a river", "flows"), ("Ice", "melts in the sun")]
 FAMILIES = {
