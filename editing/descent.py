@@ -174,7 +174,8 @@ def descend(
         if step == options.steps or not len(running):
             break
         here = torch.isin(asked, running)
-        gradient = torch.autograd.grad(total.sum(), current)[0][here]
+        # Held too: Adam's step along a gradient with a forbidden part would not be the nearest allowed one.
+        gradient = restraint.held(running, torch.autograd.grad(total.sum(), current)[0][here])
         gradients[running] += gradient
         moved = restraint.held(running, delta[running] + adam.change(running, gradient, step))
         limit = options.clamp * norms[running]
