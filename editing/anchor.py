@@ -54,12 +54,14 @@ def anchor_norm(
     return float(ordered[: len(ordered) - int(TRIM * len(ordered))].mean())
 
 
-def anchored(values: Values, anchor: float, rule: AnchorRule) -> tuple[Tensor, Tensor, Tensor]:
+def anchored(
+    values: Values, anchor: float, rule: AnchorRule, longest: float = OUTLIER
+) -> tuple[Tensor, Tensor, Tensor]:
     """Residual-stream targets z = (h₀ − v₀) + v*, with v* = v₀ + δ rescaled to the anchor.
 
     Returns:
-        z [d, n]; ‖v*‖ before rescaling [n]; which facts are outliers (‖v*‖ > 2a) [n], which the rule
-        does not write. "nas" scales to the anchor from both sides, "nas-cap" only down.
+        z [d, n]; ‖v*‖ before rescaling [n]; which facts are outliers (‖v*‖ > `longest` · a) [n], which
+        the rule does not write. "nas" scales to the anchor from both sides, "nas-cap" only down.
     """
     write = values.output + values.delta
     norm = write.norm(dim=0)
@@ -68,15 +70,15 @@ def anchored(values: Values, anchor: float, rule: AnchorRule) -> tuple[Tensor, T
         outlier = torch.zeros_like(norm, dtype=torch.bool)
     else:
         scale = anchor / norm
-        outlier = norm > OUTLIER * anchor
+        outlier = norm > longest * anchor
     if rule == "nas-cap":
         scale = scale.clamp(max=1.0)
     return values.hidden - values.output + write * scale, norm, outlier
 
 
-def outlier_reason(norm: float, anchor: float) -> str:
+def outlier_reason(norm: float, anchor: float, longest: float = OUTLIER) -> str:
     return (
-        f"skipped_outlier: the write vector's norm {norm:.1f} is more than {OUTLIER:g} times "
+        f"skipped_outlier: the write vector's norm {norm:.1f} is more than {longest:g} times "
         f"the anchor {anchor:.1f}; reword the prompt or the target"
     )
 

@@ -1,76 +1,55 @@
 """The editor: a model, its memory of facts, and the one way to change them."""
 
 import hashlib
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from editing.anchor import AnchorRule, anchored, outlier_reason, skipped
+from editing import methods
+from editing.anchor import AnchorRule, anchored, skipped
 from editing.delta import materialise, tensor_sha256
-from editing.errors import EditError, FactError, OptionError
+from editing.errors import EditError, FactError
 from editing.facts import Fact
-from editing.forward import capture
+from editing.forward import Captured, capture
 from editing.install import Installation
-from editing.methods import prior
+from editing.methods.interference import bars
+from editing.methods.parameters import Parameters, parameters
+from editing.methods.tuning import grown, tune
 from editing.model import BUNDLED, LoadedModel, load_model
-from editing.placement import Placement, Write, rounds, window
+from editing.placement import Write, rounds
+from editing.report import Clock, Outcome, Report, outcomes, tuned
+from editing.revive import protection
 from editing.second_moment import Progress
-from editing.solve import solve
-from editing.state import EditState
+from editing.state import BATCHES, EditState
 from editing.tokens import encode
-from editing.values import ValueOptions, Values, optimise
+from editing.values import ValueOptions, optimise
 
 #: Where statistics and unpacked models are kept unless told otherwise.
 DEFAULT_STATE_DIR = Path.home() / ".local" / "state" / "factd"
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one fact of a batch.
-
-    Attributes:
-        id: the fact's id.
-        written: whether it is in the weights now; a fact that is not has left nothing behind.
-        reason: why it was not written.
-        value_norm: ‖v*‖ before anchoring, at the last layer a value was optimised for.
-        value_norm_ratio: that over the anchor; NaN without an anchor.
-        loss: the value optimisation's final loss, nats.
-        steps: its evaluations of the loss.
-    """
-
-    id: str
-    written: bool
-    reason: str | None
-    value_norm: float
-    value_norm_ratio: float
-    loss: float
-    steps: int
-
-
-@dataclass(frozen=True)
-class Report:
-    """Outcomes of a batch, in the order given, and the seconds spent on values, keys and solves."""
-
-    outcomes: tuple[Outcome, ...]
-    seconds: dict[str, float]
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """Ids of the facts that were written."""
-        return tuple(outcome.id for outcome in self.outcomes if outcome.written)
-
-
 class Editor:
     """Writes facts into a model and takes them out again.
 
-    The weights are always those that follow from `state`: base weights plus the factors solved
-    jointly from all live facts. One editor is used by one thread at a time.
+    The weights are always those that follow from `state`: base weights plus its factors, which the method
+    solves from the table of all live facts. One editor is used by one thread at a time.
+
+    Args:
+        method: a name of `editing.methods`.
+        placement: "spread", "boundary" or "single"; the method's own when None.
+        anchor: "nas", "nas-cap" or "none"; "nas" when None and the method has values to anchor.
+        protect: "revive", "revive-after" or "none".
+        options: how values are optimised; what makes a method's its own is kept. Published or measured
+            ones when None.
+        numbers: of the method; published or measured ones when None.
+
+    Raises:
+        OptionError: a choice is unknown or does not combine with the method.
     """
 
     def __init__(
@@ -79,32 +58,32 @@ class Editor:
         install: Installation,
         *,
         method: str = "memit-seq",
-        placement: Placement = "spread",
-        anchor: AnchorRule = "nas",
+        placement: str | None = None,
+        anchor: str | None = None,
         protect: str = "none",
         options: ValueOptions | None = None,
+        numbers: Parameters | None = None,
     ) -> None:
-        if protect != "none":
-            raise OptionError(f"protect = {protect!r}: only 'none' is offered yet")
-        if anchor not in ("nas", "nas-cap", "none"):
-            raise OptionError(f"anchor = {anchor!r}: use nas, nas-cap or none")
+        self.method = methods.named(method)
+        self.rule: AnchorRule
+        placement, self.rule, protect = self.method.combined(method, placement, anchor, protect)
         self.loaded, self.install = loaded, install
-        self.options = options or ValueOptions()
-        self.rule: AnchorRule = anchor
-        self.rounds = rounds(placement, window(len(loaded.layers)))
+        numbers = numbers or parameters(method, loaded)
+        self.options = replace(options or numbers.values, **self.method.variant)
+        self.numbers = replace(numbers, values=self.options)
+        self.rounds = rounds(placement, numbers.layers)
         self.layers = tuple(sorted({layer for write in self.rounds for layer in write.layers}))
-        self.settings_hash = hashlib.sha256(
-            f"{method}|{self.rounds}|{anchor}|{protect}|{self.options}|{loaded.model.dtype}".encode()
-        ).hexdigest()
+        chosen = (method, self.rounds, self.rule, protect, self.numbers)
+        measured_on = (install.directory.name, install.tokens)
+        self.settings_hash = hashlib.sha256(f"{chosen}|{measured_on}".encode()).hexdigest()
         self.contexts = install.contexts()
-        moments = install.moments(self.layers)
-        self._priors = {layer: prior(method, moments[layer]) for layer in self.layers}
-        self.anchors = {
-            write.target: install.anchor(write.target, self.options) if anchor != "none" else float("nan")
-            for write in self.rounds
-        }
         self._base = loaded.base_weights(self.layers)
         self._weights = dict(self._base)
+        self._solvers = self._made_solvers(protect)
+        self.anchors = {
+            write.target: install.anchor(write.target, self.options) if self.rule != "none" else float("nan")
+            for write in self.rounds
+        }
         self.state = EditState()
 
     @classmethod
@@ -128,7 +107,7 @@ class Editor:
             corpus: text file for the second moments.
             tokens: how much of it is used; None: 10 times the FFN's width.
             progress: called with (stage, fraction done).
-            choices: method, placement, anchor, protect, options.
+            choices: method, placement, anchor, protect, options, numbers.
 
         Raises:
             ModelError, OptionError, SolveError.
@@ -171,6 +150,16 @@ class Editor:
     def weight_hashes(self) -> dict[str, str]:
         return {name: tensor_sha256(weight) for name, weight in self._weights.items()}
 
+    def _made_solvers(self, protect: str) -> dict[int, methods.Solver]:
+        if self.method.solver is None:
+            return {}
+        moments, solvers = self.install.moments(self.layers), {}
+        for layer in self.layers:
+            base = self._base[self.loaded.tensor_name(layer)]
+            protected = protection(protect, base, self.numbers.protected_share)
+            solvers[layer] = self.method.solver(base, moments[layer], protected, self.numbers)
+        return solvers
+
     def restore(self, state: EditState) -> None:
         """Goes to `state`: the weights are the very bits they were there.
 
@@ -200,7 +189,14 @@ class Editor:
             return self._apply(list(facts), remove)
 
     def retract(self, *ids: str) -> None:
-        """Takes facts out exactly: the weights are as if solved without their columns."""
+        """Takes facts out: the weights are as if solved without their columns.
+
+        Of joint methods that is as if they had never been written; see `editing.methods.chain` for those
+        that write batch after batch.
+
+        Raises:
+            EditError: an id is not live, or the method tunes weights and records no columns.
+        """
         self._check_ids((), ids)
         with self._all_or_nothing():
             self._drop(ids)
@@ -209,12 +205,25 @@ class Editor:
         """Writes all live facts anew from the base weights in one batch, with their recorded targets.
 
         Keys of the upper layers, recorded while other facts were not yet there, become exact again.
+
+        Raises:
+            EditError: the method tunes weights and records no targets.
         """
+        self._check_recorded("compact")
+        old = self.state
         with self._all_or_nothing():
-            old = self.state
             self.restore(EditState())
-            for write in self.rounds:
-                self._write(old.facts, write, old.columns[f"targets/{write.target}"], _Clock())
+            for write in self.rounds if old.facts else ():
+                recorded = (f"targets/{write.target}", f"interference/{write.target}")
+                columns = {name: old.columns[name] for name in recorded if name in old.columns}
+                self._write(old.facts, write, columns, Clock())
+
+    def _check_recorded(self, operation: str) -> None:
+        if self.method.tuned:
+            raise EditError(
+                f"cannot {operation}: a method that tunes weights records no keys and values of its facts; "
+                "restore an earlier version, or open the editor with another method, such as memit-seq"
+            )
 
     def _check_ids(self, facts: Sequence[Fact], remove: Sequence[str]) -> None:
         live = set(self.state.ids)
@@ -241,84 +250,88 @@ class Editor:
     def _apply(self, facts: list[Fact], remove: Sequence[str]) -> Report:
         start = self.state
         self._drop(remove)
-        clock = _Clock()
-        outcomes: dict[str, Outcome] = {}
+        clock = Clock()
+        if self.method.tuned:
+            return self._tune(facts, clock)
+        told: dict[str, Outcome] = {}
         for write in self.rounds if facts else ():
+            layer, avoid, columns = write.target, None, {}
             with clock.time("values"):
-                values = optimise(self.loaded, facts, write.target, self.contexts, self.options)
-            targets, norms, outliers = anchored(values, self.anchors[write.target], self.rule)
-            outcomes |= self._outcomes(facts, write, values, norms, outliers)
+                if self.method.bars:
+                    avoid, columns = bars(self.loaded, self.state, facts, layer, self.numbers)
+                values = optimise(
+                    self.loaded, facts, layer, self.contexts, self.options, barred=avoid, merged=True
+                )
+            values = values if self.method.target == "hidden" else values.of_outputs()
+            anchor, longest = self.anchors[layer], self.method.outlier
+            targets, norms, outliers = anchored(values, anchor, self.rule, longest)
+            columns[f"targets/{layer}"] = targets.cpu()
+            told |= outcomes(facts, values, norms, outliers, anchor, longest)
             bad = skipped(outliers, facts)
             if bad and write is not self.rounds[0]:
                 # An earlier round has written them already: begin again without them.
                 self.restore(start)
                 again = self._apply([fact for fact in facts if fact.id not in bad], remove)
-                found = outcomes | {outcome.id: outcome for outcome in again.outcomes}
-                return Report(tuple(found[id] for id in outcomes), again.seconds)
-            keep = torch.tensor([fact.id not in bad for fact in facts], device=targets.device)
+                found = told | {outcome.id: outcome for outcome in again.outcomes}
+                return Report(tuple(found[id] for id in told), again.seconds)
+            keep = torch.tensor([fact.id not in bad for fact in facts])
             facts = [fact for fact in facts if fact.id not in bad]
             if not facts:
                 break
-            self._write(facts, write, targets[:, keep].cpu(), clock)
-        return Report(tuple(outcomes.values()), clock.seconds)
+            self._write(facts, write, {name: column[:, keep] for name, column in columns.items()}, clock)
+        return Report(tuple(told.values()), clock.seconds)
 
-    def _outcomes(self, facts, write: Write, values: Values, norms: Tensor, outliers: Tensor):
-        anchor = self.anchors[write.target]
-        return {
-            fact.id: Outcome(
-                fact.id,
-                not bad,
-                outlier_reason(norm, anchor) if bad else None,
-                norm,
-                norm / anchor,
-                loss,
-                steps,
-            )
-            for fact, norm, bad, loss, steps in zip(
-                facts,
-                norms.tolist(),
-                outliers.tolist(),
-                values.loss.tolist(),
-                values.steps.tolist(),
-                strict=True,
-            )
-        }
+    def _tune(self, facts: Sequence[Fact], clock: Clock) -> Report:
+        """Trains the weights on a batch; see `editing.methods.tuning`."""
+        if not facts:
+            return Report((), clock.seconds)
+        with clock.time("solve"):
+            old, low_rank = self.state, self.method.low_rank
+            update, losses = tune(self.loaded, facts, self.layers, self.numbers, low_rank, len(old.facts))
+            names = {layer: self.loaded.tensor_name(layer) for layer in self.layers}
+            factors = {name: grown(old.factors.get(name), update[layer]) for layer, name in names.items()}
+            self.restore(EditState(old.facts + tuple(facts), factors))
+        return Report(tuned(facts, losses, self.numbers.tuning_steps), clock.seconds)
 
-    def _write(self, facts: Sequence[Fact], write: Write, targets: Tensor, clock: "_Clock") -> None:
-        """Writes residual-stream targets [d, n] into the round's layers, lowest first."""
+    def _write(self, facts: Sequence[Fact], write: Write, columns: dict[str, Tensor], clock: Clock) -> None:
+        """Writes a round's targets [d, n] into its layers, lowest first.
+
+        Args:
+            columns: what the table gets of the facts beside keys and values; the targets among them.
+        """
         prompts = [
             encode(self.tokenizer, fact, context, target=False) for fact in facts for context in self.contexts
         ]
-        bare = prompts[:: len(self.contexts)]
-        columns = {f"targets/{write.target}": targets}
+        targets = columns[f"targets/{write.target}"]
+        known = self.state.facts
+        if facts[0].id not in self.state.ids:
+            known += tuple(facts)
+            if self.method.batched:
+                columns = columns | {BATCHES: torch.full((1, len(facts)), self.state.next_batch)}
         for i, layer in enumerate(write.layers):
             with clock.time("keys"):
-                keys = self._mean_keys(capture(self.loaded, prompts, [layer]).keys[layer])
-                hidden = capture(self.loaded, bare, [write.target]).hidden[write.target].cpu()
+                captured = capture(self.loaded, prompts, [layer])
+                keys = self._mean_keys(captured.keys[layer])
+                current = self._current(prompts, captured, write, layer)
             with clock.time("solve"):
                 name = self.loaded.tensor_name(layer)
-                residual = (targets - hidden) / (len(write.layers) - i)
-                columns[f"{name}/keys"] = keys
+                residual = (targets - current) / self.method.share(len(write.layers) - i)
                 output = (self._weights[name].double() @ keys.double()).float()
-                columns[f"{name}/values"] = self.loaded.projected(layer, output, residual)
-                table = self._table(columns, name)
-                self.state = replace(self.state, factors=self.state.factors | self._factors(layer, table))
-                self._set_weight(layer, materialise(self._base[name], *self.state.factors[name]))
-        known = self.state.facts if facts[0].id in self.state.ids else self.state.facts + tuple(facts)
+                values = self.loaded.projected(layer, output, residual)
+                columns = columns | {f"{name}/keys": keys, f"{name}/values": values}
+                table = self.state.with_columns((), columns).table(name)
+                factors = self._solvers[layer].factors(table, self.state.factors.get(name))
+                self.state = replace(self.state, factors=self.state.factors | {name: factors})
+                self._set_weight(layer, materialise(self._base[name], *factors))
         joined = self.state.with_columns((), columns).columns
         self.state = EditState(known, self.state.factors, joined)
 
-    def _table(self, columns: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-        """Keys and values of a tensor: those of the live facts, then the batch's."""
-        old = self.state.columns
-        return {
-            kind: torch.cat([old[f"{name}/{kind}"], new], dim=1) if f"{name}/{kind}" in old else new
-            for kind, new in ((kind, columns[f"{name}/{kind}"]) for kind in ("keys", "values"))
-        }
-
-    def _factors(self, layer: int, table: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        name = self.loaded.tensor_name(layer)
-        return {name: solve(self._base[name], table["keys"], table["values"], self._priors[layer])}
+    def _current(self, prompts: Sequence[Any], captured: Captured, write: Write, layer: int) -> Tensor:
+        """What the model has where the method's targets are meant, [d, n]."""
+        if self.method.target == "averaged":
+            return self._mean_keys(captured.outputs[layer])
+        bare = capture(self.loaded, prompts[:: len(self.contexts)], [write.target])
+        return getattr(bare, self.method.target)[write.target].cpu()
 
     def _mean_keys(self, keys: Tensor) -> Tensor:
         """[d_in, n · contexts] → [d_in, n]: half the bare prompt's key, half the others' mean (MEMIT)."""
@@ -332,29 +345,14 @@ class Editor:
         if not ids:
             return
         left = self.state.without(ids)
-        factors: dict[str, tuple[Tensor, Tensor]] = {}
-        for layer in self.layers if left.facts else ():
-            name = self.loaded.tensor_name(layer)
-            table = {kind: left.columns[f"{name}/{kind}"] for kind in ("keys", "values")}
-            factors |= self._factors(layer, table)
-        self.restore(EditState(left.facts, factors, left.columns if left.facts else {}))
+        if not left.facts:
+            self.restore(EditState())
+            return
+        self._check_recorded("take a fact out")
+        names = {layer: self.loaded.tensor_name(layer) for layer in self.layers}
+        factors = {name: self._solvers[layer].factors(left.table(name)) for layer, name in names.items()}
+        self.restore(EditState(left.facts, factors, left.columns))
 
     def _set_weight(self, layer: int, weight: Tensor) -> None:
         self._weights[self.loaded.tensor_name(layer)] = weight
         self.loaded.set_weight(layer, weight)
-
-
-class _Clock:
-    """Adds up seconds by stage."""
-
-    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
-        self.seconds: dict[str, float] = {"values": 0.0, "keys": 0.0, "solve": 0.0}
-        self._now = now
-
-    @contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        start = self._now()
-        try:
-            yield
-        finally:
-            self.seconds[stage] += self._now() - start

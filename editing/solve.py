@@ -1,12 +1,13 @@
-"""The linear algebra shared by all closed-form editors: one joint ridge problem per weight.
+"""The linear algebra shared by all closed-form editors: one ridge problem per weight.
 
-For recorded keys K [d_in, n] and targets V [d, n] of all live facts,
+For keys K [d_in, n] and targets V [d, n],
 
-    W = W₀ + (V − W₀K) G⁻¹ Yᵀ,   Y = M₀⁻¹K,   G = I + KᵀY,
+    W = W₀ + (V − W₀K) G⁻¹ Yᵀ,   Y = M₀⁻¹K,   G = εI + KᵀY,
 
-where the prior M₀ [d_in, d_in] says how dear a change of each input direction is. It equals the
-sequence of single updates in any order (recursive least squares), so removing a fact is solving
-without its column. Source: MEMIT eq. 14 with a key cache; AlphaEdit eq. 14 (M₀⁻¹ = P/L2).
+where the prior M₀ [d_in, d_in] says how dear a change of each input direction is. ε = 1 is MEMIT
+(eq. 14) and, with M₀⁻¹ = P/L2, AlphaEdit (eq. 14); ε → 0 demands WK = V exactly, which is EMMET and
+ROME. With ε = 1 and the keys of all live facts it equals the sequence of single updates in any order
+(recursive least squares), so removing a fact is solving without its column.
 """
 
 from typing import Protocol
@@ -15,6 +16,9 @@ import torch
 from torch import Tensor
 
 from editing.errors import SolveError
+
+#: A [d, n] and B [d_in, n] of an update A Bᵀ.
+Factors = tuple[Tensor, Tensor]
 
 
 class Prior(Protocol):
@@ -81,23 +85,69 @@ class NullspacePrior:
         return self.basis @ (self.basis.T @ keys) / self.ridge
 
 
-def solve(base: Tensor, keys: Tensor, values: Tensor, prior: Prior) -> tuple[Tensor, Tensor]:
-    """Factors of the joint update: A = (V − W₀K)G⁻¹ [d, n] and B = M₀⁻¹K [d_in, n], float32.
+class NeuronPrior:
+    """M₀ = λC + K_pK_pᵀ on some neurons alone, M₀⁻¹ being zero on the others: NSE (arXiv 2410.04045).
+
+    The neurons are those with the largest Σⱼ|Kᵢⱼ|, taken while their share of the whole stays within
+    `share` (one at least).
+
+    Args:
+        moment: C [d_in, d_in].
+        weight: λ.
+        past: K_p [d_in, m], keys of earlier facts.
+        keys: K [d_in, n], keys about to be written.
+        share: of the summed key magnitudes.
+
+    Raises:
+        SolveError: M₀ is not positive definite on the neurons chosen.
+    """
+
+    def __init__(self, moment: Tensor, weight: float, past: Tensor, keys: Tensor, share: float) -> None:
+        size, order = keys.double().abs().sum(dim=1).sort(descending=True, stable=True)
+        # Rounding of the cumulative sum must not cost the last neuron when all are wanted.
+        within = size.cumsum(0) <= share * size.sum() * (1 + 1e-12)
+        self.neurons = order[: max(1, int(within.sum()))].sort().values
+        chosen = past.double()[self.neurons]
+        system = weight * moment.double()[self.neurons][:, self.neurons] + chosen @ chosen.T
+        self._prior = RidgePrior(system, 1.0)
+
+    def inverse_times(self, keys: Tensor) -> Tensor:
+        found = torch.zeros_like(keys)
+        found[self.neurons] = self._prior.inverse_times(keys[self.neurons])
+        return found
+
+
+def solve(base: Tensor, keys: Tensor, values: Tensor, prior: Prior, slack: float = 1.0) -> Factors:
+    """Factors of the update: A = (V − W₀K)G⁻¹ [d, n] and B = M₀⁻¹K [d_in, n], float32.
 
     Args:
         base: W₀ [d, d_in].
         keys: K [d_in, n].
         values: V [d, n].
         prior: M₀.
+        slack: ε, how far WK may stay from V.
 
     Raises:
-        SolveError: keys or values are not finite.
+        SolveError: keys or values are not finite, or cannot all be given their values.
     """
     if not (torch.isfinite(keys).all() and torch.isfinite(values).all()):
         raise SolveError("a key or value is not finite; the facts of this batch cannot be written")
     keys, values, base = keys.double(), values.double(), base.double()
     b = prior.inverse_times(keys)
-    gram = torch.eye(keys.shape[1], dtype=torch.float64, device=keys.device) + keys.T @ b
-    factor = torch.linalg.cholesky((gram + gram.T) / 2)
+    gram = slack * torch.eye(keys.shape[1], dtype=torch.float64, device=keys.device) + keys.T @ b
+    factor, info = torch.linalg.cholesky_ex((gram + gram.T) / 2)
+    if int(info):
+        raise SolveError("the prior leaves a key no free direction; write the fact with another method")
     a = torch.cholesky_solve((values - base @ keys).T, factor).T
     return a.float(), b.float()
+
+
+def bounded(a: Tensor, b: Tensor) -> Factors:
+    """The same update with rank at most min(d, d_in): beyond it the dense update is the smaller file."""
+    limit = min(len(a), len(b))
+    if a.shape[1] <= limit:
+        return a, b
+    identity = torch.eye(limit, dtype=a.dtype, device=a.device)
+    if len(a) == limit:
+        return identity, (b.double() @ a.double().T).to(b.dtype)
+    return (a.double() @ b.double().T).to(a.dtype), identity

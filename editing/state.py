@@ -1,12 +1,39 @@
 """The memory of facts: an immutable value from which the edited weights follow."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from editing.facts import Fact
+
+#: Name of the column that numbers the batches.
+BATCHES = "batches"
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a weight was asked to map to what.
+
+    Attributes:
+        keys: [d_in, n].
+        values: [d, n].
+        batches: [n] ascending, the batch each column was written in; None where it does not matter.
+    """
+
+    keys: Tensor
+    values: Tensor
+    batches: Tensor | None = None
+
+    def by_batch(self) -> Iterator[slice]:
+        """The columns of each batch, in order; all in one where batches are not told apart."""
+        count = self.keys.shape[1]
+        sizes = [count] if self.batches is None else self.batches.unique_consecutive(return_counts=True)[1]
+        start = 0
+        for size in map(int, sizes):
+            yield slice(start, start + size)
+            start += size
 
 
 @dataclass(frozen=True)
@@ -18,7 +45,8 @@ class EditState:
         factors: tensor name → (A [d, n], B [d_in, n]), float32; the weight is
             ``materialise(base, A, B)``.
         columns: ``"<tensor>/keys"`` [d_in, n], ``"<tensor>/values"`` [d, n] and ``"targets/<layer>"``
-            [d, n]; column i belongs to ``facts[i]``.
+            [d, n]; of some methods ``"batches"`` [1, n] and ``"interference/<layer>"`` [1, n]; of
+            methods that tune weights none. Column i belongs to ``facts[i]``.
     """
 
     facts: tuple[Fact, ...] = ()
@@ -28,6 +56,18 @@ class EditState:
     @property
     def ids(self) -> tuple[str, ...]:
         return tuple(fact.id for fact in self.facts)
+
+    @property
+    def next_batch(self) -> int:
+        """A number above those of all batches recorded."""
+        recorded = self.columns.get(BATCHES)
+        return 0 if recorded is None or not recorded.numel() else int(recorded.max()) + 1
+
+    def table(self, tensor: str) -> Table:
+        """Keys and values of all live facts for one edited tensor."""
+        batches = self.columns.get(BATCHES)
+        keys, values = (self.columns[f"{tensor}/{kind}"] for kind in ("keys", "values"))
+        return Table(keys, values, None if batches is None else batches[0])
 
     def without(self, ids: Sequence[str]) -> "EditState":
         """The table less the facts named; the factors are left for the caller to solve anew."""
@@ -45,4 +85,4 @@ class EditState:
             name: torch.cat([self.columns[name], new], dim=1) if name in self.columns else new
             for name, new in columns.items()
         }
-        return EditState(facts=self.facts + tuple(facts), columns=joined)
+        return EditState(facts=self.facts + tuple(facts), columns=self.columns | joined)

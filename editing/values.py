@@ -1,7 +1,7 @@
 """Value optimisation: the residual-stream change δ that makes the model say a fact.
 
-Source: MEMIT (arXiv 2210.07229) eq. 16 with the KL and weight-decay terms of its implementation.
-Batched over facts; each fact's δ is optimised as if alone (losses are summed, Adam is elementwise).
+Source: MEMIT (arXiv 2210.07229) eq. 16 with the KL and weight-decay terms of its implementation. Other
+methods differ in when they stop, what they hold δ to (`editing.descent`), and PMET in a second change.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from editing.facts import Fact
-from editing.forward import Suffixes, finish, suffixes
+from editing.descent import DENSE_STEPS, Barred, Compressed, Evaluation, Finish, Restraint, descend
+from editing.facts import SLOT, Fact
+from editing.forward import Suffixes, capture, finish, suffixes
 from editing.model import LoadedModel
 from editing.tokens import encode
 
@@ -30,6 +31,11 @@ class ValueOptions:
         decay: weight of ‖δ‖ / ‖h₀‖².
         kl: weight of KL(now ‖ before) on the essence prompt.
         stop: a fact is done when its loss is below this (nats).
+        finish: when a fact is done: "loss" (below `stop`), or the conditions of ENCORE ("argmax"), PMET
+            ("preserved") and DeltaEdit ("probable").
+        extra: evaluations still made after a fact is done.
+        attention: whether a second change, beside the attention's output and not written, helps (PMET).
+        compressed: whether δ moves few dimensions only, found in a first descent (EAC).
         rows: how many prompts are run at once; bounds memory, does not change results.
     """
 
@@ -39,6 +45,10 @@ class ValueOptions:
     decay: float = 0.5
     kl: float = 0.0625
     stop: float = 0.05
+    finish: Finish = "loss"
+    extra: int = 0
+    attention: bool = False
+    compressed: bool = False
     rows: int = 96
 
 
@@ -55,6 +65,10 @@ class Values:
     loss: Tensor
     steps: Tensor
 
+    def of_outputs(self) -> "Values":
+        """The same as if the residual stream were the MLP's output alone."""
+        return replace(self, hidden=self.output)
+
     def select(self, facts: Tensor) -> "Values":
         """The facts given, in that order."""
         return Values(*(getattr(self, name)[..., facts] for name in _VALUE_FIELDS))
@@ -69,17 +83,21 @@ _VALUE_FIELDS = ("delta", "hidden", "output", "loss", "steps")
 
 @dataclass
 class _Rows:
-    """The prompts of the facts still being optimised.
+    """The prompts of the facts still being optimised: an `Objective`.
+
+    Facts that share their value make one unit.
 
     Attributes:
-        part: suffixes of the rewriting prompts, all contexts of a fact together.
-        owner: [rows] index of the fact a row belongs to.
+        part: suffixes of the rewriting prompts, all contexts of a fact and facts of a unit together.
+        owner: [rows] index of the unit a row belongs to.
         row, step, token, weight: [k] where each target token is predicted, which one it is, and its
-            share in the fact's mean loss.
-        essence: suffixes of the facts' essence prompts, one position each, in the facts' order.
+            share in the unit's mean loss.
+        essence: suffixes of the units' essence prompts, one position each, in the units' order.
         before: [m, vocabulary] what the model answered to them.
+        kl: weight of the divergence from it.
     """
 
+    loaded: LoadedModel
     part: Suffixes
     owner: Tensor
     row: Tensor
@@ -88,17 +106,28 @@ class _Rows:
     weight: Tensor
     essence: Suffixes
     before: Tensor
+    kl: float
 
-    def losses(self, loaded: LoadedModel, delta: Tensor, options: ValueOptions) -> Tensor:
-        """NLL + KL of each fact, [m]; `delta` is [m, d] float32."""
-        log_p = finish(loaded, self.part, _moved(self.part.hidden, delta[self.owner]), self.row, self.step)
-        nll = -log_p.gather(1, self.token[:, None])[:, 0] * self.weight
-        total = torch.zeros(len(delta), device=delta.device).index_add(0, self.owner[self.row], nll)
-        now = _first_answers(loaded, self.essence, _moved(self.essence.hidden, delta))
-        return total + options.kl * (now.exp() * (now - self.before)).sum(1)
+    def evaluate(self, delta: Tensor) -> Evaluation:
+        """`delta` is [m, d] float32."""
+        hidden = _moved(self.part.hidden, delta[self.owner])
+        log_p = finish(self.loaded, self.part, hidden, self.row, self.step)
+        unit, found = self.owner[self.row], log_p.gather(1, self.token[:, None])[:, 0]
+        none = torch.zeros(len(delta), device=delta.device)
+        nll = none.index_add(0, unit, -found * self.weight)
+        missed = none.index_add(0, unit, (log_p.detach().argmax(1) != self.token).float())
+        now = _first_answers(self.loaded, self.essence, _moved(self.essence.hidden, delta))
+        kl = self.kl * (now.exp() * (now - self.before)).sum(1)
+        return Evaluation(nll, kl, missed == 0)
+
+    def first_rows(self) -> Tensor:
+        """The row of each unit's first bare prompt, [m]."""
+        new = torch.ones_like(self.owner, dtype=torch.bool)
+        new[1:] = self.owner[1:] != self.owner[:-1]
+        return new.nonzero()[:, 0]
 
     def select(self, facts: Tensor) -> "_Rows":
-        """Only the facts given (ascending indices), renumbered from 0."""
+        """Only the units given (ascending indices), renumbered from 0."""
         device = facts.device
         new_owner = torch.full((len(self.before),), -1, device=device)
         new_owner[facts] = torch.arange(len(facts), device=device)
@@ -107,6 +136,7 @@ class _Rows:
         new_row[rows] = torch.arange(len(rows), device=device)
         kept = new_row[self.row] >= 0
         return _Rows(
+            self.loaded,
             self.part.select(rows),
             new_owner[self.owner[rows]],
             new_row[self.row[kept]],
@@ -115,6 +145,7 @@ class _Rows:
             self.weight[kept],
             self.essence.select(facts),
             self.before[facts],
+            self.kl,
         )
 
 
@@ -136,26 +167,41 @@ def optimise(
     contexts: Sequence[str],
     options: ValueOptions,
     done: Callable[[float], None] = lambda _fraction: None,
+    *,
+    barred: Barred | None = None,
+    merged: bool = False,
 ) -> Values:
     """δ at the output of block `layer` for each fact.
 
     Args:
         contexts: texts put before the prompt; the first must be empty (the bare prompt).
         done: called with the fraction of facts done.
+        barred: directions that some facts' δ must avoid.
+        merged: whether facts whose prompts are alike up to the subject's end, and whose keys are
+            therefore the same, get one value that serves all (MEMIT-Merge, arXiv 2502.07322).
 
     Raises:
         FactError: a fact cannot be tokenised as needed.
     """
+    units: dict[object, list[int]] = {}
+    for i, fact in enumerate(facts):
+        units.setdefault((fact.subject, fact.prompt.split(SLOT)[0]) if merged else i, []).append(i)
     # Facts of like length share a batch, so that little of it is padding.
-    order = sorted(range(len(facts)), key=lambda i: _suffix_length(loaded, facts[i]))
+    order = sorted(units.values(), key=lambda unit: max(_suffix_length(loaded, facts[i]) for i in unit))
     size = max(1, options.rows // len(contexts))
     parts = []
     for start in range(0, len(order), size):
-        chunk = [facts[i] for i in order[start : start + size]]
-        parts.append(_optimise_chunk(loaded, chunk, layer, contexts, options))
+        chunk = order[start : start + size]
+        first = torch.tensor([unit[0] for unit in chunk], device=loaded.device)
+        restraint = barred.select(first) if barred else Restraint()
+        values = _optimise_chunk(
+            loaded, [[facts[i] for i in unit] for unit in chunk], layer, contexts, options, restraint
+        )
+        parts.append(values)
         done(min(1.0, (start + size) / len(order)))
-    back = torch.tensor(order, device=loaded.device).argsort()
-    return Values.joined(parts).select(back)
+    unit_of = [place for place, unit in enumerate(order) for _ in unit]
+    back = torch.tensor([i for unit in order for i in unit], device=loaded.device).argsort()
+    return Values.joined(parts).select(torch.tensor(unit_of, device=loaded.device)[back])
 
 
 def _suffix_length(loaded: LoadedModel, fact: Fact) -> int:
@@ -163,20 +209,32 @@ def _suffix_length(loaded: LoadedModel, fact: Fact) -> int:
     return len(prompt.ids) - prompt.subject_last
 
 
-def _rows(loaded: LoadedModel, facts: Sequence[Fact], layer: int, contexts: Sequence[str]) -> _Rows:
-    prompts = [encode(loaded.tokenizer, fact, context) for fact in facts for context in contexts]
+def _rows(
+    loaded: LoadedModel,
+    units: Sequence[Sequence[Fact]],
+    layer: int,
+    contexts: Sequence[str],
+    options: ValueOptions,
+) -> _Rows:
+    prompts, owner = [], []
     row, step, token, weight = [], [], [], []
-    for i, prompt in enumerate(prompts):
-        for position in range(prompt.target_start, len(prompt.ids)):
-            row.append(i)
-            step.append(position - 1 - prompt.subject_last)
-            token.append(prompt.ids[position])
-            weight.append(1.0 / ((len(prompt.ids) - prompt.target_start) * len(contexts)))
+    for unit, facts in enumerate(units):
+        for fact in facts:
+            for context in contexts:
+                prompt = encode(loaded.tokenizer, fact, context)
+                for position in range(prompt.target_start, len(prompt.ids)):
+                    row.append(len(prompts))
+                    step.append(position - 1 - prompt.subject_last)
+                    token.append(prompt.ids[position])
+                    share = (len(prompt.ids) - prompt.target_start) * len(contexts) * len(facts)
+                    weight.append(1.0 / share)
+                prompts.append(prompt)
+                owner.append(unit)
     # The last target token is predicted, never read; of an essence prompt only the subject is.
     read = [replace(prompt, ids=prompt.ids[:-1]) for prompt in prompts]
     essence = [
         encode(loaded.tokenizer, Fact(f.subject, ESSENCE, f.target), target=False, allow_first=True)
-        for f in facts
+        for f, *_ in units
     ]
     essence = [replace(prompt, ids=prompt.ids[: prompt.subject_last + 1]) for prompt in essence]
     subjects = suffixes(loaded, essence, layer)
@@ -184,50 +242,43 @@ def _rows(loaded: LoadedModel, facts: Sequence[Fact], layer: int, contexts: Sequ
         before = _first_answers(loaded, subjects, subjects.hidden)
     device = loaded.device
     return _Rows(
+        loaded,
         suffixes(loaded, read, layer),
-        torch.arange(len(prompts), device=device) // len(contexts),
+        torch.tensor(owner, device=device),
         torch.tensor(row, device=device),
         torch.tensor(step, device=device),
         torch.tensor(token, device=device),
         torch.tensor(weight, device=device),
         subjects,
         before,
+        options.kl,
     )
 
 
 def _optimise_chunk(
-    loaded: LoadedModel, facts: Sequence[Fact], layer: int, contexts: Sequence[str], options: ValueOptions
+    loaded: LoadedModel,
+    units: Sequence[Sequence[Fact]],
+    layer: int,
+    contexts: Sequence[str],
+    options: ValueOptions,
+    restraint: Restraint,
 ) -> Values:
-    rows = _rows(loaded, facts, layer, contexts)
-    hidden = rows.part.hidden[:: len(contexts), 0].float()
-    output = rows.part.output[:: len(contexts)]
-    norm = hidden.norm(dim=1)
-    delta = torch.zeros_like(hidden)
-    loss = torch.zeros(len(facts), device=loaded.device)
-    steps = torch.zeros(len(facts), dtype=torch.long, device=loaded.device)
-    first, second = torch.zeros_like(hidden), torch.zeros_like(hidden)
-    # `running`: facts still being optimised; `held`: those whose rows are in `rows` (more than running
-    # until it pays to drop the finished ones).
-    running = held = torch.arange(len(facts), device=loaded.device)
-    for step in range(1, options.steps + 1):
-        current = delta[held].requires_grad_(True)
-        objective = rows.losses(loaded, current, options)
-        objective = objective + options.decay * current.norm(dim=1) / norm[held] ** 2
-        value = objective.detach()
-        here = torch.isin(held, running)
-        loss[running], steps[running] = value[here], step
-        running = held[here & ~(value < options.stop)]
-        if step == options.steps or not len(running):
-            break
-        gradient = torch.autograd.grad(objective.sum(), current)[0]
-        gradient = gradient[torch.isin(held, running)]
-        first[running] = 0.9 * first[running] + 0.1 * gradient
-        second[running] = 0.999 * second[running] + 0.001 * gradient**2
-        mean, square = first[running] / (1 - 0.9**step), second[running] / (1 - 0.999**step)
-        moved = delta[running] - options.rate * mean / (square.sqrt() + 1e-8)
-        limit = options.clamp * norm[running]
-        delta[running] = moved * (limit / moved.norm(dim=1).clamp(min=1e-12)).clamp(max=1.0)[:, None]
-        if 2 * len(running) <= len(held):
-            rows = rows.select(torch.isin(held, running).nonzero()[:, 0])
-            held = running
-    return Values(delta.T, hidden.T, output.T, loss, steps)
+    rows = _rows(loaded, units, layer, contexts, options)
+    first = rows.first_rows()
+    hidden, output = rows.part.hidden[first, 0].float(), rows.part.output[first]
+    norms = hidden.norm(dim=1, keepdim=True)
+    if options.attention:
+        # What the block adds to its input less the MLP's output is the attention's. Its change is added
+        # where it joins the block's output: exact for GPT-J's parallel blocks, PMET's own; elsewhere its
+        # way through the MLP of the same block is left out.
+        bare = [encode(loaded.tokenizer, facts[0], target=False) for facts in units]
+        below = capture(loaded, bare, [layer - 1]).hidden[layer - 1].T
+        norms = torch.stack([output.norm(dim=1), (hidden - below - output).norm(dim=1)], dim=1)
+    spent = 0
+    if options.compressed:
+        dense = descend(rows, hidden.shape[1], norms, replace(options, steps=DENSE_STEPS), restraint)
+        restraint = Compressed(dense)
+        options = replace(options, steps=max(1, options.steps - DENSE_STEPS))
+        spent = dense.steps
+    found = descend(rows, hidden.shape[1], norms, options, restraint)
+    return Values(found.delta[:, 0].T, hidden.T, output.T, found.loss, found.steps + spent)

@@ -15,8 +15,10 @@ def test_a_demo_starts_from_an_empty_ledger_and_keeps_what_was_measured(tmp_path
     (tmp_path / "installed").mkdir()
     (tmp_path / "demo" / "store").mkdir(parents=True)
     own = fresh(settings)
-    assert own.state_dir == tmp_path / "demo" and not own.state_dir.exists()
-    assert own.statistics == tmp_path and (tmp_path / "installed").exists()
+    assert own.state_dir == tmp_path / "demo"
+    assert not own.state_dir.exists()
+    assert own.statistics == tmp_path
+    assert (tmp_path / "installed").exists()
 
 
 def test_a_running_demo_is_left_alone(tmp_path):

@@ -1,11 +1,14 @@
 """A tiny random Llama checkpoint and editors on it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from editing.editor import Editor
 from editing.facts import Fact
+from editing.methods import METHODS
+from editing.methods.parameters import numbers
 from editing.values import ValueOptions
 from tests.tiny_models import save_checkpoint
 
@@ -22,7 +25,14 @@ def open_editor(checkpoint, tmp_path_factory):
     state_dir = tmp_path_factory.mktemp("state")
     options = ValueOptions(steps=12)
 
-    def opened(**choices) -> Editor:
+    def opened(changed: dict | None = None, **choices) -> Editor:
+        """`changed`: numbers of the method that shall differ."""
+        known = choices.get("method", "memit-seq") in METHODS
+        if known:
+            # A random model uses all directions: its moment has no small eigenvalues.
+            changes = {"nullspace_threshold": 0.5} | (changed or {})
+            found = numbers(choices.get("method", "memit-seq"), "llama", 32, 64, 8)
+            choices["numbers"] = replace(found, **changes)
         return Editor.open(
             str(checkpoint), state_dir=state_dir, dtype="float32", **{"options": options} | choices
         )

@@ -17,9 +17,7 @@ def served(editor):
 
 @pytest.mark.parametrize("method", ["memit-seq", "alphaedit"])
 @pytest.mark.parametrize("placement", ["spread", "boundary", "single"])
-def test_every_combination_writes_and_restores_bits(open_editor, facts, method, placement, monkeypatch):
-    # A random model uses all directions: its moment has no small eigenvalues.
-    monkeypatch.setattr("editing.methods.NULLSPACE_THRESHOLD", 0.5)
+def test_every_combination_writes_and_restores_bits(open_editor, facts, method, placement):
     editor = open_editor(method=method, placement=placement, anchor="nas-cap")
     before, state = editor.weight_hashes(), editor.state
     report = editor.apply(facts)
@@ -59,9 +57,8 @@ def test_retracting_keeps_the_columns_of_the_others(editor, facts):
         assert torch.equal(column, columns[name][:, [0, 2, 3]])
 
 
-def test_written_keys_give_their_values_with_a_light_prior(open_editor, facts, monkeypatch):
-    monkeypatch.setattr("editing.methods.MOMENT_WEIGHT", 1e-3)
-    editor = open_editor(placement="single", anchor="none")
+def test_written_keys_give_their_values_with_a_light_prior(open_editor, facts):
+    editor = open_editor(changed={"moment_weight": 1e-3}, placement="single", anchor="none")
     editor.apply(facts)
     name = editor.tensor_names[0]
     keys, values = (editor.state.columns[f"{name}/{kind}"] for kind in ("keys", "values"))
@@ -109,8 +106,8 @@ def test_outlier_is_reported_and_leaves_no_column(open_editor, facts, placement)
     lonely = open_editor(placement=placement)
     last = editor.rounds[-1].target
 
-    def small_anchor_for_second_fact(values, anchor, rule):
-        targets, norms, outliers = anchored(values, anchor, rule)
+    def small_anchor_for_second_fact(values, anchor, rule, longest):
+        targets, norms, outliers = anchored(values, anchor, rule, longest)
         outliers = torch.zeros_like(outliers)
         if anchor == editor.anchors[last] and values.delta.shape[1] == 2:
             outliers[1] = True

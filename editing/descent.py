@@ -1,0 +1,186 @@
+"""Gradient descent on δ, all facts of a chunk at once, each as if alone.
+
+Losses are summed and Adam is elementwise, so that a fact's δ does not depend on its company; a fact that
+is done stands still, and its prompts are dropped when half are done.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from editing.values import ValueOptions
+
+Finish = Literal["loss", "argmax", "preserved", "probable"]
+
+#: PMET: what a target that is the most probable already weighs in the loss, and the weighted KL (nats)
+#: with which it may stay as it is.
+EASED, PRESERVED = 0.1, 0.01
+#: DeltaEdit: a target so probable needs no further step.
+PROBABLE = 0.98
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One look at m facts.
+
+    Attributes:
+        nll: mean negative log-likelihood of the target tokens over all rewriting prompts, nats [m].
+        kl: weighted divergence on the essence prompt, nats [m].
+        top: whether every target token of every prompt, the bare one too, is the most probable [m].
+    """
+
+    nll: Tensor
+    kl: Tensor
+    top: Tensor
+
+
+#: (evaluation, loss [m], loss to stop at) → which facts are done.
+FINISHED: dict[Finish, Callable[[Evaluation, Tensor, float], Tensor]] = {
+    # MEMIT.
+    "loss": lambda _seen, loss, stop: loss < stop,
+    # ENCORE's most-probable early stopping.
+    "argmax": lambda seen, _loss, _stop: seen.top,
+    # PMET.
+    "preserved": lambda seen, loss, stop: (loss < stop) | (seen.top & (seen.kl <= PRESERVED)),
+    # DeltaEdit, of the geometric mean over tokens and prompts.
+    "probable": lambda seen, loss, stop: (loss < stop) | (seen.nll < -math.log(PROBABLE)),
+}
+
+
+class Objective(Protocol):
+    """The prompts of some facts, which can be asked again with their δ."""
+
+    def evaluate(self, delta: Tensor) -> Evaluation:
+        """For δ [m, d]."""
+        ...
+
+    def select(self, facts: Tensor) -> "Objective": ...
+
+
+class Restraint:
+    """What else δ [m, v, d] is held to, by fact; here nothing."""
+
+    def penalty(self, facts: Tensor, delta: Tensor) -> Tensor | float:
+        """Added to the loss [m]."""
+        return 0.0
+
+    def held(self, facts: Tensor, delta: Tensor) -> Tensor:
+        """The nearest δ that is allowed."""
+        return delta
+
+
+@dataclass(frozen=True)
+class Barred(Restraint):
+    """δ of the facts flagged stays orthogonal to some directions Q [d, k] (DeltaEdit)."""
+
+    directions: Tensor
+    flagged: Tensor
+
+    def held(self, facts: Tensor, delta: Tensor) -> Tensor:
+        inside = (delta @ self.directions) @ self.directions.T
+        return delta - inside * self.flagged[facts, None, None]
+
+    def select(self, facts: Tensor) -> "Barred":
+        return Barred(self.directions, self.flagged[facts])
+
+
+#: EAC: share of dimensions kept, weight of the penalty, and evaluations of the first, dense descent.
+KEPT_SHARE, SPARSITY, DENSE_STEPS = 0.05, 5e-7, 10
+
+
+class Compressed(Restraint):
+    """δ moves only the dimensions that mattered in a first descent, the less they did the dearer (EAC).
+
+    Saliency is |mean gradient ⊙ δ|.
+    """
+
+    def __init__(self, first: "Descended") -> None:
+        saliency = (first.gradient * first.delta).abs()
+        count = max(1, int(KEPT_SHARE * saliency.shape[-1]))
+        kept = saliency.topk(count, dim=-1)
+        self._mask = torch.zeros_like(saliency).scatter(-1, kept.indices, 1.0)
+        # An entry without saliency must not cost infinitely much.
+        self._price = SPARSITY * self._mask / (saliency + 1e-6)
+
+    def penalty(self, facts: Tensor, delta: Tensor) -> Tensor:
+        return (self._price[facts] * delta.abs()).sum((1, 2))
+
+    def held(self, facts: Tensor, delta: Tensor) -> Tensor:
+        return delta * self._mask[facts]
+
+
+@dataclass(frozen=True)
+class Descended:
+    """δ [n, v, d] with its mean gradient; the last loss, nats [n]; and how often it was evaluated [n]."""
+
+    delta: Tensor
+    gradient: Tensor
+    loss: Tensor
+    steps: Tensor
+
+
+class _Adam:
+    """First and second moments of δ's gradient, [n, v, d]; facts may be at rest."""
+
+    def __init__(self, like: Tensor, rate: float) -> None:
+        self._first, self._second = torch.zeros_like(like), torch.zeros_like(like)
+        self._rate = rate
+
+    def change(self, facts: Tensor, gradient: Tensor, step: int) -> Tensor:
+        self._first[facts] = 0.9 * self._first[facts] + 0.1 * gradient
+        self._second[facts] = 0.999 * self._second[facts] + 0.001 * gradient**2
+        mean, square = self._first[facts] / (1 - 0.9**step), self._second[facts] / (1 - 0.999**step)
+        return -self._rate * mean / (square.sqrt() + 1e-8)
+
+
+def descend(
+    objective: Objective, size: int, norms: Tensor, options: "ValueOptions", restraint: Restraint
+) -> Descended:
+    """Minimises ease · NLL + KL + decay · Σᵥ‖δᵥ‖ / normᵥ² + penalty with Adam, from δ = 0.
+
+    Args:
+        size: d.
+        norms: [n, v], of what each of a fact's v changes is added to; ‖δᵥ‖ ≤ clamp · normᵥ.
+    """
+    count, device = len(norms), norms.device
+    delta = torch.zeros(*norms.shape, size, device=device)
+    gradients = torch.zeros_like(delta)
+    adam = _Adam(delta, options.rate)
+    loss, ease = torch.zeros(count, device=device), torch.ones(count, device=device)
+    steps = torch.zeros(count, dtype=torch.long, device=device)
+    # The step at which a fact first met the condition to stop.
+    met = torch.full_like(steps, options.steps)
+    # `running`: facts still being optimised; `asked`: those whose prompts are in the objective (more than
+    # running until it pays to drop the finished ones).
+    running = asked = torch.arange(count, device=device)
+    for step in range(1, options.steps + 1):
+        current = delta[asked].requires_grad_(True)
+        seen = objective.evaluate(current.sum(1))
+        total = ease[asked] * seen.nll + seen.kl + restraint.penalty(asked, current)
+        total = total + options.decay * (current.norm(dim=2) / norms[asked] ** 2).sum(1)
+        value, here = total.detach(), torch.isin(asked, running)
+        loss[running], steps[running] = value[here], step
+        met[asked] = torch.where(
+            FINISHED[options.finish](seen, value, options.stop), step, options.steps
+        ).min(met[asked])
+        if options.finish == "preserved":
+            ease[asked] = torch.where(seen.top, EASED, 1.0)
+        running = running[step < met[running] + options.extra]
+        if step == options.steps or not len(running):
+            break
+        here = torch.isin(asked, running)
+        # Held too: Adam's step along a gradient with a forbidden part would not be the nearest allowed one.
+        gradient = restraint.held(running, torch.autograd.grad(total.sum(), current)[0][here])
+        gradients[running] += gradient
+        moved = restraint.held(running, delta[running] + adam.change(running, gradient, step))
+        limit = options.clamp * norms[running]
+        delta[running] = moved * (limit / moved.norm(dim=2).clamp(min=1e-12)).clamp(max=1.0)[..., None]
+        if 2 * len(running) <= len(asked):
+            objective, asked = objective.select(here.nonzero()[:, 0]), running
+    updates = (steps - 1).clamp(min=1)[:, None, None]
+    return Descended(delta, gradients / updates, loss, steps)

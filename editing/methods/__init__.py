@@ -1,0 +1,22 @@
+"""The editing methods by name, each in the file of its family.
+
+joint       all live facts in one solve from the base weights: memit-seq, encore, alphaedit, deltaedit
+chain       batch after batch, each a small solve: memit, pmet, emmet, rome, nse, eac; and with the
+            written update regularised: rect, prune
+tuning      gradient descent on the weights themselves: ft, lora
+"""
+
+from editing.errors import OptionError
+from editing.methods import chain, joint, tuning
+from editing.methods.method import Method, Solver
+
+__all__ = ["METHODS", "Method", "Solver", "named"]
+
+METHODS: dict[str, Method] = joint.METHODS | chain.METHODS | tuning.METHODS
+
+
+def named(name: str) -> Method:
+    """Raises OptionError when there is no method of that name."""
+    if name not in METHODS:
+        raise OptionError(f"method = {name!r}: known are {', '.join(METHODS)}")
+    return METHODS[name]

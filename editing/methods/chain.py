@@ -1,0 +1,161 @@
+"""Methods that write batch after batch: W_b = W_{b−1} + (V_b − W_{b−1}K_b) X_bᵀ, from the base weights on.
+
+X_b is the method's. The table records each fact's batch, so the weights are a pure fold over it. Taking a
+fact out folds the others anew: deterministic, but not what would have come of never writing the fact,
+since the values of later batches were found on weights that held it.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from editing.methods.method import Method
+from editing.methods.parameters import Parameters
+from editing.methods.regularise import conditioned, sparse
+from editing.revive import Protection
+from editing.solve import Factors, NeuronPrior, Prior, RidgePrior, bounded, solve
+from editing.state import Table
+
+
+@dataclass(frozen=True)
+class ChainSolver:
+    """The fold.
+
+    Attributes:
+        base: W₀ [d, d_in].
+        prior: (keys of the batch, keys of all earlier batches) → M₀.
+        protection: filters every batch's update.
+        slack: number of facts in a batch → ε of `solve`.
+        singly: whether every fact is a batch of its own.
+        of_batch: (W_{b−1}, a batch's factors) → the factors written in their stead.
+        of_total: (W₀, the whole update's factors) → the factors kept in their stead.
+    """
+
+    base: Tensor
+    prior: Callable[[Tensor, Tensor], Prior]
+    protection: Protection
+    slack: Callable[[int], float] = lambda _facts: 1.0
+    singly: bool = False
+    of_batch: Callable[[Tensor, Factors], Factors] | None = None
+    of_total: Callable[[Tensor, Factors], Factors] | None = None
+
+    def factors(self, table: Table, written: Factors | None = None) -> Factors:
+        batches = list(table.by_batch())
+        if written is None:
+            d, d_in = self.base.shape
+            written = (self.base.new_zeros(d, 0), self.base.new_zeros(d_in, 0))
+        else:
+            batches = batches[-1:]
+        for columns in batches:
+            for part in self._parts(columns):
+                written = self._step(written, table, part)
+        return written
+
+    def _parts(self, columns: slice) -> Iterator[slice]:
+        step = 1 if self.singly else columns.stop - columns.start
+        for start in range(columns.start, columns.stop, step):
+            yield slice(start, start + step)
+
+    def _step(self, written: Factors, table: Table, columns: slice) -> Factors:
+        keys = table.keys[:, columns].double()
+        # V − W_{b−1}K without forming W_{b−1}: `solve` takes W₀K off, this what was written since.
+        a, b = (factor.double() for factor in written)
+        values = table.values[:, columns].double() - a @ (b.T @ keys)
+        prior = self.protection.prior(self.prior(keys, table.keys[:, : columns.start]))
+        new = solve(self.base, keys, values, prior, self.slack(keys.shape[1]))
+        if self.of_batch is not None:
+            new = self.of_batch(self.base.double() + a @ b.T, new)
+        new = self.protection.filtered(*new)
+        total = torch.cat([written[0], new[0]], dim=1), torch.cat([written[1], new[1]], dim=1)
+        if self.of_total is not None:
+            total = self.of_total(self.base, total)
+        return bounded(*total)
+
+
+def memit(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) -> ChainSolver:
+    """X = (λC + KKᵀ)⁻¹K: MEMIT (arXiv 2210.07229 eq. 14); nothing is remembered but the weights."""
+    ridge = RidgePrior(moment, p.moment_weight)
+    return ChainSolver(base, lambda _keys, _past: ridge, protection)
+
+
+def emmet(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) -> ChainSolver:
+    """X = (λC)⁻¹K(Kᵀ(λC)⁻¹K + εI)⁻¹: EMMET (arXiv 2403.14236), the batch's values all but exact.
+
+    ε is zero for a single fact. Equals MEMIT with ελ in the place of λ.
+    """
+    ridge = RidgePrior(moment, p.moment_weight)
+    return ChainSolver(base, lambda _keys, _past: ridge, protection, lambda n: p.slack if n > 1 else 0.0)
+
+
+def rome(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) -> ChainSolver:
+    """X = C⁻¹k / kᵀC⁻¹k, one fact at a time: ROME (arXiv 2202.05262), so that Wk = v exactly.
+
+    The averaged key stands everywhere (R-ROME, arXiv 2403.07175): with the bare prompt's in one place
+    the denominator can all but vanish.
+    """
+    ridge = RidgePrior(moment, 1.0)
+    return ChainSolver(base, lambda _keys, _past: ridge, protection, slack=lambda _facts: 0.0, singly=True)
+
+
+def nse(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) -> ChainSolver:
+    """X = (λC + K_pK_pᵀ + KKᵀ)⁻¹K on the batch's most active neurons: NSE (arXiv 2410.04045).
+
+    One pass over the layers; the published code makes a second for facts whose residual is still large,
+    and takes all values from the unedited model.
+    """
+
+    def neurons(keys: Tensor, past: Tensor) -> Prior:
+        return NeuronPrior(moment, p.moment_weight, past, keys, p.neuron_share)
+
+    return ChainSolver(base, neurons, protection)
+
+
+def rect(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) -> ChainSolver:
+    """MEMIT, of each batch's update only the relatively largest entries: RECT (arXiv 2401.04700)."""
+    ridge = RidgePrior(moment, p.moment_weight)
+    return ChainSolver(
+        base,
+        lambda _keys, _past: ridge,
+        protection,
+        of_batch=lambda weight, update: sparse(weight, update, p.kept_share),
+    )
+
+
+def prune(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) -> ChainSolver:
+    """MEMIT, the whole update's large singular values compressed: PRUNE (arXiv 2405.16821).
+
+    After every batch, since every batch is served; published, once after the last.
+    """
+    ridge = RidgePrior(moment, p.moment_weight)
+    limit = float(torch.linalg.matrix_norm(base.double(), 2))
+    return ChainSolver(
+        base,
+        lambda _keys, _past: ridge,
+        protection,
+        of_total=lambda _base, update: conditioned(update, limit, p.log_base),
+    )
+
+
+METHODS = {
+    "memit": Method(memit, batched=True),
+    # PMET (arXiv 2308.08742): a second change beside the attention's output, which is not written, and
+    # more of the residual in the lower layers.
+    "pmet": Method(
+        memit,
+        variant={"finish": "preserved", "attention": True},
+        target="outputs",
+        share=math.sqrt,
+        batched=True,
+    ),
+    "emmet": Method(emmet, batched=True),
+    # Its target is an MLP output itself, and its clamp wider: so is what counts as an outlier.
+    "rome": Method(rome, target="averaged", placements=("single",), outlier=5.0, batched=True),
+    "nse": Method(nse, batched=True),
+    # EAC (arXiv 2503.00035): MEMIT with values that move few dimensions.
+    "eac": Method(memit, variant={"compressed": True}, batched=True),
+    "rect": Method(rect, batched=True),
+    "prune": Method(prune, batched=True),
+}

@@ -1,0 +1,48 @@
+"""Methods that solve for all live facts at once, from the base weights.
+
+The result depends on the set of facts, not on their order; taking one out is solving without its
+column, as if it had never been written.
+"""
+
+from torch import Tensor
+
+from editing.methods.method import Method
+from editing.methods.parameters import Parameters
+from editing.revive import Protection
+from editing.solve import Factors, NullspacePrior, Prior, RidgePrior, bounded, solve
+from editing.state import Table
+
+
+class JointSolver:
+    """W = W₀ + (V − W₀K)(I + KᵀM₀⁻¹K)⁻¹(M₀⁻¹K)ᵀ over all live facts."""
+
+    def __init__(self, base: Tensor, prior: Prior, protection: Protection) -> None:
+        self._base, self._prior, self._protection = base, protection.prior(prior), protection
+
+    def factors(self, table: Table, written: Factors | None = None) -> Factors:
+        solved = solve(self._base, table.keys, table.values, self._prior)
+        return bounded(*self._protection.filtered(*solved))
+
+
+def memit_seq(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) -> JointSolver:
+    """M₀ = λC: MEMIT (arXiv 2210.07229) with a cache of earlier keys."""
+    return JointSolver(base, RidgePrior(moment, p.moment_weight), protection)
+
+
+def encore(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) -> JointSolver:
+    """M₀ = λC + λₙI: ENCORE (arXiv 2502.01636); λₙ is the price of total drift ‖W − W₀‖²."""
+    return JointSolver(base, RidgePrior(moment, p.moment_weight, p.norm_weight), protection)
+
+
+def alphaedit(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) -> JointSolver:
+    """M₀⁻¹ = P/L2: AlphaEdit (arXiv 2410.02355) writes only where text has no keys."""
+    return JointSolver(base, NullspacePrior(moment, p.nullspace_threshold, p.nullspace_ridge), protection)
+
+
+METHODS = {
+    "memit-seq": Method(memit_seq),
+    "encore": Method(encore, variant={"finish": "argmax"}),
+    "alphaedit": Method(alphaedit),
+    # AlphaEdit, with values kept out of the directions of updates that disturb the fact.
+    "deltaedit": Method(alphaedit, variant={"finish": "probable"}, bars=True),
+}

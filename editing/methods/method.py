@@ -1,0 +1,93 @@
+"""What an editing method is made of, and which choices it combines with."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, get_args
+
+from torch import Tensor
+
+from editing.anchor import OUTLIER, AnchorRule
+from editing.errors import OptionError
+from editing.methods.parameters import Parameters
+from editing.placement import Placement
+from editing.revive import Protection
+from editing.solve import Factors
+from editing.state import Table
+
+Protect = Literal["revive", "revive-after", "none"]
+
+
+class Solver(Protocol):
+    """Turns the table of a weight's keys and values into its update."""
+
+    def factors(self, table: Table, written: Factors | None = None) -> Factors:
+        """Factors of the whole update.
+
+        Args:
+            written: factors of all batches but the table's last, where they are at hand; they spare
+                work and change no bit of the result.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """One editing method.
+
+    Attributes:
+        solver: makes the solver of a weight W₀ with second moment C; None for gradient descent.
+        variant: the fields of `ValueOptions` that make the method's value optimisation its own.
+        target: what a value is a target for: the residual stream ("hidden"), the MLP's output for the
+            bare prompt ("outputs"), or the MLP's output for the averaged key ("averaged").
+        share: how the residual is divided when so many layers are left.
+        placements: those it can be combined with; the first is its default.
+        outlier: a write vector more than this many anchors long is not written.
+        batched: whether the batch of each fact is part of the table.
+        bars: whether facts that earlier updates disturb avoid the directions of these (DeltaEdit).
+        low_rank: of gradient descent: whether the update is trained as two small factors.
+    """
+
+    solver: Callable[[Tensor, Tensor, Protection, Parameters], Solver] | None
+    variant: Mapping[str, Any] = field(default_factory=dict)
+    target: Literal["hidden", "outputs", "averaged"] = "hidden"
+    share: Callable[[int], float] = float
+    placements: tuple[Placement, ...] = get_args(Placement)
+    outlier: float = OUTLIER
+    batched: bool = False
+    bars: bool = False
+    low_rank: bool = False
+
+    @property
+    def tuned(self) -> bool:
+        return self.solver is None
+
+    def combined(
+        self, name: str, placement: str | None, anchor: str | None, protect: str
+    ) -> tuple[Placement, AnchorRule, Protect]:
+        """The choices, defaults filled in.
+
+        Raises:
+            OptionError: one is unknown or does not combine with the method.
+        """
+        anchors = ("none",) if self.tuned else get_args(AnchorRule)
+        protects = ("none",) if self.tuned else get_args(Protect)
+        return (
+            _checked("placement", placement, get_args(Placement), self.placements, name),
+            _checked("anchor", anchor, get_args(AnchorRule), anchors, name),
+            _checked("protect", protect, get_args(Protect), protects, name),
+        )
+
+
+def _checked(
+    option: str, value: str | None, known: tuple[str, ...], possible: tuple[str, ...], method: str
+) -> Any:
+    """`value`, or where it is None the first possible one."""
+    if value is None:
+        return possible[0]
+    if value not in known:
+        raise OptionError(f"{option} = {value!r}: use {', '.join(known)}")
+    if value not in possible:
+        raise OptionError(
+            f"{option} = {value!r} does not combine with method = {method!r}; use {', '.join(possible)}"
+        )
+    return value

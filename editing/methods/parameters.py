@@ -1,0 +1,149 @@
+"""The numbers of the methods: published ones for the models that have them, and a rule for all others.
+
+Sources: the authors' configuration files of MEMIT, AlphaEdit, PMET, EMMET, ENCORE, NSE, DeltaEdit, NAS and
+ROME. Where two repositories differ, the method's own authors win.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from editing.model import LoadedModel
+from editing.placement import window
+from editing.values import ValueOptions
+
+#: Models no wider than this take the constants measured on the bundled one, of width 576.
+SMALL = 1024
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Numbers of one method on one model.
+
+    Attributes:
+        layers: the layers written, before a placement chooses among them.
+        values: how values are optimised.
+        moment_weight: λ, how many text tokens an old association is worth.
+        norm_weight: λₙ of ENCORE.
+        nullspace_threshold: eigenvalues of C below it span AlphaEdit's null space.
+        nullspace_ridge: L2 of AlphaEdit.
+        slack: ε of EMMET for batches of several facts.
+        neuron_share: of the keys' magnitude, NSE.
+        kept_share: of the update's entries, RECT.
+        log_base: α of PRUNE.
+        deviations: of interference that a fact may show before DeltaEdit bars directions.
+        barred_share: of the hidden size, directions that DeltaEdit bars at most.
+        protected_share: of the smaller side, singular directions that REVIVE protects. The paper's rule
+            is a share of the summed squares, its value unpublished; 5 % of the components hold most of a
+            model's ability in its figures.
+        tuning_rate, tuning_steps, tuning_rank: Adam's rate and steps of ft and lora; rank of lora.
+    """
+
+    layers: tuple[int, ...]
+    values: ValueOptions
+    moment_weight: float = 15000.0
+    norm_weight: float = 20.0
+    nullspace_threshold: float = 2e-2
+    nullspace_ridge: float = 10.0
+    slack: float = 0.1
+    neuron_share: float = 0.8
+    kept_share: float = 0.4
+    log_base: float = 1.2
+    deviations: float = 1.5
+    barred_share: float = 0.25
+    protected_share: float = 0.05
+    tuning_rate: float = 5e-4
+    tuning_steps: int = 25
+    tuning_rank: int = 8
+
+
+def _layers(first: int, last: int) -> tuple[int, ...]:
+    return tuple(range(first, last + 1))
+
+
+#: What a method changes on every model. Names are fields of `Parameters` or of `ValueOptions`.
+_METHODS: Mapping[str, Mapping[str, Any]] = {
+    "pmet": {"rate": 0.2, "steps": 30, "kl": 1.0},
+    # EMMET: λ and ε only matter as their product.
+    "emmet": {"moment_weight": 1.0},
+    "rome": {"clamp": 4.0},
+    "encore": {"extra": 1},
+    "eac": {"steps": 25},
+}
+
+#: (family, hidden size, FFN size) → method, or "" for all → numbers.
+_MODELS: Mapping[tuple[str, int, int], Mapping[str, Mapping[str, Any]]] = {
+    # GPT-2 XL
+    ("gpt2", 1600, 6400): {
+        "": {"layers": _layers(13, 17), "moment_weight": 20000.0, "rate": 0.5, "steps": 20},
+        "pmet": {"moment_weight": 10000.0, "rate": 0.5, "steps": 20, "clamp": 2.0, "kl": 0.0625},
+        "emmet": {"moment_weight": 1000.0},
+        "encore": {"norm_weight": 10.0, "extra": 3},
+        "nse": {"moment_weight": 10000.0, "neuron_share": 1.0},
+        "deltaedit": {"nullspace_ridge": 1.0, "deviations": 3.0},
+    },
+    # GPT-J-6B
+    ("gptj", 4096, 16384): {
+        "": {"layers": _layers(3, 8), "rate": 0.5},
+        "pmet": {"moment_weight": 6000.0},
+        "emmet": {"layers": (5,)},
+        "rome": {"layers": (5,), "steps": 20},
+    },
+    # GPT-NeoX-20B
+    ("gpt_neox", 6144, 24576): {
+        "": {"layers": _layers(6, 10), "rate": 0.5, "steps": 20},
+        "pmet": {"moment_weight": 15000.0, "rate": 0.5, "clamp": 0.8, "kl": 0.8},
+        "rome": {"layers": (15,)},
+    },
+    # Llama-3-8B
+    ("llama", 4096, 14336): {
+        "": {"layers": _layers(4, 8)},
+        "pmet": {"moment_weight": 15000.0, "rate": 0.1, "steps": 25, "kl": 0.0625},
+        "encore": {"rate": 0.5},
+        "nse": {"neuron_share": 1.0},
+        "rome": {"layers": (5,), "rate": 0.5, "decay": 1e-3},
+    },
+    # Llama-2-7B
+    ("llama", 4096, 11008): {
+        "": {"layers": _layers(4, 8), "rate": 0.5},
+        "encore": {"norm_weight": 10.0, "extra": 2},
+        "emmet": {"layers": (5,), "clamp": 4.0, "decay": 1e-3},
+    },
+    # Llama-3.2-3B
+    ("llama", 3072, 8192): {"": {"layers": _layers(4, 8), "rate": 0.5, "clamp": 4.0, "decay": 1e-3}},
+    # Mistral-7B
+    ("mistral", 4096, 14336): {"": {"layers": _layers(4, 8), "rate": 0.5, "clamp": 4.0, "decay": 1e-3}},
+    # Qwen2.5-7B
+    ("qwen2", 3584, 18944): {
+        "": {"layers": _layers(7, 11)},
+        "rome": {"layers": (11,), "rate": 0.5, "decay": 1e-3},
+    },
+    # Phi-1.5
+    ("phi", 2048, 8192): {"": {"layers": _layers(4, 8)}},
+}
+
+#: Of a large model without a row: what the published rows have in common.
+_LARGE: Mapping[str, Any] = {"rate": 0.1, "steps": 25}
+#: Of small models: measured on the bundled one (docs/experiments.md); 15,000 wrote too little there.
+_SMALL: Mapping[str, Any] = {"moment_weight": 1500.0}
+
+
+def parameters(method: str, loaded: LoadedModel) -> Parameters:
+    """The numbers of `method` for a model."""
+    config = loaded.model.config
+    inner = loaded.projection(0).weight.numel() // config.hidden_size
+    return numbers(method, config.model_type, config.hidden_size, inner, len(loaded.layers))
+
+
+def numbers(method: str, family: str, hidden: int, inner: int, depth: int) -> Parameters:
+    """The numbers of `method` for a model of a family, hidden size, FFN size and number of layers.
+
+    In order, the later winning: the rule for the model's size, its row, the method's own numbers, the
+    method's in the model's row.
+    """
+    row = _MODELS.get((family, hidden, inner), {})
+    found: dict[str, Any] = {"layers": window(depth)} | dict(_SMALL if hidden <= SMALL else _LARGE)
+    for more in (row.get("", {}), _METHODS.get(method, {}), row.get(method, {})):
+        found |= more
+    values = {name: found.pop(name) for name in list(found) if name in ValueOptions.__dataclass_fields__}
+    return Parameters(found.pop("layers"), ValueOptions(**values), **found)

@@ -1,0 +1,93 @@
+"""Baselines that train the edited weights themselves: ft all of their entries, lora two small factors.
+
+Nothing is recorded but the facts and the resulting update, so no fact can be taken out again.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor
+
+from editing.facts import Fact
+from editing.methods.method import Method
+from editing.methods.parameters import Parameters
+from editing.model import LoadedModel
+from editing.solve import Factors, bounded
+from editing.tokens import encode, pad
+
+METHODS = {
+    "ft": Method(None, placements=("spread", "single")),
+    "lora": Method(None, placements=("spread", "single"), low_rank=True),
+}
+
+
+def tune(
+    loaded: LoadedModel,
+    facts: Sequence[Fact],
+    layers: Sequence[int],
+    p: Parameters,
+    low_rank: bool,
+    seed: int,
+) -> tuple[dict[int, Factors], Tensor]:
+    """Adam on the mean negative log-likelihood of the targets after their prompts.
+
+    The update is added to each projection's output while it is trained: x ↦ Wx + A Bᵀx. For ft A is the
+    identity and B the transposed dense update; for lora A [d, r] starts at zero and B [d_in, r] at random.
+
+    Returns:
+        Factors of each layer's update, and each fact's last loss in nats [n].
+    """
+    size, device = loaded.model.config.hidden_size, loaded.device
+    generator = torch.Generator().manual_seed(seed)
+    factors: dict[int, tuple[Tensor, Tensor]] = {}
+    for layer in layers:
+        d_in = loaded.projection(layer).weight.numel() // size
+        if low_rank:
+            random = torch.randn(d_in, p.tuning_rank, generator=generator) / d_in**0.5
+            factors[layer] = torch.zeros(size, p.tuning_rank, device=device), random.to(device)
+        else:
+            factors[layer] = torch.eye(size, device=device), torch.zeros(d_in, size, device=device)
+    trained = [b for _, b in factors.values()] + [a for a, _ in factors.values() if low_rank]
+    for tensor in trained:
+        tensor.requires_grad_(True)
+    optimiser = torch.optim.Adam(trained, lr=p.tuning_rate)
+    losses = torch.zeros(len(facts))
+    with ExitStack() as hooks:
+        for layer, update in factors.items():
+            handle = loaded.projection(layer).register_forward_hook(_added(update))
+            hooks.callback(handle.remove)
+        for _ in range(p.tuning_steps):
+            optimiser.zero_grad()
+            for start in range(0, len(facts), p.values.rows):
+                part = slice(start, start + p.values.rows)
+                loss = _losses(loaded, facts[part])
+                (loss.sum() / len(facts)).backward()
+                losses[part] = loss.detach().cpu()
+            optimiser.step()
+    return {layer: (a.detach().cpu(), b.detach().cpu()) for layer, (a, b) in factors.items()}, losses
+
+
+def grown(old: Factors | None, new: Factors) -> Factors:
+    """Both updates as one."""
+    return new if old is None else bounded(*(torch.cat(pair, dim=1) for pair in zip(old, new, strict=True)))
+
+
+def _added(update: Factors):
+    def hook(_module, inputs, output):
+        a, b = update
+        return output + ((inputs[0].float() @ b) @ a.T).to(output.dtype)
+
+    return hook
+
+
+def _losses(loaded: LoadedModel, facts: Sequence[Fact]) -> Tensor:
+    """Mean negative log-likelihood of each fact's target tokens, [n]."""
+    prompts = [encode(loaded.tokenizer, fact) for fact in facts]
+    ids, mask = pad([p.ids for p in prompts], loaded.tokenizer.pad_token_id, loaded.device)
+    log_p = loaded.model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().log_softmax(-1)
+    found = -log_p[:, :-1].gather(2, ids[:, 1:, None])[..., 0]
+    start = torch.tensor([p.target_start for p in prompts], device=ids.device)
+    # The prediction of token i stands at position i − 1.
+    of_target = (torch.arange(1, ids.shape[1], device=ids.device)[None] >= start[:, None]) & mask[:, 1:]
+    return (found * of_target).sum(1) / of_target.sum(1)
