@@ -5,6 +5,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from editing.state import EditState
 from monitoring.baseline import measure_baseline
 from monitoring.probes import ProbeSet
 
@@ -41,6 +42,7 @@ class TinyEditor:
         self.tokenizer = byte_tokenizer()
         self.base_hash = "tiny"
         self.tensor_names = tuple(f"model.layers.{layer}.mlp.down_proj.weight" for layer in LAYERS)
+        self.state = EditState()
         self._base = {n: self.model.get_parameter(n).detach().clone() for n in self.tensor_names}
 
     def weights(self) -> dict[str, torch.Tensor]:
