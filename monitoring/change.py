@@ -8,7 +8,6 @@ product E X costs the less of 2 (d_out + d_in) r n and 2 d_out d_in n flops. Num
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from monitoring.spectral import Spectrum, frobenius_norm

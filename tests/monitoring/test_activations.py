@@ -95,7 +95,10 @@ def test_hooks_are_gone_after_an_error(editor):
 def test_other_families_are_recorded(family):
     torch.manual_seed(0)
     common = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    own = {"gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4}, "gemma": common | {"head_dim": 8, "num_key_value_heads": 2}}
+    own = {
+        "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4},
+        "gemma": common | {"head_dim": 8, "num_key_value_heads": 2},
+    }
     special = {"vocab_size": 257, "bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
     config = AutoConfig.for_model(family, **special, **own.get(family, common))
     model = AutoModelForCausalLM.from_config(config).eval()

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from editing.state import EditState
 from monitoring.baseline import Baseline, baseline_path, measure_baseline, open_baseline
-from monitoring.errors import BaselineError, MeasurementError, ProbeError
 from monitoring.behaviour import TEXT_TOKENS
+from monitoring.errors import BaselineError, MeasurementError, ProbeError
 from monitoring.measure import Memory, layer_of, measure, retention_samples, sample_cases, starts_with
 from monitoring.measurements import LAYER_MEASURES, Case, CaseResult, Measurements
 from monitoring.probes import ProbeSet, default_probes

@@ -8,7 +8,6 @@ import torch
 from monitoring import spectral
 from monitoring.spectral import (
     entropy_rank,
-    frobenius_norm,
     gap_aware_similarity,
     singular_vector_similarity,
     spectrum,
