@@ -22,7 +22,7 @@ from monitoring.measurements import Measurements
 from monitoring.verdict import GUARDS, Thresholds, worst_value
 
 Law = Literal["exponential", "linear", "bounded"]
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 
 #: Fewest points that a law is fitted to: three parameters and some to see the noise by.
 FEWEST_POINTS = 8
@@ -46,8 +46,8 @@ REFIT_OFFSETS: Floats = np.linspace(-4.0, 4.0, 33)
 #: What the grids themselves leave open, as a share of the edits forecast.
 RESOLUTION = 0.01
 
-#: Huber's constant: residuals beyond 1.345 standard deviations count less. Four rounds settle the weights.
-HUBER, ROUNDS = 1.345, 4
+#: Huber's constant: residuals beyond 1.345 standard deviations count less. Three rounds settle the weights.
+HUBER, ROUNDS = 1.345, 3
 
 #: Rise of a straight line through the series, in standard errors, below which it counts as not growing.
 LEAST_RISE = 3.0
@@ -193,18 +193,24 @@ def _fit(t: Floats, y: Floats, rates: Floats) -> Floats:
 def _lines(basis: Floats, y: Floats) -> tuple[Floats, Floats, Floats]:
     """Robust loss, y₀ and s of y [rows, points] on each basis [rows or 1, rates, points]: [rows, rates]."""
     y = y[:, None]
-    weights = np.ones_like(y)
+    start, slope, size, scale = _weighted_lines(basis, y, np.ones_like(y))
     for _ in range(ROUNDS):
-        total = weights.sum(-1)
-        x_mean, y_mean = (weights * basis).sum(-1) / total, (weights * y).sum(-1) / total
-        dx, dy = basis - x_mean[..., None], y - y_mean[..., None]
-        slope = (weights * dx * dy).sum(-1) / (weights * dx * dx).sum(-1)
-        size = np.abs(dy - slope[..., None] * dx)  # residuals [rows, rates, points]
-        # One scale for all rates of a row, that of the best one: or a bad law would excuse itself.
-        scale = np.median(size, -1).min(-1)[:, None, None] * 1.4826 + _tiny(y)
         weights = np.minimum(1.0, HUBER * scale / np.maximum(size, 1e-300))
+        start, slope, size, scale = _weighted_lines(basis, y, weights)
     loss = np.where(size <= HUBER * scale, size**2 / 2, HUBER * scale * (size - HUBER * scale / 2)).sum(-1)
-    return loss, y_mean - slope * x_mean, slope
+    return loss, start, slope
+
+
+def _weighted_lines(basis: Floats, y: Floats, weights: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    """y₀ and s by weighted least squares, absolute residuals [rows, rates, points], and their scale."""
+    total = weights.sum(-1)
+    x_mean, y_mean = (weights * basis).sum(-1) / total, (weights * y).sum(-1) / total
+    dx, dy = basis - x_mean[..., None], y - y_mean[..., None]
+    slope = (weights * dx * dy).sum(-1) / (weights * dx * dx).sum(-1)
+    size = np.abs(dy - slope[..., None] * dx)
+    # One scale for all rates of a row, that of the best one: or a bad law would excuse itself.
+    scale = np.median(size, -1).min(-1)[:, None, None] * 1.4826 + _tiny(y)
+    return y_mean - slope * x_mean, slope, size, scale
 
 
 def _curve(t: Floats, fit: Floats) -> Floats:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,14 +90,14 @@ def measure(
     """
     baseline.check(editor, probes)
     memory = memory or Memory()
-    start, seconds = time.time(), {}
+    start, seconds = time.time(), dict[str, float]()
     audit = memory.audit(start)
     scorer = Scorer(editor.model, editor.tokenizer)
     with _timed(seconds, "weights"):
-        layers = _weight_measures(editor, baseline, memory, audit)
+        by_layer = _weight_measures(editor, baseline, memory, audit)
     with _timed(seconds, "probes"):
         reading = behaviour(scorer, probes, editor.tensor_names)
-        layers |= _activation_measures(baseline.activations, reading.activations)
+        by_layer |= _activation_measures(baseline.activations, reading.activations)
     with _timed(seconds, "batch"):
         cases = _case_results(editor, scorer, batch, memory)
     with _timed(seconds, "retention"):
@@ -104,9 +105,9 @@ def measure(
     with _timed(seconds, "audit"):
         free = scorer.greedy(probes.canaries, CANARY_TOKENS) if audit else None
     results = list(cases.values())
+    named: dict[str, Any] = {**by_layer, **retention}
     return Measurements(
-        **layers,
-        **retention,
+        **named,
         value_norm_ratio=_anchored(value_norm_ratio),
         efficacy_ratio=_mean([float(r.efficacy) for r in results]),
         paraphrase_ratio=_mean([r.paraphrase for r in results if r.paraphrase is not None]),

@@ -137,7 +137,7 @@ class Scorer:
             eos_token_id=self.model.generation_config.eos_token_id,
         )
         device = self.model.device
-        arguments = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+        arguments: dict[str, Any] = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
         arguments["generation_config"] = config
         replaced = {f"model.{name}": weight for name, weight in self._replaced.items()}
         made = torch.func.functional_call(_Generation(self.model), replaced, (), arguments)
