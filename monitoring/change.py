@@ -59,7 +59,7 @@ class Change:
 
 def drift_ratio(change: Change, base: Tensor | float) -> float:
     """‖W − W₀‖_F / ‖W₀‖_F, with W₀ or its norm given."""
-    norm = base if isinstance(base, float) else frobenius_norm(base)
+    norm = frobenius_norm(base) if isinstance(base, Tensor) else base
     return change.norm() / norm if norm else math.nan
 
 
