@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -146,29 +147,25 @@ def by_tenths(say: Callable[[str], object]) -> Callable[[str, float], None]:
 
 def build_monitoring(settings: Settings, editor: Any) -> tuple[Any, Any]:
     """`measure` and `judge` of the applier, from monitoring, with the baseline measured once."""
-    from monitoring.baseline import Baseline, measure_baseline
-    from monitoring.measure import measure
+    from monitoring.baseline import open_baseline
+    from monitoring.measure import Memory, measure
     from monitoring.measurements import Measurements
     from monitoring.probes import default_probes
-    from monitoring.verdict import Thresholds, judge
+    from monitoring.verdict import judge
 
-    probes, thresholds = default_probes(), Thresholds(**settings.thresholds)
-    name = f"{editor.base_hash[:16]}-{editor.settings_hash[:16]}-{probes.sha256[:16]}.safetensors"
-    path = settings.statistics / "baselines" / name
-    if path.exists():
-        baseline = Baseline.load(path)
-    else:
-        baseline = measure_baseline(editor, probes)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        baseline.save(path)
+    probes, memory = default_probes(), Memory()
+    baseline = open_baseline(editor, probes, settings.statistics / "baselines")
+    thresholds = baseline.thresholds(settings.thresholds)
 
     def measured(batch: Sequence["CorrectionRow"], earlier: Sequence["CorrectionRow"], ratio: float | None):
         cases = [case(row) for row in batch]
         sample = settings.measure_sample
-        return measure(editor, baseline, cases, [case(row) for row in earlier], ratio, probes, sample)
+        old = [case(row) for row in earlier]
+        return measure(editor, baseline, cases, old, ratio, probes, sample, memory)
 
     def judged(measurements: Measurements, previous: dict[str, Any] | None):
-        return judge(measurements, thresholds, Measurements.from_json(previous) if previous else None)
+        before = Measurements.from_json(previous) if previous else None
+        return judge(measurements, thresholds, before, time.time())
 
     return measured, judged
 

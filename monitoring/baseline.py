@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,12 +12,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from editing.state import EditState
+from monitoring.activations import Activations, recorded
+from monitoring.behaviour import CANARY_TOKENS, Behaviour, behaviour, read_probes
+from monitoring.calibration import REPLICAS, behaviour_noise, replica_weights, weight_noise
+from monitoring.change import HeldKeys
 from monitoring.errors import BaselineError
 from monitoring.probes import ProbeSet
 from monitoring.scoring import Scorer
-from monitoring.spectral import SUBSPACE_RANK, Spectrum, spectrum
+from monitoring.spectral import SUBSPACE_RANK, Spectrum, entropy_rank, spectrum
+from monitoring.verdict import Thresholds, calibrated
 
-SCHEMA = 1
+SCHEMA = 2
+
+#: Keys of ordinary text held back for each edited weight; evenly spaced over the probes.
+HELD_KEYS = 128
 
 
 class EditedModel(Protocol):
@@ -27,6 +36,7 @@ class EditedModel(Protocol):
     tokenizer: Any
     base_hash: str
     tensor_names: tuple[str, ...]
+    state: EditState
 
     def weights(self) -> dict[str, Tensor]: ...
     def base_weights(self) -> dict[str, Tensor]: ...
@@ -41,24 +51,40 @@ class Baseline:
         probes_sha256: hash of the probes it was measured on.
         dtype: dtype the model computed in; float32 and bfloat16 baselines are not interchangeable.
         spectra: edited tensor name → its spectrum before any edit.
-        log_probs: next-token log-probabilities of the probes, float32 [prompts, vocabulary].
+        entropy_ranks: edited tensor name → its entropy rank.
+        held: edited tensor name → keys of the probes and what it made of them.
+        log_probs: next-token log-probabilities of the watched prompts, float32 [prompts, vocabulary].
         perplexity: of the held texts.
-        answers: most probable next token of each probe.
+        activations: of every layer on the probes.
+        answers: most probable next token of each watched prompt.
+        canaries: free answer to each canary.
+        noise: measure → how far the unedited model's own noise carries it (monitoring.calibration).
     """
 
     base_hash: str
     probes_sha256: str
     dtype: str
     spectra: dict[str, Spectrum]
+    entropy_ranks: dict[str, float]
+    held: dict[str, HeldKeys]
     log_probs: Tensor
     perplexity: float
+    activations: Activations
     answers: tuple[int, ...]
+    canaries: tuple[str, ...]
+    noise: dict[str, float]
+
+    def thresholds(self, overrides: Mapping[str, float] | None = None) -> Thresholds:
+        """The thresholds in force: calibrated on this model's noise, then what was set on purpose."""
+        return replace(calibrated(self.noise), **(overrides or {}))
 
     def save(self, path: Path) -> None:
         """Writes one safetensors file: to a temporary sibling, then renamed."""
-        tensors = {"log_probs": self.log_probs.contiguous()}
+        tensors = {"log_probs": self.log_probs}
+        tensors |= {f"activations/{part}": tensor for part, tensor in vars(self.activations).items()}
         for name, s in self.spectra.items():
             tensors |= {f"{name}/values": s.values, f"{name}/left": s.left, f"{name}/right": s.right}
+            tensors |= {f"{name}/{part}": tensor for part, tensor in vars(self.held[name]).items()}
         facts = {
             "schema": SCHEMA,
             "base_hash": self.base_hash,
@@ -66,6 +92,9 @@ class Baseline:
             "dtype": self.dtype,
             "perplexity": self.perplexity,
             "answers": self.answers,
+            "canaries": self.canaries,
+            "noise": self.noise,
+            "entropy_ranks": self.entropy_ranks,
             "frobenius": {name: s.frobenius for name, s in self.spectra.items()},
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,6 +117,8 @@ class Baseline:
                 spectra = {
                     name: _read_spectrum(file, name, norm) for name, norm in facts["frobenius"].items()
                 }
+                held = {name: HeldKeys(**_read(file, name, "keys", "outputs")) for name in spectra}
+                activations = Activations(**_read(file, "activations", "norms", "bases", "shares"))
                 log_probs = file.get_tensor("log_probs")
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise BaselineError(
@@ -98,9 +129,14 @@ class Baseline:
             probes_sha256=facts["probes_sha256"],
             dtype=facts["dtype"],
             spectra=spectra,
+            entropy_ranks=facts["entropy_ranks"],
+            held=held,
             log_probs=log_probs,
             perplexity=facts["perplexity"],
+            activations=activations,
             answers=tuple(facts["answers"]),
+            canaries=tuple(facts["canaries"]),
+            noise=facts["noise"],
         )
 
     def check(self, editor: EditedModel, probes: ProbeSet) -> None:
@@ -118,25 +154,49 @@ class Baseline:
                 )
 
 
+def _read(file: Any, prefix: str, *parts: str) -> dict[str, Tensor]:
+    return {part: file.get_tensor(f"{prefix}/{part}") for part in parts}
+
+
 def _read_spectrum(file: Any, name: str, frobenius: float) -> Spectrum:
-    values, left, right = (file.get_tensor(f"{name}/{part}") for part in ("values", "left", "right"))
-    return Spectrum(frobenius, values, left, right)
+    return Spectrum(frobenius, **_read(file, name, "values", "left", "right"))
 
 
 def measure_baseline(editor: EditedModel, probes: ProbeSet, rank: int = SUBSPACE_RANK) -> Baseline:
-    """Measures the base model, whatever the editor's present state; the editor is not changed."""
+    """Measures the base model and its noise, whatever the editor's present state.
+
+    Costs `REPLICAS` + 1 readings of the probes and the canaries' answers, some 8 s of one core for the
+    bundled model.
+    """
     base = editor.base_weights()
     scorer = Scorer(editor.model, editor.tokenizer, base)
-    log_probs = scorer.next_log_probs(probes.prompts)
+    with recorded(editor.model, editor.tensor_names, keys=True) as recording:
+        reading = read_probes(scorer, probes, recording)
+    keys = {name: recording.held_keys(name, HELD_KEYS) for name in base}
+    spectra = {name: spectrum(weight, rank) for name, weight in base.items()}
     return Baseline(
         base_hash=editor.base_hash,
         probes_sha256=probes.sha256,
         dtype=str(editor.model.dtype),
-        spectra={name: spectrum(weight, rank) for name, weight in base.items()},
-        log_probs=log_probs,
-        perplexity=scorer.perplexity(probes.texts),
-        answers=tuple(log_probs.argmax(-1).tolist()),
+        spectra=spectra,
+        entropy_ranks={name: entropy_rank(weight) for name, weight in base.items()},
+        held={name: HeldKeys(keys[name], weight.cpu() @ keys[name]) for name, weight in base.items()},
+        log_probs=reading.log_probs,
+        perplexity=reading.perplexity,
+        activations=reading.activations,
+        answers=tuple(reading.log_probs.argmax(-1).tolist()),
+        canaries=tuple(scorer.greedy(probes.canaries, CANARY_TOKENS)),
+        noise=_noise(editor, probes, reading, spectra),
     )
+
+
+def _noise(
+    editor: EditedModel, probes: ProbeSet, base: Behaviour, spectra: Mapping[str, Spectrum]
+) -> dict[str, float]:
+    weights = [replica_weights(editor.base_weights(), seed) for seed in range(REPLICAS)]
+    scorers = [Scorer(editor.model, editor.tokenizer, replica) for replica in weights]
+    replicas = [behaviour(scorer, probes, editor.tensor_names) for scorer in scorers]
+    return behaviour_noise(base, replicas) | weight_noise(spectra, weights)
 
 
 def baseline_path(folder: Path, editor: EditedModel, probes: ProbeSet) -> Path:

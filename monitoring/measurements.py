@@ -59,16 +59,28 @@ class Measurements:
         stable_rank_ratio: per layer, stable rank over the base's.
         subspace_similarity: per layer, LS.
         singular_vector_similarity: per layer, SS.
+        gap_aware_similarity: per layer, SS with vectors of one cluster allowed to change places.
+        entropy_rank_ratio: per layer, entropy rank over the base's; at an audit.
         drift: per layer, ‖W − W₀‖_F / ‖W₀‖_F.
+        contact_ratio: per layer, share of W − W₀ that lies in the base's dominant subspace.
+        key_drift_ratio: per layer, ‖(W − W₀)X‖² / ‖W₀X‖² on held keys X of ordinary text.
+        corpus_energy_ratio: per layer, tr(WCWᵀ) over the base's, C of the held keys.
+        key_error_ratio: per layer, mean ‖Wk − v‖ / ‖v‖ over recorded keys and values of live facts.
+        activation_norm_ratio: per layer of the whole model, mean ‖h‖ on the probes over the base's.
+        activation_subspace_similarity: per layer, overlap of the leading principal directions of h.
+        layer_share: per layer, what its MLP adds to the residual stream as a share of what all do.
         value_norm_ratio: largest ‖v*‖ over anchor in the batch.
         efficacy_ratio: share of the batch's corrections that the model answers with.
         paraphrase_ratio: mean over cases of the share of paraphrases answered with the target.
         neighbourhood_ratio: share of the neighbours known to the base model that are still answered.
         retention_ratio: share of the sampled earlier corrections still answered.
+        retention_oldest_ratio, retention_random_ratio, retention_newest_ratio: its three samples.
+        canary_ratio: how far free answers to unrelated prompts repeat the base's; at an audit.
         probe_kl_nats: mean KL(base ‖ now) of the next token after the probes.
         probe_perplexity_ratio: perplexity of the held texts over the base's.
         cases: correction id → its result.
         measured_at: seconds since the epoch.
+        audited_at: when the measures of an audit were last taken; they are empty in between.
         seconds: what each part of the measurement took.
     """
 
@@ -77,16 +89,30 @@ class Measurements:
     stable_rank_ratio: dict[int, float] = field(default_factory=dict)
     subspace_similarity: dict[int, float] = field(default_factory=dict)
     singular_vector_similarity: dict[int, float] = field(default_factory=dict)
+    gap_aware_similarity: dict[int, float] = field(default_factory=dict)
+    entropy_rank_ratio: dict[int, float] = field(default_factory=dict)
     drift: dict[int, float] = field(default_factory=dict)
+    contact_ratio: dict[int, float] = field(default_factory=dict)
+    key_drift_ratio: dict[int, float] = field(default_factory=dict)
+    corpus_energy_ratio: dict[int, float] = field(default_factory=dict)
+    key_error_ratio: dict[int, float] = field(default_factory=dict)
+    activation_norm_ratio: dict[int, float] = field(default_factory=dict)
+    activation_subspace_similarity: dict[int, float] = field(default_factory=dict)
+    layer_share: dict[int, float] = field(default_factory=dict)
     value_norm_ratio: float | None = None
     efficacy_ratio: float | None = None
     paraphrase_ratio: float | None = None
     neighbourhood_ratio: float | None = None
     retention_ratio: float | None = None
+    retention_oldest_ratio: float | None = None
+    retention_random_ratio: float | None = None
+    retention_newest_ratio: float | None = None
     probe_kl_nats: float | None = None
     probe_perplexity_ratio: float | None = None
+    canary_ratio: float | None = None
     cases: dict[str, CaseResult] = field(default_factory=dict)
     measured_at: float | None = None
+    audited_at: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -123,7 +149,16 @@ LAYER_MEASURES = (
     "stable_rank_ratio",
     "subspace_similarity",
     "singular_vector_similarity",
+    "gap_aware_similarity",
+    "entropy_rank_ratio",
     "drift",
+    "contact_ratio",
+    "key_drift_ratio",
+    "corpus_energy_ratio",
+    "key_error_ratio",
+    "activation_norm_ratio",
+    "activation_subspace_similarity",
+    "layer_share",
 )
 
 #: Measures that have one value a version.
@@ -133,8 +168,12 @@ SCALAR_MEASURES = (
     "paraphrase_ratio",
     "neighbourhood_ratio",
     "retention_ratio",
+    "retention_oldest_ratio",
+    "retention_random_ratio",
+    "retention_newest_ratio",
     "probe_kl_nats",
     "probe_perplexity_ratio",
+    "canary_ratio",
 )
 
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}

@@ -58,7 +58,18 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "singular_vector_similarity", "gauge", "layer", "SS: mean overlap of single singular vectors."
     ),
+    MetricSpec("gap_aware_similarity", "gauge", "layer", "SS, with swaps among near-equal values allowed."),
+    MetricSpec("entropy_rank_ratio", "gauge", "layer", "Entropy rank over the base's; NaN between audits."),
     MetricSpec("drift", "gauge", "layer", "Frobenius norm of the change over the base's norm."),
+    MetricSpec("contact_ratio", "gauge", "layer", "Share of the change in the base's dominant subspace."),
+    MetricSpec("key_drift_ratio", "gauge", "layer", "Change of the outputs for held keys, squared norms."),
+    MetricSpec("corpus_energy_ratio", "gauge", "layer", "tr(WCWᵀ) over the base's, C of held keys."),
+    MetricSpec("key_error_ratio", "gauge", "layer", "Mean distance of Wk from v over live facts, over ‖v‖."),
+    MetricSpec("activation_norm_ratio", "gauge", "layer", "Mean norm of hidden states over the base's."),
+    MetricSpec(
+        "activation_subspace_similarity", "gauge", "layer", "Overlap of the main directions of hidden states."
+    ),
+    MetricSpec("layer_share", "gauge", "layer", "What the layer's MLP adds, as a share of what all add."),
     MetricSpec("value_norm_ratio", "gauge", None, "Largest value norm of the last batch over the anchor."),
     MetricSpec(
         "nas_skipped_total", "counter", None, "Corrections skipped because their value was an outlier."
@@ -67,8 +78,15 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("paraphrase_ratio", "gauge", None, "Share of paraphrases answered with the target."),
     MetricSpec("neighbourhood_ratio", "gauge", None, "Share of known neighbours still answered."),
     MetricSpec("retention_ratio", "gauge", None, "Share of sampled earlier corrections still answered."),
+    MetricSpec("retention_oldest_ratio", "gauge", None, "The same for the oldest corrections."),
+    MetricSpec("retention_random_ratio", "gauge", None, "The same for corrections drawn by hash."),
+    MetricSpec("retention_newest_ratio", "gauge", None, "The same for the newest corrections."),
     MetricSpec("probe_kl_nats", "gauge", None, "Mean KL divergence from the base on unrelated probes."),
     MetricSpec("probe_perplexity_ratio", "gauge", None, "Perplexity of held text over the base's."),
+    MetricSpec("canary_ratio", "gauge", None, "Part of free answers kept; NaN between audits."),
+    MetricSpec(
+        "edits_until_limit", "gauge", None, "Forecast of the nearest limit; +Inf if none is approached."
+    ),
     MetricSpec("guard_state", "gauge", "guard", "0 ok, 1 warn, 2 limit, 3 unknown; at the last verdict."),
     MetricSpec("version", "gauge", None, "Number of the live version."),
     MetricSpec(
@@ -94,6 +112,7 @@ class StatusSnapshot:
         measurements: of the live version; None when it was never measured.
         layers: edited layers, so that a missing value shows as NaN.
         guards: guard → state at the last verdict.
+        edits_until_limit: monitoring.forecast.edits_until_limit; None while there is too little to see.
         nas_skipped: corrections ever skipped as outliers.
         version: number of the live version; None when unknown.
         served_versions: replica → number it serves; None when it cannot be asked.
@@ -110,6 +129,7 @@ class StatusSnapshot:
     measurements: Measurements | None = None
     layers: Sequence[int] = ()
     guards: Mapping[str, GuardState] = field(default_factory=dict)
+    edits_until_limit: float | None = None
     nas_skipped: int = 0
     version: int | None = None
     served_versions: Mapping[str, int | None] = field(default_factory=dict)
@@ -147,6 +167,7 @@ def _values(s: StatusSnapshot) -> dict[str, object]:
         "queue_depth": {queue: s.queue_depth.get(queue, 0) for queue in QUEUES},
         "oldest_pending_seconds": {"": _number(s.oldest_pending_seconds)},
         "update_stage_seconds": s.stage_seconds,
+        "edits_until_limit": {"": _number(s.edits_until_limit)},
         "nas_skipped_total": {"": s.nas_skipped},
         "guard_state": {name: GUARD_VALUES[s.guards.get(name, "unknown")] for name in GUARD_NAMES},
         "version": {"": _number(s.version)},
@@ -222,7 +243,8 @@ def metrics_page() -> str:
     lines += [f"| `{PREFIX}{m.name}` | {m.kind} | {m.label or ''} | {m.meaning} |" for m in METRICS]
     lines += [
         "",
-        "Values of labels: `layer` is the number of an edited layer, `replica` a configured replica;",
+        "Values of labels: `layer` is the number of an edited layer (of any layer for `activation_*` and",
+        "`layer_share`), `replica` a configured replica;",
     ]
     lines += [f"`{name}` is one of {', '.join(f'`{v}`' for v in values)};" for name, values in labels.items()]
     lines[-1] = lines[-1].removesuffix(";") + "."

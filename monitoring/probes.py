@@ -8,6 +8,10 @@ from importlib.resources import files
 
 from monitoring.errors import ProbeError
 
+#: Prompts asked after every update; the others are canaries, answered freely at each audit. The mean KL
+#: of 16 prompts that are compared with themselves tells an unchanged model from a damaged one.
+WATCHED_PROMPTS = 16
+
 
 @dataclass(frozen=True)
 class ProbeSet:
@@ -15,7 +19,8 @@ class ProbeSet:
 
     Attributes:
         texts: paragraphs whose perplexity is watched.
-        prompts: unfinished sentences whose next-token distribution is watched.
+        prompts: unfinished sentences: the first `WATCHED_PROMPTS` have their next-token distribution
+            watched, the others are canaries.
 
     Raises:
         ProbeError: there is no text or no prompt.
@@ -27,6 +32,15 @@ class ProbeSet:
     def __post_init__(self) -> None:
         if not any(text.strip() for text in self.texts) or not self.prompts:
             raise ProbeError("a probe set needs at least one text and one prompt; give both")
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        return self.prompts[:WATCHED_PROMPTS]
+
+    @property
+    def canaries(self) -> tuple[str, ...]:
+        """The prompts that are not watched; all of them where there are no others."""
+        return self.prompts[WATCHED_PROMPTS:] or self.prompts
 
     @cached_property
     def sha256(self) -> str:

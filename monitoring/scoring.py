@@ -85,7 +85,8 @@ class Scorer:
         usable = [i for i, item in enumerate(encoded) if len(item.ids) > item.first]
         for batch in _batches(usable, encoded):
             items = [encoded[i] for i in batch]
-            hidden = self._hidden([item.ids for item in items])
+            # Nothing follows the last token, so the model need not read it.
+            hidden = self._hidden([item.ids[:-1] for item in items])
             rows = torch.cat([hidden[r, item.first - 1 : len(item.ids) - 1] for r, item in enumerate(items)])
             wanted = torch.tensor([token for item in items for token in item.ids[item.first :]])
             losses, hits = self._losses(rows, wanted)
@@ -99,14 +100,14 @@ class Scorer:
         """For each (prompt, target): is every token of the target the most probable one?"""
         return [score.exact for score in self.score([self.encode(p, t) for p, t in pairs])]
 
-    def perplexity(self, texts: Sequence[str]) -> float:
-        """exp of the mean loss over all tokens of all texts; infinite when it overflows."""
-        scores = [s for s in self.score([self.encode_text(text) for text in texts]) if s.tokens]
-        total = math.fsum(s.nll * s.tokens for s in scores) if scores else math.nan
-        try:
-            return math.exp(total / max(1, sum(s.tokens for s in scores)))
-        except OverflowError:
-            return math.inf
+    def answers_in_full(self, prompt: str, encoded: Encoded) -> bool:
+        """Is what precedes the target just the prompt's own tokens? Then a target that is `exact` under
+        teacher forcing *is* the beginning of the greedy answer, which need not be generated."""
+        return tuple(self.tokenizer(prompt)["input_ids"]) == encoded.ids[: encoded.first]
+
+    def decode(self, encoded: Encoded) -> str:
+        """The text of the scored tokens."""
+        return self.tokenizer.decode(encoded.ids[encoded.first :], skip_special_tokens=True).strip()
 
     @torch.inference_mode()
     def next_log_probs(self, prompts: Sequence[str]) -> Tensor:
@@ -122,7 +123,7 @@ class Scorer:
 
     @torch.inference_mode()
     def greedy(self, prompts: Sequence[str], tokens: int = ANSWER_TOKENS) -> list[str]:
-        """First line of the greedy continuation of each prompt, stripped. Uses the model's own weights."""
+        """First line of the greedy continuation of each prompt, stripped."""
         if not prompts:
             return []
         rows = [self.tokenizer(p)["input_ids"] for p in prompts]
@@ -136,9 +137,10 @@ class Scorer:
             eos_token_id=self.model.generation_config.eos_token_id,
         )
         device = self.model.device
-        made = self.model.generate(
-            input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config
-        )
+        arguments: dict[str, Any] = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+        arguments["generation_config"] = config
+        replaced = {f"model.{name}": weight for name, weight in self._replaced.items()}
+        made = torch.func.functional_call(_Generation(self.model), replaced, (), arguments)
         texts = self.tokenizer.batch_decode(made[:, longest:], skip_special_tokens=True)
         return [(text.strip().splitlines() or [""])[0].strip() for text in texts]
 
@@ -179,10 +181,37 @@ class Scorer:
         return torch.cat(losses), torch.cat(hits)
 
 
-def kl_nats(base: Tensor, now: Tensor) -> float:
-    """Mean over rows of KL(p₀ ‖ p) = Σ p₀ (ln p₀ − ln p), from log-probabilities, in nats."""
+class _Generation(torch.nn.Module):
+    """`generate` as a forward, so that weights can be replaced for the call."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.train(model.training)
+
+    def forward(self, **arguments: Any) -> Tensor:
+        return self.model.generate(**arguments)
+
+
+def perplexity(scores: Sequence[TargetScore]) -> float:
+    """exp of the mean loss over all scored tokens; infinite when it overflows, NaN without a token."""
+    counted = [s for s in scores if s.tokens]
+    total = math.fsum(s.nll * s.tokens for s in counted) if counted else math.nan
+    try:
+        return math.exp(total / max(1, sum(s.tokens for s in counted)))
+    except OverflowError:
+        return math.inf
+
+
+def kl_rows(base: Tensor, now: Tensor) -> Tensor:
+    """KL(p₀ ‖ p) = Σ p₀ (ln p₀ − ln p) of each row, from log-probabilities, in nats: float64 [rows]."""
     before, after = base.double(), now.double()
-    value = float((before.exp() * (before - after)).sum(-1).mean())
+    return (before.exp() * (before - after)).sum(-1)
+
+
+def kl_nats(base: Tensor, now: Tensor) -> float:
+    """Mean of `kl_rows`."""
+    value = float(kl_rows(base, now).mean())
     return 0.0 if value < 0 else value  # rounding can go below zero; NaN stays NaN
 
 

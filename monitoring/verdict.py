@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from monitoring.measurements import Measurements
@@ -17,8 +17,10 @@ GUARD_STATES: tuple[GuardState, ...] = ("ok", "warn", "limit", "unknown")
 class Thresholds:
     """Where a measure warns and where it stops a version. Relative to the base model.
 
-    "high" measures must stay below, "low" ones above. First values after the published signatures of
-    collapse (norms beyond 10 times the base's, LS near chance); they leave room for healthy streams.
+    "high" measures must stay below, "low" ones above. These are floors: what the product promises
+    (perplexity within a fifth, retention within ten points) and, for the weights, levels well before the
+    published signatures of collapse (norms beyond 10 times the base's, LS near chance). The thresholds
+    in force are never tighter than the noise that the unedited model itself shows (`calibrated`).
     """
 
     #: Healthy edited weights stay within a few per cent; 1.5 is far before answers fall apart.
@@ -48,6 +50,18 @@ class Thresholds:
     #: Editing does not promise paraphrases: they warn, and the limit 0 never stops a version.
     paraphrase_ratio_warn: float = 0.5
     paraphrase_ratio_limit: float = 0.0
+    #: The measures below warn only, until recorded streams say at what level models fall apart.
+    #: A quarter of a small sample of the oldest facts.
+    retention_oldest_ratio_warn: float = 0.75
+    retention_oldest_ratio_limit: float = 0.0
+    #: Published: activation norms fall before collapse, and their subspace moves.
+    activation_norm_ratio_warn: float = 0.9
+    activation_norm_ratio_limit: float = 0.0
+    activation_subspace_similarity_warn: float = 0.8
+    activation_subspace_similarity_limit: float = 0.0
+    #: A free answer may depart from the base's after some words and be as good.
+    canary_ratio_warn: float = 0.5
+    canary_ratio_limit: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +87,10 @@ GUARDS: tuple[Guard, ...] = (
     Guard("retention_ratio", False, False, "retract corrections that collide, or compact"),
     Guard("neighbourhood_ratio", False, False, _SPLIT),
     Guard("paraphrase_ratio", False, False, "post the paraphrase as a correction of its own"),
+    Guard("retention_oldest_ratio", False, False, "compact"),
+    Guard("activation_norm_ratio", False, False, _UNDO),
+    Guard("activation_subspace_similarity", False, False, _UNDO),
+    Guard("canary_ratio", False, False, _UNDO),
 )
 
 #: Names a guard can have as a metric label.
@@ -96,7 +114,41 @@ class Verdict:
     guards: Mapping[str, GuardState]
 
 
-def judge(m: Measurements, t: Thresholds, previous: Measurements | None = None) -> Verdict:
+#: A measurement older than this, or from the future, says nothing of the version before us, seconds.
+STALE_SECONDS = 900.0
+
+#: A measure warns at twice and stops at four times the noise of the unedited model, unless its floor lies
+#: further out: noise alone then stops one version in many thousands.
+WARN_NOISES, LIMIT_NOISES = 2.0, 4.0
+
+#: Shares of a few cases move by whole cases: their quantile is rare enough and is not multiplied.
+_COUNTED = ("retention_ratio", "retention_oldest_ratio")
+
+
+def calibrated(noise: Mapping[str, float], floors: Thresholds | None = None) -> Thresholds:
+    """The thresholds in force: of each measure the further out of its floor and of multiples of its noise.
+
+    Args:
+        noise: measure → how far from its healthy value (1, or 0 for measures in nats) the unedited model's
+            noise carries it, at the quantile chosen (monitoring.calibration).
+        floors: `Thresholds()` unless given.
+    """
+    floors = floors or Thresholds()
+    found: dict[str, float] = {}
+    for guard in GUARDS:
+        if guard.name not in noise:
+            continue
+        healthy = 0.0 if guard.name.endswith("_nats") else 1.0
+        sign, further = (1, max) if guard.high_is_bad else (-1, min)
+        for kind, noises in (("warn", WARN_NOISES), ("limit", LIMIT_NOISES)):
+            name, times = f"{guard.name}_{kind}", 1.0 if guard.name in _COUNTED else noises
+            found[name] = further(getattr(floors, name), healthy + sign * times * noise[guard.name])
+    return replace(floors, **found)
+
+
+def judge(
+    m: Measurements, t: Thresholds, previous: Measurements | None = None, now: float | None = None
+) -> Verdict:
     """Judges one version.
 
     Args:
@@ -105,11 +157,21 @@ def judge(m: Measurements, t: Thresholds, previous: Measurements | None = None) 
         previous: measurements of the version it would replace. Where that one was past a limit too,
             a version that is no worse there is let through with a warning: or else nothing could be
             retracted from a damaged model.
+        now: seconds since the epoch; when given, measurements older than `STALE_SECONDS` or without a
+            time decide nothing.
 
     Returns:
         Rejected when a limit is passed or a correction does not answer; else inconclusive when a
-        required measure is missing or any is NaN; else accepted.
+        required measure is missing, any is NaN or all are stale; else accepted.
     """
+    if now is not None and not _fresh(m, now):
+        when = "at an unknown time" if m.measured_at is None else f"{now - m.measured_at:.0f} s ago"
+        return Verdict(
+            "inconclusive",
+            (f"measured {when}, not within the last {STALE_SECONDS:.0f} s; measure again",),
+            (),
+            dict.fromkeys(GUARD_NAMES, "unknown"),
+        )
     states: dict[str, GuardState] = {}
     reasons: list[str] = []
     for guard in GUARDS:
@@ -125,6 +187,10 @@ def judge(m: Measurements, t: Thresholds, previous: Measurements | None = None) 
     if states["neighbourhood_ratio"] == "limit":
         blamed += tuple(id for id in _bad_neighbourhood(m, t) if id not in failing)
     return Verdict(_outcome(states), tuple(reasons), blamed, states)
+
+
+def _fresh(m: Measurements, now: float) -> bool:
+    return m.measured_at is not None and 0 <= now - m.measured_at <= STALE_SECONDS
 
 
 def _outcome(states: Mapping[str, GuardState]) -> Outcome:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from editing.state import EditState
 from monitoring.baseline import measure_baseline
 from monitoring.probes import ProbeSet
 from tests.tiny_models import byte_tokenizer, tiny_model
@@ -18,6 +19,7 @@ class TinyEditor:
         self.tokenizer = byte_tokenizer(eos=False)
         self.base_hash = "tiny"
         self.tensor_names = tuple(f"model.layers.{layer}.mlp.down_proj.weight" for layer in LAYERS)
+        self.state = EditState()
         self._base = {n: self.model.get_parameter(n).detach().clone() for n in self.tensor_names}
 
     def weights(self) -> dict[str, torch.Tensor]:

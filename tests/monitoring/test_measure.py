@@ -7,12 +7,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from editing.state import EditState
 from monitoring.baseline import Baseline, baseline_path, measure_baseline, open_baseline
+from monitoring.behaviour import TEXT_TOKENS
 from monitoring.errors import BaselineError, MeasurementError, ProbeError
-from monitoring.measure import layer_of, measure, sample_cases, starts_with
+from monitoring.measure import Memory, layer_of, measure, retention_samples, sample_cases, starts_with
 from monitoring.measurements import LAYER_MEASURES, Case, CaseResult, Measurements
 from monitoring.probes import ProbeSet, default_probes
-from monitoring.scoring import Scorer, kl_nats
+from monitoring.schedule import Schedule
+from monitoring.scoring import Scorer, kl_nats, perplexity
 
 PROMPT = "The river flows"
 
@@ -36,13 +39,20 @@ def with_output(editor, prompt: str, target: str) -> None:
 def test_an_unedited_model_differs_in_nothing(editor, baseline, probes):
     m = measure(editor, baseline, [], [], None, probes)
     for layer in (1, 2):
-        assert m.weight_norm_ratio[layer] == m.spectral_norm_ratio[layer] == 1
-        assert m.stable_rank_ratio[layer] == 1
+        assert m.weight_norm_ratio[layer] == 1
+        assert m.spectral_norm_ratio[layer] == pytest.approx(1, abs=1e-9)
+        assert m.stable_rank_ratio[layer] == pytest.approx(1, abs=1e-9)
+        assert m.gap_aware_similarity[layer] == pytest.approx(1, abs=1e-6)
+        assert m.entropy_rank_ratio[layer] == m.corpus_energy_ratio[layer] == 1
+        assert m.contact_ratio[layer] == m.key_drift_ratio[layer] == 0
         assert m.drift[layer] == 0
         assert m.subspace_similarity[layer] == pytest.approx(1, abs=1e-6)
         assert m.singular_vector_similarity[layer] == pytest.approx(1, abs=1e-6)
+    assert sorted(m.activation_norm_ratio) == sorted(m.layer_share) == [0, 1, 2, 3]
+    assert set(m.activation_norm_ratio.values()) == {1}
+    assert min(m.activation_subspace_similarity.values()) == pytest.approx(1, abs=1e-6)
     assert m.probe_kl_nats == 0
-    assert m.probe_perplexity_ratio == 1
+    assert m.probe_perplexity_ratio == m.canary_ratio == 1
     assert m.efficacy_ratio is m.paraphrase_ratio is m.neighbourhood_ratio is m.retention_ratio is None
     assert m.cases == {}
 
@@ -59,12 +69,15 @@ def test_an_edit_is_seen_where_it_was_made(editor, baseline, probes):
     assert m.value_norm_ratio == 1.25
     now = Scorer(editor.model, editor.tokenizer)
     assert m.probe_kl_nats == pytest.approx(
-        kl_nats(baseline.log_probs, now.next_log_probs(probes.prompts)), rel=1e-6
+        kl_nats(baseline.log_probs, now.next_log_probs(probes.watched)), rel=1e-6
     )
     assert m.probe_kl_nats > 0
-    assert m.probe_perplexity_ratio == pytest.approx(
-        now.perplexity(probes.texts) / baseline.perplexity, rel=1e-6
-    )
+    read = [now.encode_text(text[: TEXT_TOKENS + 1]) for text in probes.texts]  # a token is a byte
+    expected = perplexity(now.score(read)) / baseline.perplexity
+    assert m.probe_perplexity_ratio == pytest.approx(expected, rel=1e-6)
+    assert m.activation_norm_ratio[1] == 1
+    assert m.activation_norm_ratio[2] != 1
+    assert m.activation_subspace_similarity[3] < 1
 
 
 def test_a_value_without_an_anchor_is_not_measured(editor, baseline, probes):
@@ -146,6 +159,10 @@ def test_layers_and_answers_are_read_from_text():
 def test_a_baseline_survives_storage(editor, baseline, probes, tmp_path):
     baseline.save(tmp_path / "b" / "one.safetensors")
     loaded = Baseline.load(tmp_path / "b" / "one.safetensors")
+    assert loaded.noise == baseline.noise
+    assert loaded.canaries == baseline.canaries
+    assert torch.equal(loaded.activations.bases, baseline.activations.bases)
+    assert loaded.thresholds() == baseline.thresholds()
     assert torch.equal(loaded.log_probs, baseline.log_probs)
     assert loaded.perplexity == baseline.perplexity
     assert loaded.answers == baseline.answers
@@ -194,6 +211,52 @@ def test_shipped_probes_are_there_and_hashed():
 
 numbers = st.floats(allow_nan=False) | st.just(math.inf)
 by_layer = st.dictionaries(st.integers(0, 99), numbers, max_size=3)
+
+
+def test_dear_measures_are_taken_on_their_schedule_only(editor, baseline, probes):
+    memory = Memory(Schedule(versions=2))
+    first, second, third = (measure(editor, baseline, [], [], None, probes, memory=memory) for _ in range(3))
+    assert first.canary_ratio == third.canary_ratio == 1
+    assert first.entropy_rank_ratio == third.entropy_rank_ratio == {1: 1, 2: 1}
+    assert second.canary_ratio is None
+    assert second.entropy_rank_ratio == {}
+    assert first.audited_at == second.audited_at < third.audited_at
+
+
+def test_the_base_is_asked_once_for_a_missed_neighbour(editor, baseline, probes, monkeypatch):
+    case = Case("a", "A heart", "beats", neighbours=(("Ice", "never known"),))
+    memory, asked = Memory(), []
+    exact = Scorer.exact
+    monkeypatch.setattr(Scorer, "exact", lambda self, pairs: asked.append(list(pairs)) or exact(self, pairs))
+    for _ in range(2):
+        measure(editor, baseline, [case], [], None, probes, memory=memory)
+    assert asked.count([("Ice", "never known")]) == 1
+
+
+def test_retention_asks_the_oldest_a_random_and_the_newest_sample():
+    cases = [Case(str(i), "p", "t") for i in range(100)]
+    samples = retention_samples(cases, 32)
+    assert [c.id for c in samples["oldest"]] == [str(i) for i in range(8)]
+    assert [c.id for c in samples["newest"]] == [str(i) for i in range(92, 100)]
+    asked = [case.id for sample in samples.values() for case in sample]
+    assert len(asked) == len(set(asked)) == 32
+    for few in (0, 1, 3, 7, 32):
+        found = [case.id for sample in retention_samples(cases[:few], 32).values() for case in sample]
+        assert sorted(found) == sorted(case.id for case in cases[:few])
+
+
+def test_facts_of_the_editors_table_are_looked_up_in_the_weights(editor, baseline, probes):
+    torch.manual_seed(0)
+    name = editor.tensor_names[0]
+    keys = torch.randn(64, 3)
+    columns = {f"{n}/keys": keys for n in editor.tensor_names}
+    columns |= {f"{n}/values": w @ keys for n, w in editor.base_weights().items()}
+    editor.state = EditState(facts=("a", "b", "c"), columns=columns)
+    assert measure(editor, baseline, [], [], None, probes).key_error_ratio[1] == pytest.approx(0, abs=1e-6)
+    editor.set(name, editor.base_weights()[name] * 0.9)
+    m = measure(editor, baseline, [], [], None, probes)
+    assert m.key_error_ratio[1] == pytest.approx(0.1, rel=1e-4)
+    assert m.key_error_ratio[2] == pytest.approx(0, abs=1e-6)
 
 
 @given(by_layer, by_layer, st.none() | numbers, st.text(), st.none() | numbers)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from monitoring.scoring import Encoded, Scorer, kl_nats
+from monitoring.scoring import Encoded, Scorer, kl_nats, perplexity
 from tests.tiny_models import byte_tokenizer
 
 PAIRS = [("The cat", "sat"), ("A much longer prompt about a river", "flows"), ("Ice", "melts in the sun")]
@@ -84,6 +84,10 @@ def test_greedy_answers_do_not_depend_on_the_batch_and_agree_with_scores(editor)
     assert scorer.score([Encoded(tuple(ids), len(ids) - 4)])[0].exact
 
 
+def perplexity_of(scorer, texts):
+    return perplexity(scorer.score([scorer.encode_text(text) for text in texts]))
+
+
 def test_perplexity_equals_the_reference(editor):
     texts = ["Rivers carry sand.", "A heart has four chambers and it beats."]
     scorer = Scorer(editor.model, editor.tokenizer)
@@ -92,7 +96,7 @@ def test_perplexity_equals_the_reference(editor):
         item = scorer.encode_text(text)
         nll, _ = dense_score(editor.model, item)
         total, count = total + nll * (len(item.ids) - 1), count + len(item.ids) - 1
-    assert scorer.perplexity(texts) == pytest.approx(math.exp(total / count), rel=1e-5)
+    assert perplexity_of(scorer, texts) == pytest.approx(math.exp(total / count), rel=1e-5)
 
 
 def test_next_token_log_probs_keep_the_order_of_the_prompts(editor):
@@ -119,16 +123,34 @@ def test_kl_equals_the_definition_and_is_zero_for_equal_distributions():
 def test_replaced_weights_are_used_and_the_model_is_left_alone(editor):
     name, base = editor.tensor_names[0], editor.base_weights()
     texts = ["Rivers carry sand."]
-    before = Scorer(editor.model, editor.tokenizer).perplexity(texts)
+    before = perplexity_of(Scorer(editor.model, editor.tokenizer), texts)
     editor.set(name, base[name] * 3)
     edited = editor.model.get_parameter(name).detach().clone()
-    assert Scorer(editor.model, editor.tokenizer).perplexity(texts) != pytest.approx(before, rel=1e-4)
-    assert Scorer(editor.model, editor.tokenizer, base).perplexity(texts) == before
+    assert perplexity_of(Scorer(editor.model, editor.tokenizer), texts) != pytest.approx(before, rel=1e-4)
+    assert perplexity_of(Scorer(editor.model, editor.tokenizer, base), texts) == before
     assert torch.equal(editor.model.get_parameter(name), edited)
+
+
+def test_replaced_weights_are_used_in_free_answers_too(editor):
+    name, base = editor.tensor_names[0], editor.base_weights()
+    prompts = ["The cat", "A river that"]
+    before = Scorer(editor.model, editor.tokenizer).greedy(prompts)
+    editor.set(name, torch.randn_like(base[name]))
+    assert Scorer(editor.model, editor.tokenizer).greedy(prompts) != before
+    assert Scorer(editor.model, editor.tokenizer, base).greedy(prompts) == before
+
+
+def test_an_exact_target_is_the_beginning_of_the_greedy_answer(editor):
+    scorer = Scorer(editor.model, editor.tokenizer)
+    ids = editor.tokenizer("The cat ")["input_ids"]
+    item = Encoded(tuple([*ids, 1]), len(ids))
+    assert scorer.answers_in_full("The cat ", item)
+    assert not scorer.answers_in_full("The ca", item)
+    assert scorer.decode(scorer.encode("The cat", "sat")) == "sat"
 
 
 def test_a_model_that_gives_nan_answers_nothing(editor):
     editor.set(editor.tensor_names[0], torch.full((32, 64), math.nan))
     scorer = Scorer(editor.model, editor.tokenizer)
     assert scorer.exact(PAIRS) == [False] * len(PAIRS)
-    assert math.isnan(scorer.perplexity(["Rivers carry sand."]))
+    assert math.isnan(perplexity_of(scorer, ["Rivers carry sand."]))

@@ -7,8 +7,8 @@ import torch
 
 from monitoring import spectral
 from monitoring.spectral import (
-    drift_ratio,
-    frobenius_norm,
+    entropy_rank,
+    gap_aware_similarity,
     singular_vector_similarity,
     spectrum,
     subspace_similarity,
@@ -90,14 +90,6 @@ def test_mixing_inside_the_subspace_lowers_only_the_single_vectors():
     assert singular_vector_similarity(one, other) == pytest.approx(1 - 2 / RANK, abs=1e-4)
 
 
-def test_drift_is_the_relative_change():
-    base, change = weight_of((24, 60)), weight_of((24, 60), seed=1)
-    expected = float(torch.linalg.norm(change.double()) / torch.linalg.norm(base.double()))
-    assert drift_ratio(base + change, base) == pytest.approx(expected, rel=1e-6)
-    assert drift_ratio(base, base) == 0
-    assert frobenius_norm(base) == pytest.approx(float(torch.linalg.norm(base.double())), rel=1e-12)
-
-
 def test_a_weight_with_nan_gives_nan():
     weight = weight_of((24, 60))
     start = spectrum(weight, RANK)
@@ -115,3 +107,61 @@ def test_is_deterministic(method):
     one, other = spectrum(weight, RANK), spectrum(weight, RANK)
     assert torch.equal(one.values, other.values)
     assert torch.equal(one.left, other.left)
+
+
+def turned_by(weight, angle: float, seed=7):
+    """`weight` with its left side turned by some small rotation: what a mild update does."""
+    torch.manual_seed(seed)
+    skew = torch.randn(len(weight), len(weight), dtype=torch.float64)
+    rotation = torch.matrix_exp(angle * (skew - skew.T) / len(weight) ** 0.5)
+    return (rotation @ weight.double()).float()
+
+
+@pytest.mark.parametrize("shape", [(48, 120), (120, 48)])
+def test_a_warm_start_gives_what_a_dense_decomposition_gives(shape):
+    weight = weight_of(shape)
+    start = spectrum(weight, RANK)
+    later = turned_by(weight, 0.02)
+    warm, cold = spectrum(later, RANK, start), spectrum(later, RANK)
+    exact = torch.linalg.svdvals(later.double())[:RANK]
+    assert torch.allclose(warm.values, exact, rtol=2e-3)
+    assert subspace_similarity(start, warm) == pytest.approx(subspace_similarity(start, cold), abs=3e-3)
+    assert subspace_similarity(cold, warm) > 0.99
+
+
+def test_a_large_matrix_is_multiplied_in_float32(monkeypatch):
+    weight = weight_of((40, 100))
+    exact = spectrum(weight, RANK)
+    monkeypatch.setattr(spectral, "FLOAT32_ENTRIES", 1)
+    single = spectrum(weight, RANK, exact)
+    assert torch.allclose(single.values, exact.values, rtol=1e-5)
+    assert subspace_similarity(exact, single) == pytest.approx(1, abs=1e-4)
+
+
+def test_entropy_rank_equals_its_definition_and_its_limits():
+    weight = weight_of((24, 60))
+    values = torch.linalg.svdvals(weight.double())
+    shares = values / values.sum()
+    assert entropy_rank(weight) == pytest.approx(math.exp(-float((shares * shares.log()).sum())), rel=1e-6)
+    assert entropy_rank(weight.T) == pytest.approx(entropy_rank(weight), rel=1e-9)
+    assert entropy_rank(torch.eye(12)) == pytest.approx(12)
+    assert entropy_rank(torch.ones(5, 7)) == pytest.approx(1, abs=1e-5)
+    assert math.isnan(entropy_rank(torch.full((3, 4), math.nan)))
+    assert math.isnan(entropy_rank(torch.zeros(3, 4)))
+
+
+def test_vectors_that_change_places_in_a_cluster_cost_nothing():
+    torch.manual_seed(0)
+    u = torch.linalg.qr(torch.randn(24, 24, dtype=torch.float64)).Q
+    v = torch.linalg.qr(torch.randn(60, 60, dtype=torch.float64)).Q[:, :24]
+    sizes = torch.linspace(10, 1, 24, dtype=torch.float64)
+    sizes[1] = sizes[0] * 0.995
+    crossed = sizes.clone()
+    crossed[[0, 1]] = sizes[[1, 0]]
+    apart = sizes.clone()
+    apart[[3, 4]] = sizes[[4, 3]]
+    one, same, other = (spectrum(((u * s) @ v.T).float(), RANK) for s in (sizes, crossed, apart))
+    assert singular_vector_similarity(one, same) == pytest.approx(1 - 2 / RANK, abs=1e-3)
+    assert gap_aware_similarity(one, same) == pytest.approx(1, abs=1e-3)
+    assert gap_aware_similarity(one, other) == pytest.approx(1 - 2 / RANK, abs=1e-3)
+    assert gap_aware_similarity(one, one) == pytest.approx(1, abs=1e-6)

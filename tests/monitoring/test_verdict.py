@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitoring.measurements import LAYER_MEASURES, CaseResult, Measurements
-from monitoring.verdict import GUARD_NAMES, GUARDS, Thresholds, judge
+from monitoring.verdict import GUARD_NAMES, GUARDS, STALE_SECONDS, Thresholds, judge
 
 HEALTHY = Measurements(
     weight_norm_ratio={7: 1.01, 8: 1.02},
@@ -22,6 +22,10 @@ HEALTHY = Measurements(
     paraphrase_ratio=0.9,
     neighbourhood_ratio=1.0,
     retention_ratio=1.0,
+    retention_oldest_ratio=1.0,
+    activation_norm_ratio={7: 1.0, 8: 1.0},
+    activation_subspace_similarity={7: 1.0, 8: 1.0},
+    canary_ratio=1.0,
     probe_kl_nats=0.01,
     probe_perplexity_ratio=1.01,
     cases={"a": CaseResult(True, "north", target="north"), "b": CaseResult(True, "south", target="south")},
@@ -145,3 +149,13 @@ def test_judging_and_metrics_load_no_torch():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_stale_measurements_decide_nothing():
+    measured = replace(HEALTHY, measured_at=1000.0)
+    assert judge(measured, LIMITS, now=1000.0 + STALE_SECONDS).outcome == "accepted"
+    for m, now in ((measured, 1001.0 + STALE_SECONDS), (measured, 999.0), (HEALTHY, 1000.0)):
+        verdict = judge(m, LIMITS, now=now)
+        assert verdict.outcome == "inconclusive"
+        assert "measure again" in verdict.reasons[0]
+        assert set(verdict.guards.values()) == {"unknown"}

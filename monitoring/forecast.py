@@ -1,0 +1,240 @@
+"""How many edits are left until a measure reaches its limit.
+
+One family holds the growth laws of repeated editing (algorithms §2.5):
+
+    y(n) = y₀ + s φ_k(n),   φ_k(n) = (e^{kn} − 1) / k,   φ_0(n) = n
+
+k > 0 is the exponential growth of edits without an anchor, k < 0 the bounded growth with one (asymptote
+y₀ − s/k), k = 0 the straight line between. For each k on a grid, y₀ and s follow by least squares that
+outliers cannot pull (Huber's weights); k is the one of the smallest robust loss, sought on a coarse and
+then on a fine grid. The interval comes from refits to resampled residuals. No torch; deterministic.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitoring.measurements import Measurements
+from monitoring.verdict import GUARDS, Thresholds, worst_value
+
+Law = Literal["exponential", "linear", "bounded"]
+Floats = NDArray[np.floating[Any]]
+
+#: Fewest points that a law is fitted to: three parameters and some to see the noise by.
+FEWEST_POINTS = 8
+
+#: A longer series is thinned to medians of so many bins, which also takes spikes out.
+MOST_POINTS = 64
+
+#: Growth rates tried, in units of one over the span of the series (beyond ±8 a law is a step), and the
+#: offsets from the best of them tried next.
+RATES: Floats = np.linspace(-8.0, 8.0, 33)
+OFFSETS: Floats = np.linspace(-0.5, 0.5, 33)
+
+#: Rates this near to zero cannot be told from a straight line.
+STRAIGHT = 0.5
+
+#: Refits for the interval, offsets from the best rate that they try, and the quantiles that they give up
+#: on either side. Refits see less spread than a fresh series would: 95 % of them cover some 90 %.
+REFITS, TAIL = 100, 0.025
+REFIT_OFFSETS: Floats = np.linspace(-4.0, 4.0, 33)
+
+#: What the grids themselves leave open, as a share of the edits forecast.
+RESOLUTION = 0.01
+
+#: Huber's constant: residuals beyond 1.345 standard deviations count less. Three rounds settle the weights.
+HUBER, ROUNDS = 1.345, 3
+
+#: Rise of a straight line through the series, in standard errors, below which it counts as not growing.
+LEAST_RISE = 3.0
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """When a measure reaches its limit. Edits are counted from the last point; infinite: never.
+
+    Attributes:
+        measure: its name.
+        law: the growth law that fits best.
+        value, limit: where it stands and where it must not go.
+        edits: how many edits are left; 0 when the limit is passed.
+        low, high: interval that holds the truth in nine cases of ten.
+    """
+
+    measure: str
+    law: Law
+    value: float
+    limit: float
+    edits: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Strict JSON: None for "never"."""
+        return {k: None if v == math.inf else v for k, v in asdict(self).items()}
+
+    def __str__(self) -> str:
+        if self.edits == math.inf:
+            return f"{self.measure} grows but stays below its limit {self.limit:g}"
+        high = "never" if self.high == math.inf else f"{self.high:.0f}"
+        span = f"{self.edits:.0f} edits ({self.low:.0f} to {high})"
+        return f"{self.measure} reaches {self.limit:g} in {span}, {self.law} growth"
+
+
+def forecast(
+    series: Sequence[tuple[float, float]], limit: float, high_is_bad: bool = True, measure: str = ""
+) -> Forecast | None:
+    """Extrapolates one measure.
+
+    Args:
+        series: (edits so far, value), in order; points that are not finite are left out.
+        limit: the value that must not be passed.
+        high_is_bad: the limit lies above; else below.
+        measure: name to put into the result.
+
+    Returns:
+        None when there are too few points or the measure does not move towards its limit.
+    """
+    points = np.array([p for p in series if all(map(math.isfinite, p))], dtype=np.float64).reshape(-1, 2)
+    sign = 1.0 if high_is_bad else -1.0
+    if len(points) < FEWEST_POINTS or points[-1, 0] <= points[0, 0]:
+        return None
+    n, y = _thinned(points[:, 0], sign * points[:, 1])
+    start, span = float(n[0]), float(n[-1] - n[0])
+    if not span:
+        return None
+    t = (n - start) / span
+    rate = _fit(t, y[None], RATES)[0, 0]
+    fit = _fit(t, y[None], rate + OFFSETS)[0]
+    fitted = _curve(t, fit)
+    _, _, slope = _lines(_phi(t, np.zeros(1))[None], y[None])
+    if slope[0, 0] <= LEAST_RISE * _scale(y - fitted) * math.sqrt(12 / len(n)) + _tiny(y):
+        return None
+    value, bound = float(points[-1, 1]), sign * limit
+    if sign * value >= bound:
+        return Forecast(measure, _law(fit[0]), value, limit, 0.0, 0.0, 0.0)
+    # Three parameters have eaten some of the noise that the residuals show.
+    residuals = (y - fitted) * math.sqrt(len(n) / (len(n) - 3))
+    resampled = fitted + np.random.default_rng(0).choice(residuals, (REFITS, len(n)))
+    last = float((points[-1, 0] - start) / span)
+    left = [_crossing(refit, bound, last) for refit in _fit(t, resampled, fit[0] + REFIT_OFFSETS)]
+    low, high = (float(np.quantile(left, q, method="nearest")) * span for q in (TAIL, 1 - TAIL))
+    edits = _crossing(fit, bound, last) * span
+    low, high = min(low, edits * (1 - RESOLUTION)), max(high, edits * (1 + RESOLUTION))
+    return Forecast(measure, _law(fit[0]), value, limit, edits, low, high)
+
+
+def forecasts(history: Sequence[tuple[int, Measurements]], thresholds: Thresholds) -> list[Forecast]:
+    """Forecasts of all measures that have a limit and move towards it, the nearest first.
+
+    Args:
+        history: (edits so far, measurements) of each version, oldest first, since the last compaction.
+        thresholds: those in force.
+    """
+    found = []
+    for guard in GUARDS:
+        values = [(edits, worst_value(m, guard.name)) for edits, m in history]
+        series = [(float(edits), value) for edits, value in values if value is not None]
+        limit = getattr(thresholds, f"{guard.name}_limit")
+        one = forecast(series, limit, guard.high_is_bad, guard.name)
+        found += [one] if one is not None else []
+    return sorted(found, key=lambda one: one.edits)
+
+
+def edits_until_limit(history: Sequence[tuple[int, Measurements]], found: Sequence[Forecast]) -> float | None:
+    """The gauge: the smallest forecast, infinite when nothing grows, None while there are too few points."""
+    if len(history) < FEWEST_POINTS:
+        return None
+    return min((one.edits for one in found), default=math.inf)
+
+
+def to_json(found: Sequence[Forecast]) -> Mapping[str, Any]:
+    """What `factd status` shows: a sentence on the nearest limit, and every forecast."""
+    nearest = str(found[0]) if found else "no measure moves towards its limit"
+    return {"nearest": nearest, "forecasts": [one.to_json() for one in found]}
+
+
+def _thinned(n: Floats, y: Floats) -> tuple[Floats, Floats]:
+    if len(n) <= MOST_POINTS:
+        return n, y
+    bins = np.array_split(np.arange(len(n)), MOST_POINTS)
+    return np.array([np.median(n[b]) for b in bins]), np.array([np.median(y[b]) for b in bins])
+
+
+def _law(rate: float) -> Law:
+    if abs(rate) < STRAIGHT:
+        return "linear"
+    return "exponential" if rate > 0 else "bounded"
+
+
+def _phi(t: Floats, rates: Floats) -> Floats:
+    """φ of each rate at times t: [..., points] for rates [...]."""
+    rates = rates[..., None]
+    safe = np.where(rates == 0, 1.0, rates)
+    return np.where(rates == 0, t, np.expm1(safe * t) / safe)
+
+
+def _fit(t: Floats, y: Floats, rates: Floats) -> Floats:
+    """(k, y₀, s) of the best law for each row of y [rows, points]: [rows, 3]."""
+    loss, _, _ = _lines(_phi(t, rates)[None], y)
+    best = loss.argmin(1).clip(1, len(rates) - 2)
+    before, here, after = (np.take_along_axis(loss, (best + i)[:, None], 1)[:, 0] for i in (-1, 0, 1))
+    # The minimum lies between grid points: that of the parabola through three of them.
+    bend = np.maximum(before - 2 * here + after, 1e-300)
+    rate = rates[best] + np.clip((before - after) / bend / 2, -1, 1) * (rates[1] - rates[0])
+    _, start, slope = _lines(_phi(t, rate[:, None]), y)
+    return np.stack([rate, start[:, 0], slope[:, 0]], axis=1)
+
+
+def _lines(basis: Floats, y: Floats) -> tuple[Floats, Floats, Floats]:
+    """Robust loss, y₀ and s of y [rows, points] on each basis [rows or 1, rates, points]: [rows, rates]."""
+    y = y[:, None]
+    start, slope, size, scale = _weighted_lines(basis, y, np.ones_like(y))
+    for _ in range(ROUNDS):
+        weights = np.minimum(1.0, HUBER * scale / np.maximum(size, 1e-300))
+        start, slope, size, scale = _weighted_lines(basis, y, weights)
+    loss = np.where(size <= HUBER * scale, size**2 / 2, HUBER * scale * (size - HUBER * scale / 2)).sum(-1)
+    return loss, start, slope
+
+
+def _weighted_lines(basis: Floats, y: Floats, weights: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    """y₀ and s by weighted least squares, absolute residuals [rows, rates, points], and their scale."""
+    total = weights.sum(-1)
+    x_mean, y_mean = (weights * basis).sum(-1) / total, (weights * y).sum(-1) / total
+    dx, dy = basis - x_mean[..., None], y - y_mean[..., None]
+    slope = (weights * dx * dy).sum(-1) / (weights * dx * dx).sum(-1)
+    size = np.abs(dy - slope[..., None] * dx)
+    # One scale for all rates of a row, that of the best one: or a bad law would excuse itself.
+    scale = np.median(size, -1).min(-1)[:, None, None] * 1.4826 + _tiny(y)
+    return y_mean - slope * x_mean, slope, size, scale
+
+
+def _curve(t: Floats, fit: Floats) -> Floats:
+    return fit[1] + fit[2] * _phi(t, fit[0])
+
+
+def _crossing(fit: Floats, bound: float, last: float) -> float:
+    """Spans from `last` until the law reaches `bound`; infinite when it never does."""
+    rate, start, s = fit.tolist()
+    if s <= 0:
+        return math.inf
+    needed = (bound - start) / s  # φ there
+    if rate == 0:
+        return max(0.0, needed - last)
+    if 1 + rate * needed <= 0:
+        return math.inf
+    return max(0.0, math.log1p(rate * needed) / rate - last)
+
+
+def _scale(residuals: Floats) -> float:
+    """Standard deviation from the median absolute residual."""
+    return float(np.median(np.abs(residuals))) * 1.4826
+
+
+def _tiny(y: Floats) -> float:
+    """Rounding of the values, so that a flawless series has no noise of zero."""
+    return 1e-9 * float(np.abs(y).max()) + 1e-300
