@@ -89,8 +89,8 @@ class Barred(Restraint):
         return Barred(self.directions, self.flagged[facts])
 
 
-#: EAC: share of dimensions kept, weight of the penalty, and evaluations of the first, dense descent.
-KEPT_SHARE, SPARSITY, DENSE_STEPS = 0.05, 5e-7, 10
+#: EAC: weight of the penalty, and evaluations of the first, dense descent.
+SPARSITY, DENSE_STEPS = 5e-7, 10
 
 
 class Compressed(Restraint):
@@ -99,9 +99,9 @@ class Compressed(Restraint):
     Saliency is |mean gradient ⊙ δ|.
     """
 
-    def __init__(self, first: "Descended") -> None:
+    def __init__(self, first: "Descended", share: float) -> None:
         saliency = (first.gradient * first.delta).abs()
-        count = max(1, int(KEPT_SHARE * saliency.shape[-1]))
+        count = max(1, int(share * saliency.shape[-1]))
         kept = saliency.topk(count, dim=-1)
         self._mask = torch.zeros_like(saliency).scatter(-1, kept.indices, 1.0)
         # An entry without saliency must not cost infinitely much.

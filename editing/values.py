@@ -36,6 +36,7 @@ class ValueOptions:
         extra: evaluations still made after a fact is done.
         attention: whether a second change, beside the attention's output and not written, helps (PMET).
         compressed: whether δ moves few dimensions only, found in a first descent (EAC).
+        kept: share of the dimensions that it then moves.
         rows: how many prompts are run at once; bounds memory, does not change results.
     """
 
@@ -49,6 +50,7 @@ class ValueOptions:
     extra: int = 0
     attention: bool = False
     compressed: bool = False
+    kept: float = 0.05
     rows: int = 96
 
 
@@ -277,7 +279,7 @@ def _optimise_chunk(
     spent = 0
     if options.compressed:
         dense = descend(rows, hidden.shape[1], norms, replace(options, steps=DENSE_STEPS), restraint)
-        restraint = Compressed(dense)
+        restraint = Compressed(dense, options.kept)
         options = replace(options, steps=max(1, options.steps - DENSE_STEPS))
         spent = dense.steps
     found = descend(rows, hidden.shape[1], norms, options, restraint)

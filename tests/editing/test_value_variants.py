@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from editing.descent import EASED, KEPT_SHARE, SPARSITY, Barred, Compressed, Descended, Evaluation, Restraint
+from editing.descent import EASED, SPARSITY, Barred, Compressed, Descended, Evaluation, Restraint
 from editing.descent import descend as descend_
 from editing.facts import Fact
 from editing.forward import finish
@@ -107,13 +107,13 @@ def test_barred_directions_are_left_by_the_facts_flagged_and_by_no_others(bowl):
 def test_compression_keeps_the_salient_dimensions_and_prices_them_by_saliency():
     generator = torch.Generator().manual_seed(0)
     delta, gradient = torch.randn(2, 3, 1, 40, generator=generator)
-    limits = Compressed(Descended(delta, gradient, torch.zeros(3), torch.ones(3)))
+    limits = Compressed(Descended(delta, gradient, torch.zeros(3), torch.ones(3)), 0.1)
     facts = torch.arange(3)
     kept = limits.held(facts, torch.ones(3, 1, 40))
     saliency = (delta * gradient).abs()
     for i in range(3):
         assert kept[i, 0].nonzero()[:, 0].tolist() == sorted(
-            saliency[i, 0].topk(int(KEPT_SHARE * 40)).indices.tolist()
+            saliency[i, 0].topk(int(0.1 * 40)).indices.tolist()
         )
     price = (SPARSITY / (saliency + 1e-6) * kept).sum((1, 2))
     torch.testing.assert_close(limits.penalty(facts, torch.ones(3, 1, 40)), price)
