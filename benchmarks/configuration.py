@@ -8,11 +8,14 @@ from typing import Any
 
 from benchmarks.errors import ChoiceError
 from editing import methods
+from editing.anchor import AnchorRule
 from editing.editor import Editor
 from editing.errors import OptionError
 from editing.install import Installation
+from editing.methods.method import Protect
 from editing.methods.parameters import Parameters, parameters
 from editing.model import LoadedModel, load_model
+from editing.placement import Placement
 from editing.second_moment import Progress
 from editing.state import EditState
 from editing.values import ValueOptions
@@ -32,9 +35,9 @@ class Configuration:
     """
 
     method: str
-    placement: str
-    anchor: str
-    protect: str
+    placement: Placement
+    anchor: AnchorRule
+    protect: Protect
     changes: tuple[tuple[str, str], ...] = field(default=())
 
     @classmethod
@@ -49,7 +52,9 @@ class Configuration:
         """
         method, placement, anchor, protect, changes = (text.split(":", 4) + [""] * 4)[:5]
         try:
-            combined = methods.named(method).combined(method, placement or None, anchor or None, protect or "none")
+            combined = methods.named(method).combined(
+                method, placement or None, anchor or None, protect or "none"
+            )
         except OptionError as error:
             raise ChoiceError(f"configuration {text!r}: {error}") from error
         return cls(method, *combined, changes=_changes(values) + _changes(changes))

@@ -133,7 +133,9 @@ def load_records(path: Path) -> Records:
         try:
             made = _record(item, skipped)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise DataError(f"{path}: record {number} has no field {error}: neither CounterFact nor zsRE") from error
+            raise DataError(
+                f"{path}: record {number} has no field {error}: neither CounterFact nor zsRE"
+            ) from error
         except FactError as error:
             skipped[f"with a bad {error.field}"] += 1
             continue
@@ -206,7 +208,9 @@ def writable(records: Records, tokenizer: Any, contexts: Sequence[str], count: i
         except FactError:
             refused += 1
     if count is not None and len(kept) < count:
-        raise DataError(f"{count} facts were asked for, the file has {len(kept)} that can be written; ask for fewer")
+        raise DataError(
+            f"{count} facts were asked for, the file has {len(kept)} that can be written; ask for fewer"
+        )
     return Records(tuple(kept), {**records.skipped, "refused by the editor": refused})
 
 

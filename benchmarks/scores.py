@@ -1,6 +1,6 @@
 """What a model makes of records: CounterFact's ES, PS, NS and S, exact match and free answers, in percent.
 
-Of a prompt x and an answer y, NLL(x, y) is the mean over the tokens of y. With a competing answer (CounterFact)
+Of a prompt x and an answer y, NLL(x, y) is the mean over y's tokens. With a competing answer (CounterFact)
 
     ES, PS = mean [NLL(x, old) > NLL(x, new)] on the prompt, on its paraphrases,
     NS     = mean [NLL(x, old) < NLL(x, new)] on its neighbours,
@@ -108,7 +108,7 @@ def _wins(found: Found, prompt: str, answer: str, rival: str | None) -> float:
 
 
 def answered(scorer: Scorer, rewrites: Sequence[Pair], exact: Sequence[bool]) -> list[bool]:
-    """Does the free greedy answer begin with the target? Generated only where teacher forcing leaves it open."""
+    """Does the free greedy answer begin with the target? Generated where teacher forcing leaves it open."""
     settled = [
         hit and scorer.answers_in_full(prompt, scorer.encode(prompt, target))
         for (prompt, target), hit in zip(rewrites, exact, strict=True)
@@ -119,7 +119,8 @@ def answered(scorer: Scorer, rewrites: Sequence[Pair], exact: Sequence[bool]) ->
         free += scorer.greedy(left[start : start + ANSWERED_TOGETHER])
     answers = iter(free)
     return [
-        done or starts_with(next(answers), target) for (_, target), done in zip(rewrites, settled, strict=True)
+        done or starts_with(next(answers), target)
+        for (_, target), done in zip(rewrites, settled, strict=True)
     ]
 
 

@@ -8,8 +8,7 @@ vocabulary head runs once where that code runs it twice, and positions come from
 Source: MEMIT (arXiv 2210.07229) and the authors' public implementation.
 """
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from editing.facts import Fact
 from editing.model import LoadedModel
+from editing.report import Clock
 from editing.tokens import Prompt, encode, pad
 from editing.values import ESSENCE, ValueOptions
 
@@ -58,7 +58,11 @@ def optimise_one(
     handle = loaded.layers[layer].register_forward_hook(change)
     try:
         for step in range(1, options.steps + 1):
-            log_p = loaded.model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().log_softmax(-1)
+            log_p = (
+                loaded.model(input_ids=ids, attention_mask=mask, use_cache=False)
+                .logits.float()
+                .log_softmax(-1)
+            )
             nll = torch.stack([_nll(log_p[i], prompt) for i, prompt in enumerate(rewriting)]).mean()
             now = log_p[-1, essence.subject_last]
             before = first.setdefault("answer", now.detach())
@@ -118,28 +122,22 @@ def update(
         moments: layer → C [d_in, d_in].
         weight: λ.
     """
-    seconds = dict.fromkeys(("values", "keys", "solve"), 0.0)
-    clock = time.perf_counter
-
-    def timed(stage: str, work: Callable[[], Tensor | tuple]):
-        start = clock()
-        done = work()
-        seconds[stage] += clock() - start
-        return done
-
-    values = timed("values", lambda: tuple(optimise_one(loaded, f, layers[-1], contexts, options) for f in facts))
+    clock = Clock()
+    with clock.time("values"):
+        values = tuple(optimise_one(loaded, fact, layers[-1], contexts, options) for fact in facts)
     targets = torch.stack([v.hidden + v.delta for v in values], dim=1)
     base, weights = loaded.base_weights(layers), {}
     for i, layer in enumerate(layers):
-        keys = timed("keys", lambda layer=layer: mean_keys(loaded, facts, layer, contexts))
-        current = timed("keys", lambda: current_values(loaded, facts, layers[-1]))
+        with clock.time("keys"):
+            keys = mean_keys(loaded, facts, layer, contexts)
+            current = current_values(loaded, facts, layers[-1])
         residual = (targets - current) / (len(layers) - i)
         moment = moments[layer].double().to(keys.device)
-        change = timed("solve", lambda k=keys, r=residual, c=moment: solve(k, r, c, weight))
-        old = base[loaded.tensor_name(layer)]
-        weights[layer] = (old.double() + change.cpu()).float()
+        with clock.time("solve"):
+            change = solve(keys, residual, moment, weight).cpu()
+        weights[layer] = (base[loaded.tensor_name(layer)].double() + change).float()
         loaded.set_weight(layer, weights[layer])
-    return SerialUpdate(values, weights, seconds)
+    return SerialUpdate(values, weights, clock.seconds)
 
 
 def solve(keys: Tensor, residual: Tensor, moment: Tensor, weight: float) -> Tensor:
@@ -166,7 +164,9 @@ def current_values(loaded: LoadedModel, facts: Sequence[Fact], layer: int) -> Te
     return _at_subject(loaded, prompts, loaded.layers[layer], before=False).T
 
 
-def _at_subject(loaded: LoadedModel, prompts: Sequence[Prompt], module: torch.nn.Module, before: bool) -> Tensor:
+def _at_subject(
+    loaded: LoadedModel, prompts: Sequence[Prompt], module: torch.nn.Module, before: bool
+) -> Tensor:
     """Input (`before`) or output of a module at each prompt's subject-last token, [n, width] float32."""
     found: list[Tensor] = []
     for start in range(0, len(prompts), KEY_ROWS):

@@ -1,7 +1,8 @@
 """Edits per second beside the published serial procedure: same model, same facts, same machine, same run.
 
-The serial peer runs on some of the facts, evenly spaced by length, and is scaled to one edit: values and keys by
-the number of its facts, the solve, which costs a batch the same whatever its size, by the number of all facts.
+The serial peer runs on some of the facts, evenly spaced by length, and is scaled to one edit: values and
+keys by the number of its facts, the solve, which costs a batch the same whatever its size, by the number of
+all facts.
 """
 
 import resource
@@ -46,7 +47,9 @@ class Run:
         return self.report.seconds["values"] / edits
 
 
-def speed(model: Model, records: Sequence[Record], tuned: Configuration, serial_edits: int, say: Say) -> dict[str, Any]:
+def speed(
+    model: Model, records: Sequence[Record], tuned: Configuration, serial_edits: int, say: Say
+) -> dict[str, Any]:
     """Runs ours with the published options and with `tuned`, then the peer. Returns speed.json.
 
     Args:
@@ -162,7 +165,9 @@ def matrix_rate(loaded: LoadedModel) -> float:
     return best
 
 
-def floor_flops(model: Model, configuration: Configuration, facts: Sequence[Fact], steps: Iterable[int]) -> float:
+def floor_flops(
+    model: Model, configuration: Configuration, facts: Sequence[Fact], steps: Iterable[int]
+) -> float:
     """Flops that value optimisation cannot do without: matrix products at the positions that δ reaches.
 
     Those from the subject's last token on, in the layers above, and the head where a target's token or the
@@ -184,22 +189,30 @@ def floor_flops(model: Model, configuration: Configuration, facts: Sequence[Fact
 
 def table(result: dict[str, Any]) -> list[tuple[str, str]]:
     """speed.json as rows of text."""
-    published, tuned, peer = (result[name] for name in ("published", "tuned", "serial"))
-    rows = [
-        ("model", f"{result['model']}, {result['dtype']}, {result['threads']} threads, {result['device']}"),
+    peer, rate = result["serial"], result["matrix_flops_per_second"] / 1e9
+    place = f"{result['dtype']}, {result['threads']} threads, {result['device']}"
+    scaled = f"from {result['serial_edits']} of the facts, scaled to one edit"
+    return [
+        ("model", f"{result['model']}, {place}"),
         ("facts", f"{result['edits']} in one batch, {result['contexts']} contexts"),
-        ("serial procedure", f"{peer['seconds_per_edit']:.2f} s an edit (value {peer['value_seconds_per_edit']:.2f}),"
-                             f" from {result['serial_edits']} of the facts, scaled to one edit"),
-    ]
-    for name, told in (("ours, same options", published), ("ours, own options", tuned)):
-        rows.append((name, f"{told['seconds_per_edit']:.3f} s an edit (value {told['value_seconds_per_edit']:.3f}), "
-                           f"{told['mean_steps']:.1f} steps, S {told['s']:.1f}: {told['configuration']}"))
-    return rows + [
+        ("serial procedure", f"{_times(peer)}, {scaled}"),
+        ("ours, same options", _own(result["published"])),
+        ("ours, own options", _own(result["tuned"])),
         ("value optimisation", f"{result['value_ratio']:.1f} times the serial procedure's edits a second"),
         ("whole update", f"{result['update_ratio']:.1f} times"),
         ("whole update, own options", f"{result['tuned_ratio']:.1f} times"),
-        ("final loss", f"{result['loss_difference_nats']:+.4f} nats against the serial procedure's, same options"),
-        ("floor", f"{result['floor_ratio']:.0%} of the time is what its matrix products need at "
-                  f"{result['matrix_flops_per_second'] / 1e9:.0f} GFLOP/s"),
+        (
+            "final loss",
+            f"{result['loss_difference_nats']:+.4f} nats from the serial procedure's, same options",
+        ),
+        ("floor", f"{result['floor_ratio']:.0%} of the time is its matrix products at {rate:.0f} GFLOP/s"),
         ("peak memory", f"{result['peak_memory_bytes'] / 2**30:.2f} GiB"),
     ]
+
+
+def _times(told: dict[str, Any]) -> str:
+    return f"{told['seconds_per_edit']:.3f} s an edit (value {told['value_seconds_per_edit']:.3f})"
+
+
+def _own(told: dict[str, Any]) -> str:
+    return f"{_times(told)}, {told['mean_steps']:.1f} steps, S {told['s']:.1f}: {told['configuration']}"
