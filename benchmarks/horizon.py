@@ -56,10 +56,7 @@ class Stream:
 
     def scored(self, edits: int) -> list[Record]:
         """The records scored after so many edits."""
-        if not self.sample or self.sample >= edits:
-            return list(self.records[:edits])
-        chosen = random.Random(self.seed).sample(range(edits), self.sample)
-        return [self.records[i] for i in sorted(chosen)]
+        return scored_sample(self.records[:edits], self.sample, self.seed)
 
     def steps(self, done: int) -> list[tuple[int, int]]:
         """Batches still to write, as (first, behind the last); none goes across a checkpoint."""
@@ -77,6 +74,14 @@ class Stream:
         what = [str(configuration), model.install.directory.name, model.install.tokens, self.dataset]
         what += [facts.hexdigest(), self.batch, self.sample, self.seed]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
+
+
+def scored_sample(records: Sequence[Record], size: int, seed: int) -> list[Record]:
+    """`size` of the records in their order, chosen by a seed; all where `size` is 0 or larger."""
+    if not size or size >= len(records):
+        return list(records)
+    chosen = random.Random(seed).sample(range(len(records)), size)
+    return [records[i] for i in sorted(chosen)]
 
 
 def horizon(

@@ -15,6 +15,25 @@ HORIZON = (
     ("weight_norm_ratio_max", "‖W‖ / ‖W₀‖, worst layer"),
     ("subspace_similarity_min", "LS, worst layer"),
 )
+#: Panels of a collapse's plot.
+COLLAPSE = (
+    "perplexity_ratio",
+    "s",
+    "retention_ratio",
+    "probe_kl_nats",
+    "weight_norm_ratio",
+    "spectral_norm_ratio",
+    "subspace_similarity",
+    "activation_norm_ratio",
+)
+#: Points in time that are marked, and their colours.
+EVENTS = {
+    "warned": "orange",
+    "refused": "red",
+    "rolled_back": "purple",
+    "paused": "grey",
+    "collapse": "black",
+}
 #: Runs drawn with one style before the next is taken.
 COLOURS = 10
 STYLES = ("-", "--", ":", "-.")
@@ -56,3 +75,38 @@ def horizon(rows: Sequence[Mapping[str, Any]], out: Path) -> list[Path]:
     figure.legend(*panel.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     figure.savefig(out / "frontier.png", dpi=110)
     return [out / "horizon.png", out / "frontier.png"]
+
+
+def collapse(runs: Sequence[Mapping[str, Any]], out: Path) -> list[Path]:
+    """`collapse-<stream>.png`: measures against edits, guard off and on, and when it did what."""
+    paths = []
+    for stream in dict.fromkeys(run["row"]["stream"] for run in runs):
+        figure, panels = _figure(4, 2)
+        for run in runs:
+            if run["row"]["stream"] == stream:
+                _add_run(panels, run)
+        figure.suptitle(stream)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
+        paths.append(out / f"collapse-{stream}.png")
+        figure.savefig(paths[-1], dpi=110)
+    return paths
+
+
+def _add_run(panels: Sequence[Any], run: Mapping[str, Any]) -> None:
+    row = run["row"]
+    name, style, colour = ("guard on", "--", "C1") if row["guard"] else ("guard off", "-", "C0")
+    served = {"linestyle": style, "label": name}
+    refused = {"linestyle": "", "marker": "x", "label": f"{name}: refused versions"}
+    for panel, field in zip(panels, COLLAPSE, strict=True):
+        for published, how in ((True, served), (False, refused)):
+            points = [point for point in run["series"] if point["published"] == published]
+            shown = [(point["edits"], point[field]) for point in points if point[field] is not None]
+            if shown:
+                panel.plot(*zip(*shown, strict=True), color=colour, **how)
+        for event, mark in EVENTS.items():
+            at = row[f"{event}_at"]
+            if at is not None:
+                panel.axvline(at, color=mark, linestyle=style, linewidth=0.8, label=f"{name}: {event}")
+        panel.set(title=field, xlabel="edits")
+        if field in ("perplexity_ratio", "probe_kl_nats", "weight_norm_ratio", "spectral_norm_ratio"):
+            panel.set_yscale("log")

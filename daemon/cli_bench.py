@@ -39,7 +39,7 @@ SeedOption = Annotated[int, typer.Option(help="Of the sample that is scored.")]
 
 
 def register(parent: typer.Typer) -> None:
-    for command in (speed, horizon):
+    for command in (speed, horizon, collapse):
         app.command(epilog=EPILOG)(command)
     parent.add_typer(app)
 
@@ -197,6 +197,48 @@ def horizon(
     else:
         title = f"Horizon; {out / 'horizon.json'}, {', '.join(str(path) for path in drawn)}"
         show_table(title, ("", *COLUMNS), table(rows))
+
+
+def collapse(
+    streams: Annotated[str, typer.Option(help="Which ones, with commas; default all.")] = "",
+    out: OutOption = Path("bench"),
+    edits: Annotated[int, typer.Option(min=2, help="Harmless facts posted at most in a stream.")] = 300,
+    batch: Annotated[int, typer.Option(min=2, help="Corrections posted at once.")] = 20,
+    score_every: Annotated[int, typer.Option(min=1, help="Edits between two measurements of S.")] = 60,
+    sample: Annotated[int, typer.Option(min=1, help="Live facts that S is measured on.")] = 30,
+    facts: FactsOption = "counterfact",
+    text: TextOption = None,
+    data: DataOption = None,
+    model: ModelOption = None,
+    state: StateOption = None,
+    corpus: CorpusOption = None,
+    tokens: TokensOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Wear models out with the guard off and on; writes OUT/collapse.json. Finished streams are kept."""
+    from benchmarks import plots
+    from benchmarks.collapse import COLUMNS, Plan, collected, ended, leads, table
+    from benchmarks.collapse import collapse as measured
+    from benchmarks.files import say
+    from benchmarks.streams import named
+
+    with _reported(as_json):
+        common = Common(model, state, data, corpus, tokens, dtype)
+        chosen = named(streams)
+        texts = common.texts(text)
+        opened = common.open()
+        records = common.records(opened, facts, edits).records
+        plan = Plan(records, texts, Path(facts).name, batch, score_every, sample)
+        rows = measured(opened, plan, chosen, out, say)
+    drawn = plots.collapse(collected(out), out)
+    if as_json:
+        show_json(rows)
+        return
+    title = f"Collapse; {out / 'collapse.json'}, {', '.join(str(path) for path in drawn)}"
+    show_table(title, COLUMNS, table(rows))
+    columns = ("", *(row["stream"] for row in ended(rows)))
+    show_table("Edits from a measure's first warning to collapse, guard off", columns, leads(rows))
 
 
 def _numbers(text: str) -> tuple[int, ...]:

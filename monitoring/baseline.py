@@ -34,10 +34,12 @@ class EditedModel(Protocol):
 
     model: Any
     tokenizer: Any
-    base_hash: str
-    tensor_names: tuple[str, ...]
     state: EditState
 
+    @property
+    def base_hash(self) -> str: ...
+    @property
+    def tensor_names(self) -> tuple[str, ...]: ...
     def weights(self) -> dict[str, Tensor]: ...
     def base_weights(self) -> dict[str, Tensor]: ...
 

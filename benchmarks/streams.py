@@ -1,0 +1,160 @@
+"""Streams that wear a model out: what is posted, step by step, and what goes wrong beside it.
+
+A step is one version: corrections posted together, or a fault that reaches the weights without any.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from benchmarks.data import Record
+from benchmarks.errors import ChoiceError
+from editing.editor import Editor
+from editing.facts import Fact
+from editing.install import Installation
+from editing.methods.tuning import grown
+from editing.values import ValueOptions
+
+#: Letters of targets that mean nothing.
+GIBBERISH = "bcdfghjklmnpqrstvwxz"
+#: Share of the steps before which the one huge value is posted.
+HUGE_AFTER = 0.6
+#: What lets a value grow without bounds.
+UNBOUNDED = {"steps": 25, "rate": 20.0, "clamp": 30.0, "decay": 0.0, "kl": 0.0, "finish": "loss", "stop": 0.0}
+#: Norm of the first noise over the weight's; each one after is so much larger.
+NOISE = 0.05
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happens between two measurements.
+
+    Attributes:
+        records: corrections posted together.
+        harmful: ids of those that nobody should have posted.
+        huge: whether their values are optimised without any bound.
+        noise: norm of a random change of each weight, over the norm of the weight.
+    """
+
+    records: tuple[Record, ...] = ()
+    harmful: frozenset[str] = frozenset()
+    huge: bool = False
+    noise: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A kind of stream.
+
+    Attributes:
+        configuration: the method that is worn out, as `Configuration.parse` reads it.
+        steps: (harmless records, records a step) → steps without end or until the records are used up.
+        singly: whether corrections come one at a time.
+        wrong_moments: whether the second moments are those of other keys.
+    """
+
+    configuration: str
+    steps: Callable[[Sequence[Record], int], Iterator[Step]]
+    singly: bool = False
+    wrong_moments: bool = False
+
+
+def harmless(records: Sequence[Record], batch: int) -> Iterator[Step]:
+    """Ordinary corrections, batch after batch."""
+    for start in range(0, len(records), batch):
+        yield Step(tuple(records[start : start + batch]))
+
+
+def poisoned(records: Sequence[Record], batch: int) -> Iterator[Step]:
+    """Half of each batch are harmless; the others contradict earlier ones or have targets without meaning.
+
+    Once, a correction has a huge value.
+    """
+    generator = random.Random(0)
+    each = max(1, batch // 2)
+    huge_at = int(HUGE_AFTER * len(records) / each)
+    for number, start in enumerate(range(0, len(records), each)):
+        good = tuple(records[start : start + each])
+        if number == huge_at:
+            bad = gibberish(good[0], generator)
+            yield Step((bad,), frozenset({bad.fact.id}), huge=True)
+        # The first batch has no earlier one to contradict.
+        before = records[:start]
+        bad = tuple(
+            contradiction(generator.choice(before), record.fact.target)
+            if before and i % 2
+            else gibberish(record, generator)
+            for i, record in enumerate(good)
+        )
+        yield Step(good + bad, frozenset(record.fact.id for record in bad))
+
+
+def noisy(records: Sequence[Record], batch: int) -> Iterator[Step]:
+    """Ordinary corrections, and after each batch random noise on the weights, ever more of it."""
+    for number, step in enumerate(harmless(records, batch), 1):
+        yield step
+        yield Step(noise=NOISE * number)
+
+
+def contradiction(record: Record, target: str) -> Record:
+    """The same question with another answer."""
+    return Record(replace(record.fact, target=target, id=""), record.fact.target, (), ())
+
+
+def gibberish(record: Record, generator: random.Random) -> Record:
+    """The same subject, asked for what nobody says."""
+    words = ["".join(generator.choices(GIBBERISH, k=5)) for _ in range(3)]
+    fact = Fact(record.fact.subject, "The secret word of {} is", " ".join(words))
+    return Record(fact, record.fact.target, (), ())
+
+
+STREAMS: Mapping[str, Stream] = {
+    "plain-single": Stream("memit:spread:none:none", harmless, singly=True),
+    "plain-batch": Stream("memit:spread:none:none", harmless),
+    "poisoned": Stream("memit-seq:spread:none:none", poisoned),
+    # Only a method that writes on top of the weights keeps what was done to them.
+    "noise": Stream("memit:spread:none:none", noisy),
+    "wrong-moment": Stream("memit:spread:none:none", harmless, wrong_moments=True),
+}
+
+
+def named(names: str) -> list[str]:
+    """Names of streams from a list with commas; all when it is empty.
+
+    Raises:
+        ChoiceError: there is no such stream.
+    """
+    chosen = names.split(",") if names else list(STREAMS)
+    for name in chosen:
+        if name not in STREAMS:
+            raise ChoiceError(f"--streams {name!r}: known are {', '.join(STREAMS)}")
+    return chosen
+
+
+def unbounded(options: ValueOptions) -> ValueOptions:
+    return replace(options, **UNBOUNDED)
+
+
+def add_noise(editor: Editor, share: float, seed: int) -> None:
+    """W ← W + N for each edited weight, N Gaussian with ‖N‖ = `share` · ‖W₀‖."""
+    generator = torch.Generator().manual_seed(seed)
+    factors = dict(editor.state.factors)
+    for name, base in editor.base_weights().items():
+        noise = torch.randn(base.shape, generator=generator)
+        noise *= share * base.norm() / noise.norm()
+        factors[name] = grown(factors.get(name), (torch.eye(len(base)), noise.T.contiguous()))
+    editor.restore(replace(editor.state, factors=factors))
+
+
+class ShuffledMoments(Installation):
+    """The second moments of keys whose entries have changed places: right in size, wrong in direction."""
+
+    def __init__(self, install: Installation) -> None:
+        vars(self).update(vars(install))
+
+    def moments(self, layers: Sequence[int]) -> dict[int, Tensor]:
+        order = torch.randperm(self.loaded.ffn_width, generator=torch.Generator().manual_seed(0))
+        return {layer: moment[order][:, order] for layer, moment in super().moments(layers).items()}

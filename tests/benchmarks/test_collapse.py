@@ -1,0 +1,226 @@
+"""Streams that wear a model out, and the loop that guards them."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import collapse as bench
+from benchmarks import plots
+from benchmarks.configuration import Configuration
+from benchmarks.data import load_records, load_texts, writable
+from benchmarks.errors import ChoiceError
+from benchmarks.streams import STREAMS, ShuffledMoments, Step, add_noise, named, noisy, poisoned
+from monitoring.verdict import GUARD_NAMES, Verdict
+
+FIELDS = {
+    "stream",
+    "guard",
+    "edits",
+    "collapsed",
+    "worst_published_perplexity_ratio",
+    "warned_at",
+    "refused_at",
+    "rolled_back_at",
+    "collapse_at",
+    "good_live_ratio",
+}
+PLAIN = Configuration.parse("memit:spread:none:none:steps=3")
+
+
+def quiet(_text: str) -> None: ...
+
+
+@pytest.fixture
+def records(model, data_dir):
+    found = load_records(data_dir / "counterfact_dev.jsonl.zst")
+    return writable(found, model.loaded.tokenizer, model.install.contexts(), 6).records
+
+
+@pytest.fixture
+def plan(records, data_dir):
+    texts = load_texts(data_dir / "general_text.jsonl")[:2]
+    return bench.Plan(records, texts, "counterfact", batch=4, score_every=4)
+
+
+def test_a_poisoned_stream_mixes_harmless_and_harmful(records):
+    steps = list(poisoned(records, 4))
+    posted = [record for step in steps for record in step.records]
+    harmful = {id for step in steps for id in step.harmful}
+    assert [record for record in posted if record.fact.id not in harmful] == list(records)
+    assert len({record.fact.id for record in posted}) == len(posted)
+    assert sum(step.huge for step in steps) == 1
+    slots = [record.slot for record in records]
+    contradictions = [r for r in posted if r.fact.id in harmful and r.slot in slots]
+    assert contradictions
+    assert all(
+        r.fact.target != dict(zip(slots, records, strict=True))[r.slot].fact.target for r in contradictions
+    )
+    assert list(poisoned(records, 4)) == steps
+
+
+def test_noise_grows_and_comes_after_each_batch(records):
+    assert [(len(step.records), step.noise) for step in noisy(records, 4)] == [
+        (4, 0),
+        (0, 0.05),
+        (2, 0),
+        (0, 0.1),
+    ]
+
+
+def test_noise_has_the_norm_asked_for_and_stays_under_the_next_batch(model, records):
+    with model.editor(PLAIN) as editor:
+        add_noise(editor, 0.2, seed=1)
+        base, noisy_weights = editor.base_weights(), editor.weights()
+        for name, weight in base.items():
+            assert float((noisy_weights[name] - weight).norm() / weight.norm()) == pytest.approx(
+                0.2, rel=1e-4
+            )
+        state = editor.state
+        editor.apply([records[0].fact])
+        written = editor.weights()
+        for name, (a, b) in state.factors.items():
+            change = written[name] - base[name] - (a @ b.T)
+            assert 0 < change.norm() < 10 * (a @ b.T).norm()
+            assert (written[name] - base[name]).norm() > 0.5 * (a @ b.T).norm()
+
+
+def test_shuffled_moments_keep_their_eigenvalues_and_lose_their_directions(model):
+    right, wrong = model.install.moments((2,))[2], ShuffledMoments(model.install).moments((2,))[2]
+    torch.testing.assert_close(torch.linalg.eigvalsh(right), torch.linalg.eigvalsh(wrong))
+    assert (right - wrong).norm() > 0.1 * right.norm()
+
+
+def test_unknown_streams_are_named():
+    assert named("") == list(STREAMS)
+    with pytest.raises(ChoiceError, match="plane"):
+        named("plane")
+
+
+def judged(refuses, blames=lambda ids: ()):
+    """A judge that refuses a batch by its ids."""
+
+    def judge(measured, _thresholds, _previous):
+        ids = set(measured.cases)
+        bad = refuses(ids)
+        states = dict.fromkeys(GUARD_NAMES, "limit" if bad else "ok")
+        return Verdict("rejected" if bad else "accepted", (), tuple(blames(ids)) if bad else (), states)
+
+    return judge
+
+
+@pytest.fixture
+def trial(model, plan, monkeypatch):
+    """A trial under a judge of the test's choice."""
+    from monitoring.baseline import measure_baseline
+    from monitoring.probes import default_probes
+
+    with model.editor(PLAIN) as editor:
+        baseline = measure_baseline(editor, default_probes())
+
+        def made(judge, guard=True):
+            monkeypatch.setattr(bench, "judge", judge)
+            return bench.Trial(editor, baseline, plan, guard, quiet), editor
+
+        yield made
+
+
+def test_a_refused_batch_is_halved_until_only_the_bad_correction_is_left_out(trial, records):
+    bad = records[2].fact.id
+    run, editor = trial(judged(lambda ids: bad in ids))
+    run.post(Step(tuple(records), harmful=frozenset({bad})))
+    assert set(editor.state.ids) == {record.fact.id for record in records} - {bad}
+    assert run.row()["good_live_ratio"] == 1.0
+    assert run.row()["refused_at"] == run.row()["warned_at"] == 6
+    assert {point["outcome"] for point in run.series if point["published"]} == {"accepted"}
+    assert {point["outcome"] for point in run.series if not point["published"]} == {"rejected"}
+
+
+def test_corrections_that_are_blamed_are_left_out_at_once(trial, records):
+    bad = records[2].fact.id
+    run, editor = trial(judged(lambda ids: bad in ids, blames=lambda _ids: [bad]))
+    run.post(Step(tuple(records)))
+    assert len(run.series) == 2
+    assert bad not in editor.state.ids
+    assert run.row()["good_live_ratio"] == pytest.approx(5 / 6)
+
+
+def test_noise_that_the_guard_sees_is_rolled_back_to_the_same_bits(trial, records):
+    run, editor = trial(judged(lambda ids: not ids))
+    run.post(Step(tuple(records[:2])))
+    before = editor.weight_hashes()
+    run.post(Step(noise=0.5))
+    assert editor.weight_hashes() == before
+    assert run.row()["rolled_back_at"] == 2
+    assert run.row()["refused_at"] is None
+
+
+def test_the_stream_is_paused_when_nothing_comes_through(trial, records):
+    run, editor = trial(judged(lambda _ids: True))
+    for record in records[: bench.PAUSE_AFTER]:
+        assert not run.over
+        run.post(Step((record,)))
+    assert run.over
+    assert run.row()["paused_at"] == bench.PAUSE_AFTER
+    assert editor.state.facts == ()
+    assert run.row()["worst_published_perplexity_ratio"] == 1.0
+
+
+def test_with_the_guard_off_everything_is_published(trial, records):
+    run, editor = trial(judged(lambda _ids: True), guard=False)
+    run.post(Step(tuple(records[:2])))
+    assert len(editor.state.facts) == 2
+    assert run.row()["refused_at"] is None
+    assert run.row()["warned_at"] == 2
+
+
+def test_a_huge_value_is_optimised_without_bounds_once(trial, records):
+    run, editor = trial(judged(lambda _ids: False), guard=False)
+    options = editor.options
+    run.post(Step((records[0],)))
+    run.post(Step((records[1],), huge=True))
+    assert editor.options == options
+    name = editor.tensor_names[0]
+    small, huge = (editor.state.columns[f"{name}/values"][:, i].norm() for i in (0, 1))
+    assert huge > 3 * small
+
+
+def test_collapse_runs_each_stream_twice_and_finished_ones_once(model, plan, tmp_path):
+    rows = bench.collapse(model, plan, ["poisoned", "noise", "wrong-moment"], tmp_path, quiet)
+    assert json.loads((tmp_path / "collapse.json").read_text()) == rows
+    assert all(row.keys() >= FIELDS for row in rows)
+    assert sorted((row["stream"], row["guard"]) for row in rows) == [
+        (stream, guard) for stream in ("noise", "poisoned", "wrong-moment") for guard in (False, True)
+    ]
+    assert all(row["collapsed"] == (row["collapse_at"] is not None) for row in rows)
+    told = []
+    assert bench.collapse(model, plan, ["noise"], tmp_path, told.append) == rows
+    assert told == []
+    runs = bench.collected(tmp_path)
+    assert all(point["probe_kl_nats"] is not None for run in runs for point in run["series"])
+    assert len(plots.collapse(runs, tmp_path)) == 3
+    assert len(bench.table(rows)) == len(rows)
+
+
+def test_the_measure_that_warns_earliest_comes_first():
+    rows = [
+        {
+            "stream": "a",
+            "guard": False,
+            "collapsed": True,
+            "collapse_at": 100,
+            "first_warn": {"probe_kl_nats": 90},
+        },
+        {
+            "stream": "b",
+            "guard": False,
+            "collapsed": True,
+            "collapse_at": 50,
+            "first_warn": {"probe_kl_nats": 20},
+        },
+        {"stream": "b", "guard": True, "collapsed": False, "collapse_at": None, "first_warn": {}},
+    ]
+    rows[0]["first_warn"]["retention_ratio"] = 10
+    assert bench.leads(rows)[0] == ["probe_kl_nats", "10", "30"]
+    assert ["retention_ratio", "90", "–"] in bench.leads(rows)
+    assert len(bench.leads(rows)) == len(GUARD_NAMES)
