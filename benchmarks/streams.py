@@ -4,7 +4,7 @@ A step is one version: corrections posted together, or a fault that reaches the 
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -111,7 +111,7 @@ def gibberish(record: Record, generator: random.Random) -> Record:
     return Record(fact, record.fact.target, (), ())
 
 
-STREAMS: Mapping[str, Stream] = {
+STREAMS: dict[str, Stream] = {
     "plain-single": Stream("memit:spread:none:none", harmless, singly=True),
     "plain-batch": Stream("memit:spread:none:none", harmless),
     "poisoned": Stream("memit-seq:spread:none:none", poisoned),

@@ -1,6 +1,7 @@
 """Streams that wear a model out, and the loop that guards them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from benchmarks.configuration import Configuration
 from benchmarks.data import load_records, load_texts, writable
 from benchmarks.errors import ChoiceError
 from benchmarks.streams import STREAMS, ShuffledMoments, Step, add_noise, named, noisy, poisoned
+from monitoring.baseline import open_baseline
+from monitoring.probes import default_probes
 from monitoring.verdict import GUARD_NAMES, Verdict
 
 FIELDS = {
@@ -50,39 +53,30 @@ def test_a_poisoned_stream_mixes_harmless_and_harmful(records):
     assert [record for record in posted if record.fact.id not in harmful] == list(records)
     assert len({record.fact.id for record in posted}) == len(posted)
     assert sum(step.huge for step in steps) == 1
-    slots = [record.slot for record in records]
-    contradictions = [r for r in posted if r.fact.id in harmful and r.slot in slots]
+    said = {record.slot: record.fact.target for record in records}
+    contradictions = [r for r in posted if r.fact.id in harmful and r.slot in said]
     assert contradictions
-    assert all(
-        r.fact.target != dict(zip(slots, records, strict=True))[r.slot].fact.target for r in contradictions
-    )
+    assert all(record.fact.target != said[record.slot] for record in contradictions)
     assert list(poisoned(records, 4)) == steps
 
 
 def test_noise_grows_and_comes_after_each_batch(records):
-    assert [(len(step.records), step.noise) for step in noisy(records, 4)] == [
-        (4, 0),
-        (0, 0.05),
-        (2, 0),
-        (0, 0.1),
-    ]
+    steps = [(len(step.records), step.noise) for step in noisy(records, 4)]
+    assert steps == [(4, 0), (0, 0.05), (2, 0), (0, 0.1)]
 
 
 def test_noise_has_the_norm_asked_for_and_stays_under_the_next_batch(model, records):
     with model.editor(PLAIN) as editor:
         add_noise(editor, 0.2, seed=1)
-        base, noisy_weights = editor.base_weights(), editor.weights()
-        for name, weight in base.items():
-            assert float((noisy_weights[name] - weight).norm() / weight.norm()) == pytest.approx(
-                0.2, rel=1e-4
-            )
-        state = editor.state
+        base, noise = editor.base_weights(), {}
+        for name, weight in editor.weights().items():
+            noise[name] = weight - base[name]
+            assert float(noise[name].norm() / base[name].norm()) == pytest.approx(0.2, rel=1e-4)
         editor.apply([records[0].fact])
-        written = editor.weights()
-        for name, (a, b) in state.factors.items():
-            change = written[name] - base[name] - (a @ b.T)
-            assert 0 < change.norm() < 10 * (a @ b.T).norm()
-            assert (written[name] - base[name]).norm() > 0.5 * (a @ b.T).norm()
+        for name, weight in editor.weights().items():
+            # As much of it as before, whatever the edit added.
+            left = ((weight - base[name]) * noise[name]).sum() / noise[name].norm() ** 2
+            assert float(left) == pytest.approx(1, abs=0.3)
 
 
 def test_shuffled_moments_keep_their_eigenvalues_and_lose_their_directions(model):
@@ -110,13 +104,10 @@ def judged(refuses, blames=lambda ids: ()):
 
 
 @pytest.fixture
-def trial(model, plan, monkeypatch):
+def trial(model, plan, state_dir, monkeypatch):
     """A trial under a judge of the test's choice."""
-    from monitoring.baseline import measure_baseline
-    from monitoring.probes import default_probes
-
     with model.editor(PLAIN) as editor:
-        baseline = measure_baseline(editor, default_probes())
+        baseline = open_baseline(editor, default_probes(), state_dir / "baselines")
 
         def made(judge, guard=True):
             monkeypatch.setattr(bench, "judge", judge)
@@ -185,12 +176,16 @@ def test_a_huge_value_is_optimised_without_bounds_once(trial, records):
     assert huge > 3 * small
 
 
-def test_collapse_runs_each_stream_twice_and_finished_ones_once(model, plan, tmp_path):
-    rows = bench.collapse(model, plan, ["poisoned", "noise", "wrong-moment"], tmp_path, quiet)
+def test_collapse_runs_each_stream_twice_and_finished_ones_once(model, plan, tmp_path, monkeypatch):
+    for name, stream in STREAMS.items():
+        quick = replace(stream, configuration=f"{stream.configuration}:steps=3")
+        monkeypatch.setitem(STREAMS, name, quick)
+    plan = replace(plan, batch=6)
+    rows = bench.collapse(model, plan, ["noise", "wrong-moment"], tmp_path, quiet)
     assert json.loads((tmp_path / "collapse.json").read_text()) == rows
     assert all(row.keys() >= FIELDS for row in rows)
-    assert sorted((row["stream"], row["guard"]) for row in rows) == [
-        (stream, guard) for stream in ("noise", "poisoned", "wrong-moment") for guard in (False, True)
+    assert [(row["stream"], row["guard"]) for row in rows] == [
+        (stream, guard) for stream in ("noise", "wrong-moment") for guard in (False, True)
     ]
     assert all(row["collapsed"] == (row["collapse_at"] is not None) for row in rows)
     told = []
@@ -198,29 +193,17 @@ def test_collapse_runs_each_stream_twice_and_finished_ones_once(model, plan, tmp
     assert told == []
     runs = bench.collected(tmp_path)
     assert all(point["probe_kl_nats"] is not None for run in runs for point in run["series"])
-    assert len(plots.collapse(runs, tmp_path)) == 3
+    assert [path.name for path in plots.collapse(runs[:2], tmp_path)] == ["collapse-noise.png"]
     assert len(bench.table(rows)) == len(rows)
 
 
 def test_the_measure_that_warns_earliest_comes_first():
+    ended = {"guard": False, "collapsed": True}
     rows = [
-        {
-            "stream": "a",
-            "guard": False,
-            "collapsed": True,
-            "collapse_at": 100,
-            "first_warn": {"probe_kl_nats": 90},
-        },
-        {
-            "stream": "b",
-            "guard": False,
-            "collapsed": True,
-            "collapse_at": 50,
-            "first_warn": {"probe_kl_nats": 20},
-        },
-        {"stream": "b", "guard": True, "collapsed": False, "collapse_at": None, "first_warn": {}},
+        {"collapse_at": 100, "first_warn": {"probe_kl_nats": 90, "retention_ratio": 10}} | ended,
+        {"collapse_at": 50, "first_warn": {"probe_kl_nats": 20}} | ended,
+        {"collapse_at": None, "first_warn": {}, "guard": True, "collapsed": False},
     ]
-    rows[0]["first_warn"]["retention_ratio"] = 10
     assert bench.leads(rows)[0] == ["probe_kl_nats", "10", "30"]
     assert ["retention_ratio", "90", "–"] in bench.leads(rows)
     assert len(bench.leads(rows)) == len(GUARD_NAMES)
