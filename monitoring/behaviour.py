@@ -7,7 +7,7 @@ from torch import Tensor
 
 from monitoring.activations import Activations, Recording, recorded
 from monitoring.probes import ProbeSet
-from monitoring.scoring import Encoded, Scorer, TargetScore, perplexity
+from monitoring.scoring import Scorer, TargetScore, perplexity
 
 #: Tokens of each text that are read. Perplexity is compared token by token with the base's on the same
 #: text, so some 170 tokens in all settle a change of a few per cent.
@@ -48,13 +48,9 @@ def behaviour(scorer: Scorer, probes: ProbeSet, tensor_names: Sequence[str]) -> 
 
 def read_probes(scorer: Scorer, probes: ProbeSet, recording: Recording) -> Behaviour:
     """`behaviour` inside a recording that the caller has opened."""
-    scores = scorer.score([_cut(scorer.encode_text(text)) for text in probes.texts])
+    scores = scorer.score([scorer.encode_text(text, TEXT_TOKENS) for text in probes.texts])
     log_probs = scorer.next_log_probs(probes.watched)
     return Behaviour(tuple(scores), log_probs, recording.summary())
-
-
-def _cut(encoded: Encoded) -> Encoded:
-    return Encoded(encoded.ids[: TEXT_TOKENS + 1], encoded.first)
 
 
 def canary_ratio(base: Sequence[str], now: Sequence[str]) -> float:

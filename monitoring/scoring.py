@@ -39,11 +39,13 @@ class TargetScore:
         nll: mean negative log-likelihood of its tokens, in nats.
         tokens: number of scored tokens.
         exact: every token is the most probable one.
+        hits: how many are.
     """
 
     nll: float
     tokens: int
     exact: bool
+    hits: int = 0
 
 
 class Scorer:
@@ -75,25 +77,29 @@ class Scorer:
         # A model predicts nothing before the first token.
         return Encoded(tuple(ids[: last + 1]), max(first, 1))
 
-    def encode_text(self, text: str) -> Encoded:
-        """All tokens of a running text but the first are scored."""
-        return Encoded(tuple(self.tokenizer(text)["input_ids"]), 1)
+    def encode_text(self, text: str, tokens: int | None = None) -> Encoded:
+        """A running text: all tokens but the first are scored, or the first `tokens` of those."""
+        ids = self.tokenizer(text)["input_ids"]
+        return Encoded(tuple(ids if tokens is None else ids[: tokens + 1]), 1)
 
     def score(self, encoded: Sequence[Encoded]) -> list[TargetScore]:
-        """Scores in the order given; an item without scored tokens has NaN and is not exact."""
+        """Scores in the order given; an item without scored tokens has NaN and is not exact.
+
+        What one item reads and another continues is read once: two targets of one prompt mostly share a pass.
+        """
         scores = [TargetScore(math.nan, 0, False)] * len(encoded)
-        usable = [i for i, item in enumerate(encoded) if len(item.ids) > item.first]
-        for batch in _batches(usable, encoded):
-            items = [encoded[i] for i in batch]
+        shared = _shared([i for i, item in enumerate(encoded) if len(item.ids) > item.first], encoded)
+        for batch in _batches(list(shared), encoded):
             # Nothing follows the last token, so the model need not read it.
-            hidden = self._hidden([item.ids[:-1] for item in items])
-            rows = torch.cat([hidden[r, item.first - 1 : len(item.ids) - 1] for r, item in enumerate(items)])
-            wanted = torch.tensor([token for item in items for token in item.ids[item.first :]])
+            hidden = self._hidden([encoded[i].ids[:-1] for i in batch])
+            read = [(row, i, encoded[i]) for row, longest in enumerate(batch) for i in shared[longest]]
+            rows = torch.cat([hidden[row, item.first - 1 : len(item.ids) - 1] for row, _, item in read])
+            wanted = torch.tensor([token for _, _, item in read for token in item.ids[item.first :]])
             losses, hits = self._losses(rows, wanted)
-            counts = [len(item.ids) - item.first for item in items]
-            parts = zip(batch, counts, losses.split(counts), hits.split(counts), strict=True)
-            for i, count, loss, hit in parts:
-                scores[i] = TargetScore(float(loss.mean()), count, bool(hit.all()))
+            counts = [len(item.ids) - item.first for _, _, item in read]
+            parts = zip(read, counts, losses.split(counts), hits.split(counts), strict=True)
+            for (_, i, _), count, loss, hit in parts:
+                scores[i] = TargetScore(float(loss.mean()), count, bool(hit.all()), int(hit.sum()))
         return scores
 
     def exact(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
@@ -221,6 +227,21 @@ def _as_parameter(model: Any, name: str, weight: Tensor) -> Tensor:
     module = model.get_submodule(name.rpartition(".")[0])
     turned = weight.T if type(module).__name__ == "Conv1D" else weight
     return turned.to(parameter.device, parameter.dtype)
+
+
+def _shared(indices: Sequence[int], encoded: Sequence[Encoded]) -> dict[int, list[int]]:
+    """Items to be read → all items whose tokens, less the last, begin theirs; each item once.
+
+    In the order of their tokens an item stands right before those that continue it.
+    """
+    shared: dict[int, list[int]] = {}
+    longest: int | None = None
+    for i in sorted(indices, key=lambda i: encoded[i].ids[:-1], reverse=True):
+        read = encoded[i].ids[:-1]
+        if longest is None or encoded[longest].ids[: len(read)] != read:
+            longest = i
+        shared.setdefault(longest, []).append(i)
+    return shared
 
 
 def _batches(indices: Sequence[int], encoded: Sequence[Encoded]) -> Iterator[list[int]]:

@@ -1,80 +1,25 @@
-"""The batched value optimiser against the published serial procedure, written out plainly."""
+"""The batched value optimiser against the published serial procedure (`benchmarks.serial`)."""
 
 import torch
 
+from benchmarks.serial import optimise_one
 from editing.forward import finish, suffixes
 from editing.tokens import encode
-from editing.values import ESSENCE, ValueOptions, optimise
+from editing.values import ValueOptions, optimise
 
 CONTEXTS = ["", "The sky. ", "I went home. "]
 LAYER = 3
-
-
-def serial(loaded, fact, options):
-    """MEMIT's compute_z: one request, the whole model forward and backward at every step."""
-    tokenizer, model = loaded.tokenizer, loaded.model
-    prompts = [encode(tokenizer, fact, c) for c in CONTEXTS]
-    essence_text = ESSENCE.replace("{}", fact.subject)
-    essence = tokenizer(essence_text)["input_ids"]
-    at = len(tokenizer(fact.subject)["input_ids"]) - 1
-    delta = torch.zeros(model.config.hidden_size, requires_grad=True)
-    optimiser = torch.optim.Adam([delta], lr=options.rate)
-    position = {"value": 0}
-
-    def add(_module, _inputs, output):
-        changed = output.clone()
-        changed[0, position["value"]] += delta
-        return changed
-
-    seen = {}
-
-    def look(_module, _inputs, output):
-        seen["hidden"] = output[0, position["value"]].detach().clone()
-
-    def log_p(ids, where):
-        position["value"] = where
-        return model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
-
-    with torch.no_grad():
-        handle = loaded.layers[LAYER].register_forward_hook(look)
-        log_p(prompts[0].ids, prompts[0].subject_last)
-        handle.remove()
-        before = log_p(essence, at)[at]
-    h0 = seen["hidden"]
-    handle = loaded.layers[LAYER].register_forward_hook(add)
-    for step in range(options.steps):
-        nll = torch.stack(
-            [
-                -torch.stack(
-                    [log_p(p.ids, p.subject_last)[i - 1, p.ids[i]] for i in range(p.target_start, len(p.ids))]
-                ).mean()
-                for p in prompts
-            ]
-        ).mean()
-        now = log_p(essence, at)[at]
-        kl = (now.exp() * (now - before)).sum()
-        loss = nll + options.kl * kl + options.decay * delta.norm() / h0.norm() ** 2
-        if loss < options.stop or step == options.steps - 1:
-            break
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        with torch.no_grad():
-            limit = options.clamp * h0.norm()
-            if delta.norm() > limit:
-                delta *= limit / delta.norm()
-    handle.remove()
-    return delta.detach(), float(loss.detach()), step + 1
 
 
 def test_batched_rows_equal_the_serial_procedure(editor, facts):
     options = ValueOptions(steps=12, rate=0.1, stop=1.0)
     values = optimise(editor.loaded, facts, LAYER, CONTEXTS, options)
     for i, fact in enumerate(facts):
-        delta, loss, steps = serial(editor.loaded, fact, options)
-        torch.testing.assert_close(values.delta[:, i], delta, atol=1e-4, rtol=1e-4)
-        assert abs(float(values.loss[i]) - loss) < 1e-4
-        assert int(values.steps[i]) == steps
+        alone = optimise_one(editor.loaded, fact, LAYER, CONTEXTS, options)
+        torch.testing.assert_close(values.delta[:, i], alone.delta, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(values.hidden[:, i], alone.hidden, atol=1e-4, rtol=1e-4)
+        assert abs(float(values.loss[i]) - alone.loss) < 1e-4
+        assert int(values.steps[i]) == alone.steps
 
 
 def test_result_of_a_fact_does_not_depend_on_its_batch(editor, facts):

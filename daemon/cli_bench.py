@@ -1,0 +1,211 @@
+"""`factd bench`: reproducible measurements; each writes JSON, and plots where there is something to plot."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from daemon.cli_output import EPILOG, CommandError, Exit, fail, show_json, show_table
+
+if TYPE_CHECKING:
+    from benchmarks.configuration import Configuration, Model
+    from benchmarks.data import Record, Records
+
+app = typer.Typer(
+    name="bench",
+    help="Measure speed, horizon and collapse beside published methods; JSON and PNG out.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+OutOption = Annotated[Path, typer.Option(help="Folder for the results.")]
+ModelOption = Annotated[str | None, typer.Option(help="Bundled name or Hugging Face directory.")]
+StateOption = Annotated[Path | None, typer.Option(help="State directory; default FACTD_STATE_DIR.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DataOption = Annotated[Path | None, typer.Option(help="Folder of the data sets; default ../shared/data.")]
+FactsOption = Annotated[str, typer.Option(help="counterfact, zsre, or a file of either schema.")]
+TextOption = Annotated[Path | None, typer.Option(help="Documents; perplexity is measured on the last ones.")]
+CorpusOption = Annotated[
+    Path | None, typer.Option(help="Text or documents for the second moments; default FACTD_CORPUS.")
+]
+TokensOption = Annotated[int | None, typer.Option(help="Tokens of it; default 10 times the FFN's width.")]
+DtypeOption = Annotated[str | None, typer.Option(help="auto, float32 or bfloat16; default FACTD_DTYPE.")]
+ValuesOption = Annotated[str, typer.Option(help="name=value,… changed in every configuration.")]
+SeedOption = Annotated[int, typer.Option(help="Of the sample that is scored.")]
+
+
+def register(parent: typer.Typer) -> None:
+    for command in (speed, horizon):
+        app.command(epilog=EPILOG)(command)
+    parent.add_typer(app)
+
+
+@dataclass(frozen=True)
+class Common:
+    """What all benchmarks are told."""
+
+    model: str | None
+    state: Path | None
+    data: Path | None
+    corpus: Path | None
+    tokens: int | None
+    dtype: str | None
+
+    def open(self) -> "Model":
+        from benchmarks.configuration import Model
+        from benchmarks.data import corpus_file
+        from benchmarks.files import Progress, say
+
+        told = {"model": self.model, "state_dir": self.state, "corpus": self.corpus, "dtype": self.dtype}
+        settings = _settings(**told)
+        corpus = settings.corpus and corpus_file(settings.corpus, settings.statistics / "corpora")
+        name, folder, dtype = settings.model, settings.statistics, settings.dtype
+        return Model.open(name, folder, Progress(say), dtype=dtype, corpus=corpus, tokens=self.tokens)
+
+    def records(self, model: "Model", facts: str, count: int) -> "Records":
+        from benchmarks.data import find, load_records, writable
+        from benchmarks.files import say
+
+        found = load_records(find(facts, self.data, "--facts"))
+        chosen = writable(found, model.loaded.tokenizer, model.install.contexts(), count)
+        say(f"{facts}: {chosen}")
+        return chosen
+
+    def texts(self, text: Path | None) -> list[str]:
+        from benchmarks.data import TEXT, find, held_out, load_texts
+
+        return held_out(load_texts(find(str(text or TEXT), self.data, "--text")))
+
+
+def _settings(**told: Any) -> Any:
+    from daemon.settings import load_settings
+
+    return load_settings(**{name: value for name, value in told.items() if value is not None})
+
+
+def _own(values: str = "") -> "Configuration":
+    """The product's own configuration."""
+    from benchmarks.configuration import Configuration
+
+    settings = _settings()
+    parts = (settings.method, settings.placement, settings.anchor, settings.protect)
+    return Configuration.parse(":".join(parts), values)
+
+
+@contextmanager
+def _reported(as_json: bool) -> Iterator[None]:
+    """Turns errors of the benchmarks into messages and exit codes."""
+    from benchmarks.errors import BenchError
+    from editing.errors import EditError
+
+    try:
+        yield
+    except BenchError as error:
+        fail(
+            CommandError(Exit.BAD_INPUT, str(error), "`factd bench COMMAND --help` lists the options"),
+            as_json,
+        )
+    except EditError as error:
+        fail(CommandError(Exit.FAILED, str(error), "run `factd doctor`"), as_json)
+
+
+def speed(
+    out: OutOption = Path("bench"),
+    edits: Annotated[int, typer.Option(min=1, help="Facts written in one batch.")] = 50,
+    serial_edits: Annotated[int, typer.Option(min=1, help="How many of them the serial peer writes.")] = 8,
+    config: Annotated[
+        str | None, typer.Option(help="METHOD:PLACEMENT:ANCHOR:PROTECT; default our own.")
+    ] = None,
+    values: ValuesOption = "",
+    facts: FactsOption = "counterfact",
+    data: DataOption = None,
+    model: ModelOption = None,
+    state: StateOption = None,
+    corpus: CorpusOption = None,
+    tokens: TokensOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time an update beside the published serial procedure; writes OUT/speed.json."""
+    from benchmarks.configuration import Configuration
+    from benchmarks.files import say, write_json
+    from benchmarks.speed import speed as measured
+    from benchmarks.speed import table
+
+    with _reported(as_json):
+        common = Common(model, state, data, corpus, tokens, dtype)
+        tuned = Configuration.parse(config, values) if config else _own(values)
+        opened = common.open()
+        records: tuple[Record, ...] = common.records(opened, facts, edits).records
+        result = measured(opened, records, tuned, serial_edits, say)
+    write_json(out / "speed.json", result)
+    if as_json:
+        show_json(result)
+    else:
+        show_table(f"Speed; {out / 'speed.json'}", ("", ""), table(result))
+
+
+def horizon(
+    config: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="METHOD:PLACEMENT:ANCHOR:PROTECT[:name=value,…]; may be given often; default our own."
+        ),
+    ] = None,
+    out: OutOption = Path("bench"),
+    batch: Annotated[int, typer.Option(min=1, help="Facts written at once.")] = 20,
+    checkpoints: Annotated[str, typer.Option(help="Numbers of edits, with commas.")] = "100,200,500",
+    sample: Annotated[int, typer.Option(min=0, help="Facts scored at a checkpoint; 0 for all so far.")] = 0,
+    seed: SeedOption = 0,
+    compact: Annotated[
+        bool, typer.Option(help="Score the model after compaction from the base too.")
+    ] = False,
+    values: ValuesOption = "",
+    facts: FactsOption = "counterfact",
+    text: TextOption = None,
+    data: DataOption = None,
+    model: ModelOption = None,
+    state: StateOption = None,
+    corpus: CorpusOption = None,
+    tokens: TokensOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Stream facts and score all of them at checkpoints; writes OUT/horizon.json. Resumable."""
+    from benchmarks import plots
+    from benchmarks.configuration import parse_all
+    from benchmarks.files import say
+    from benchmarks.horizon import COLUMNS, Stream, table
+    from benchmarks.horizon import horizon as measured
+
+    with _reported(as_json):
+        common = Common(model, state, data, corpus, tokens, dtype)
+        chosen = parse_all(config, values) if config else [_own(values)]
+        marks = _numbers(checkpoints)
+        texts = common.texts(text)
+        opened = common.open()
+        records = common.records(opened, facts, marks[-1]).records
+        stream = Stream(records, texts, Path(facts).name, batch, marks, sample, seed, compact)
+        rows = measured(opened, stream, chosen, out, say)
+    drawn = plots.horizon(rows, out)
+    if as_json:
+        show_json(rows)
+    else:
+        title = f"Horizon; {out / 'horizon.json'}, {', '.join(str(path) for path in drawn)}"
+        show_table(title, ("", *COLUMNS), table(rows))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    from benchmarks.errors import ChoiceError
+
+    try:
+        found = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        found = ()
+    if not found or found[0] < 1:
+        raise ChoiceError(f"--checkpoints {text!r}: give numbers of edits, such as 100,200,500")
+    return found
