@@ -106,6 +106,7 @@ def test_unknown_ids_are_not_found(factd, tmp_path):
 
 
 def test_compact_carries_on_in_the_applier_and_tells_the_result(factd, make_world, tmp_path):
+    (tmp_path / "state").mkdir()
     world = make_world(state_dir=tmp_path / "state")
     world.post("A", "stiff")
     world.run()
