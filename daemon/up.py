@@ -59,6 +59,7 @@ class Up:
         self._valkey: EmbeddedValkey | None = None
         self._children: dict[str, ManagedProcess] = {}
         self._retry_at: dict[str, float] = {}
+        self._pauses: dict[str, float] = {}
         self._stopping = threading.Event()
         self._watcher: threading.Thread | None = None
 
@@ -294,9 +295,12 @@ class Up:
                 continue
             if self._stopping.is_set():
                 return
-            count = self.restarts[name] = self.restarts.get(name, 0) + 1
-            pause = min(RESTART_MAX_SECONDS, RESTART_SECONDS * 2 ** min(count, 6))
-            self._retry_at[name] = time.monotonic() + pause
+            self.restarts[name] = self.restarts.get(name, 0) + 1
+            # One that ran well for a while after its last start begins with the short pause again.
+            well = time.monotonic() - self._retry_at.get(name, 0.0) > RESTART_MAX_SECONDS
+            last = 0.0 if well else self._pauses.get(name, 0.0)
+            self._pauses[name] = min(RESTART_MAX_SECONDS, max(RESTART_SECONDS, last) * 2)
+            self._retry_at[name] = time.monotonic() + self._pauses[name]
             self.progress(f"{name} ended with status {child.returncode}; starting it again (see {child.log})")
             child.stop()
             child.start()
