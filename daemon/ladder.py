@@ -8,13 +8,13 @@
 What each verdict leads to, and how often, is `monitoring.policy`'s; what is here knows the ledger.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from daemon.errors import StoreError
-from daemon.journal import Journal
-from daemon.ledger_queries import edits_left
+from daemon.journal import OF_THE_BATCH, Journal
 from daemon.ledger_tables import BASE_VERSION, OperationRow, VersionRow
 from daemon.lifecycle import OperationKind, VersionState
 from daemon.ruling import Ruling
@@ -151,10 +151,11 @@ class Ladder:
             return None
         if worn and {"refuse", "rollback"} & self.journal.steps(last.at if last else 0.0).keys():
             return f"versions are refused or rolled back, and past their warning: {', '.join(worn)}"
-        forecast = self.journal.forecast()
-        left = edits_left(forecast)
-        if forecast and left is not None and left < self.settings.guard_compact_edits:
-            return f"little room is left: {forecast['nearest']}"
+        for one in (self.journal.forecast() or {}).get("forecasts", []):
+            # What is the batch's own says nothing of the model that a compaction could mend.
+            left = math.inf if one["edits"] is None else one["edits"]
+            if one["measure"] not in OF_THE_BATCH and left < self.settings.guard_compact_edits:
+                return f"little room is left: {one['measure']} is at its limit in {left:.0f} edits"
         return None
 
     def _only_wear_refuses(self) -> bool:
