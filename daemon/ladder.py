@@ -8,6 +8,7 @@
 What each verdict leads to, and how often, is `monitoring.policy`'s; what is here knows the ledger.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -30,8 +31,9 @@ Foresee = Callable[[Sequence[tuple[int, dict[str, Any]]]], dict[str, Any]]
 
 #: Measures of the weights as a whole: beyond a warning the model is worn, whoever came last.
 WEAR = ("weight_norm_ratio", "spectral_norm_ratio", "subspace_similarity")
-#: So many single corrections refused in a row for wear alone: it is the model, not the corrections.
-WORN_OUT = 3
+#: So many single corrections refused, with nothing accepted between, for wear alone: it is the model, not
+#: the corrections. Halving puts some batches before each of them.
+WORN_OUT, TRIED = 3, 10
 
 _PASSED = Verdict("accepted", (), (), {})
 
@@ -159,15 +161,15 @@ class Ladder:
         return None
 
     def _only_wear_refuses(self) -> bool:
-        """Were the last corrections, each alone, refused for nothing but wear, since the last pause?"""
-        tried = self.journal.newest_versions(WORN_OUT)
+        """Was everything tried of late refused for nothing but wear, since the last pause?"""
         pause = self.journal.last_step("pause")
         since = pause.at if pause else 0.0
-        return len(tried) == WORN_OUT and all(row.created_at > since and _wear_alone(row) for row in tried)
+        tried = self.journal.newest_versions(WORN_OUT * TRIED)
+        refused = itertools.takewhile(lambda row: row.created_at > since and _wear_alone(row), tried)
+        return sum(len(row.added) == 1 for row in refused) >= WORN_OUT
 
 
 def _wear_alone(row: VersionRow) -> bool:
     states = (row.verdict or {}).get("guards", {})
-    passed = [name for name, state in states.items() if state == "limit"]
-    refused = row.state is VersionState.DISCARDED and len(row.added) == 1
-    return refused and bool(passed) and set(passed) <= set(WEAR)
+    passed = {name for name, state in states.items() if state == "limit"}
+    return row.state is VersionState.DISCARDED and bool(passed) and passed <= set(WEAR)

@@ -291,6 +291,16 @@ def test_a_worn_model_is_compacted_and_at_last_paused(grown):
     assert "validated" not in world.states().values()
 
 
+def test_a_worn_model_is_seen_through_the_halving_of_batches(grown):
+    world = grown("wearing", batch_size=4)
+    for i in range(4):
+        world.post(f"H{i}", "heavy")
+    world.run()
+    steps = [step for step, _ in world.steps()]
+    assert (steps.count("compact"), steps.count("quarantine"), steps[-1]) == (1, WORN_OUT, "pause")
+    assert list(world.states().values()).count("validated") == 1
+
+
 def test_heavy_corrections_alone_do_not_pause_a_healthy_model(grown):
     world = grown("fine", batch_size=1)
     for i in range(WORN_OUT + 2):
