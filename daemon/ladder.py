@@ -8,13 +8,14 @@
 What each verdict leads to, and how often, is `monitoring.policy`'s; what is here knows the ledger.
 """
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from daemon.errors import StoreError
-from daemon.journal import Journal
-from daemon.ledger_queries import edits_left
+from daemon.journal import OF_THE_BATCH, Journal
 from daemon.ledger_tables import BASE_VERSION, OperationRow, VersionRow
 from daemon.lifecycle import OperationKind, VersionState
 from daemon.ruling import Ruling
@@ -30,8 +31,9 @@ Foresee = Callable[[Sequence[tuple[int, dict[str, Any]]]], dict[str, Any]]
 
 #: Measures of the weights as a whole: beyond a warning the model is worn, whoever came last.
 WEAR = ("weight_norm_ratio", "spectral_norm_ratio", "subspace_similarity")
-#: So many single corrections refused in a row for wear alone: it is the model, not the corrections.
-WORN_OUT = 3
+#: So many single corrections refused, with nothing accepted between, for wear alone: it is the model, not
+#: the corrections. Halving puts some batches before each of them.
+WORN_OUT, TRIED = 3, 10
 
 _PASSED = Verdict("accepted", (), (), {})
 
@@ -151,22 +153,23 @@ class Ladder:
             return None
         if worn and {"refuse", "rollback"} & self.journal.steps(last.at if last else 0.0).keys():
             return f"versions are refused or rolled back, and past their warning: {', '.join(worn)}"
-        forecast = self.journal.forecast()
-        left = edits_left(forecast)
-        if forecast and left is not None and left < self.settings.guard_compact_edits:
-            return f"little room is left: {forecast['nearest']}"
+        for one in (self.journal.forecast() or {}).get("forecasts", []):
+            # What is the batch's own says nothing of the model that a compaction could mend.
+            left = math.inf if one["edits"] is None else one["edits"]
+            if one["measure"] not in OF_THE_BATCH and left < self.settings.guard_compact_edits:
+                return f"little room is left: {one['measure']} is at its limit in {left:.0f} edits"
         return None
 
     def _only_wear_refuses(self) -> bool:
-        """Were the last corrections, each alone, refused for nothing but wear, since the last pause?"""
-        tried = self.journal.newest_versions(WORN_OUT)
+        """Was everything tried of late refused for nothing but wear, since the last pause?"""
         pause = self.journal.last_step("pause")
         since = pause.at if pause else 0.0
-        return len(tried) == WORN_OUT and all(row.created_at > since and _wear_alone(row) for row in tried)
+        tried = self.journal.newest_versions(WORN_OUT * TRIED)
+        refused = itertools.takewhile(lambda row: row.created_at > since and _wear_alone(row), tried)
+        return sum(len(row.added) == 1 for row in refused) >= WORN_OUT
 
 
 def _wear_alone(row: VersionRow) -> bool:
     states = (row.verdict or {}).get("guards", {})
-    passed = [name for name, state in states.items() if state == "limit"]
-    refused = row.state is VersionState.DISCARDED and len(row.added) == 1
-    return refused and bool(passed) and set(passed) <= set(WEAR)
+    passed = {name for name, state in states.items() if state == "limit"}
+    return row.state is VersionState.DISCARDED and bool(passed) and passed <= set(WEAR)

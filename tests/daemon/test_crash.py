@@ -55,7 +55,7 @@ def test_a_kill_at_any_stage_applies_exactly_once(world, stage):
     world.close()
 
 
-@pytest.mark.parametrize("stage", [*WATCH, *ROLLBACK])
+@pytest.mark.parametrize("stage", [*sorted(WATCH), Stage.ROLLBACK_FLIPPED])
 def test_a_kill_while_the_guard_rolls_back_leaves_one_rollback(world, stage):
     for subject, target in [("A", "fine"), ("B", "rotten")]:
         world.post(subject, target)
@@ -73,10 +73,7 @@ def test_a_kill_while_the_guard_rolls_back_leaves_one_rollback(world, stage):
     assert len(world.ledger.operations()) == 1
 
 
-@pytest.mark.parametrize(
-    "stage",
-    [*COMPACTION, Stage.PLANNED, Stage.JUDGED, Stage.STORED, Stage.WRITTEN, Stage.FLIPPED, Stage.LIVE],
-)
+@pytest.mark.parametrize("stage", [*sorted(COMPACTION), Stage.STORED, Stage.FLIPPED])
 def test_a_kill_while_compacting_leaves_one_compaction(world, stage):
     world.post("A", "fine" if stage not in COMPACTION else "greedy")
     if stage not in COMPACTION:

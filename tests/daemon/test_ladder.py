@@ -242,13 +242,23 @@ def test_little_room_is_answered_by_compaction_once_in_so_many_versions(grown):
     world = grown("greedy", "greedy", "greedy", guard_compact_versions=3)
     asked = [o for o in world.ledger.operations() if o.kind == "compact"]
     assert [o.actor for o in asked] == ["guard"]
-    assert asked[0].why == "little room is left: drift reaches 1 in 5 edits"
+    assert asked[0].why == "little room is left: drift is at its limit in 5 edits"
     assert [v.id for v in world.ledger.versions() if v.operation] == ["v000002"]
     assert world.steps() == [("compact", "v000001")]
     world.post("more", "greedy")
     world.run()
     assert len(world.ledger.operations()) == 2
     world.check_agreement()
+
+
+def test_a_measure_of_the_batch_alone_asks_for_no_compaction(grown):
+    world = grown()
+    near = {"measure": "value_norm_ratio", "edits": 1.0}
+    told = {"known": True, "nearest": "value_norm_ratio", "forecasts": [near]}
+    world.applier.monitoring = world.applier.monitoring._replace(foresee=lambda history: told)
+    world.post("A", "B")
+    world.run()
+    assert world.steps() == []
 
 
 def test_an_own_compaction_that_is_refused_pauses_the_queue(grown):
@@ -279,6 +289,16 @@ def test_a_worn_model_is_compacted_and_at_last_paused(grown):
     world.run()
     assert world.ledger.paused() is None
     assert "validated" not in world.states().values()
+
+
+def test_a_worn_model_is_seen_through_the_halving_of_batches(grown):
+    world = grown("wearing", batch_size=4)
+    for i in range(4):
+        world.post(f"H{i}", "heavy")
+    world.run()
+    steps = [step for step, _ in world.steps()]
+    assert (steps.count("compact"), steps.count("quarantine"), steps[-1]) == (1, WORN_OUT, "pause")
+    assert list(world.states().values()).count("validated") == 1
 
 
 def test_heavy_corrections_alone_do_not_pause_a_healthy_model(grown):
