@@ -4,7 +4,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.signals import celeryd_after_setup, worker_ready
@@ -14,9 +14,8 @@ from daemon.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from daemon.applier import Applier
-    from daemon.ladder import Foresee
     from daemon.ledger_tables import CorrectionRow
-    from daemon.update import Judge, Measure
+    from daemon.update import Monitoring
     from editing.editor import Editor
 
 log = logging.getLogger("factd")
@@ -108,9 +107,9 @@ def build_applier(settings: Settings, ledger: Ledger) -> "Applier":
     token = settings.admin_token.get_secret_value() if settings.admin_token else ""
     key = settings.serving_api_key.get_secret_value() if settings.serving_api_key else None
     replicas = [VllmReplica(url, token, key) for url in settings.replicas]
-    watch = build_monitoring(settings, editor)
+    monitoring = build_monitoring(settings, editor)
     store = Store(settings.store_dir)
-    return Applier(ledger, store, editor, replicas, settings=settings, **watch._asdict())
+    return Applier(ledger, store, editor, replicas, monitoring=monitoring, settings=settings)
 
 
 def open_editor(settings: Settings, progress: Callable[[str, float], None]) -> "Editor":
@@ -147,16 +146,9 @@ def by_tenths(say: Callable[[str], object]) -> Callable[[str, float], None]:
     return progress
 
 
-class Monitoring(NamedTuple):
-    """What the applier needs of monitoring."""
-
-    measure: "Measure"
-    judge: "Judge"
-    foresee: "Foresee"
-
-
-def build_monitoring(settings: Settings, editor: Any) -> Monitoring:
+def build_monitoring(settings: Settings, editor: Any) -> "Monitoring":
     """Measures and judges against the baseline, which is measured once."""
+    from daemon.update import Monitoring
     from monitoring.baseline import open_baseline
     from monitoring.forecast import FEWEST_POINTS, edits_until_limit, forecasts, to_json
     from monitoring.measure import Memory, measure
@@ -215,7 +207,12 @@ def _takes(queue: str, app: Celery) -> bool:
 def _open_model(instance: Any = None, **_: Any) -> None:
     """An apply worker is ready only when its model is; an intake worker never loads one."""
     if instance.app is celery and _takes(APPLY_QUEUE, celery):
-        services.applier  # noqa: B018  # opens it
+        try:
+            services.applier  # noqa: B018  # opens it
+        except Exception as error:
+            # A signal would log it and let the worker start without a model.
+            log.exception("the model cannot be opened")
+            raise SystemExit(1) from error
 
 
 @worker_ready.connect(weak=False)
