@@ -1,4 +1,7 @@
-"""Alertmanager's webhook: a firing alert asks for a rollback to the previous version, once."""
+"""Alertmanager's webhook: a firing alert asks once for a rollback to the newest healthy version.
+
+The applier carries it out like the guard's own, within the same cool-down and budget.
+"""
 
 from datetime import datetime
 from typing import Any
@@ -53,7 +56,7 @@ def _handle_one(ledger: Ledger, alert: Alert) -> dict[str, Any]:
     live = ledger.live_version()
     if live == BASE_VERSION:
         return said | {"action": "none", "why": "the base model is live"}
-    target = ledger.version(live).parent or BASE_VERSION
+    target = ledger.healthy_versions()[0]
     name = alert.labels.get("alertname", "alert")
     number = ledger.request(OperationKind.ROLLBACK, target, actor=actor, why=f"{name} is firing")
     return said | {"action": "rollback", "from": live, "to": target, "operation": number}

@@ -173,7 +173,13 @@ def rollback(service: ServiceOf, version: str, why: str | None = None) -> dict[s
     return _request(service, "rollback", version, why)
 
 
-def _request(service: Service, kind: str, target: str, why: str | None) -> dict[str, Any]:
+@router.post("/v1/compact", status_code=202, dependencies=ADMIN)
+def compact(service: ServiceOf, why: str | None = None) -> dict[str, Any]:
+    """All live facts written anew from the base weights, judged like any version."""
+    return _request(service, "compact", None, why)
+
+
+def _request(service: Service, kind: str, target: str | None, why: str | None) -> dict[str, Any]:
     number = service.ledger.request(kind, target, actor="operator:http", why=why)
     service.ring()
     return operation_view(service.ledger.operation(number))

@@ -15,6 +15,7 @@ from daemon.settings import Settings, load_settings
 if TYPE_CHECKING:
     from daemon.applier import Applier
     from daemon.ledger_tables import CorrectionRow
+    from daemon.update import Monitoring
     from editing.editor import Editor
 
 log = logging.getLogger("factd")
@@ -106,9 +107,9 @@ def build_applier(settings: Settings, ledger: Ledger) -> "Applier":
     token = settings.admin_token.get_secret_value() if settings.admin_token else ""
     key = settings.serving_api_key.get_secret_value() if settings.serving_api_key else None
     replicas = [VllmReplica(url, token, key) for url in settings.replicas]
-    measure, judge = build_monitoring(settings, editor)
+    monitoring = build_monitoring(settings, editor)
     store = Store(settings.store_dir)
-    return Applier(ledger, store, editor, replicas, measure=measure, judge=judge, settings=settings)
+    return Applier(ledger, store, editor, replicas, monitoring=monitoring, settings=settings)
 
 
 def open_editor(settings: Settings, progress: Callable[[str, float], None]) -> "Editor":
@@ -145,9 +146,11 @@ def by_tenths(say: Callable[[str], object]) -> Callable[[str, float], None]:
     return progress
 
 
-def build_monitoring(settings: Settings, editor: Any) -> tuple[Any, Any]:
-    """`measure` and `judge` of the applier, from monitoring, with the baseline measured once."""
+def build_monitoring(settings: Settings, editor: Any) -> "Monitoring":
+    """Measures and judges against the baseline, which is measured once."""
+    from daemon.update import Monitoring
     from monitoring.baseline import open_baseline
+    from monitoring.forecast import FEWEST_POINTS, edits_until_limit, forecasts, to_json
     from monitoring.measure import Memory, measure
     from monitoring.measurements import Measurements
     from monitoring.probes import default_probes
@@ -167,7 +170,15 @@ def build_monitoring(settings: Settings, editor: Any) -> tuple[Any, Any]:
         before = Measurements.from_json(previous) if previous else None
         return judge(measurements, thresholds, before, time.time())
 
-    return measured, judged
+    def foreseen(history: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+        series = [(edits, Measurements.from_json(stored)) for edits, stored in history]
+        found = forecasts(series, thresholds)
+        if edits_until_limit(series, found) is None:
+            few = f"{len(series)} of {FEWEST_POINTS} versions measured since the last compaction"
+            return {"known": False, "nearest": f"nothing yet: {few}", "forecasts": []}
+        return {"known": True, **to_json(found)}
+
+    return Monitoring(measured, judged, foreseen)
 
 
 def case(row: "CorrectionRow") -> Any:
@@ -196,7 +207,12 @@ def _takes(queue: str, app: Celery) -> bool:
 def _open_model(instance: Any = None, **_: Any) -> None:
     """An apply worker is ready only when its model is; an intake worker never loads one."""
     if instance.app is celery and _takes(APPLY_QUEUE, celery):
-        services.applier  # noqa: B018  # opens it
+        try:
+            services.applier  # noqa: B018  # opens it
+        except Exception as error:
+            # A signal would log it and let the worker start without a model.
+            log.exception("the model cannot be opened")
+            raise SystemExit(1) from error
 
 
 @worker_ready.connect(weak=False)

@@ -6,17 +6,20 @@ from typing import Any
 
 from daemon.errors import PublishError, StoreError
 from daemon.journal import Journal
+from daemon.ladder import Ladder
 from daemon.lease import Lease
 from daemon.ledger import Ledger
 from daemon.ledger_tables import BASE_VERSION, OperationRow
 from daemon.lifecycle import PENDING, OperationKind, OperationState, State, VersionState
 from daemon.planning import plan_batch
 from daemon.publishing import Publisher
+from daemon.ruling import GUARD
 from daemon.serving import ServingClient, ServingError
 from daemon.settings import Settings
 from daemon.stages import Stage
 from daemon.store import Store
-from daemon.update import Judge, Measure, Update, tensor_entries
+from daemon.update import Monitoring, Update, tensor_entries
+from monitoring.policy import resumed
 
 __all__ = ["Applier", "RunReport", "Stage"]
 
@@ -31,6 +34,14 @@ class RunReport:
     live: str
     versions: list[str] = field(default_factory=list)
     held: str | None = None
+
+
+@dataclass
+class Proved:
+    """The version whose hashes the model in memory was last found to have, and its state then."""
+
+    version: str | None = None
+    state: Any = None
 
 
 class Applier:
@@ -48,13 +59,13 @@ class Applier:
         editor: Any,
         replicas: Sequence[ServingClient],
         *,
-        measure: Measure,
-        judge: Judge,
+        monitoring: Monitoring,
         settings: Settings,
         checkpoint: Callable[[Stage], None] = lambda stage: None,
     ) -> None:
         self.ledger, self.store, self.editor, self.replicas = ledger, store, editor, tuple(replicas)
-        self.measure, self.judge, self.settings, self.checkpoint = measure, judge, settings, checkpoint
+        self.monitoring, self.settings, self.checkpoint = monitoring, settings, checkpoint
+        self._proved = Proved()
 
     def run(self) -> RunReport:
         """Reconciles, then drains operations and batches until nothing waits or something holds.
@@ -68,22 +79,24 @@ class Applier:
             self.checkpoint(Stage.LEASED)
             journal = Journal(self.ledger, lease.fence)
             publisher = Publisher(self.replicas, self.store, lease.fence)
+            foresee = self.monitoring.foresee
+            ladder = Ladder(journal, self.store, self.settings, foresee, self.checkpoint)
             update = Update(
                 journal,
                 self.store,
                 self.editor,
                 publisher,
-                self.measure,
-                self.judge,
+                self.monitoring,
+                ladder,
                 self.settings,
                 self.checkpoint,
             )
-            return _Run(update).go()
+            return _Run(update, self._proved).go()
 
 
 class _Run:
-    def __init__(self, update: Update) -> None:
-        self.update = update
+    def __init__(self, update: Update, proved: Proved) -> None:
+        self.update, self.ladder, self._proved = update, update.ladder, proved
         self.journal, self.store, self.editor = update.journal, update.store, update.editor
         self.publisher, self.checkpoint = update.publisher, update.checkpoint
         self._base_sha256: dict[str, str] | None = None
@@ -92,8 +105,10 @@ class _Run:
         known = {version.id for version in self.journal.versions() if version.live_at is not None}
         held = self._reconcile()
         self.checkpoint(Stage.RECONCILED)
-        while held is None and self._step_waits():
-            held = self._step()
+        if held is None:
+            held = self._drain()
+            while self.update.watch() or self.ladder.look_ahead():
+                held = self._step()
         fresh = [v.id for v in self.journal.versions() if v.live_at is not None and v.id not in known]
         return RunReport(self.journal.live_version(), fresh, held)
 
@@ -135,6 +150,12 @@ class _Run:
 
     def _restore(self, version: str) -> None:
         """Raises StoreError unless the model then has exactly the weights of the version."""
+        if self._proved.version == version and self._proved.state is self.editor.state:
+            return  # states are immutable: nothing was changed since the weights were last hashed
+        self._prove(version)
+        self._proved.version, self._proved.state = version, self.editor.state
+
+    def _prove(self, version: str) -> None:
         wanted = self._wanted(version)
         if self.editor.weight_hashes() == wanted and list(self.editor.state.ids) == self._fact_ids(version):
             return
@@ -166,6 +187,14 @@ class _Run:
 
     # -- drain ----------------------------------------------------------------------------------
 
+    def _drain(self) -> str | None:
+        """Until nothing waits, or until something holds: then why."""
+        held = None
+        while held is None and self._step_waits():
+            held = self._step()
+            self.ladder.look_ahead()
+        return held
+
     def _step_waits(self) -> bool:
         if self.journal.operations(OperationState.PENDING):
             return True
@@ -173,9 +202,14 @@ class _Run:
 
     def _step(self) -> str | None:
         operations = self.journal.operations(OperationState.PENDING)
+        # A rollback by the guard must not wait behind a retraction that is held.
+        operations.sort(key=lambda operation: operation.actor != GUARD)
         return self._operate(operations[0]) if operations else self._batch()
 
     def _batch(self) -> str | None:
+        resting = self.ladder.rest()
+        if resting is not None:
+            return resting
         plan = plan_batch(
             self.journal.pending(WINDOW),
             self.journal.facts(),
@@ -196,14 +230,28 @@ class _Run:
             self.journal.finish(operation.id, OperationState.DONE, "paused", paused=who)
             return None
         if operation.kind is OperationKind.RESUME:
-            self.journal.finish(operation.id, OperationState.DONE, "resumed", paused=None)
+            again = resumed(self.journal.policy()).to_json()
+            self.journal.finish(operation.id, OperationState.DONE, "resumed", paused=None, policy=again)
             return None
-        if self.journal.attempt_operation(operation.id) > self._max_attempts:
+        ruling = self.ladder.on_alert(operation)
+        if ruling is not None and ruling.action != "rollback":
+            self.journal.refuse_alert(operation.id, ruling)
+            return None
+        if self.journal.attempt_operation(operation.id, ruling) > self._max_attempts:
             self.journal.finish(operation.id, OperationState.FAILED, "gave up: too many attempts")
             return None
-        if operation.kind is OperationKind.RETRACT:
-            return self._retract(operation)
-        return self._roll_back(operation)
+        if operation.kind is OperationKind.COMPACT:
+            return self._compact(operation)
+        retract = operation.kind is OperationKind.RETRACT
+        return self._retract(operation) if retract else self._roll_back(operation)
+
+    def _compact(self, operation: OperationRow) -> str | None:
+        if not self.editor.state.facts:
+            self.journal.finish(operation.id, OperationState.DONE, "no fact is live: nothing to compact")
+            return None
+        version = self.journal.plan([], (), operation.id)
+        self.checkpoint(Stage.PLANNED)
+        return self.update.apply(version)
 
     def _retract(self, operation: OperationRow) -> str | None:
         row = self.journal.get(operation.target or "")
@@ -240,7 +288,6 @@ class _Run:
             self.publisher.push_back(live)
             self._restore(live)
             return f"rollback to {target} held: {error}"
-        why = f"{operation.why or 'no reason given'} ({operation.actor})"
-        self.journal.record_rollback(target, operation.id, why)
+        self.journal.record_rollback(target, operation)
         self.checkpoint(Stage.ROLLED_BACK)
         return None

@@ -22,7 +22,7 @@ POLL_SECONDS = 0.1
 
 
 def register(app: typer.Typer) -> None:
-    for command in (status, facts, versions, retract, rollback, pause, resume):
+    for command in (status, facts, versions, retract, rollback, compact, pause, resume):
         app.command(epilog=EPILOG)(command)
 
 
@@ -70,6 +70,7 @@ def status(
         show_json(view)
         return
     history = view.pop("history", [])
+    view.pop("forecasts", None)  # the nearest one stands in the table
     show_table("Correction" if id else "Status", ("", ""), [(name, value) for name, value in view.items()])
     if history:
         show_table(
@@ -140,6 +141,16 @@ def rollback(
     _operate("rollback", version, why, timeout, state, as_json)
 
 
+def compact(
+    why: Annotated[str | None, typer.Option(help="Kept in the ledger.")] = None,
+    timeout: TimeoutOption = 600.0,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write all live facts anew from the base model; judged like any version."""
+    _operate("compact", None, why, timeout, state, as_json)
+
+
 def pause(
     why: Annotated[str | None, typer.Option(help="Kept in the ledger.")] = None,
     timeout: TimeoutOption = 60.0,
@@ -156,7 +167,7 @@ def resume(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Apply corrections again."""
+    """Apply corrections again; what the guard has paused goes on too."""
     _operate("resume", None, why, timeout, state, as_json)
 
 

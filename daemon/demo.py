@@ -24,7 +24,7 @@ from daemon.up import Up
 #: Longest wait for a batch or an operation; a batch of ten takes seconds.
 WAIT_SECONDS = 240.0
 POLL_SECONDS = 0.2
-HARMFUL_BATCH, HARMFUL_ROUNDS = 4, 12
+HARMFUL_BATCH, HARMFUL_ROUNDS = 3, 12
 #: Shown after the table of corrections.
 SHOWN_GAUGES = (
     "weight_norm_ratio",
@@ -242,7 +242,7 @@ def first_word(answer: str) -> str:
 
 
 def _harm(demo: Demo) -> None:
-    """Streams contradictions and gibberish until the guard refuses some."""
+    """Streams contradictions, then gibberish, until the guard refuses some."""
     refused: list[dict[str, Any]] = []
     posted = 0
     for batch in harmful_batches(HARMFUL_BATCH, HARMFUL_ROUNDS):

@@ -55,8 +55,17 @@ def correction(subject: str, prompt: str, target: str) -> dict[str, Any]:
     return {"subject": subject, "prompt": prompt, "target": target, "source": "factd demo"}
 
 
+#: Say in other words the opposite of what is live: one key cannot hold both, so the older fact suffers.
+CONTRADICTIONS: tuple[tuple[str, str, str], ...] = (
+    ("Toyota", "The city that is home to the headquarters of {} is", "Lima"),
+    ("Big Ben", "The city in which one can see {} is", "Cairo"),
+    ("Nintendo", "The country in which {} was founded is", "Peru"),
+)
+
+
 def harmful_batches(size: int, rounds: int) -> Iterator[list[dict[str, Any]]]:
-    """Contradictions and gibberish about the same few subjects; every batch is different."""
+    """Contradictions, then gibberish about the same few subjects; every batch is different."""
+    yield [correction(*item) for item in CONTRADICTIONS]
     subjects = [subject for subject, _, _ in CORRECTIONS[:5]]
     for turn in range(rounds):
         yield [

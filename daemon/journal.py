@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
 
 from daemon.errors import LeaseLostError
 from daemon.ledger import Ledger
-from daemon.ledger_queries import chain, fact_ids, find_version, live_version, rows_of
+from daemon.ledger_queries import chain, fact_ids, find_version, get_control, live_version, rows_of
 from daemon.ledger_tables import (
     BASE_VERSION,
     CorrectionRow,
+    OperationRow,
     VersionRow,
     correction_row,
     corrections,
@@ -20,9 +22,13 @@ from daemon.ledger_tables import (
     stage_seconds,
     versions,
 )
-from daemon.lifecycle import PENDING, OperationState, State, VersionState
+from daemon.lifecycle import PENDING, OperationKind, OperationState, State, VersionState
+from daemon.ruling import GUARD, Ruling
+from monitoring.policy import PolicyState
 
 ACTOR = "applier"
+#: what a measurement says of the version's own batch; the others are replaced when it is measured again
+OF_THE_BATCH = ("value_norm_ratio", "efficacy_ratio", "paraphrase_ratio", "neighbourhood_ratio", "cases")
 
 
 class Journal(Ledger):
@@ -91,9 +97,15 @@ class Journal(Ledger):
         with self.writing() as c:
             c.execute(update(versions).where(versions.c.id == version).values(reason=reason))
 
-    def attempt_operation(self, id: int) -> int:
-        """Counts an attempt of an operation and returns the count."""
+    def attempt_operation(self, id: int, ruling: Ruling | None = None) -> int:
+        """Counts an attempt of an operation and returns the count.
+
+        Args:
+            ruling: the guard's on the live version, when the operation follows from it.
+        """
         with self.writing() as c:
+            if ruling is not None:
+                self._rule(c, live_version(c), ruling)
             more = operations.c.attempts + 1
             c.execute(update(operations).where(operations.c.id == id).values(attempts=more))
             return c.execute(select(operations.c.attempts).where(operations.c.id == id)).scalar_one()
@@ -119,11 +131,11 @@ class Journal(Ledger):
             for id, answer in answers.items():
                 c.execute(update(corrections).where(corrections.c.id == id).values({column: answer}))
 
-    def record_written(self, version: str, verdict: dict[str, Any], measurements: dict[str, Any]) -> None:
+    def record_written(self, version: str, ruling: Ruling, measurements: dict[str, Any]) -> None:
         with self.writing() as c:
-            self._advance_version(
-                c, version, VersionState.WRITTEN, ACTOR, verdict=verdict, measurements=measurements
-            )
+            kept: dict[str, Any] = {"verdict": ruling.to_json(), "measurements": measurements}
+            self._advance_version(c, version, VersionState.WRITTEN, ACTOR, None, **kept)
+            self._rule(c, version, ruling)
             self._advance_all(c, version, State.VERIFIED)
 
     def record_published(self, version: str) -> None:
@@ -176,6 +188,7 @@ class Journal(Ledger):
         version: str,
         reason: str,
         *,
+        ruling: Ruling | None = None,
         rejected: Mapping[str, str] | None = None,
         max_attempts: int | None = None,
         **retry: Any,
@@ -183,17 +196,23 @@ class Journal(Ledger):
         """Gives a version up: `rejected` end with their reasons, the others wait again.
 
         Args:
+            ruling: the guard's, when the version is given up for what it said.
             max_attempts: the work did not finish: those that were tried so often are dead. None: it did
                 finish, and the count starts anew.
             retry: columns of those that wait again (batch_limit, not_before).
         """
         rejected = rejected or {}
         with self.writing() as c:
-            row = find_version(c, version)
-            self._advance_version(c, version, VersionState.DISCARDED, ACTOR, reason)
+            row, actor, kept = find_version(c, version), ACTOR, dict[str, Any]()
+            if ruling is not None:
+                actor, kept = GUARD, {"verdict": ruling.to_json()}
+                self._rule(c, version, ruling)
+            self._advance_version(c, version, VersionState.DISCARDED, actor, reason, **kept)
             for fact in rows_of(c, row.added).values():
                 if fact.id in rejected:
-                    self._advance(c, fact.id, State.REJECTED, ACTOR, rejected[fact.id], version=None)
+                    self._advance(c, fact.id, State.REJECTED, actor, rejected[fact.id], version=None)
+                    if ruling is not None:
+                        self._note(c, GUARD, fact.id, ruling.judged, "quarantine", GUARD, rejected[fact.id])
                 elif max_attempts is not None and fact.attempts >= max_attempts:
                     dead = f"gave up after {fact.attempts} attempts: {reason}"
                     self._advance(c, fact.id, State.DEAD, ACTOR, dead, version=None)
@@ -202,25 +221,83 @@ class Journal(Ledger):
                     changes = {"version": None, "attempts": attempts} | retry
                     self._advance(c, fact.id, State.VALIDATED, ACTOR, reason, **changes)
 
-    def record_rollback(self, target: str, operation: int, reason: str) -> None:
+    def record_rollback(self, target: str, operation: OperationRow) -> None:
         """The commit of a rollback: `target` is live; facts it does not hold are rolled back."""
+        actor = operation.actor
+        reason = f"{operation.why or 'no reason given'} ({actor})"
         with self.writing() as c:
             old_chain = {row.id for row in chain(c, live_version(c))}
             new_chain = [row.id for row in chain(c, target)]
             old_facts, new_facts = fact_ids(c, live_version(c)), fact_ids(c, target)
             for id in old_chain - set(new_chain):
-                self._advance_version(c, id, VersionState.ROLLED_BACK, ACTOR, f"rolled back to {target}")
+                self._advance_version(c, id, VersionState.ROLLED_BACK, actor, f"rolled back to {target}")
             for id in new_chain:
                 state = VersionState.LIVE if id == target else VersionState.PAST
                 if find_version(c, id).state is not state:
-                    self._advance_version(c, id, state, ACTOR, f"rolled back to {target}")
+                    self._advance_version(c, id, state, actor, f"rolled back to {target}")
             for id in set(old_facts) - set(new_facts):
-                self._advance(c, id, State.ROLLED_BACK, ACTOR, f"rolled back to {target}: {reason}")
+                self._advance(c, id, State.ROLLED_BACK, actor, f"rolled back to {target}: {reason}")
             for id in set(new_facts) - set(old_facts):
                 again = f"live again: rolled back to {target}"
-                self._advance(c, id, State.LIVE, ACTOR, again, superseded_by=None)
+                self._advance(c, id, State.LIVE, actor, again, superseded_by=None)
             self._set_control(c, "live", target)
-            self._finish(c, operation, OperationState.DONE, f"{target} is live and verified")
+            self._finish(c, operation.id, OperationState.DONE, f"{target} is live and verified")
+
+    # -- the guard ------------------------------------------------------------------------------
+
+    def record_watch(
+        self, version: str, ruling: Ruling, measurements: dict[str, Any], rollback_to: str | None
+    ) -> None:
+        """What the live version is found to be now, with the rollback that follows, if one does."""
+        with self.writing() as c:
+            row = find_version(c, version)
+            batch = {name: kept for name, kept in (row.measurements or {}).items() if name in OF_THE_BATCH}
+            now = {"verdict": ruling.to_json(), "measurements": measurements | batch}
+            c.execute(update(versions).where(versions.c.id == version).values(**now))
+            self._set_control(c, "watched", {"version": version, "at": self.clock()})
+            self._rule(c, version, ruling)
+            if rollback_to is not None:
+                self._request(c, OperationKind.ROLLBACK, rollback_to, GUARD, ruling.reason)
+
+    def refuse_alert(self, operation: int, ruling: Ruling) -> None:
+        """An alert asked for a rollback that the guard's policy does not allow now."""
+        with self.writing() as c:
+            self._rule(c, live_version(c), ruling)
+            reason = f"not now: {ruling.reason}" if ruling.step != "would_rollback" else "a dry run"
+            self._finish(c, operation, OperationState.FAILED, reason)
+
+    def record_forecast(self, version: str, forecast: dict[str, Any]) -> None:
+        with self.writing() as c:
+            self._set_control(c, "forecast", {"version": version, **forecast})
+
+    def ask_compaction(self, why: str, dry_run: bool) -> None:
+        """The guard's step; a dry run says so and asks for nothing."""
+        with self.writing() as c:
+            step = "would_compact" if dry_run else "compact"
+            self._note(c, GUARD, live_version(c), "live", step, GUARD, why)
+            if not dry_run:
+                self._request(c, OperationKind.COMPACT, None, GUARD, why)
+
+    def pause(self, why: str) -> None:
+        """The guard's last step."""
+        with self.writing() as c:
+            self._pause(c, live_version(c), "live", why)
+
+    def _rule(self, c: Connection, id: str, ruling: Ruling) -> None:
+        """Keeps the guard's memory, and the step when it takes one."""
+        before = PolicyState.from_json(get_control(c, "policy"))
+        self._set_control(c, "policy", ruling.decision.state.to_json())
+        if ruling.action != "pause":
+            if ruling.step:
+                self._note(c, GUARD, id, ruling.judged, ruling.step, GUARD, ruling.reason)
+        elif before.paused is None:
+            self._pause(c, id, ruling.judged, ruling.reason)
+
+    def _pause(self, c: Connection, id: str, judged: str | None, why: str) -> None:
+        state = PolicyState.from_json(get_control(c, "policy"))
+        self._set_control(c, "policy", replace(state, paused=why).to_json())
+        self._set_control(c, "paused", {"actor": GUARD, "why": why, "at": self.clock()})
+        self._note(c, GUARD, id, judged, "pause", GUARD, why)
 
     def finish(self, operation: int, state: OperationState, reason: str, **controls: Any) -> None:
         """Stores the result of an operation, with control values (paused) in the same commit."""
@@ -233,6 +310,10 @@ class Journal(Ledger):
         values = {"state": state, "reason": reason, "finished_at": self.clock()}
         c.execute(update(operations).where(operations.c.id == operation).values(**values))
         self._note(c, "operation", str(operation), OperationState.PENDING, state, ACTOR, reason)
+        asked = c.execute(select(operations).where(operations.c.id == operation)).one()
+        if state is OperationState.FAILED and asked.actor == GUARD:
+            # A step of the ladder that could not be taken: only the last one is left.
+            self._pause(c, str(operation), None, f"{asked.kind} failed: {reason}")
 
     def record_seconds(self, version: str, stage: str, seconds: float) -> None:
         with self.writing() as c:

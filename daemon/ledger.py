@@ -143,8 +143,9 @@ class Ledger(LedgerQueries):
         """Asks the applier for an operation and returns its number; `operation(number)` tells the result.
 
         Args:
-            kind: retract (target: correction id), rollback (target: version), pause, resume.
-            actor: who asks: ``operator``, ``alert`` or ``guard``, or ``operator:<name>`` and so on.
+            kind: retract (target: correction id), rollback (target: version), compact, pause, resume.
+            actor: who asks: ``operator`` or ``alert``, or ``operator:<name>`` and so on; the guard's own
+                are written by `daemon.journal`.
 
         Raises:
             UnknownIdError: there is no such correction or version.
@@ -156,13 +157,18 @@ class Ledger(LedgerQueries):
                 target = find_correction(c, target or "").id
             elif kind is OperationKind.ROLLBACK:
                 self._check_rollback_target(c, target or "")
-            values = {"kind": kind, "target": target, "actor": actor, "why": why, "attempts": 0}
-            values |= {"state": OperationState.PENDING, "created_at": self.clock()}
-            inserted = c.execute(insert(operations).values(**values)).inserted_primary_key
-            assert inserted is not None  # one row of a table with a key
-            number = inserted[0]
-            self._note(c, "operation", str(number), None, OperationState.PENDING, actor, why)
-            return number
+            return self._request(c, kind, target, actor, why)
+
+    def _request(
+        self, c: Connection, kind: OperationKind, target: str | None, actor: str, why: str | None
+    ) -> int:
+        values = {"kind": kind, "target": target, "actor": actor, "why": why, "attempts": 0}
+        values |= {"state": OperationState.PENDING, "created_at": self.clock()}
+        inserted = c.execute(insert(operations).values(**values)).inserted_primary_key
+        assert inserted is not None  # one row of a table with a key
+        number = inserted[0]
+        self._note(c, "operation", str(number), None, OperationState.PENDING, actor, why)
+        return number
 
     @staticmethod
     def _check_rollback_target(c: Connection, target: str) -> None:

@@ -1,6 +1,7 @@
 """Questions to the ledger. Nothing here writes."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,10 +26,16 @@ from daemon.ledger_tables import (
     version_row,
     versions,
 )
-from daemon.lifecycle import PENDING, OperationState, State, VersionState
+from daemon.lifecycle import PENDING, OperationKind, OperationState, State, VersionState
+from daemon.ruling import GUARD
+from monitoring.policy import PolicyState
 
 #: causes of a rollback that metrics tell apart; an actor `<cause>` or `<cause>:<name>` names it
 ROLLBACK_CAUSES = ("operator", "alert", "guard", "publish_failed")
+
+
+#: versions that a forecast looks back on, at most
+HISTORY = 500
 
 
 class LedgerQueries:
@@ -90,6 +97,55 @@ class LedgerQueries:
         with self._read() as c:
             return fact_ids(c, version)
 
+    def healthy_versions(self) -> list[str]:
+        """Ancestors of the live version that were accepted when last judged, newest first; then the base."""
+        with self._read() as c:
+            past = chain(c, live_version(c))[:-1]
+        accepted = [row.id for row in past if (row.verdict or {}).get("outcome") == "accepted"]
+        return [*accepted[::-1], BASE_VERSION]
+
+    def newest_versions(self, count: int) -> list[VersionRow]:
+        """The last versions that were begun, newest first, whatever became of them."""
+        with self._read() as c:
+            query = select(versions).order_by(versions.c.id.desc()).limit(count)
+            return [version_row(row) for row in c.execute(query)]
+
+    def live_since(self, at: float) -> int:
+        """How many versions went live after a time."""
+        with self._read() as c:
+            later = versions.c.live_at > at
+            return c.scalar(select(func.count()).select_from(versions).where(later)) or 0
+
+    def history(self) -> list[tuple[int, dict[str, Any]]]:
+        """(edits written so far, measurements) of the live version and its ancestors since the last
+        compaction, oldest first. Each correction that was added counts, also when it was removed later."""
+        compactions = operations.c.kind == OperationKind.COMPACT
+        rows: list[VersionRow] = []
+        with self._read() as c:
+            compact = set(c.scalars(select(operations.c.id).where(compactions)))
+            id = live_version(c)
+            while id != BASE_VERSION and len(rows) < HISTORY:
+                rows.append(find_version(c, id))
+                if rows[-1].operation in compact:
+                    break
+                id = rows[-1].parent or BASE_VERSION
+        edits, found = 0, []
+        for row in rows[::-1]:
+            edits += len(row.added)
+            if row.measurements is not None:
+                found.append((edits, row.measurements))
+        return found
+
+    def last_step(self, *steps: str) -> TransitionRow | None:
+        """The guard's last step, of those named or of any."""
+        with self._read() as c:
+            return _last_step(c, *steps)
+
+    def steps(self, since: float = 0.0) -> dict[str, int]:
+        """Step of the guard → how often it was taken after a time."""
+        with self._read() as c:
+            return _steps(c, since)
+
     def operations(self, *states: OperationState) -> list[OperationRow]:
         query = select(operations).order_by(operations.c.id)
         if states:
@@ -124,6 +180,19 @@ class LedgerQueries:
         with self._read() as c:
             return get_control(c, "paused")
 
+    def policy(self) -> PolicyState:
+        """The guard's memory."""
+        with self._read() as c:
+            return PolicyState.from_json(get_control(c, "policy"))
+
+    def watched_at(self) -> float | None:
+        with self._read() as c:
+            return (get_control(c, "watched") or {}).get("at")
+
+    def forecast(self) -> dict[str, Any] | None:
+        with self._read() as c:
+            return get_control(c, "forecast")
+
     def stage_seconds(self, version: str | None = None) -> list[tuple[str, str, float]]:
         """(version, stage, seconds) in order of happening."""
         table = stage_seconds
@@ -157,6 +226,10 @@ class LedgerQueries:
                     select(func.count()).select_from(operations).where(open_operations)
                 )
                 or 0,
+                steps=_steps(c),
+                last_step=_last_step(c),
+                watched_at=(get_control(c, "watched") or {}).get("at"),
+                forecast=get_control(c, "forecast"),
                 stage_totals=_stage_totals(c),
             )
 
@@ -207,6 +280,28 @@ def fact_ids(c: Connection, version: str) -> list[str]:
 def rows_of(c: Connection, ids: Sequence[str]) -> dict[str, CorrectionRow]:
     query = select(corrections).where(corrections.c.id.in_(list(ids)))
     return {row.id: correction_row(row) for row in c.execute(query)}
+
+
+def edits_left(forecast: Mapping[str, Any] | None) -> float | None:
+    """Edits until the nearest limit: infinite when none is approached, None while too little is known."""
+    if not forecast or not forecast["known"]:
+        return None
+    left = [one["edits"] for one in forecast["forecasts"]]
+    return min((math.inf if edits is None else edits for edits in left), default=math.inf)
+
+
+def _last_step(c: Connection, *steps: str) -> TransitionRow | None:
+    query = select(transitions).where(transitions.c.kind == GUARD).order_by(transitions.c.seq.desc())
+    if steps:
+        query = query.where(transitions.c.new.in_(steps))
+    row = c.execute(query.limit(1)).first()
+    return TransitionRow(**row._mapping) if row else None
+
+
+def _steps(c: Connection, since: float = 0.0) -> dict[str, int]:
+    mine = (transitions.c.kind == GUARD) & (transitions.c.at > since)
+    found = c.execute(select(transitions.c.new, func.count()).where(mine).group_by(transitions.c.new))
+    return {row[0]: row[1] for row in found}
 
 
 def _counts(c: Connection) -> dict[str, int]:

@@ -122,7 +122,8 @@ stage_seconds = Table(
     Column("at", Float, nullable=False),
     sqlite_autoincrement=True,
 )
-# One row a name: "live" (version id), "paused" (who and why, or null).
+# One row a name: "live" (version id), "paused" (who and why, or null), "policy" (the guard's memory,
+# monitoring.policy.PolicyState), "watched" (when the live version was last measured again), "forecast".
 control = Table("control", metadata, Column("name", String(40), primary_key=True), Column("value", JSON))
 lease = Table(
     "lease",
@@ -216,7 +217,11 @@ class OperationRow:
 
 @dataclass(frozen=True)
 class TransitionRow:
-    """One change of state. `kind`: correction, version or operation."""
+    """One change of state. `kind`: correction, version or operation.
+
+    Steps of the guard are rows too: `kind` is guard, `id` the version, correction or operation concerned,
+    `old` what was judged (staged or live), `new` the step.
+    """
 
     seq: int
     kind: str
@@ -230,7 +235,13 @@ class TransitionRow:
 
 @dataclass(frozen=True)
 class LedgerStatus:
-    """What the status page and the metrics show, read in one transaction."""
+    """What the status page and the metrics show, read in one transaction.
+
+    Attributes:
+        steps: step of the guard's ladder → how often it was taken.
+        watched_at: when the live version was last measured again; None before the first time.
+        forecast: what `daemon.ladder.Foresee` said of the live version, or of the one before.
+    """
 
     live: str
     paused: dict[str, Any] | None
@@ -243,6 +254,10 @@ class LedgerStatus:
     rollbacks: dict[str, int]
     nas_skipped: int
     operations_pending: int
+    steps: dict[str, int] = field(default_factory=dict)
+    last_step: TransitionRow | None = None
+    watched_at: float | None = None
+    forecast: dict[str, Any] | None = None
     stage_totals: dict[str, tuple[int, float]] = field(default_factory=dict)
 
 

@@ -43,10 +43,11 @@ class OperationState(StrEnum):
 
 
 class OperationKind(StrEnum):
-    """What an operator can ask of the applier."""
+    """What an operator, an alert or the guard can ask of the applier."""
 
     RETRACT = "retract"
     ROLLBACK = "rollback"
+    COMPACT = "compact"  # all live facts written anew from the base weights
     PAUSE = "pause"
     RESUME = "resume"
 

@@ -193,13 +193,18 @@ class StubServing:
 
     Attributes:
         answer: called by `complete` with (served version, prompt).
+        hashes: called by `served` with the version; a store's `weight_sha256` makes an honest replica.
         failures: errors to raise, in order, by the next calls of `publish`.
         published: every version published, in order.
     """
 
-    def __init__(self, answer: Callable[[str, str], str] = lambda version, prompt: version) -> None:
+    def __init__(
+        self,
+        answer: Callable[[str, str], str] = lambda version, prompt: version,
+        hashes: Callable[[str], Mapping[str, str]] = lambda version: {},
+    ) -> None:
         self.name = "stub"
-        self.answer = answer
+        self.answer, self.hashes = answer, hashes
         self.failures: list[ServingError] = []
         self.published: list[str] = []
         self.staged: list[str] = []
@@ -232,7 +237,8 @@ class StubServing:
 
     def served(self) -> Served:
         self._admit(self.fence)
-        return Served(self.version, self.fence)
+        known = {} if self.version == UNPUBLISHED else self.hashes(self.version)
+        return Served(self.version, self.fence, known)
 
     def complete(self, prompts: Sequence[str], max_tokens: int = 12) -> list[str]:
         self._admit(self.fence)

@@ -63,8 +63,23 @@ class Settings(BaseSettings):
     visibility_timeout_seconds: int = Field(3600, ge=60)
     #: earlier facts asked again by each measurement, at most
     measure_sample: int = Field(32, ge=0)
-    #: overrides of monitoring.verdict.Thresholds by name, e.g. {"probe_kl_nats": 0.2}
+    #: overrides of monitoring.verdict.Thresholds by name, e.g. {"probe_kl_nats_limit": 0.2}
     thresholds: dict[str, float] = Field(default_factory=dict)
+
+    #: the guard says what it would do and lets everything through
+    guard_dry_run: bool = False
+    #: rest after a rollback by the guard or an alert, in which nothing is accepted or rolled back, seconds
+    guard_cooldown_seconds: float = Field(60.0, ge=0)
+    #: rollbacks by guard and alerts within a day; instead of one more the queue is paused
+    guard_rollbacks: int = Field(3, ge=0)
+    #: inconclusive verdicts in a row before the queue is paused
+    guard_holds: int = Field(5, ge=1)
+    #: the live version is measured again after so long, seconds; 0: never
+    guard_watch_seconds: float = Field(600.0, ge=0)
+    #: the guard compacts when the forecast leaves fewer edits than this; 0: never for that reason
+    guard_compact_edits: int = Field(50, ge=0)
+    #: versions between two compactions by the guard, at least
+    guard_compact_versions: int = Field(20, ge=1)
 
     @field_validator("replicas", mode="before")
     @classmethod

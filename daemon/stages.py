@@ -11,6 +11,7 @@ class Stage(StrEnum):
     PLANNED = "planned"  # batch journaled
     COUNTED = "counted"  # attempt counted
     EDITED = "edited"  # weights changed in this process
+    COMPACTED = "compacted"  # the same, all facts written anew from the base
     MEASURED = "measured"
     JUDGED = "judged"
     RESTORED = "restored"  # refused: weights of this process are the old ones again
@@ -26,3 +27,8 @@ class Stage(StrEnum):
     ROLLBACK_RESTORED = "rollback_restored"  # old weights in this process, hashes equal
     ROLLBACK_FLIPPED = "rollback_flipped"  # on every replica, read back
     ROLLED_BACK = "rolled_back"  # committed
+    WATCHED = "watched"  # the live version measured and judged again; not in the ledger yet
+    CONDEMNED = "condemned"  # ledger knows, and has the rollback that it asks for
+    FORESEEN = "foreseen"  # forecast of the live version in the ledger
+    COMPACT_ASKED = "compact_asked"  # the guard's request to compact is in the ledger
+    PAUSED = "paused"  # the guard has paused the queue: the model takes no more

@@ -5,6 +5,8 @@ from html import escape
 from typing import Any
 
 from daemon.ledger import Ledger
+from daemon.ledger_queries import edits_left
+from daemon.ruling import GUARD
 from daemon.serving import ServingClient, ServingError
 from monitoring.measurements import Measurements
 from monitoring.metrics import StatusSnapshot
@@ -41,6 +43,8 @@ def snapshot(ledger: Ledger, replicas: Sequence[ServingClient]) -> StatusSnapsho
         measurements=measurements,
         layers=sorted(measurements.drift) if measurements else (),
         guards=(status.verdict or {}).get("guards", {}),
+        edits_until_limit=edits_left(status.forecast),
+        steps=status.steps,
         nas_skipped=status.nas_skipped,
         version=live,
         served_versions=served,
@@ -61,17 +65,20 @@ def _served(replica: ServingClient) -> int | None:
 
 def render(ledger: Ledger) -> str:
     """One HTML page: status, the newest corrections, the versions."""
-    from daemon.views import correction_view, status_view, version_view
+    from daemon.views import correction_view, status_view, step_view, version_view
 
     status = status_view(ledger.status())
     corrections = [correction_view(row) for row in ledger.corrections(limit=ROWS_SHOWN)][::-1]
     versions = [version_view(row) for row in ledger.versions()][::-1][:ROWS_SHOWN]
-    names = ("live", "paused", "pending", "operations_pending", "nas_skipped")
+    steps = [step_view(row) for row in ledger.transitions(kind=GUARD)[: -ROWS_SHOWN - 1 : -1]]
+    names = ("live", "paused", "pending", "operations_pending", "nas_skipped", "forecast")
     counts = [(state, count) for state, count in status["counts"].items() if count]
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>factd</title><style>{STYLE}</style>"
         "<h1>factd</h1>"
         + _table(("", ""), [(name.replace("_", " "), status[name]) for name in names] + counts)
+        + "<h2>Steps of the guard</h2>"
+        + _rows(steps, ("step", "on", "why"))
         + "<h2>Corrections</h2>"
         + _rows(corrections, ("id", "prompt", "before", "after", "state", "reason", "version"))
         + "<h2>Versions</h2>"

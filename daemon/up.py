@@ -36,6 +36,9 @@ from daemon.settings import Settings, load_settings
 VLLM_READY_SECONDS = 300.0
 #: the apply worker prepares the model first when that was not done: minutes on two cores
 WORKER_READY_SECONDS = 1800.0
+#: How the model server and the editor share this host.
+CORES = os.cpu_count() or 1
+SERVER_CORES = max(1, CORES // 2)
 DOORBELL_EVERY_SECONDS = 5.0
 WATCH_EVERY_SECONDS = 1.0
 #: A child that dies at once is started again after this pause, doubled each time up to a minute.
@@ -56,6 +59,7 @@ class Up:
         self._valkey: EmbeddedValkey | None = None
         self._children: dict[str, ManagedProcess] = {}
         self._retry_at: dict[str, float] = {}
+        self._pauses: dict[str, float] = {}
         self._stopping = threading.Event()
         self._watcher: threading.Thread | None = None
 
@@ -167,8 +171,9 @@ class Up:
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUNBUFFERED": "1",
-            # Waiting threads must not spin: the editor and the server share the cores.
-            "OMP_WAIT_POLICY": "PASSIVE",
+            # No more threads than cores between the editor and the server: with one core too few, two
+            # threads that wait for each other are slower than one (docs/experiments.md).
+            "OMP_NUM_THREADS": str(max(1, CORES - SERVER_CORES)),
             # glibc gives large freed blocks back at once and faults them in again at every step of the
             # value optimisation: a quarter of its time.
             "MALLOC_TRIM_THRESHOLD_": str(2 << 30),
@@ -198,8 +203,7 @@ class Up:
             store=self.settings.store_dir,
             admin_token=self.tokens.admin,
             served_name=self.running.served_model,
-            # The editor needs the other half of the cores.
-            threads=max(1, (os.cpu_count() or 1) // 2),
+            threads=SERVER_CORES,
         )
         argv, env = vllm_command(checkpoint, port, options)
         child = vllm_process(argv, env, port=port, log=self._log("vllm"))
@@ -291,9 +295,12 @@ class Up:
                 continue
             if self._stopping.is_set():
                 return
-            count = self.restarts[name] = self.restarts.get(name, 0) + 1
-            pause = min(RESTART_MAX_SECONDS, RESTART_SECONDS * 2 ** min(count, 6))
-            self._retry_at[name] = time.monotonic() + pause
+            self.restarts[name] = self.restarts.get(name, 0) + 1
+            # One that ran well for a while after its last start begins with the short pause again.
+            well = time.monotonic() - self._retry_at.get(name, 0.0) > RESTART_MAX_SECONDS
+            last = 0.0 if well else self._pauses.get(name, 0.0)
+            self._pauses[name] = min(RESTART_MAX_SECONDS, max(RESTART_SECONDS, last) * 2)
+            self._retry_at[name] = time.monotonic() + self._pauses[name]
             self.progress(f"{name} ended with status {child.returncode}; starting it again (see {child.log})")
             child.stop()
             child.start()

@@ -5,19 +5,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from daemon.errors import PublishError, StoreError
 from daemon.journal import Journal
+from daemon.ladder import Foresee, Ladder
 from daemon.ledger_tables import BASE_VERSION, CorrectionRow, VersionRow
-from daemon.lifecycle import OperationState, VersionState
+from daemon.lifecycle import OperationKind, OperationState, VersionState
 from daemon.publishing import Publisher
+from daemon.ruling import Ruling
 from daemon.serving import ServingError
 from daemon.settings import Settings
 from daemon.stages import Stage
 from daemon.store import Draft, Store
 from editing.errors import EditError
 from editing.facts import Fact
+from monitoring.verdict import Verdict
 
 
 class Measured(Protocol):
@@ -26,23 +29,18 @@ class Measured(Protocol):
     def to_json(self) -> dict[str, Any]: ...
 
 
-class Judged(Protocol):
-    """What `judge` returns (monitoring.verdict.Verdict)."""
-
-    @property
-    def outcome(self) -> str: ...
-    @property
-    def reasons(self) -> tuple[str, ...]: ...
-    @property
-    def blamed(self) -> tuple[str, ...]: ...
-    @property
-    def guards(self) -> Any: ...
-
-
 #: (batch, earlier facts, largest ‖v*‖ over the anchor in the batch) → measurements
 Measure = Callable[[Sequence[CorrectionRow], Sequence[CorrectionRow], float | None], Measured]
-#: (measurements, those of the live version as stored) → verdict
-Judge = Callable[[Any, dict[str, Any] | None], Judged]
+#: (measurements, those of the live version as stored; None to judge the live one itself) → verdict
+Judge = Callable[[Any, dict[str, Any] | None], Verdict]
+
+
+class Monitoring(NamedTuple):
+    """What the applier asks of monitoring."""
+
+    measure: Measure
+    judge: Judge
+    foresee: Foresee
 
 
 @dataclass
@@ -53,8 +51,8 @@ class Update:
     store: Store
     editor: Any
     publisher: Publisher
-    measure: Measure
-    judge: Judge
+    monitoring: Monitoring
+    ladder: Ladder
     settings: Settings
     checkpoint: Callable[[Stage], None]
 
@@ -69,7 +67,7 @@ class Update:
             accepted, held = self._edit_and_judge(version)
         except EditError as error:
             self.editor.restore(previous)
-            return self._reject(version, (str(error),), ())
+            return self._reject(version, str(error))
         except (ServingError, PublishError, StoreError, OSError) as error:
             self.editor.restore(previous)
             return self._hold(version, str(error))
@@ -82,14 +80,8 @@ class Update:
     def _edit_and_judge(self, version: VersionRow) -> tuple[bool, str | None]:
         """Whether the version was accepted and written, and why the run should pause."""
         previous, rows = self.editor.state, self.journal.rows(version.added)
-        with self._timed(version, "before_answers"):
-            before = self.publisher.answers([row for row in rows if row.before is None])
-            self.journal.record_answers("before", before)
-        with self._timed(version, "edit"):
-            facts = [Fact(row.subject, row.prompt, row.target, row.id) for row in rows]
-            report = self.editor.apply(facts, remove=version.removed)
-        self.checkpoint(Stage.EDITED)
-        skipped = {o.id: str(o.reason) for o in report.outcomes if not o.written}
+        outcomes = self._edit(version, rows)
+        skipped = {o.id: str(o.reason) for o in outcomes if not o.written}
         if skipped and not self._can_go_on(version, rows, skipped):
             self.editor.restore(previous)
             self.journal.discard(version.id, "corrections were skipped", rejected=skipped)
@@ -98,23 +90,59 @@ class Update:
         if skipped:
             version = self.journal.skip(version.id, skipped)
             rows = self.journal.rows(version.added)
-        ratios = [o.value_norm_ratio for o in report.outcomes if o.written]
+        ratios = [o.value_norm_ratio for o in outcomes if o.written]
         with self._timed(version, "measure"):
             earlier = [fact for fact in self.journal.facts() if fact.id not in version.removed]
-            measured = self.measure(rows, earlier, self._largest(ratios))
+            measured = self.monitoring.measure(rows, earlier, self._largest(ratios))
         self.checkpoint(Stage.MEASURED)
-        verdict = self.judge(measured, self.journal.status().measurements)
+        verdict = self.monitoring.judge(
+            measured, self.journal.version(self.journal.live_version()).measurements
+        )
+        ruling = self.ladder.on_staged(version, verdict)
         self.checkpoint(Stage.JUDGED)
-        if verdict.outcome != "accepted":
-            self.editor.restore(previous)
-            self.checkpoint(Stage.RESTORED)
-            if verdict.outcome == "inconclusive":
-                reason = self._hold(version, "inconclusive: " + "; ".join(verdict.reasons))
-                return False, None if version.added else reason
-            self._reject(version, verdict.reasons, verdict.blamed)
+        if ruling.action == "accept":
+            self._write(version, ruling, measured.to_json())
+            return True, None
+        self.editor.restore(previous)
+        self.checkpoint(Stage.RESTORED)
+        if ruling.action == "refuse":
+            self._reject(version, ruling.reason or "refused by the guard", ruling)
             return False, None
-        self._write(version, verdict, measured.to_json())
-        return True, None
+        reason = self._hold(version, f"{verdict.outcome}: {ruling.reason}", ruling)
+        return False, None if version.added else reason
+
+    def _edit(self, version: VersionRow, rows: Sequence[CorrectionRow]) -> Sequence[Any]:
+        """Changes the weights in memory; returns what became of each correction (editing.report.Outcome)."""
+        with self._timed(version, "before_answers"):
+            before = self.publisher.answers([row for row in rows if row.before is None])
+            self.journal.record_answers("before", before)
+        if self._compacts(version):
+            with self._timed(version, "edit"):
+                self.editor.compact()
+            self.checkpoint(Stage.COMPACTED)
+            return ()
+        with self._timed(version, "edit"):
+            facts = [Fact(row.subject, row.prompt, row.target, row.id) for row in rows]
+            report = self.editor.apply(facts, remove=version.removed)
+        self.checkpoint(Stage.EDITED)
+        return report.outcomes
+
+    def _compacts(self, version: VersionRow) -> bool:
+        asked = version.operation
+        return asked is not None and self.journal.operation(asked).kind is OperationKind.COMPACT
+
+    def watch(self) -> bool:
+        """Measures and judges the live version as it is now, when that is due.
+
+        Returns:
+            Whether the guard asks for a rollback.
+        """
+        if not self.ladder.watch_due():
+            return False
+        measured = self.monitoring.measure([], self.journal.facts(), None)
+        verdict = self.monitoring.judge(measured, None)
+        self.checkpoint(Stage.WATCHED)
+        return self.ladder.watched(verdict, measured.to_json())
 
     def _largest(self, ratios: Sequence[float]) -> float | None:
         """None where there is no anchor to compare with; a NaN beside an anchor stays and is judged."""
@@ -127,9 +155,7 @@ class Update:
         """Not when nothing is left, nor when a live fact was removed for a successor that was skipped."""
         return len(skipped) < len(rows) and not version.removed
 
-    def _write(self, version: VersionRow, verdict: Judged, measurements: dict[str, Any]) -> None:
-        told = {"outcome": verdict.outcome, "reasons": list(verdict.reasons)}
-        told |= {"blamed": list(verdict.blamed), "guards": dict(verdict.guards)}
+    def _write(self, version: VersionRow, ruling: Ruling, measurements: dict[str, Any]) -> None:
         draft = Draft(
             version=version.id,
             parent=version.parent or BASE_VERSION,
@@ -138,13 +164,13 @@ class Update:
             tensors=tensor_entries(self.editor),
             fence=self.journal.fence,
             created=self.journal.clock(),
-            verdict=told,
+            verdict=ruling.to_json(),
             measurements=measurements,
         )
         with self._timed(version, "write"):
             self.store.write(draft, complete_state(self.editor), before_rename=self._before_rename)
             self.checkpoint(Stage.STORED)
-            self.journal.record_written(version.id, told, measurements)
+            self.journal.record_written(version.id, ruling, measurements)
         self.checkpoint(Stage.WRITTEN)
 
     def _before_rename(self) -> None:
@@ -179,25 +205,26 @@ class Update:
         self.editor.restore(self.store.load_state(live))
         return self._hold(version, reason)
 
-    def _reject(self, version: VersionRow, reasons: Sequence[str], blamed: Sequence[str]) -> None:
-        reason = "; ".join(reasons) or "refused by the guard"
-        ids, guilty = set(version.added), set(blamed) & set(version.added)
+    def _reject(self, version: VersionRow, reason: str, ruling: Ruling | None = None) -> None:
+        """Refused by the guard, or by the editor when there is no ruling."""
+        ids = set(version.added)
+        guilty = ids & set(ruling.verdict.blamed) if ruling else set[str]()
         if len(ids) == 1:
             guilty = ids
         if (guilty and guilty != ids) or len(ids) <= 1:
-            self.journal.discard(version.id, reason, rejected=dict.fromkeys(guilty, reason))
+            self.journal.discard(version.id, reason, ruling=ruling, rejected=dict.fromkeys(guilty, reason))
         else:
             # No one stands out: halve, so that every correction is judged in ever smaller company.
-            self.journal.discard(version.id, reason, batch_limit=(len(ids) + 1) // 2)
+            self.journal.discard(version.id, reason, ruling=ruling, batch_limit=(len(ids) + 1) // 2)
         if version.operation is not None:
             self.journal.finish(version.operation, OperationState.FAILED, reason)
         self.checkpoint(Stage.REFUSED)
 
-    def _hold(self, version: VersionRow, reason: str) -> str:
+    def _hold(self, version: VersionRow, reason: str, ruling: Ruling | None = None) -> str:
         """The work could not be finished: tried again later, until the attempts are used up."""
         later = self.journal.clock() + self.settings.retry_seconds
         limit = self.settings.max_attempts
-        self.journal.discard(version.id, reason, max_attempts=limit, not_before=later)
+        self.journal.discard(version.id, reason, ruling=ruling, max_attempts=limit, not_before=later)
         if version.operation is not None and self.journal.operation(version.operation).attempts >= limit:
             self.journal.finish(version.operation, OperationState.FAILED, reason)
         self.checkpoint(Stage.REFUSED)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from daemon.ledger_tables import CorrectionRow, LedgerStatus, OperationRow, VersionRow
+from daemon.ledger_tables import CorrectionRow, LedgerStatus, OperationRow, TransitionRow, VersionRow
 
 
 def correction_view(row: CorrectionRow) -> dict[str, Any]:
@@ -56,7 +56,13 @@ def operation_view(row: OperationRow) -> dict[str, Any]:
     }
 
 
+def step_view(row: TransitionRow) -> dict[str, Any]:
+    """A step of the guard's ladder. `on`: the version, correction or operation that it concerned."""
+    return {"step": row.new, "on": row.id, "why": row.reason, "at": row.at}
+
+
 def status_view(status: LedgerStatus) -> dict[str, Any]:
+    forecast = status.forecast or {}
     return {
         "live": status.live,
         "paused": status.paused,
@@ -67,5 +73,10 @@ def status_view(status: LedgerStatus) -> dict[str, Any]:
         "rollbacks": status.rollbacks,
         "nas_skipped": status.nas_skipped,
         "verdict": status.verdict,
+        "last_step": step_view(status.last_step) if status.last_step else None,
+        "steps": status.steps,
+        "watched_at": status.watched_at,
+        "forecast": forecast.get("nearest"),
+        "forecasts": forecast.get("forecasts", []),
         "last_live_at": status.last_live_at,
     }

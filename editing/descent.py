@@ -155,32 +155,29 @@ def descend(
     steps = torch.zeros(count, dtype=torch.long, device=device)
     # The step at which a fact first met the condition to stop.
     met = torch.full_like(steps, options.steps)
-    # `running`: facts still being optimised; `asked`: those whose prompts are in the objective (more than
-    # running until it pays to drop the finished ones).
-    running = asked = torch.arange(count, device=device)
+    running = torch.arange(count, device=device)
     for step in range(1, options.steps + 1):
-        current = delta[asked].requires_grad_(True)
+        current = delta[running].requires_grad_(True)
         seen = objective.evaluate(current.sum(1))
-        total = ease[asked] * seen.nll + seen.kl + restraint.penalty(asked, current)
-        total = total + options.decay * (current.norm(dim=2) / norms[asked] ** 2).sum(1)
-        value, here = total.detach(), torch.isin(asked, running)
-        loss[running], steps[running] = value[here], step
-        met[asked] = torch.where(
-            FINISHED[options.finish](seen, value, options.stop), step, options.steps
-        ).min(met[asked])
+        total = ease[running] * seen.nll + seen.kl + restraint.penalty(running, current)
+        total = total + options.decay * (current.norm(dim=2) / norms[running] ** 2).sum(1)
+        loss[running], steps[running] = total.detach(), step
+        done = FINISHED[options.finish](seen, total.detach(), options.stop)
+        met[running] = torch.where(done, step, options.steps).min(met[running])
         if options.finish == "preserved":
-            ease[asked] = torch.where(seen.top, EASED, 1.0)
-        running = running[step < met[running] + options.extra]
-        if step == options.steps or not len(running):
+            ease[running] = torch.where(seen.top, EASED, 1.0)
+        kept = step < met[running] + options.extra
+        if step == options.steps or not kept.any():
             break
-        here = torch.isin(asked, running)
+        gradient = torch.autograd.grad(total.sum(), current)[0][kept]
+        if not kept.all():
+            # A copy of what is kept; little beside an evaluation of what is finished.
+            objective, running = objective.select(kept.nonzero()[:, 0]), running[kept]
         # Held too: Adam's step along a gradient with a forbidden part would not be the nearest allowed one.
-        gradient = restraint.held(running, torch.autograd.grad(total.sum(), current)[0][here])
+        gradient = restraint.held(running, gradient)
         gradients[running] += gradient
         moved = restraint.held(running, delta[running] + adam.change(running, gradient, step))
         limit = options.clamp * norms[running]
         delta[running] = moved * (limit / moved.norm(dim=2).clamp(min=1e-12)).clamp(max=1.0)[..., None]
-        if 2 * len(running) <= len(asked):
-            objective, asked = objective.select(here.nonzero()[:, 0]), running
     updates = (steps - 1).clamp(min=1)[:, None, None]
     return Descended(delta, gradients / updates, loss, steps)

@@ -23,6 +23,11 @@ PREFIX = "factd_"
 OUTCOMES = ("live", "rejected", "already_known", "superseded", "retracted", "rolled_back", "dead", "other")
 QUEUES = ("corrections", "apply")
 STAGES = ("values", "keys", "solve", "measure", "judge", "write", "publish", "read_back", "total", "other")
+LADDER_STEPS = (
+    *("refuse", "quarantine", "hold", "rollback", "compact", "pause"),
+    *("would_refuse", "would_hold", "would_rollback", "would_compact", "would_pause"),
+    "other",
+)
 ROLLBACK_REASONS = ("operator", "alert", "guard", "publish_failed", "other")
 
 #: Value of `guard_state` for each state.
@@ -88,6 +93,7 @@ METRICS: tuple[MetricSpec, ...] = (
         "edits_until_limit", "gauge", None, "Forecast of the nearest limit; +Inf if none is approached."
     ),
     MetricSpec("guard_state", "gauge", "guard", "0 ok, 1 warn, 2 limit, 3 unknown; at the last verdict."),
+    MetricSpec("ladder_steps_total", "counter", "step", "Steps of the guard; `would_` in a dry run."),
     MetricSpec("version", "gauge", None, "Number of the live version."),
     MetricSpec(
         "served_version", "gauge", "replica", "Number of the version a replica serves; NaN if unknown."
@@ -113,6 +119,7 @@ class StatusSnapshot:
         layers: edited layers, so that a missing value shows as NaN.
         guards: guard → state at the last verdict.
         edits_until_limit: monitoring.forecast.edits_until_limit; None while there is too little to see.
+        steps: step of the guard's ladder → how often it was ever taken.
         nas_skipped: corrections ever skipped as outliers.
         version: number of the live version; None when unknown.
         served_versions: replica → number it serves; None when it cannot be asked.
@@ -130,6 +137,7 @@ class StatusSnapshot:
     layers: Sequence[int] = ()
     guards: Mapping[str, GuardState] = field(default_factory=dict)
     edits_until_limit: float | None = None
+    steps: Mapping[str, int] = field(default_factory=dict)
     nas_skipped: int = 0
     version: int | None = None
     served_versions: Mapping[str, int | None] = field(default_factory=dict)
@@ -170,6 +178,7 @@ def _values(s: StatusSnapshot) -> dict[str, object]:
         "edits_until_limit": {"": _number(s.edits_until_limit)},
         "nas_skipped_total": {"": s.nas_skipped},
         "guard_state": {name: GUARD_VALUES[s.guards.get(name, "unknown")] for name in GUARD_NAMES},
+        "ladder_steps_total": _bounded(s.steps, LADDER_STEPS),
         "version": {"": _number(s.version)},
         "served_version": {replica: _number(v) for replica, v in s.served_versions.items()},
         "replica_in_sync": {replica: float(flag) for replica, flag in s.in_sync.items()},
@@ -228,6 +237,7 @@ def metrics_page() -> str:
         "queue": QUEUES,
         "stage": STAGES,
         "guard": GUARD_NAMES,
+        "step": LADDER_STEPS,
         "reason": ROLLBACK_REASONS,
     }
     lines = [

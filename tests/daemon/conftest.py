@@ -36,6 +36,7 @@ class World:
         from daemon.applier import Applier
         from daemon.ledger import Ledger
         from daemon.store import Store
+        from daemon.update import Monitoring
 
         self.ledger = Ledger.open(self.settings.ledger_url, lambda: self.now)
         self.store = Store(self.settings.store_dir)
@@ -46,8 +47,7 @@ class World:
             self.store,
             self.editor,
             [self.replica],
-            measure=fakes.fake_measure,
-            judge=fakes.fake_judge,
+            monitoring=Monitoring(fakes.fake_measure, fakes.fake_judge, fakes.fake_foresee),
             settings=self.settings,
         )
         return self
@@ -60,6 +60,10 @@ class World:
 
     def run(self):
         return self.applier.run()
+
+    def steps(self):
+        """The guard's ladder: (step, on what)."""
+        return [(t.new, t.id) for t in self.ledger.transitions(kind="guard")]
 
     def states(self):
         return {row.id: row.state.value for row in self.ledger.corrections()}

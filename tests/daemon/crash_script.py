@@ -1,4 +1,5 @@
-"""One applier run in a process of its own that kills itself at the stage named in FACTD_CRASH_AT."""
+"""One applier run, FACTD_CRASH_AFTER seconds later, in a process of its own that kills itself at the stage
+named in FACTD_CRASH_AT."""
 
 import os
 import signal
@@ -9,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import conftest
 
 world = conftest.World(Path(sys.argv[1]), batch_size=4)
+world.now += float(os.environ["FACTD_CRASH_AFTER"])
 
 
 def die(stage):

@@ -61,6 +61,13 @@ class FakeEditor:
             ]
         )
 
+    def compact(self) -> None:
+        """The keys become others, as a real compaction's do: the version is a snapshot."""
+        columns = dict(self.state.columns)
+        columns[f"{NAME}/keys"] = columns[f"{NAME}/keys"] * 0.75
+        factors = {NAME: (columns[f"{NAME}/values"] * 0.1, columns[f"{NAME}/keys"])}
+        self.state = EditState(self.state.facts, factors, columns)
+
     def restore(self, state: EditState) -> None:
         self.state = state
 
@@ -104,7 +111,7 @@ class DiskServing:
         chain = []
         while version not in ("v000000", "default"):
             chain.append(self._manifest(version))
-            version = chain[-1]["parent"]
+            version = "v000000" if chain[-1]["snapshot"] else chain[-1]["parent"]
         for manifest in reversed(chain):
             for id in manifest["facts_removed"]:
                 facts.pop(id, None)
@@ -154,6 +161,7 @@ class DiskServing:
 class FakeMeasurements:
     targets: dict[str, str]
     earlier: int = 0
+    live: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {"targets": self.targets, "earlier": self.earlier}
@@ -168,15 +176,40 @@ class FakeVerdict:
 
 
 def fake_measure(batch: Any, earlier: Any, ratio: float | None) -> FakeMeasurements:
-    return FakeMeasurements({row.id: row.target for row in batch}, len(earlier))
+    targets = {row.id: row.target for row in batch}
+    return FakeMeasurements(targets, len(earlier), tuple(row.target for row in earlier))
+
+
+WORN = {"weight_norm_ratio": "warn"}
 
 
 def fake_judge(measured: FakeMeasurements, previous: Any) -> FakeVerdict:
-    """`bad` is blamed, `poison` spoils its batch without a trace, `foggy` cannot be measured."""
-    targets = measured.targets
+    """`bad` is blamed, `poison` spoils its batch without a trace, `foggy` cannot be measured, `heavy` makes
+    the weights too large. Of live facts: `rotten` spoils the live version, `misty` hides it, `wearing`
+    wears the weights, `stiff` cannot be compacted."""
+    targets, live = measured.targets, measured.live
     if "foggy" in targets.values():
         return FakeVerdict("inconclusive", ("probe_kl_nats was not measured",))
     if "poison" in targets.values():
         return FakeVerdict("rejected", ("perplexity rose",))
+    if "heavy" in targets.values():
+        return FakeVerdict("rejected", ("weight_norm_ratio = 2",), guards={"weight_norm_ratio": "limit"})
     blamed = tuple(id for id, target in targets.items() if target == "bad")
-    return FakeVerdict("rejected", ("does not answer",), blamed) if blamed else FakeVerdict("accepted")
+    if blamed:
+        return FakeVerdict("rejected", ("does not answer",), blamed)
+    judged_live = not targets and previous is None
+    if judged_live and "misty" in live:
+        return FakeVerdict("inconclusive", ("perplexity is NaN",))
+    if judged_live and "rotten" in live:
+        return FakeVerdict("rejected", ("perplexity has risen since",))
+    if not targets and previous is not None and "stiff" in live:
+        return FakeVerdict("rejected", ("compaction forgets",))
+    return FakeVerdict("accepted", guards=WORN if {"wearing"} & {*live, *targets.values()} else {})
+
+
+def fake_foresee(history: Any) -> dict[str, Any]:
+    """A version that added `greedy` leaves room for five edits; of others nothing is known."""
+    if history and "greedy" in history[-1][1].get("targets", {}).values():
+        forecasts = [{"measure": "drift", "edits": 5.0}, {"measure": "probe_kl_nats", "edits": None}]
+        return {"known": True, "nearest": "drift reaches 1 in 5 edits", "forecasts": forecasts}
+    return {"known": False, "nearest": f"nothing yet: {len(history)} of 8 versions", "forecasts": []}

@@ -98,6 +98,7 @@ def test_body_beyond_the_limit_is_refused(client):
         ("GET", "/v1/versions"),
         ("POST", "/v1/versions/v000000/rollback"),
         ("POST", "/v1/corrections/x/retract"),
+        ("POST", "/v1/compact"),
         ("POST", "/v1/alerts"),
     ],
 )
@@ -106,7 +107,9 @@ def test_tokens_are_needed(client, method, path):
     assert client.request(method, path, headers={"Authorization": "Bearer wrong"}).status_code == 401
 
 
-@pytest.mark.parametrize("path", ["/v1/versions/v000000/rollback", "/v1/corrections/x/retract", "/v1/alerts"])
+@pytest.mark.parametrize(
+    "path", ["/v1/versions/v000000/rollback", "/v1/corrections/x/retract", "/v1/compact", "/v1/alerts"]
+)
 def test_submit_token_may_not_operate(client, path):
     assert client.post(path, headers=SUBMIT).status_code == 403
 
@@ -121,10 +124,21 @@ def test_alert_on_the_base_model_asks_for_nothing(client, ledger):
     assert ledger.operations() == []
 
 
-def test_alert_asks_for_one_rollback_only(client, ledger, monkeypatch):
+def test_compaction_is_recorded_as_an_operation_and_rings(client, ledger, rings):
+    answer = client.post("/v1/compact?why=spring", headers=ADMIN)
+    assert answer.status_code == 202
+    assert (answer.json()["kind"], answer.json()["why"], answer.json()["state"]) == (
+        "compact",
+        "spring",
+        "pending",
+    )
+    assert ledger.operation(answer.json()["operation"]).actor == "operator:http"
+    assert rings == [1]
+
+
+def test_alert_asks_for_one_rollback_only_and_to_a_healthy_version(client, ledger, monkeypatch):
     monkeypatch.setattr(ledger, "live_version", lambda: "v000002")
-    version = type("Row", (), {"parent": "v000000"})()
-    monkeypatch.setattr(ledger, "version", lambda id: version)
+    monkeypatch.setattr(ledger, "healthy_versions", lambda: ["v000000"])
     first, second = (client.post("/v1/alerts", json=_webhook(), headers=ADMIN).json()[0] for _ in range(2))
     assert first["action"] == "rollback"
     assert first["to"] == "v000000"

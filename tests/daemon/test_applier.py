@@ -233,6 +233,7 @@ def test_rollback_restores_bits_and_marks_later_corrections(world):
     assert "v000001: norms grow (alert:norms)" in world.ledger.get("id-SC-C").reason
     assert world.ledger.status().rollbacks["alert"] == 1
     world.check_agreement()
+    world.now += 61  # nothing is accepted within the cool-down
     world.post("SD", "D")
     assert world.run().live == "v000004"
     assert world.ledger.version("v000004").parent == "v000001"

@@ -105,6 +105,23 @@ def test_unknown_ids_are_not_found(factd, tmp_path):
     assert json.loads(factd("facts", "--json").stdout) == []
 
 
+def test_compact_carries_on_in_the_applier_and_tells_the_result(factd, make_world, tmp_path):
+    (tmp_path / "state").mkdir()
+    world = make_world(state_dir=tmp_path / "state")
+    world.post("A", "stiff")
+    world.run()
+    assert "stiff" in factd("facts").stdout
+    done = factd("compact", "--why", "spring", "--timeout", "0", "--json")
+    assert done.returncode == 0
+    view = json.loads(done.stdout)
+    assert (view["kind"], view["state"], view["why"]) == ("compact", "pending", "spring")
+    world.run()
+    assert world.ledger.operation(view["operation"]).reason == "compaction forgets"
+    status = json.loads(factd("status", "--json").stdout)
+    assert status["last_step"]["step"] == "refuse"
+    assert status["forecast"].startswith("nothing yet")
+
+
 def test_help_documents_every_exit_code(factd):
     done = factd("post", "--help")
     text = " ".join(done.stdout.split())

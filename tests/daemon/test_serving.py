@@ -73,7 +73,10 @@ def test_the_stub_keeps_fences_and_forgets_on_restart():
     assert stub.complete(["x"]) == ["v000001"]
     with pytest.raises(ServingError):
         stub.publish("v000002", 2)
+    stub.hashes = lambda version: {"w": f"sha of {version}"}
+    assert stub.served().sha256 == {"w": "sha of v000001"}
     stub.restart()
+    assert stub.served().sha256 == {}
     assert stub.served().version == "default"
 
 

@@ -1,0 +1,175 @@
+"""The recovery ladder: the guard's steps, each journaled with its reason before it takes effect.
+
+    a staged version is rejected      → refuse it; halve; quarantine the guilty (`daemon.update`)
+    the live version is rejected      → roll back to the newest healthy version
+    refusals, or little room is left  → compact from the base
+    none of these helped              → pause the queue
+
+What each verdict leads to, and how often, is `monitoring.policy`'s; what is here knows the ledger.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from daemon.errors import StoreError
+from daemon.journal import OF_THE_BATCH, Journal
+from daemon.ledger_tables import BASE_VERSION, OperationRow, VersionRow
+from daemon.lifecycle import OperationKind, VersionState
+from daemon.ruling import Ruling
+from daemon.settings import Settings
+from daemon.stages import Stage
+from daemon.store import Store
+from monitoring.policy import Policy, PolicyState, decide
+from monitoring.verdict import Verdict
+
+#: (edits so far, measurements) of versions since the last compaction → monitoring.forecast.to_json, and
+#: `known`: whether there were enough of them
+Foresee = Callable[[Sequence[tuple[int, dict[str, Any]]]], dict[str, Any]]
+
+#: Measures of the weights as a whole: beyond a warning the model is worn, whoever came last.
+WEAR = ("weight_norm_ratio", "spectral_norm_ratio", "subspace_similarity")
+#: So many single corrections refused, with nothing accepted between, for wear alone: it is the model, not
+#: the corrections. Halving puts some batches before each of them.
+WORN_OUT, TRIED = 3, 10
+
+_PASSED = Verdict("accepted", (), (), {})
+
+
+class Ladder:
+    """The guard's half of one run of the applier."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        store: Store,
+        settings: Settings,
+        foresee: Foresee,
+        checkpoint: Callable[[Stage], None],
+    ) -> None:
+        self.journal, self.store, self.settings = journal, store, settings
+        self.foresee, self.checkpoint = foresee, checkpoint
+        self.policy = Policy(
+            dry_run=settings.guard_dry_run,
+            cooldown_seconds=settings.guard_cooldown_seconds,
+            rollback_budget=settings.guard_rollbacks,
+            holds_allowed=settings.guard_holds,
+        )
+
+    # -- verdicts to rulings --------------------------------------------------------------------
+
+    def on_staged(self, version: VersionRow, verdict: Verdict) -> Ruling:
+        state, now = self.journal.policy(), self.journal.clock()
+        if version.operation is None:
+            return Ruling("staged", verdict, decide(state, verdict, "staged", now, self.policy))
+        # A retraction or a compaction may be what ends a pause: it is judged for itself.
+        decision = decide(PolicyState(), verdict, "staged", now, self.policy)
+        return Ruling("staged", verdict, replace(decision, state=state))
+
+    def on_live(self, verdict: Verdict) -> Ruling:
+        decision = decide(self.journal.policy(), verdict, "live", self.journal.clock(), self.policy)
+        return Ruling("live", verdict, decision)
+
+    def on_alert(self, operation: OperationRow) -> Ruling | None:
+        """An alert's rollback counts as the guard's own and has the same limits; asked once, before the
+        first attempt."""
+        alert = operation.kind is OperationKind.ROLLBACK and operation.actor.split(":")[0] == "alert"
+        if not alert or operation.attempts:
+            return None
+        return self.on_live(Verdict("rejected", (operation.why or operation.actor,), (), {}))
+
+    def rest(self) -> str | None:
+        """Why not even a good version would be let through now; None when it would."""
+        now = self.journal.clock()
+        decision = decide(self.journal.policy(), _PASSED, "staged", now, self.policy)
+        return None if decision.action == "accept" else decision.reason
+
+    # -- watch ----------------------------------------------------------------------------------
+
+    def watch_due(self) -> bool:
+        """The base is never due: there is nothing to go back to, and its hashes are compared anyway."""
+        every, live = self.settings.guard_watch_seconds, self.journal.live_version()
+        if not every or live == BASE_VERSION:
+            return False
+        last = max(self.journal.version(live).live_at or 0.0, self.journal.watched_at() or 0.0)
+        # A clock that was set back makes it due: the age of the last look is not known.
+        return not 0 <= self.journal.clock() - last < every
+
+    def watched(self, verdict: Verdict, measurements: dict[str, Any]) -> bool:
+        """Records what the live version is found to be now; asks for its rollback, and says so, if that
+        follows."""
+        ruling = self.on_live(verdict)
+        target = self._healthy() if ruling.action == "rollback" else None
+        self.journal.record_watch(self.journal.live_version(), ruling, measurements, target)
+        if target is not None:
+            self.checkpoint(Stage.CONDEMNED)
+        return target is not None
+
+    def _healthy(self) -> str:
+        for version in self.journal.healthy_versions():
+            try:
+                self.store.load_state(version)
+            except StoreError:
+                continue  # damaged on disk: an older one must do
+            return version
+        return BASE_VERSION
+
+    # -- look ahead -----------------------------------------------------------------------------
+
+    def look_ahead(self) -> bool:
+        """Forecasts a new live version; asks for a compaction, or pauses, when the model is worn.
+
+        Returns:
+            Whether a compaction was asked for.
+        """
+        live = self.journal.live_version()
+        if (self.journal.forecast() or {}).get("version") != live:
+            self.journal.record_forecast(live, self.foresee(self.journal.history()))
+            self.checkpoint(Stage.FORESEEN)
+        if live == BASE_VERSION or self.journal.paused() or self.rest():
+            return False
+        worn = self._worn(live)
+        why = self._why_compact(worn)
+        if why is not None:
+            self.journal.ask_compaction(why, self.policy.dry_run)
+            self.checkpoint(Stage.COMPACT_ASKED)
+            return not self.policy.dry_run
+        if worn and self._only_wear_refuses() and not self.policy.dry_run:
+            why = f"the last {WORN_OUT} corrections were refused because the model is worn: {', '.join(worn)}"
+            self.journal.pause(f"{why}; retract facts or roll back, then resume")
+            self.checkpoint(Stage.PAUSED)
+        return False
+
+    def _worn(self, live: str) -> list[str]:
+        states = (self.journal.version(live).verdict or {}).get("guards", {})
+        return [name for name in WEAR if states.get(name) in ("warn", "limit")]
+
+    def _why_compact(self, worn: Sequence[str]) -> str | None:
+        """Not again before so many versions went live, whatever became of the last one."""
+        last = self.journal.last_step("compact", "would_compact")
+        if last is not None and self.journal.live_since(last.at) < self.settings.guard_compact_versions:
+            return None
+        if worn and {"refuse", "rollback"} & self.journal.steps(last.at if last else 0.0).keys():
+            return f"versions are refused or rolled back, and past their warning: {', '.join(worn)}"
+        for one in (self.journal.forecast() or {}).get("forecasts", []):
+            # What is the batch's own says nothing of the model that a compaction could mend.
+            left = math.inf if one["edits"] is None else one["edits"]
+            if one["measure"] not in OF_THE_BATCH and left < self.settings.guard_compact_edits:
+                return f"little room is left: {one['measure']} is at its limit in {left:.0f} edits"
+        return None
+
+    def _only_wear_refuses(self) -> bool:
+        """Was everything tried of late refused for nothing but wear, since the last pause?"""
+        pause = self.journal.last_step("pause")
+        since = pause.at if pause else 0.0
+        tried = self.journal.newest_versions(WORN_OUT * TRIED)
+        refused = itertools.takewhile(lambda row: row.created_at > since and _wear_alone(row), tried)
+        return sum(len(row.added) == 1 for row in refused) >= WORN_OUT
+
+
+def _wear_alone(row: VersionRow) -> bool:
+    states = (row.verdict or {}).get("guards", {})
+    passed = {name for name, state in states.items() if state == "limit"}
+    return row.state is VersionState.DISCARDED and bool(passed) and passed <= set(WEAR)
