@@ -94,13 +94,13 @@ def factd(state):
 
 def test_correction_retraction_and_rollback_on_the_live_server(up, tokens, live, api, factd, state):
     factd("rollback", "v000000", "--json")
-    before, unrelated = live.ask(QUESTION), live.ask_all(UNRELATED)
+    before, unrelated = live.ask_all([QUESTION])[0], live.ask_all(UNRELATED)
     with Traffic(up["vllm_url"], up["served_model"], UNRELATED) as traffic:
         done = factd("post", "--subject", SUBJECT, "--prompt", PROMPT, "--target", TARGET, "--wait", "--json")
         assert done.returncode == 0, done.stdout + done.stderr
         (row,) = json.loads(done.stdout)["corrections"]
         assert row["state"] == "live"
-        assert live.ask(QUESTION).startswith(TARGET)
+        assert live.ask_all([QUESTION])[0].startswith(TARGET)
         assert [first_word(a) for a in live.ask_all(UNRELATED)] == [first_word(a) for a in unrelated]
         assert api.gauges()["factd_version"] > 0
 
@@ -113,16 +113,16 @@ def test_correction_retraction_and_rollback_on_the_live_server(up, tokens, live,
         retracted = factd("retract", row["id"], "--json")
         assert retracted.returncode == 0, retracted.stdout + retracted.stderr
         # The first word: other requests in the same batch may turn a near tie further on.
-        assert first_word(live.ask(QUESTION)) == first_word(before)
+        assert first_word(live.ask_all([QUESTION])[0]) == first_word(before)
 
         rolled = factd("rollback", version, "--json")
         assert rolled.returncode == 0, rolled.stdout + rolled.stderr
         assert live.served(tokens["admin"])["sha256"] == served["sha256"]
-        assert live.ask(QUESTION).startswith(TARGET)
+        assert live.ask_all([QUESTION])[0].startswith(TARGET)
 
         assert factd("rollback", "v000000", "--json").returncode == 0
         # The first word: other requests in the same batch may turn a near tie further on.
-        assert first_word(live.ask(QUESTION)) == first_word(before)
+        assert first_word(live.ask_all([QUESTION])[0]) == first_word(before)
     assert traffic.requests > 0
     assert traffic.failed == []
 
