@@ -1,6 +1,7 @@
 """`factd bench`: reproducible measurements; each writes JSON, and plots where there is something to plot."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -202,7 +203,7 @@ def horizon(
         show_json(rows)
     else:
         title = f"Horizon; {out / 'horizon.json'}, {', '.join(str(path) for path in drawn)}"
-        show_table(title, ("", *COLUMNS), table(rows))
+        _show_markdown(title, ("", *COLUMNS), table(rows))
 
 
 def collapse(
@@ -242,9 +243,20 @@ def collapse(
         show_json(rows)
         return
     title = f"Collapse; {out / 'collapse.json'}, {', '.join(str(path) for path in drawn)}"
-    show_table(title, COLUMNS, table(rows))
+    _show_markdown(title, COLUMNS, table(rows))
     columns = ("", *(row["stream"] for row in ended(rows)))
-    show_table("Edits from a measure's first warning to collapse, guard off", columns, leads(rows))
+    _show_markdown("Edits from a measure's first warning to collapse, guard off", columns, leads(rows))
+
+
+def _show_markdown(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A wide table, ready for docs/experiments.md; a terminal's own would be folded to its width."""
+    lines = [f"| {' | '.join(map(_cell, row))} |" for row in (columns, *rows)]
+    rule = f"|{'---|' * len(columns)}"
+    sys.stdout.write("\n".join([title, "", lines[0], rule, *lines[1:], ""]) + "\n")
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
