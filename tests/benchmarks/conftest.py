@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.configuration import Model
+from benchmarks.data import load_records, writable
 from tests.tiny_models import save_checkpoint
 
 NAMES = ("the old mill", "Zoë", "Blue Lake", "a cat", "the tall ship", "Anna", "the red barn", "Mount Ada")
@@ -72,3 +73,9 @@ def data_dir(tmp_path_factory) -> Path:
     documents = [{"text": f"Document {i} says that rivers carry sand to the sea."} for i in range(52)]
     (folder / "general_text.jsonl").write_text("\n".join(map(json.dumps, documents)))
     return folder
+
+
+@pytest.fixture
+def records(model, data_dir):
+    found = load_records(data_dir / "counterfact_dev.jsonl.zst")
+    return writable(found, model.loaded.tokenizer, model.install.contexts(), 6).records

@@ -9,7 +9,7 @@ import torch
 from benchmarks import collapse as bench
 from benchmarks import plots
 from benchmarks.configuration import Configuration
-from benchmarks.data import load_records, load_texts, writable
+from benchmarks.data import load_texts
 from benchmarks.errors import ChoiceError
 from benchmarks.streams import STREAMS, ShuffledMoments, Step, add_noise, named, noisy, poisoned
 from monitoring.baseline import open_baseline
@@ -32,12 +32,6 @@ PLAIN = Configuration.parse("memit:spread:none:none:steps=3")
 
 
 def quiet(_text: str) -> None: ...
-
-
-@pytest.fixture
-def records(model, data_dir):
-    found = load_records(data_dir / "counterfact_dev.jsonl.zst")
-    return writable(found, model.loaded.tokenizer, model.install.contexts(), 6).records
 
 
 @pytest.fixture

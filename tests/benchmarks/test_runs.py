@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import horizon, plots, speed
 from benchmarks.configuration import Configuration
-from benchmarks.data import load_records, load_texts, writable
+from benchmarks.data import load_texts
 from benchmarks.files import read_json, read_state, write_json, write_state
 
 SPEED_FIELDS = {
@@ -48,12 +48,6 @@ SEQUENTIAL = Configuration.parse("memit-seq:boundary:none:revive:steps=3")
 
 
 def quiet(_text: str) -> None: ...
-
-
-@pytest.fixture
-def records(model, data_dir):
-    found = load_records(data_dir / "counterfact_dev.jsonl.zst")
-    return writable(found, model.loaded.tokenizer, model.install.contexts(), 6).records
 
 
 @pytest.fixture

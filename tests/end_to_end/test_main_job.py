@@ -15,6 +15,7 @@ import pytest
 from daemon.demo import first_word
 from daemon.demo_client import Api, LiveServer, Traffic
 from daemon.demo_facts import UNRELATED
+from tests.programs import program
 
 ROOT = Path(__file__).parent.parent.parent
 #: First start: unpacking, second moments and vLLM, on two cores that do other things too.
@@ -139,7 +140,7 @@ def test_vllm_offers_no_development_routes_and_guards_its_own(up):
     assert httpx.post(up["vllm_url"] + "/plugins/factd/publish", json=body).status_code in (401, 403)
 
 
-def test_prometheus_scrapes_the_metrics(up, prometheus_binary, tmp_path):
+def test_prometheus_scrapes_the_metrics(up, tmp_path):
     target = up["api_url"].removeprefix("http://")
     config = tmp_path / "prometheus.yml"
     config.write_text(
@@ -149,7 +150,7 @@ def test_prometheus_scrapes_the_metrics(up, prometheus_binary, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    argv = [prometheus_binary, f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'data'}"]
+    argv = [program("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'data'}"]
     with (tmp_path / "prometheus.log").open("w") as log:
         server = subprocess.Popen([*argv, f"--web.listen-address={address}"], stdout=log, stderr=log)
         try:

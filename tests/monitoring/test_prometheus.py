@@ -2,9 +2,7 @@
 
 import json
 import math
-import os
 import re
-import shutil
 import socket
 import subprocess
 import time
@@ -19,6 +17,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from monitoring.measurements import Measurements
 from monitoring.metrics import METRICS, PREFIX, Metrics, StatusSnapshot
 from monitoring.verdict import Thresholds
+from tests.programs import program
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"
 RULES_TEST = Path(__file__).with_name("rules_test.yml")
@@ -36,14 +35,6 @@ SNAPSHOT = StatusSnapshot(
     served_versions={"a": 12},
     in_sync={"a": True},
 )
-
-
-def program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        reason = f"{name} is not installed; apt-get install prometheus"
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
-    return found
 
 
 def free_port() -> int:

@@ -1,0 +1,17 @@
+"""Programs that a test needs and that pip cannot install."""
+
+import os
+import shutil
+
+import pytest
+
+
+def program(name: str) -> str:
+    """Path of a program of Debian's prometheus package; a test without it is skipped, and fails under CI."""
+    found = shutil.which(name)
+    if found is None:
+        reason = f"{name} is not installed (Debian: apt-get install prometheus)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
