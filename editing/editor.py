@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from editing import methods
 from editing.anchor import AnchorRule, anchored, skipped
 from editing.delta import materialise, tensor_sha256
+from editing.descent import Barred
 from editing.errors import EditError, FactError
 from editing.facts import Fact
 from editing.forward import Captured, capture
@@ -27,7 +28,7 @@ from editing.revive import protection
 from editing.second_moment import Progress
 from editing.state import BATCHES, EditState
 from editing.tokens import encode
-from editing.values import ValueOptions, optimise
+from editing.values import ValueOptions, Values, optimise
 
 #: Where statistics and unpacked models are kept unless told otherwise.
 DEFAULT_STATE_DIR = Path.home() / ".local" / "state" / "factd"
@@ -259,9 +260,7 @@ class Editor:
             with clock.time("values"):
                 if self.method.bars:
                     avoid, columns = bars(self.loaded, self.state, facts, layer, self.numbers)
-                values = optimise(
-                    self.loaded, facts, layer, self.contexts, self.options, barred=avoid, merged=True
-                )
+                values = self._values(facts, layer, avoid)
             values = values if self.method.target == "hidden" else values.of_outputs()
             anchor, longest = self.anchors[layer], self.method.outlier
             targets, norms, outliers = anchored(values, anchor, self.rule, longest)
@@ -280,6 +279,24 @@ class Editor:
                 break
             self._write(facts, write, {name: column[:, keep] for name, column in columns.items()}, clock)
         return Report(tuple(told.values()), clock.seconds)
+
+    def _values(self, facts: Sequence[Fact], layer: int, avoid: Barred | None) -> Values:
+        unedited = self.options.unedited
+        with self._unedited() if unedited else nullcontext():
+            if unedited and avoid is None:
+                return self.install.values(facts, layer, self.options)
+            return optimise(self.loaded, facts, layer, self.contexts, self.options, barred=avoid, merged=True)
+
+    @contextmanager
+    def _unedited(self) -> Iterator[None]:
+        """The model has its base weights meanwhile; the state is left as it is."""
+        for layer in self.layers:
+            self.loaded.set_weight(layer, self._base[self.loaded.tensor_name(layer)])
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                self.loaded.set_weight(layer, self._weights[self.loaded.tensor_name(layer)])
 
     def _tune(self, facts: Sequence[Fact], clock: Clock) -> Report:
         """Trains the weights on a batch; see `editing.methods.tuning`."""

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from editing.anchor import PILOTS, anchor_norm
 from editing.errors import ModelError
+from editing.facts import Fact
 from editing.model import LoadedModel
 from editing.second_moment import (
     Progress,
@@ -28,7 +30,7 @@ from editing.second_moment import (
     second_moments,
     token_budget,
 )
-from editing.values import ValueOptions
+from editing.values import ValueOptions, Values, optimise, units
 
 SEED = 0
 #: MEMIT's seed words of the texts put before a prompt, and their length in tokens.
@@ -118,6 +120,7 @@ class Installation:
 
     def anchor(self, layer: int, options: ValueOptions) -> float:
         """NAS's anchor of a layer for these value options."""
+        options = replace(options, unedited=True)
         key = hashlib.sha256(f"{options}|{PILOTS}|{SEED}".encode()).hexdigest()[:12]
         path = self.directory / f"anchor-{layer}-{key}.json"
         if not path.exists():
@@ -125,6 +128,31 @@ class Installation:
             content = {"layer": layer, "norm": norm, "pilots": PILOTS, "options": str(options)}
             _replace(path, lambda p: p.write_text(json.dumps(content, indent=1), encoding="utf-8"))
         return float(json.loads(path.read_text(encoding="utf-8"))["norm"])
+
+    def values(self, facts: Sequence[Fact], layer: int, options: ValueOptions) -> Values:
+        """Values of facts at a layer; those found before are read.
+
+        A value here follows from its unit of facts alone, so that a batch that was interrupted, and
+        methods that differ in how they write, need not look for it again.
+        """
+        contexts, together = self.contexts(), units(facts)
+        key = hashlib.sha256(f"{replace(options, rows=0)}|{contexts}".encode()).hexdigest()[:12]
+        folder = self.directory / f"values-{layer}-{key}"
+        folder.mkdir(exist_ok=True)
+        paths = [folder / f"{_content_hash([facts[i] for i in unit])}.safetensors" for unit in together]
+        missing = [n for n, path in enumerate(paths) if not path.exists()]
+        if missing:
+            wanted = [facts[i] for n in missing for i in together[n]]
+            found = optimise(self.loaded, wanted, layer, contexts, options, merged=True)
+            place = 0
+            for n in missing:
+                one = found.select(torch.tensor([place], device=self.loaded.device))
+                content = {name: x.cpu().contiguous() for name, x in vars(one).items()}
+                _replace(paths[n], lambda p, c=content: save_file(c, p))
+                place += len(together[n])
+        read = [Values(**load_file(path, device=str(self.loaded.device))) for path in paths]
+        place_of = {i: n for n, unit in enumerate(together) for i in unit}
+        return Values.joined([read[place_of[i]] for i in range(len(facts))])
 
     def _moment_path(self, layer: int) -> Path:
         return self.directory / f"second-moment-{layer}-{self.tokens}.safetensors"
@@ -159,6 +187,11 @@ def _file_hash(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ModelError(f"corpus = {path}: {error.strerror}; give a readable text file") from error
+
+
+def _content_hash(unit: Sequence[Fact]) -> str:
+    content = json.dumps([(fact.subject, fact.prompt, fact.target) for fact in unit])
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 @torch.no_grad()

@@ -37,6 +37,8 @@ class ValueOptions:
         attention: whether a second change, beside the attention's output and not written, helps (PMET).
         compressed: whether δ moves few dimensions only, found in a first descent (EAC).
         kept: share of the dimensions that it then moves.
+        unedited: whether a value is found on the unedited model, so that it follows from its fact alone
+            (NSE's code), or on the model as it is (MEMIT).
         rows: how many prompts are run at once; bounds memory, does not change results.
     """
 
@@ -51,6 +53,7 @@ class ValueOptions:
     attention: bool = False
     compressed: bool = False
     kept: float = 0.05
+    unedited: bool = False
     rows: int = 96
 
 
@@ -179,17 +182,14 @@ def optimise(
         contexts: texts put before the prompt; the first must be empty (the bare prompt).
         done: called with the fraction of facts done.
         barred: directions that some facts' δ must avoid.
-        merged: whether facts whose prompts are alike up to the subject's end, and whose keys are
-            therefore the same, get one value that serves all (MEMIT-Merge, arXiv 2502.07322).
+        merged: whether facts of one unit get one value that serves all (MEMIT-Merge).
 
     Raises:
         FactError: a fact cannot be tokenised as needed.
     """
-    units: dict[object, list[int]] = {}
-    for i, fact in enumerate(facts):
-        units.setdefault((fact.subject, fact.prompt.split(SLOT)[0]) if merged else i, []).append(i)
+    found = units(facts) if merged else [[i] for i in range(len(facts))]
     # Facts of like length share a batch, so that little of it is padding.
-    order = sorted(units.values(), key=lambda unit: max(_suffix_length(loaded, facts[i]) for i in unit))
+    order = sorted(found, key=lambda unit: max(_suffix_length(loaded, facts[i]) for i in unit))
     size = max(1, options.rows // len(contexts))
     parts = []
     for start in range(0, len(order), size):
@@ -204,6 +204,17 @@ def optimise(
     unit_of = [place for place, unit in enumerate(order) for _ in unit]
     back = torch.tensor([i for unit in order for i in unit], device=loaded.device).argsort()
     return Values.joined(parts).select(torch.tensor(unit_of, device=loaded.device)[back])
+
+
+def units(facts: Sequence[Fact]) -> list[list[int]]:
+    """Indices of the facts, those together whose prompts are alike up to the subject's end.
+
+    Their keys are the same, so that only one value can be written for all (MEMIT-Merge, arXiv 2502.07322).
+    """
+    found: dict[tuple[str, str], list[int]] = {}
+    for i, fact in enumerate(facts):
+        found.setdefault((fact.subject, fact.prompt.split(SLOT)[0]), []).append(i)
+    return list(found.values())
 
 
 def _suffix_length(loaded: LoadedModel, fact: Fact) -> int:

@@ -103,8 +103,8 @@ def rome(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) ->
 def nse(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) -> ChainSolver:
     """X = (λC + K_pK_pᵀ + KKᵀ)⁻¹K on the batch's most active neurons: NSE (arXiv 2410.04045).
 
-    One pass over the layers; the published code makes a second for facts whose residual is still large,
-    and takes all values from the unedited model.
+    Values come from the unedited model. One pass over the layers; the published code makes a second for
+    facts whose residual is still large.
     """
 
     def neurons(keys: Tensor, past: Tensor) -> Prior:
@@ -153,7 +153,7 @@ METHODS = {
     "emmet": Method(emmet, batched=True),
     # Its target is an MLP output itself, and its clamp wider: so is what counts as an outlier.
     "rome": Method(rome, target="averaged", placements=("single",), outlier=5.0, batched=True),
-    "nse": Method(nse, batched=True),
+    "nse": Method(nse, variant={"unedited": True}, batched=True),
     # EAC (arXiv 2503.00035): MEMIT with values that move few dimensions.
     "eac": Method(memit, variant={"compressed": True}, batched=True),
     "rect": Method(rect, batched=True),

@@ -1,5 +1,7 @@
 """The editor: what is written, what is taken out, and that nothing else changes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from editing.editor import Editor
 from editing.errors import EditError, FactError, OptionError
 from editing.facts import Fact
 from editing.state import EditState
-from editing.values import Values
+from editing.values import ValueOptions, Values
 
 
 def served(editor):
@@ -171,3 +173,35 @@ def test_bare_key_weighs_as_much_as_all_contexts_together(editor):
     keys = torch.arange(12.0).reshape(1, 12)
     mean = editor._mean_keys(keys)
     assert mean.tolist() == [[0.5 * 0 + 0.5 * 3, 0.5 * 6 + 0.5 * 9]]
+
+
+UNEDITED = ValueOptions(steps=6, unedited=True)
+
+
+def test_values_of_the_unedited_model_do_not_depend_on_what_was_written_before(open_editor, facts):
+    alone, after = open_editor(options=UNEDITED), open_editor(options=UNEDITED)
+    alone.apply(facts[2:])
+    after.apply(facts[:2])
+    after.apply(facts[2:])
+    layer = alone.rounds[-1].target
+    targets = [editor.state.columns[f"targets/{layer}"] for editor in (alone, after)]
+    assert torch.equal(targets[0], targets[1][:, 2:])
+    for name, weight in served(after).items():
+        assert torch.equal(weight, after.weights()[name])
+
+
+def test_values_of_the_unedited_model_are_found_once(open_editor, facts, monkeypatch):
+    shared = Fact(facts[0].subject, "The owner of {} is named", "Eve", "f5")
+    options = replace(UNEDITED, steps=5)
+    first = open_editor(options=options)
+    first.apply([*facts, shared])
+    hashes = first.weight_hashes()
+    first.restore(EditState())
+    second = open_editor(options=options, method="memit-seq")
+
+    def refused(*_args, **_named):
+        raise AssertionError("optimised again")
+
+    monkeypatch.setattr("editing.install.optimise", refused)
+    second.apply([*facts, shared])
+    assert second.weight_hashes() == hashes
