@@ -7,6 +7,8 @@ PIP := $(VENV)/bin/pip install -q --no-compile --disable-pip-version-check $(PIP
 export FACTD_STATE_DIR ?= $(CURDIR)/.factd
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
+# Set, as in many images, it would let every process compile torch and vLLM anew: 25 s a process.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo test check bench clean
 

@@ -79,6 +79,9 @@ def vllm_command(model_path: Path, port: int, options: VllmOptions) -> tuple[lis
         "FACTD_ADMIN_TOKEN": options.admin_token,
         "VLLM_CPU_KVCACHE_SPACE": str(options.kv_cache_gib),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # other processes share the cores
+        # One process less that imports torch and vLLM: a server of one rank runs it in its engine. vLLM's
+        # CPU build would start a worker to bind its threads, which "nobind" does not want.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "OMP_NUM_THREADS": str(options.threads or os.cpu_count() or 1),
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
