@@ -7,7 +7,7 @@ position never sees what comes after it, so padding behind a prompt changes noth
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,12 +50,20 @@ def capture(
     loaded: LoadedModel, prompts: Sequence[Prompt], layers: Sequence[int], rows: int = 128
 ) -> Captured:
     """Records keys, MLP outputs and block outputs at the subject's last token, up to the deepest layer."""
+    # Nothing behind the subject reaches them; prompts of like length run together.
+    read = [replace(prompt, ids=prompt.ids[: prompt.subject_last + 1]) for prompt in prompts]
+    order = sorted(range(len(read)), key=lambda i: len(read[i].ids))
     parts: list[Captured] = [
-        _capture_batch(loaded, prompts[i : i + rows], layers) for i in range(0, len(prompts), rows)
+        _capture_batch(loaded, [read[i] for i in order[start : start + rows]], layers)
+        for start in range(0, len(order), rows)
     ]
+    back = torch.tensor(order, device=loaded.device).argsort()
     return Captured(
         *(
-            {layer: torch.cat([getattr(part, name)[layer] for part in parts], dim=1) for layer in layers}
+            {
+                layer: torch.cat([getattr(part, name)[layer] for part in parts], dim=1)[:, back]
+                for layer in layers
+            }
             for name in ("keys", "outputs", "hidden")
         )
     )
