@@ -1,5 +1,6 @@
 """The main job on real parts: Valkey, Celery workers, vLLM, the HTTP API, the command line, Prometheus."""
 
+import contextlib
 import json
 import os
 import signal
@@ -11,10 +12,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import select
 
 from daemon.demo import first_word
 from daemon.demo_client import Api, LiveServer, Traffic
 from daemon.demo_facts import UNRELATED
+from daemon.ledger import Ledger
+from daemon.ledger_tables import lease
 from tests.programs import program
 
 ROOT = Path(__file__).parent.parent.parent
@@ -126,6 +130,65 @@ def test_correction_retraction_and_rollback_on_the_live_server(up, tokens, live,
         assert first_word(live.ask_all([QUESTION])[0]) == first_word(before)
     assert traffic.requests > 0
     assert traffic.failed == []
+
+
+@pytest.mark.parametrize("step", ["before_answers", "edit", "publish"])
+def test_killed_worker_applies_the_correction_exactly_once(up, tokens, live, api, factd, state, step):
+    """`step`: the last one that the real worker finishes before `kill -9`."""
+    assert factd("rollback", "v000000", "--json").returncode == 0
+    (id,) = api.post("/v1/corrections", {"subject": SUBJECT, "prompt": PROMPT, "target": TARGET})["ids"]
+    version = wait_for(lambda: _finished_step(state, id, step))
+    os.kill(_applier(state), signal.SIGKILL)
+    row = wait_for(lambda: _settled(api, id))
+    assert row["state"] == "live", row
+    assert live.ask_all([QUESTION])[0].startswith(TARGET)
+
+    current = api.get("/v1/versions")["live"]
+    manifest = json.loads((state / "store" / "versions" / current / "manifest.json").read_text())
+    served = live.served(tokens["admin"])
+    assert served["version"] == current
+    assert served["sha256"] == {name: entry["sha256"] for name, entry in manifest["tensors"].items()}
+    assert [fact["id"] for fact in api.get("/v1/facts")] == [id]
+    with ledger_of(state) as ledger:
+        assert [step.new for step in ledger.transitions(id)].count("live") == 1
+    # Written before the kill: the very same version goes on.
+    assert step != "publish" or current == version
+
+
+@contextlib.contextmanager
+def ledger_of(state: Path):
+    ledger = Ledger.open(f"sqlite:///{state / 'ledger.sqlite3'}")
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+def _finished_step(state: Path, id: str, step: str) -> str | None:
+    """The version under way that has this correction, once the step has its time in the ledger."""
+    with ledger_of(state) as ledger:
+        version = ledger.version_in_flight()
+        if version is None or id not in version.added:
+            return None
+        return version.id if step in {name for _, name, _ in ledger.stage_seconds(version.id)} else None
+
+
+def _applier(state: Path) -> int:
+    with ledger_of(state) as ledger, ledger.engine.connect() as c:
+        return c.execute(select(lease.c.pid)).scalar_one()
+
+
+def _settled(api, id: str) -> dict | None:
+    row = api.get(f"/v1/corrections/{id}")
+    return row if row["state"] in ("live", "rejected", "dead") else None
+
+
+def wait_for(look, timeout: float = 180.0):
+    deadline = time.monotonic() + timeout
+    while (found := look()) is None:
+        assert time.monotonic() < deadline, "did not come about"
+        time.sleep(0.02)
+    return found
 
 
 def test_bad_input_changes_nothing(api, factd):
