@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery
 from celery.signals import celeryd_after_setup, worker_ready
 
+from daemon.errors import SettingsError
 from daemon.ledger import Ledger
 from daemon.settings import Settings, load_settings
 
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
     from daemon.applier import Applier
     from daemon.ledger_tables import CorrectionRow
     from daemon.update import Monitoring
+    from daemon.value_workers import Fleet
     from editing.editor import Editor
+    from editing.install import Installation
+    from editing.values import ValueOptions
 
 log = logging.getLogger("factd")
 
-INTAKE_QUEUE, APPLY_QUEUE = "corrections", "apply"
+INTAKE_QUEUE, APPLY_QUEUE, VALUES_QUEUE = "corrections", "apply", "values"
 
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
@@ -73,6 +77,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "task_routes": {
             "factd.submit": {"queue": INTAKE_QUEUE},
             "factd.apply": {"queue": APPLY_QUEUE},
+            "factd.values": {"queue": VALUES_QUEUE},
         },
         "task_default_queue": INTAKE_QUEUE,
         "timezone": "UTC",
@@ -96,6 +101,11 @@ class Services:
     def applier(self) -> "Applier":
         return build_applier(self.settings, self.ledger)
 
+    @functools.cached_property
+    def values(self) -> "tuple[Installation, ValueOptions]":
+        """What a value worker needs: the unedited model's statistics, and how values are found."""
+        return open_installation(self.settings, by_tenths(log.info))
+
 
 def build_applier(settings: Settings, ledger: Ledger) -> "Applier":
     """Opens the model (minutes when it was not prepared before) and connects the replicas."""
@@ -109,7 +119,44 @@ def build_applier(settings: Settings, ledger: Ledger) -> "Applier":
     replicas = [VllmReplica(url, token, key) for url in settings.replicas]
     monitoring = build_monitoring(settings, editor)
     store = Store(settings.store_dir)
+    if settings.value_workers:
+        editor.install.elsewhere = fleet(settings, editor)
     return Applier(ledger, store, editor, replicas, monitoring=monitoring, settings=settings)
+
+
+def fleet(settings: Settings, editor: "Editor") -> "Fleet":
+    """Asks value workers through the broker.
+
+    Raises:
+        SettingsError: values of the method depend on what is in the model already.
+    """
+    from daemon.value_workers import Fleet
+
+    if not editor.options.unedited or editor.method.bars:
+        raise SettingsError(
+            f"FACTD_VALUE_WORKERS = true: values of FACTD_METHOD = {settings.method!r} depend on the facts "
+            "already written, so nobody else can find them; use memit-seq or nse, or unset it"
+        )
+    seconds = settings.value_workers_seconds
+    # A message older than that has long been worked off by the applier itself.
+    return Fleet(lambda named: celery.send_task("factd.values", kwargs=named, expires=seconds), seconds)
+
+
+def open_installation(
+    settings: Settings, progress: Callable[[str, float], None]
+) -> "tuple[Installation, ValueOptions]":
+    """The unedited model with its statistics, and the method's value options.
+
+    Raises:
+        EditError: the model cannot be used.
+    """
+    from editing.install import Installation
+    from editing.methods import numbers_of
+    from editing.model import load_model
+
+    loaded = load_model(settings.model, settings.statistics, settings.dtype)
+    install = Installation(loaded, settings.statistics, settings.corpus, progress)
+    return install, numbers_of(settings.method, loaded).values
 
 
 def open_editor(settings: Settings, progress: Callable[[str, float], None]) -> "Editor":
@@ -199,16 +246,22 @@ celery.add_defaults(lambda: celery_settings(load_settings()))
 services = Services()
 
 
+#: What a worker of a queue opens before it takes messages: a property of `Services`.
+NEEDS_MODEL = {APPLY_QUEUE: "applier", VALUES_QUEUE: "values"}
+
+
 def _takes(queue: str, app: Celery) -> bool:
     return queue in app.amqp.queues.consume_from
 
 
 @celeryd_after_setup.connect(weak=False)
 def _open_model(instance: Any = None, **_: Any) -> None:
-    """An apply worker is ready only when its model is; an intake worker never loads one."""
-    if instance.app is celery and _takes(APPLY_QUEUE, celery):
+    """An apply or value worker is ready only when its model is; an intake worker never loads one."""
+    wanted = [name for queue, name in NEEDS_MODEL.items() if _takes(queue, celery)]
+    if instance.app is celery and wanted:
         try:
-            services.applier  # noqa: B018  # opens it
+            for name in wanted:
+                getattr(services, name)
         except Exception as error:
             # A signal would log it and let the worker start without a model.
             log.exception("the model cannot be opened")

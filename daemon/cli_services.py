@@ -134,7 +134,9 @@ def _open_editor(settings: Any, quiet: bool) -> Any:
 
 
 def worker(
-    queue: Annotated[str, typer.Option(help="corrections (intake), apply (the one writer), or all.")] = "all",
+    queue: Annotated[
+        str, typer.Option(help="corrections (intake), apply (the one writer), values (helps it), or all.")
+    ] = "all",
     name: Annotated[str | None, typer.Option(help="Worker name; default: the queue's role.")] = None,
     loglevel: Annotated[str, typer.Option(help="Celery's log level.")] = "info",
 ) -> None:
@@ -142,6 +144,7 @@ def worker(
     queues = {
         "corrections": ("corrections", "intake"),
         "apply": ("apply", "apply"),
+        "values": ("values", "values"),
         "all": ("corrections,apply", "all"),
     }
     if queue not in queues:

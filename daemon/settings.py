@@ -53,6 +53,10 @@ class Settings(BaseSettings):
 
     #: corrections written by one solve at most
     batch_size: int = Field(16, ge=1, le=1000)
+    #: ask workers of the queue `values` for values; needs a method whose values follow from the fact alone
+    value_workers: bool = False
+    #: such a worker that has begun and says nothing for so long is not waited for, seconds
+    value_workers_seconds: float = Field(120.0, gt=0)
     #: unfinished attempts (crash, inconclusive, failed publish) before a correction is dead
     max_attempts: int = Field(3, ge=1)
     #: pause before a held correction is tried again, seconds

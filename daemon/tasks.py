@@ -48,6 +48,15 @@ def apply() -> None:
         log.warning("held: %s", report.held)
 
 
+@celery.task(name="factd.values")
+def values(facts: list[list[str]], layer: int, key: str, base: str) -> str:
+    """Values of facts on the unedited model, for the applier that asks (`daemon.value_workers`)."""
+    from daemon.value_workers import answer
+
+    install, options = services.values
+    return answer(install, options, facts, layer, key, base)
+
+
 def ring(app: Celery, expires: float | None = None) -> None:
     """Rings the applier's doorbell; `expires` in seconds keeps bells from piling up behind a long run."""
     app.send_task("factd.apply", queue=APPLY_QUEUE, expires=expires, ignore_result=True)

@@ -70,9 +70,10 @@ class Editor:
         placement, self.rule, protect = self.method.combined(method, placement, anchor, protect)
         self.loaded, self.install = loaded, install
         numbers = numbers or parameters(method, loaded)
-        self.options = replace(options or numbers.values, **self.method.variant)
-        self.numbers = replace(numbers, values=self.options)
-        self.rounds = rounds(placement, numbers.layers)
+        numbers = replace(numbers, values=options or numbers.values)
+        self.numbers = methods.numbers_of(method, loaded, numbers)
+        self.options = self.numbers.values
+        self.rounds = rounds(placement, self.numbers.layers)
         self.layers = tuple(sorted({layer for write in self.rounds for layer in write.layers}))
         chosen = (method, self.rounds, self.rule, protect, self.numbers)
         measured_on = (install.directory.name, install.tokens)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,6 +77,8 @@ class Installation:
         self.tokens = token_budget(loaded, tokens)
         self.directory = Path(state_dir) / "installed" / name
         self.directory.mkdir(parents=True, exist_ok=True)
+        #: asked first for values that lack; keeps what it gets
+        self.elsewhere: Callable[[Installation, Sequence[Fact], int, ValueOptions], None] | None = None
 
     def contexts(self) -> list[str]:
         """The empty text and one sampled text for each seed word, each ending in ". "."""
@@ -135,24 +137,51 @@ class Installation:
         A value here follows from its unit of facts alone, so that a batch that was interrupted, and
         methods that differ in how they write, need not look for it again.
         """
-        contexts, together = self.contexts(), units(facts)
-        key = hashlib.sha256(f"{replace(options, rows=0)}|{contexts}".encode()).hexdigest()[:12]
-        folder = self.directory / f"values-{layer}-{key}"
-        folder.mkdir(exist_ok=True)
-        paths = [folder / f"{_content_hash([facts[i] for i in unit])}.safetensors" for unit in together]
-        missing = [n for n, path in enumerate(paths) if not path.exists()]
-        if missing:
-            wanted = [facts[i] for n in missing for i in together[n]]
-            found = optimise(self.loaded, wanted, layer, contexts, options, merged=True)
-            place = 0
-            for n in missing:
-                one = found.select(torch.tensor([place], device=self.loaded.device))
-                content = {name: x.cpu().contiguous() for name, x in vars(one).items()}
-                _replace(paths[n], lambda p, c=content: save_file(c, p))
-                place += len(together[n])
-        read = [Values(**load_file(path, device=str(self.loaded.device))) for path in paths]
-        place_of = {i: n for n, unit in enumerate(together) for i in unit}
-        return Values.joined([read[place_of[i]] for i in range(len(facts))])
+        if self.elsewhere is not None and (lacking := self.lacking(facts, layer, options)):
+            self.elsewhere(self, lacking, layer, options)
+        self.find(self.lacking(facts, layer, options), layer, options)
+        read: list[Values | None] = [None] * len(facts)
+        for unit, path in self._value_paths(facts, layer, options):
+            found = Values(**load_file(path, device=str(self.loaded.device)))
+            for i in unit:
+                read[i] = found
+        return Values.joined([found for found in read if found is not None])
+
+    def find(self, facts: Sequence[Fact], layer: int, options: ValueOptions) -> None:
+        """Optimises and keeps values, in this process."""
+        if facts:
+            contexts = self.contexts()
+            self.keep(
+                facts, layer, options, optimise(self.loaded, facts, layer, contexts, options, merged=True)
+            )
+
+    def lacking(self, facts: Sequence[Fact], layer: int, options: ValueOptions) -> list[Fact]:
+        """Those of the facts whose values are not there yet."""
+        paths = self._value_paths(facts, layer, options)
+        missing = sorted(i for unit, path in paths if not path.exists() for i in unit)
+        return [facts[i] for i in missing]
+
+    def keep(self, facts: Sequence[Fact], layer: int, options: ValueOptions, values: Values) -> None:
+        """Keeps values of facts, whole units of them, for `values` to read."""
+        for unit, path in self._value_paths(facts, layer, options):
+            one = values.select(torch.tensor(unit[:1], device=values.delta.device))
+            content = {name: x.cpu().contiguous() for name, x in vars(one).items()}
+            path.parent.mkdir(exist_ok=True)
+            _replace(path, lambda p, c=content: save_file(c, p))
+
+    def value_key(self, layer: int, options: ValueOptions) -> str:
+        """Names all that a fact's value here follows from besides the fact and the model."""
+        what = f"{replace(options, rows=0)}|{self.contexts()}|{self.loaded.model.dtype}"
+        return f"values-{layer}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
+
+    def _value_paths(
+        self, facts: Sequence[Fact], layer: int, options: ValueOptions
+    ) -> list[tuple[list[int], Path]]:
+        """Units of the facts, each with the file of its value."""
+        folder = self.directory / self.value_key(layer, options)
+        return [
+            (unit, folder / f"{_content_hash([facts[i] for i in unit])}.safetensors") for unit in units(facts)
+        ]
 
     def _moment_path(self, layer: int) -> Path:
         return self.directory / f"second-moment-{layer}-{self.tokens}.safetensors"

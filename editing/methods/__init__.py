@@ -6,11 +6,15 @@ chain       batch after batch, each a small solve: memit, pmet, emmet, rome, nse
 tuning      gradient descent on the weights themselves: ft, lora
 """
 
+from dataclasses import replace
+
 from editing.errors import OptionError
 from editing.methods import chain, joint, tuning
 from editing.methods.method import Method, Solver
+from editing.methods.parameters import Parameters, parameters
+from editing.model import LoadedModel
 
-__all__ = ["METHODS", "Method", "Solver", "named"]
+__all__ = ["METHODS", "Method", "Solver", "named", "numbers_of"]
 
 METHODS: dict[str, Method] = joint.METHODS | chain.METHODS | tuning.METHODS
 
@@ -20,3 +24,9 @@ def named(name: str) -> Method:
     if name not in METHODS:
         raise OptionError(f"method = {name!r}: known are {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def numbers_of(name: str, loaded: LoadedModel, numbers: Parameters | None = None) -> Parameters:
+    """Published or measured numbers of a method for a model, or those given; its variant is kept."""
+    numbers = numbers or parameters(name, loaded)
+    return replace(numbers, values=replace(numbers.values, **named(name).variant))
