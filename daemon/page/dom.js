@@ -42,7 +42,7 @@ export function keyed(parent, items, keyOf, make, update) {
   });
 }
 
-const refuge = (node) => node.parentElement.closest("[tabindex='-1'], summary");
+const refuge = (node) => node.parentElement.closest("[tabindex], summary");
 
 /** 42 → "42 s", 180 → "3 min", 7300 → "2 h". */
 export function span(seconds) {

@@ -9,6 +9,7 @@ const PLOTTED = [
   "weight_norm_ratio", "spectral_norm_ratio", "probe_perplexity_ratio", "probe_kl_nats",
   "retention_ratio", "subspace_similarity", "neighbourhood_ratio", "value_norm_ratio",
 ];
+const EVERY = { 1: "its replica", 2: "both replicas" };
 const OUTCOMES = { accepted: "ok", rejected: "limit", inconclusive: "unknown" };
 const STEP_LEVELS = { rollback: "limit", pause: "limit", quarantine: "warn", refuse: "warn", compact: "info" };
 
@@ -52,7 +53,7 @@ function headline(s) {
   if (s.oldest_pending_seconds > OLD_SECONDS)
     return ["warn", `Corrections have waited for ${span(s.oldest_pending_seconds)}`, "Is the apply worker running?"];
   const serves = `${s.live} serves ${count(s.counts.live, "fact")}` +
-    (s.replicas.length ? ` on ${s.replicas.length === 1 ? "its replica" : `all ${s.replicas.length} replicas`}` : "");
+    (s.replicas.length ? ` on ${EVERY[s.replicas.length] ?? `all ${s.replicas.length} replicas`}` : "");
   if (at("warn")) return ["warn", `Watch: ${at("warn")}`, `${serves}; nothing is past a limit.`];
   return ["ok", "All is well", `${serves}.`];
 }
@@ -84,9 +85,12 @@ function showGuard(s) {
   const outcome = s.verdict?.outcome;
   say(byId("guard"), outcome ?? "no verdict yet");
   byId("guard").dataset.level = OUTCOMES[outcome] ?? "";
-  say(byId("guard-more"), s.watched_at ? `the live version was looked at again ${span(s.now - s.watched_at)} ago` : "");
+  const states = Object.entries(s.verdict?.guards ?? {});
+  const troubled = states.filter(([, state]) => state !== "ok");
+  const well = `${states.length - troubled.length} of ${states.length} guards are ok`;
+  const again = s.watched_at ? `; looked at again ${span(s.now - s.watched_at)} ago` : "";
+  say(byId("guard-more"), states.length ? `${well} with ${s.live}${again}` : "The base model is not judged.");
   const mends = Object.fromEntries(s.guards.map((guard) => [guard.name, guard.mend]));
-  const troubled = Object.entries(s.verdict?.guards ?? {}).filter(([, state]) => state !== "ok");
   const reasons = s.verdict?.reasons ?? [];
   const told = troubled.map(([name, state]) => ({
     name, state, why: reasons.find((reason) => reason.startsWith(name)) ?? mends[name] ?? "",
@@ -101,9 +105,9 @@ function showForecast(s) {
   say(byId("forecast"), ends ? `${Math.floor(next.edits)} edits` : next || s.edits_until_limit !== null ? "no end in sight" : "not known yet");
   byId("forecast").dataset.level = ends && next.edits < 50 ? "warn" : "";
   if (!ends) return say(byId("forecast-more"), s.forecast ?? "");
-  const high = next.high == null ? "never" : Math.ceil(next.high);
+  const low = Math.floor(next.low);
   say(byId("forecast-more"),
-    `between ${Math.floor(next.low)} and ${high}, until ${title(next.measure)} ` +
+    `${next.high == null ? `${low} or more` : `${low} to ${Math.ceil(next.high)}`}, until ${title(next.measure)} ` +
     `(${number(next.value)}, ${next.law} growth) reaches ${number(next.limit)}`);
 }
 

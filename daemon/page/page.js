@@ -6,7 +6,7 @@ import { byId, count, el, say, show, span, words } from "./dom.js";
 import { showCorrections, showVersions } from "./lists.js";
 import { showOverview } from "./overview.js";
 
-const POLL_MS = 5000, TYPING_MS = 300, TICK_MS = 1000, ROWS = 50, MOST_ROWS = 1000;
+const POLL_MS = 5000, TYPING_MS = 300, TICK_MS = 1000, ROWS = 20, MOST_ROWS = 1000;
 
 let shownAt = null; // when the data on the page came, in milliseconds of this computer's clock
 let rows = ROWS;

@@ -2,7 +2,7 @@
 
 import { el, number, say, words } from "./dom.js";
 
-const WIDTH = 300, HEIGHT = 124, LEFT = 8, RIGHT = 8, TOP = 16, BOTTOM = 20;
+const WIDTH = 300, HEIGHT = 136, LEFT = 8, RIGHT = 8, TOP = 18, BOTTOM = 34;
 const NAMES = {
   subspace_similarity: "subspace similarity (LS)",
   probe_kl_nats: "KL from the base, nats",
@@ -59,7 +59,10 @@ function draw(drawing, node, guard, levels) {
   for (const line of lines) {
     const at = y(line.at);
     drawing.append(svg("line", { class: line.kind, x1: LEFT, x2: WIDTH - RIGHT, y1: at, y2: at }));
-    drawing.append(svg("text", { class: line.kind, x: WIDTH - RIGHT, y: at - 4, "text-anchor": "end" }, `${line.word} ${number(line.at)}`));
+    // Beyond the line, seen from healthy values: the measure itself is on the other side.
+    const beside = guard.high_is_bad ? { y: at - 4 } : { y: at + 3, "dominant-baseline": "hanging" };
+    const label = { class: line.kind, x: WIDTH - RIGHT, "text-anchor": "end", ...beside };
+    drawing.append(svg("text", label, `${line.word} ${number(line.at)}`));
   }
   const kept = points.filter((p) => !p.undone);
   drawing.append(svg("polyline", { class: "values", points: kept.map((p) => `${p.x},${p.y}`).join(" ") }));
