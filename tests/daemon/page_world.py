@@ -73,7 +73,12 @@ def connect(world: Any) -> None:
     world.replicas = [Replica(store, root / f"replica-{i}.json", f"http://10.0.0.{i}:8000") for i in (11, 12)]
     monitoring = Monitoring(measured, judged, functools.partial(foresee, Thresholds()))
     world.applier = Applier(
-        world.ledger, world.store, world.editor, world.replicas, monitoring=monitoring, settings=world.settings
+        world.ledger,
+        world.store,
+        world.editor,
+        world.replicas,
+        monitoring=monitoring,
+        settings=world.settings,
     )
 
 
