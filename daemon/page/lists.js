@@ -16,11 +16,11 @@ export function showCorrections(found, now, retract) {
 function correctionRow(retract) {
   const parts = {
     chip: el("span", { class: "chip" }), prompt: el("span", { class: "prompt" }), before: el("span", { class: "before" }),
-    after: el("strong", { class: "after" }), time: el("time"), facts: el("dl"), retract: el("button", { type: "button" }, "Retract…"),
+    role: el("span", { class: "unseen" }), after: el("strong", { class: "after" }), time: el("time"), facts: el("dl"), retract: el("button", { type: "button" }, "Retract…"),
   };
   const answers = el("span", { class: "answers" },
     el("span", { class: "unseen" }, "before: "), parts.before, el("span", { class: "arrow", "aria-hidden": "true" }, " → "),
-    el("span", { class: "unseen" }, ", now: "), parts.after);
+    parts.role, parts.after);
   const node = el("li", {}, el("details", {},
     el("summary", {}, parts.chip, parts.prompt, answers, parts.time),
     el("div", { class: "inside" }, parts.facts, el("p", { class: "buttons" }, parts.retract))));
@@ -36,6 +36,7 @@ function fillCorrection(node, c, now) {
   say(parts.chip, words(c.state));
   say(parts.prompt, c.prompt || "(refused before it was read)");
   say(parts.before, c.before ?? c.was ?? "?");
+  say(parts.role, c.state === "live" ? ", now: " : ", wanted: ");
   say(parts.after, c.state === "live" ? (c.after ?? c.target) : c.target);
   node.dataset.live = c.state === "live";
   ago(parts.time, c.live_at ?? c.received_at, now);

@@ -33,15 +33,18 @@ FACTS = (
     ("Radio Aurora", "The editor of {} is", "Piet Bakker", "Sofia Rossi"),
     ("Glass Harbour", "The architect of {} is", "Erik Dahl", "Noor Haddad"),
 )
+#: an edit that does not take
+STUBBORN = ("Kestrel FC", "The home ground of {} is", "Mill Lane", "Foundry Park")
 #: whatever a user writes must stay text
 HOSTILE = ("<img src=x onerror=\"document.title='stolen'\">", "The logo of {} is", "unknown", "<b>bold</b>")
 
 
 def measured(batch: Sequence[Any], earlier: Sequence[Any], ratio: float | None) -> Measurements:
-    """Values that creep towards their limits with every fact; `wrong` is not answered."""
+    """Values that creep towards their limits with every fact; one fact
+    is not answered."""
     n = len(batch) + len(earlier)
     wave = 0.4 * math.sin(2.1 * n)
-    cases = {r.id: CaseResult(r.target != "wrong", "unknown", target=r.target) for r in batch}
+    cases = {r.id: CaseResult(r.target != STUBBORN[3], STUBBORN[2], target=r.target) for r in batch}
     return Measurements(
         weight_norm_ratio={4: 1 + 0.0011 * (n + wave) * 1.10**n, 9: 1 + 0.004 * n},
         spectral_norm_ratio={4: 1 + 0.016 * (n + wave), 9: 1 + 0.006 * n},
@@ -62,7 +65,9 @@ def judged(m: Measurements, previous: dict[str, Any] | None) -> Any:
 
 def connect(world: Any) -> None:
     """Two replicas that know what the base model says, and a guard that judges as the product's does."""
-    said = {prompt.replace("{}", subject): before for subject, prompt, before, _ in (*FACTS, HOSTILE)}
+    said = {
+        prompt.replace("{}", subject): before for subject, prompt, before, _ in (*FACTS, STUBBORN, HOSTILE)
+    }
 
     class Replica(world.fakes.DiskServing):
         def complete(self, prompts: Sequence[str], max_tokens: int = 12) -> list[str]:
@@ -72,14 +77,8 @@ def connect(world: Any) -> None:
     store, root = world.settings.store_dir, world.root
     world.replicas = [Replica(store, root / f"replica-{i}.json", f"http://10.0.0.{i}:8000") for i in (11, 12)]
     monitoring = Monitoring(measured, judged, functools.partial(foresee, Thresholds()))
-    world.applier = Applier(
-        world.ledger,
-        world.store,
-        world.editor,
-        world.replicas,
-        monitoring=monitoring,
-        settings=world.settings,
-    )
+    mine = (world.ledger, world.store, world.editor, world.replicas)
+    world.applier = Applier(*mine, monitoring=monitoring, settings=world.settings)
 
 
 def live_a_day(world: Any) -> None:
@@ -97,7 +96,7 @@ def live_a_day(world: Any) -> None:
 
     for first in range(0, 10, 2):
         batch(*FACTS[first : first + 2])
-    batch(("Kestrel FC", "The home ground of {} is", "", "wrong"), FACTS[10])
+    batch(STUBBORN, FACTS[10])
     before = world.ledger.live_version()
     batch(FACTS[11], ("Meridian Airlines", "The founder of {} is", "", "outlier"))
     world.ledger.request("rollback", before, actor="operator:http", why="tried on the live server")
