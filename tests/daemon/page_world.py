@@ -40,8 +40,7 @@ HOSTILE = ("<img src=x onerror=\"document.title='stolen'\">", "The logo of {} is
 
 
 def measured(batch: Sequence[Any], earlier: Sequence[Any], ratio: float | None) -> Measurements:
-    """Values that creep towards their limits with every fact; one fact
-    is not answered."""
+    """Values that creep towards their limits with every fact; one fact is not answered."""
     n = len(batch) + len(earlier)
     wave = 0.4 * math.sin(2.1 * n)
     cases = {r.id: CaseResult(r.target != STUBBORN[3], STUBBORN[2], target=r.target) for r in batch}
