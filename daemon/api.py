@@ -5,10 +5,12 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Query, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry, generate_latest
 
 from daemon.alerts import Webhook, handle
@@ -21,16 +23,18 @@ from daemon.errors import (
     UnknownIdError,
 )
 from daemon.ledger import Ledger
+from daemon.lifecycle import State
 from daemon.messages import Correction, parse_correction, parse_json
 from daemon.serving import ServingClient, VllmReplica
 from daemon.settings import Settings
-from daemon.status_page import render, snapshot
+from daemon.status_page import PAGE_HEADERS, numbers_only, page_view, snapshot
 from daemon.views import correction_view, operation_view, version_view
 from monitoring.metrics import Metrics
 
 #: bytes of a request body; some 10,000 corrections
 MAX_BODY = 8 * 2**20
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+PAGE = Path(__file__).parent / "page"
 POLL_SECONDS = 0.1
 MAX_WAIT_SECONDS = 60.0
 
@@ -133,6 +137,19 @@ def _parsed(many: list[Any]) -> list[Correction]:
     return corrections
 
 
+@router.get("/v1/corrections", dependencies=SUBMIT)
+def list_corrections(
+    service: ServiceOf,
+    state: State | None = None,
+    containing: Annotated[str | None, Query(max_length=200)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+) -> list[dict[str, Any]]:
+    """The newest first; of one state, and with a text in them, when asked."""
+    states = [state] if state else []
+    rows = service.ledger.corrections(*states, limit=limit, containing=containing)
+    return [correction_view(row) for row in rows[::-1]]
+
+
 @router.get("/v1/corrections/{id}", dependencies=SUBMIT)
 def get_correction(
     service: ServiceOf, id: str, wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS)] = 0.0
@@ -179,6 +196,18 @@ def compact(service: ServiceOf, why: str | None = None) -> dict[str, Any]:
     return _request(service, "compact", None, why)
 
 
+@router.post("/v1/pause", status_code=202, dependencies=ADMIN)
+def pause(service: ServiceOf, why: str | None = None) -> dict[str, Any]:
+    """Corrections stay queued until somebody resumes."""
+    return _request(service, "pause", None, why)
+
+
+@router.post("/v1/resume", status_code=202, dependencies=ADMIN)
+def resume(service: ServiceOf, why: str | None = None) -> dict[str, Any]:
+    """Also ends what the guard has paused."""
+    return _request(service, "resume", None, why)
+
+
 def _request(service: Service, kind: str, target: str | None, why: str | None) -> dict[str, Any]:
     number = service.ledger.request(kind, target, actor="operator:http", why=why)
     service.ring()
@@ -216,9 +245,20 @@ def metrics(service: ServiceOf) -> Response:
     return Response(generate_latest(service.registry), media_type=CONTENT_TYPE)
 
 
-@router.get("/", response_class=HTMLResponse)
-def page(service: ServiceOf) -> str:
-    return render(service.ledger)
+@router.get("/v1/status")
+def status(service: ServiceOf, authorization: Annotated[str | None, Header()] = None) -> dict[str, Any]:
+    """What the status page shows: numbers to everybody, reasons and names to who has a token."""
+    scopes = service.scopes(authorization)
+    if authorization and not scopes:
+        raise HTTPException(401, "this token is not known", {"WWW-Authenticate": "Bearer"})
+    view = page_view(service.ledger, service.replicas)
+    view["scope"] = next((scope for scope in ("admin", "submit") if scope in scopes), None)
+    return view if scopes else numbers_only(view)
+
+
+@router.get("/")
+def page() -> FileResponse:
+    return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
 
 
 def create_app(
@@ -247,6 +287,7 @@ def create_app(
     app = FastAPI(title="factd", lifespan=lifespan, openapi_url="/v1/openapi.json")
     app.state.service = service
     app.include_router(router)
+    app.mount("/static", StaticFiles(directory=PAGE))
     for kind, respond in _responses():
         app.add_exception_handler(kind, respond)
     return app

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from editing.editor import Editor
     from editing.install import Installation
     from editing.values import ValueOptions
+    from monitoring.verdict import Thresholds
 
 log = logging.getLogger("factd")
 
@@ -197,7 +198,6 @@ def build_monitoring(settings: Settings, editor: Any) -> "Monitoring":
     """Measures and judges against the baseline, which is measured once."""
     from daemon.update import Monitoring
     from monitoring.baseline import open_baseline
-    from monitoring.forecast import FEWEST_POINTS, edits_until_limit, forecasts, to_json
     from monitoring.measure import Memory, measure
     from monitoring.measurements import Measurements
     from monitoring.probes import default_probes
@@ -217,15 +217,23 @@ def build_monitoring(settings: Settings, editor: Any) -> "Monitoring":
         before = Measurements.from_json(previous) if previous else None
         return judge(measurements, thresholds, before, time.time())
 
-    def foreseen(history: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
-        series = [(edits, Measurements.from_json(stored)) for edits, stored in history]
-        found = forecasts(series, thresholds)
-        if edits_until_limit(series, found) is None:
-            few = f"{len(series)} of {FEWEST_POINTS} versions measured since the last compaction"
-            return {"known": False, "nearest": f"nothing yet: {few}", "forecasts": []}
-        return {"known": True, **to_json(found)}
+    return Monitoring(measured, judged, functools.partial(foresee, thresholds))
 
-    return Monitoring(measured, judged, foreseen)
+
+def foresee(thresholds: "Thresholds", history: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+    """What `daemon.ladder.Foresee` says, with the levels in force: guard → [warn, limit]."""
+    from monitoring.forecast import FEWEST_POINTS, edits_until_limit, forecasts, to_json
+    from monitoring.measurements import Measurements
+    from monitoring.verdict import GUARDS
+
+    series = [(edits, Measurements.from_json(stored)) for edits, stored in history]
+    found = forecasts(series, thresholds)
+    kinds = ("warn", "limit")
+    limits = {guard.name: [getattr(thresholds, f"{guard.name}_{kind}") for kind in kinds] for guard in GUARDS}
+    if edits_until_limit(series, found) is None:
+        few = f"{len(series)} of {FEWEST_POINTS} versions measured since the last compaction"
+        return {"known": False, "nearest": f"nothing yet: {few}", "forecasts": [], "limits": limits}
+    return {"known": True, **to_json(found), "limits": limits}
 
 
 def case(row: "CorrectionRow") -> Any:

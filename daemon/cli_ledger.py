@@ -70,7 +70,8 @@ def status(
         show_json(view)
         return
     history = view.pop("history", [])
-    view.pop("forecasts", None)  # the nearest one stands in the table
+    for name in ("forecasts", "limits"):  # the nearest forecast stands in the table
+        view.pop(name, None)
     show_table("Correction" if id else "Status", ("", ""), [(name, value) for name, value in view.items()])
     if history:
         show_table(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, func, or_, select
 
 from daemon.errors import UnknownIdError
 from daemon.ledger_tables import (
@@ -34,6 +34,9 @@ from monitoring.policy import PolicyState
 ROLLBACK_CAUSES = ("operator", "alert", "guard", "publish_failed")
 
 
+#: columns of a correction that a search looks at, besides the prompt with the subject filled in
+SEARCHED = ("id", "key", "target", "was", "before", "after", "reason", "version")
+
 #: versions that a forecast looks back on, at most
 HISTORY = 500
 
@@ -54,11 +57,22 @@ class LedgerQueries:
         with self._read() as c:
             return find_correction(c, id)
 
-    def corrections(self, *states: State, limit: int | None = None) -> list[CorrectionRow]:
-        """Corrections in order of arrival; all states when none is named; the newest `limit` of them."""
+    def corrections(
+        self, *states: State, limit: int | None = None, containing: str | None = None
+    ) -> list[CorrectionRow]:
+        """Corrections in order of arrival; all states when none is named; the newest `limit` of them.
+
+        Args:
+            containing: only those with this in a text, an answer, the reason, the id, key or version; case
+                does not count.
+        """
         query = select(corrections).order_by(corrections.c.seq.desc()).limit(limit)
         if states:
             query = query.where(corrections.c.state.in_(states))
+        if containing:
+            columns = (corrections.c[name] for name in SEARCHED)
+            asked = func.replace(corrections.c.prompt, "{}", corrections.c.subject)
+            query = query.where(or_(*(c.icontains(containing, autoescape=True) for c in (asked, *columns))))
         with self._read() as c:
             return [correction_row(row) for row in c.execute(query)][::-1]
 
@@ -160,15 +174,17 @@ class LedgerQueries:
             raise UnknownIdError("operation", str(id))
         return operation_row(row)
 
-    def transitions(self, id: str | None = None, *, kind: str | None = None) -> list[TransitionRow]:
-        """Changes of state, oldest first."""
-        query = select(transitions).order_by(transitions.c.seq)
+    def transitions(
+        self, id: str | None = None, *, kind: str | None = None, limit: int | None = None
+    ) -> list[TransitionRow]:
+        """Changes of state, oldest first; the newest `limit` of them."""
+        query = select(transitions).order_by(transitions.c.seq.desc()).limit(limit)
         if id is not None:
             query = query.where(transitions.c.id == id)
         if kind is not None:
             query = query.where(transitions.c.kind == kind)
         with self._read() as c:
-            return [TransitionRow(**row._mapping) for row in c.execute(query)]
+            return [TransitionRow(**row._mapping) for row in c.execute(query)][::-1]
 
     def counts(self) -> dict[str, int]:
         """Corrections by state; every state is there."""

@@ -1,22 +1,33 @@
-"""The status page and the metrics: both are read from the ledger when somebody asks."""
+"""What the status page and the metrics show: read from ledger and replicas when somebody asks."""
 
+import math
 from collections.abc import Sequence
-from html import escape
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from daemon.ledger import Ledger
+from daemon.ledger import BASE_VERSION, Ledger
 from daemon.ledger_queries import edits_left
+from daemon.ledger_tables import VersionRow
 from daemon.ruling import GUARD
 from daemon.serving import ServingClient, ServingError
+from daemon.views import status_view, step_view, version_view
+from monitoring.errors import MeasurementError
 from monitoring.measurements import Measurements
 from monitoring.metrics import StatusSnapshot
+from monitoring.verdict import GUARDS, worst_value
 
-STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse;width:100%;margin:1rem 0}"
-    "td,th{border-bottom:1px solid #ccc;padding:.3rem .6rem;text-align:left;vertical-align:top}"
-)
-ROWS_SHOWN = 50
+#: The newest versions, which are also the points of the plots, and the newest steps of the guard.
+VERSIONS_SHOWN, STEPS_SHOWN = 60, 20
+
+#: No script, style, font or connection but our own, no framing: a text that slipped through could do
+#: nothing.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
 
 
 def number_of(version: str) -> int | None:
@@ -34,7 +45,7 @@ def snapshot(ledger: Ledger, replicas: Sequence[ServingClient]) -> StatusSnapsho
         stages.setdefault(stage, []).append(seconds)
     measurements = Measurements.from_json(status.measurements) if status.measurements else None
     live = number_of(status.live)
-    served = {f"{i}": _served(replica) for i, replica in enumerate(replicas)}
+    served = {f"{i}": number for i, number in enumerate(_served(replicas))}
     return StatusSnapshot(
         outcomes=status.counts,
         queue_depth={"corrections": status.pending, "apply": status.operations_pending},
@@ -56,42 +67,75 @@ def snapshot(ledger: Ledger, replicas: Sequence[ServingClient]) -> StatusSnapsho
     )
 
 
-def _served(replica: ServingClient) -> int | None:
+def _served(replicas: Sequence[ServingClient]) -> list[int | None]:
+    """Number of the version that each replica serves; None: it does not answer. All are asked at once."""
+    with ThreadPoolExecutor(max(1, len(replicas))) as pool:
+        return list(pool.map(_served_by, replicas))
+
+
+def _served_by(replica: ServingClient) -> int | None:
     try:
-        return number_of(replica.served().version)
+        # A replica that hangs is found out by `healthy`, which waits for seconds, not minutes.
+        return number_of(replica.served().version) if replica.healthy() else None
     except ServingError:
         return None
 
 
-def render(ledger: Ledger) -> str:
-    """One HTML page: status, the newest corrections, the versions."""
-    from daemon.views import correction_view, status_view, step_view, version_view
-
-    status = status_view(ledger.status())
-    corrections = [correction_view(row) for row in ledger.corrections(limit=ROWS_SHOWN)][::-1]
-    versions = [version_view(row) for row in ledger.versions()][::-1][:ROWS_SHOWN]
-    steps = [step_view(row) for row in ledger.transitions(kind=GUARD)[: -ROWS_SHOWN - 1 : -1]]
-    names = ("live", "paused", "pending", "operations_pending", "nas_skipped", "forecast")
-    counts = [(state, count) for state, count in status["counts"].items() if count]
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>factd</title><style>{STYLE}</style>"
-        "<h1>factd</h1>"
-        + _table(("", ""), [(name.replace("_", " "), status[name]) for name in names] + counts)
-        + "<h2>Steps of the guard</h2>"
-        + _rows(steps, ("step", "on", "why"))
-        + "<h2>Corrections</h2>"
-        + _rows(corrections, ("id", "prompt", "before", "after", "state", "reason", "version"))
-        + "<h2>Versions</h2>"
-        + _rows(versions, ("id", "parent", "state", "reason"))
-        + "</html>"
-    )
+def page_view(ledger: Ledger, replicas: Sequence[ServingClient]) -> dict[str, Any]:
+    """`factd status --json` and what the page shows besides: replicas, versions with their measures, and
+    the guard's last steps, newest first. `now` is the ledger's clock: ages do not hang on the reader's."""
+    status = ledger.status()
+    live = number_of(status.live)
+    versions = [
+        _version(row) for row in (*ledger.newest_versions(VERSIONS_SHOWN), ledger.version(BASE_VERSION))
+    ]
+    steps = ledger.transitions(kind=GUARD, limit=STEPS_SHOWN)[::-1]
+    served = zip(replicas, _served(replicas), strict=True)
+    return status_view(status) | {
+        "now": ledger.clock(),
+        "edits_until_limit": _finite(edits_left(status.forecast)),
+        "guards": [{"name": g.name, "high_is_bad": g.high_is_bad, "mend": g.mend} for g in GUARDS],
+        "replicas": [{"name": r.name, "version": n, "in_sync": n == live} for r, n in served],
+        "versions": versions,
+        "last_steps": [step_view(row) for row in steps],
+    }
 
 
-def _rows(views: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
-    return _table(names, [[view[name] for name in names] for view in views])
+def numbers_only(view: dict[str, Any]) -> dict[str, Any]:
+    """`page_view` for somebody without a token: states, counts, times and measures, as in /metrics.
+
+    Reasons are left out, for they quote answers, and so are ids and addresses, which others choose.
+    """
+    paused, verdict = view["paused"], view["verdict"]
+    quiet = {"why": None, "on": None}
+    return view | {
+        "paused": paused and {"actor": paused["actor"].split(":")[0], "at": paused.get("at")},
+        "verdict": verdict and {"outcome": verdict["outcome"], "guards": verdict["guards"]},
+        "last_step": view["last_step"] and view["last_step"] | quiet,
+        "last_steps": [step | quiet for step in view["last_steps"]],
+        "replicas": [r | {"name": f"replica {i}"} for i, r in enumerate(view["replicas"])],
+        "versions": [version | {"reason": None} for version in view["versions"]],
+    }
 
 
-def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    head = "".join(f"<th>{escape(name)}" for name in names)
-    cells = ("".join(f"<td>{'' if cell is None else escape(str(cell))}" for cell in row) for row in rows)
-    return f"<table><tr>{head}" + "".join(f"<tr>{row}" for row in cells) + "</table>"
+def _version(row: VersionRow) -> dict[str, Any]:
+    """A version with the worst layer's value of each guarded measure, and with counts in place of ids."""
+    return version_view(row) | {
+        "added": len(row.added),
+        "removed": len(row.removed),
+        "outcome": (row.verdict or {}).get("outcome"),
+        "values": _values(row.measurements),
+    }
+
+
+def _values(stored: dict[str, Any] | None) -> dict[str, float | None]:
+    """Measure → value; None: not measured, or not a number."""
+    try:
+        measured = Measurements.from_json(stored or {})
+    except MeasurementError:  # another factd's measurements say nothing that could be drawn beside ours
+        measured = Measurements()
+    return {guard.name: _finite(worst_value(measured, guard.name)) for guard in GUARDS}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -78,5 +78,6 @@ def status_view(status: LedgerStatus) -> dict[str, Any]:
         "watched_at": status.watched_at,
         "forecast": forecast.get("nearest"),
         "forecasts": forecast.get("forecasts", []),
+        "limits": forecast.get("limits", {}),
         "last_live_at": status.last_live_at,
     }

@@ -83,6 +83,12 @@ class World:
         self.ledger.close()
 
 
+@pytest.fixture(scope="session")
+def world_at():
+    """World itself, for tests that choose the folder."""
+    return World
+
+
 @pytest.fixture
 def world(tmp_path):
     made = World(tmp_path)

@@ -1,12 +1,18 @@
 """The HTTP API on a real ledger in a temporary file, with a replica in memory."""
 
+import re
+
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import insert
 
 from daemon.api import MAX_BODY, create_app
 from daemon.errors import SettingsError
+from daemon.journal import Journal
+from daemon.lease import Lease
 from daemon.ledger import Ledger
+from daemon.ledger_tables import versions
 from daemon.serving import StubServing
 from daemon.settings import Settings
 
@@ -93,12 +99,15 @@ def test_body_beyond_the_limit_is_refused(client):
     ("method", "path"),
     [
         ("POST", "/v1/corrections"),
+        ("GET", "/v1/corrections"),
         ("GET", "/v1/corrections/x"),
         ("GET", "/v1/facts"),
         ("GET", "/v1/versions"),
         ("POST", "/v1/versions/v000000/rollback"),
         ("POST", "/v1/corrections/x/retract"),
         ("POST", "/v1/compact"),
+        ("POST", "/v1/pause"),
+        ("POST", "/v1/resume"),
         ("POST", "/v1/alerts"),
     ],
 )
@@ -108,7 +117,15 @@ def test_tokens_are_needed(client, method, path):
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/versions/v000000/rollback", "/v1/corrections/x/retract", "/v1/compact", "/v1/alerts"]
+    "path",
+    [
+        "/v1/versions/v000000/rollback",
+        "/v1/corrections/x/retract",
+        "/v1/compact",
+        "/v1/pause",
+        "/v1/resume",
+        "/v1/alerts",
+    ],
 )
 def test_submit_token_may_not_operate(client, path):
     assert client.post(path, headers=SUBMIT).status_code == 403
@@ -156,9 +173,61 @@ def test_metrics_and_pages_are_open(client):
     assert "factd_version 0.0" in client.get("/metrics").text
     assert client.get("/healthz").status_code == 200
     assert client.get("/readyz").status_code == 200
-    page = client.get("/").text
-    assert "v000000" in page
-    assert "<b>Rome" not in page
+    page = client.get("/")
+    assert "'unsafe-inline'" not in page.headers["Content-Security-Policy"]
+    assert page.headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self'")
+    for part in re.findall(r'(?:src|href)="(static/[^"]+)"', page.text):
+        assert client.get(f"/{part}").status_code == 200
+    assert "<script>" not in page.text
+
+
+def test_status_shows_texts_only_to_who_has_a_token(client, ledger):
+    client.post("/v1/corrections", json=GOOD, headers=SUBMIT)
+    ledger.request("pause", actor="operator:ann", why="the tower again")
+    with Lease(ledger, 30.0) as lease:
+        Journal(ledger, lease.fence).pause("paused: answers 'Rome'")
+    open_view = client.get("/v1/status").json()
+    assert (open_view["scope"], open_view["live"], open_view["pending"]) == (None, "v000000", 1)
+    assert open_view["replicas"] == [{"name": "replica 0", "version": 0, "in_sync": True}]
+    assert open_view["paused"]["actor"] == "guard"
+    assert "Rome" not in str(open_view)
+    view = client.get("/v1/status", headers=SUBMIT).json()
+    assert view["scope"] == "submit"
+    assert view["paused"]["why"] == view["last_steps"][0]["why"] == "paused: answers 'Rome'"
+    assert client.get("/v1/status", headers=ADMIN).json()["scope"] == "admin"
+    assert client.get("/v1/status", headers={"Authorization": "Bearer wrong"}).status_code == 401
+
+
+def test_corrections_are_listed_newest_first_and_searched(client):
+    posts = [GOOD, GOOD | {"subject": "100%_Sure", "target": "Oslo"}, GOOD | {"subject": "Bob"}]
+    ids = client.post("/v1/corrections", json=posts, headers=SUBMIT).json()["ids"]
+
+    def found(**asked):
+        return [view["id"] for view in client.get("/v1/corrections", params=asked, headers=SUBMIT).json()]
+
+    assert found() == ids[::-1]
+    assert found(limit=1) == ids[2:]
+    assert found(containing="where the eiffel TOWER stands") == ids[:1]
+    assert found(containing="oslo") == found(containing="%_") == ids[1:2]
+    assert found(containing="nothing like it") == found(state="live") == []
+    assert client.get("/v1/corrections?state=odd", headers=SUBMIT).status_code == 422
+
+
+def test_measures_that_cannot_be_read_are_shown_as_not_measured(client, ledger):
+    with ledger.writing() as c:
+        row = {"added": [], "removed": [], "attempts": 0, "fence": 0, "created_at": 0.0}
+        row |= {"state": "past", "measurements": {"weight_norm_ratio": {"4": "NaN"}}}
+        for number, measured in enumerate([row["measurements"], {"of": "another factd"}], start=1):
+            c.execute(insert(versions).values(id=f"v{number:06d}", **row | {"measurements": measured}))
+    values = [version["values"] for version in client.get("/v1/status").json()["versions"]]
+    assert [value["weight_norm_ratio"] for value in values] == [None, None, None]
+
+
+def test_pause_and_resume_are_recorded_as_operations(client, ledger):
+    for kind in ("pause", "resume"):
+        answer = client.post(f"/v1/{kind}?why=night", headers=ADMIN)
+        assert (answer.status_code, answer.json()["kind"], answer.json()["why"]) == (202, kind, "night")
+    assert [operation.actor for operation in ledger.operations()] == ["operator:http"] * 2
 
 
 def test_not_ready_when_a_replica_is_down(settings, ledger):

@@ -1,0 +1,36 @@
+// The HTTP API as this page uses it. The token lives in this tab's sessionStorage and nowhere else.
+
+const KEY = "factd-token";
+// Longer than any answer of a healthy API; a page that waits for ever says nothing.
+const PATIENCE_MS = 15_000;
+
+export class ApiError extends Error {
+  constructor(status, text) {
+    super(text);
+    this.status = status; // 0: no answer at all
+  }
+}
+
+export const token = () => sessionStorage.getItem(KEY);
+export const forget = () => sessionStorage.removeItem(KEY);
+export const remember = (value) => sessionStorage.setItem(KEY, value);
+
+export const get = (path, with_ = token()) => call("GET", path, with_);
+export const post = (path) => call("POST", path, token());
+
+async function call(method, path, bearer) {
+  const headers = bearer ? { Authorization: `Bearer ${bearer}` } : {};
+  const signal = AbortSignal.timeout(PATIENCE_MS);
+  let answer, body;
+  try {
+    answer = await fetch(path, { method, headers, signal, cache: "no-store", redirect: "error" });
+    body = await answer.json();
+  } catch (error) {
+    throw new ApiError(answer?.status ?? 0, answer ? `no JSON came back (${answer.status})` : error.message);
+  }
+  if (!answer.ok) {
+    const detail = typeof body.detail === "string" ? body.detail : JSON.stringify(body.detail);
+    throw new ApiError(answer.status, detail);
+  }
+  return body;
+}
