@@ -29,6 +29,7 @@ from daemon.errors import (
 )
 from daemon.intake import Bell, Rates, Room, Writer
 from daemon.ledger import Ledger
+from daemon.lifecycle import FINAL
 from daemon.messages import Correction, parse_correction, parse_json
 from daemon.serving import ServingClient, VllmReplica
 from daemon.settings import Settings
@@ -181,10 +182,9 @@ async def get_correction(
 ) -> dict[str, Any]:
     """One correction; `wait` seconds at most until it is not under way any more."""
     deadline = time.monotonic() + wait
-    under_way = {"received", "validated", "staged", "verified", "published"}
     while True:
         view = correction_view(await run_in_threadpool(service.ledger.get, id))
-        if view["state"] not in under_way or time.monotonic() >= deadline:
+        if view["state"] in FINAL or time.monotonic() >= deadline:
             return view
         # Not in a thread: forty clients that wait would hold all there are, and nobody could post.
         await asyncio.sleep(POLL_SECONDS)

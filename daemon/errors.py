@@ -15,6 +15,7 @@ DaemonError                   anything below; `retryable` says whether the same 
 │   ├── LeaseHeldError        another applier holds it (retryable)
 │   └── LeaseLostError        a newer applier took it; this one must stop at once
 ├── StoreError                a version on disk is missing, damaged or does not fit
+├── ClientError               our HTTP API refuses a request of a client
 └── PublishError              replicas do not serve what they were told to serve (retryable)
 """
 
@@ -89,7 +90,7 @@ class QueueFullError(BusyError):
     def __init__(self, waiting: int, most: int, seconds: float) -> None:
         super().__init__(
             f"{waiting} corrections wait and {most} may; nothing was recorded. Post again in "
-            f"{seconds:.0f} s, send fewer at once, see `factd status` why they wait, or raise FACTD_MAX_PENDING",
+            f"{seconds:.0f} s, send fewer at once, see why in `factd status`, or raise FACTD_MAX_PENDING",
             seconds,
         )
 
@@ -175,3 +176,16 @@ class PublishError(DaemonError):
     """Raised when a replica does not serve the version it was told to serve."""
 
     retryable = True
+
+
+class ClientError(DaemonError):
+    """Raised when the HTTP API refuses a request.
+
+    Attributes:
+        status: HTTP status.
+        text: what the API says.
+    """
+
+    def __init__(self, status: int, text: str) -> None:
+        self.status, self.text = status, text
+        super().__init__(f"the API answers {status}: {text}")

@@ -124,6 +124,10 @@ class Writer:
         self._asked.put((posts, actor, done))
         return done.result()
 
+    def waiting(self) -> int:
+        """Requests that the writer has not begun with."""
+        return self._asked.qsize()
+
     def close(self) -> None:
         """Returns when everything asked for is written."""
         self._asked.put(None)
@@ -165,25 +169,28 @@ class Bell:
     """Rings in a thread of its own: no post waits for the broker, and many posts ring once."""
 
     def __init__(self, ring: Callable[[], None]) -> None:
-        self._ring, self._wanted, self._closing = ring, threading.Event(), threading.Event()
+        self._ring, self._wake = ring, threading.Event()
+        self._due = self._closing = False
         self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
         self._thread.start()
 
     def __call__(self) -> None:
-        self._wanted.set()
+        self._due = True
+        self._wake.set()
 
     def close(self) -> None:
-        self._closing.set()
-        self._wanted.set()
+        """Returns when the last ring asked for is done."""
+        self._closing = True
+        self._wake.set()
         self._thread.join()
 
     def _run(self) -> None:
-        while True:
-            self._wanted.wait()
-            self._wanted.clear()
-            self._ring()
-            if self._closing.is_set():
-                return
+        while self._due or not self._closing:
+            self._wake.wait()
+            self._wake.clear()
+            if self._due:
+                self._due = False
+                self._ring()
 
 
 def submit_or_refuse(ledger: "Ledger", id: str, parse: Callable[[], "Correction"], actor: str) -> str:

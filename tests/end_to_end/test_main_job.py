@@ -12,8 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from daemon.client import Client
 from daemon.demo import first_word
-from daemon.demo_client import Api, LiveServer, Traffic
+from daemon.demo_client import LiveServer, Traffic
 from daemon.demo_facts import UNRELATED
 from tests.programs import program
 
@@ -68,7 +69,7 @@ def live(up):
 
 @pytest.fixture
 def api(up, tokens):
-    client = Api(up["api_url"], tokens["admin"])
+    client = Client(up["api_url"], tokens["admin"])
     yield client
     client.close()
 
