@@ -10,13 +10,14 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy.exc import OperationalError as DatabaseError
 
-from daemon.alerts import Webhook, handle
+from daemon.alerts import PLAIN, Webhook, handle
 from daemon.errors import (
     BusyError,
     ConflictError,
@@ -28,9 +29,9 @@ from daemon.errors import (
     UnknownIdError,
 )
 from daemon.intake import Bell, Rates, Room, Writer
-from daemon.ledger import Ledger
+from daemon.ledger import MAX_ID, Ledger
 from daemon.lifecycle import FINAL
-from daemon.messages import Correction, parse_correction, parse_json
+from daemon.messages import Correction, parse_correction, parse_json, printable, problem
 from daemon.serving import ServingClient, VllmReplica
 from daemon.settings import Settings
 from daemon.status_page import render, snapshot
@@ -81,6 +82,9 @@ def _service(request: Request) -> Service:
 
 
 ServiceOf = Annotated[Service, Depends(_service)]
+#: PostgreSQL stores no NUL; no id and no reason needs a control character.
+Id = Annotated[str, Path(max_length=MAX_ID, pattern=PLAIN)]
+Why = Annotated[str | None, Query(max_length=1000, pattern=PLAIN)]
 
 
 def _scope(wanted: str) -> Callable[..., str]:
@@ -138,7 +142,8 @@ def post_corrections(
     many = content if isinstance(content, list) else [content]
     corrections = _parsed(many)
     _check_size(service, len(corrections))
-    if idempotency_key:
+    if idempotency_key is not None:
+        _check_key(idempotency_key)
         corrections = [
             c if c.key else c.model_copy(update={"key": _key(idempotency_key, i, len(many))})
             for i, c in enumerate(corrections)
@@ -155,6 +160,13 @@ def _check_size(service: Service, count: int) -> None:
     most = min(service.rates.most("corrections"), service.room.most)
     if count > most:
         raise HTTPException(413, f"{count} corrections in one request; send {most} at once at most")
+
+
+def _check_key(key: str) -> None:
+    try:
+        printable(key)
+    except ValueError as error:
+        raise CorrectionError([Problem("Idempotency-Key", repr(key), str(error))]) from None
 
 
 def _key(key: str, index: int, count: int) -> str:
@@ -178,7 +190,7 @@ def _parsed(many: list[Any]) -> list[Correction]:
 
 @router.get("/v1/corrections/{id}", dependencies=SUBMIT)
 async def get_correction(
-    service: ServiceOf, id: str, wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS)] = 0.0
+    service: ServiceOf, id: Id, wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS)] = 0.0
 ) -> dict[str, Any]:
     """One correction; `wait` seconds at most until it is not under way any more."""
     deadline = time.monotonic() + wait
@@ -202,22 +214,22 @@ def get_versions(service: ServiceOf) -> dict[str, Any]:
 
 
 @router.get("/v1/operations/{number}", dependencies=SUBMIT)
-def get_operation(service: ServiceOf, number: int) -> dict[str, Any]:
+def get_operation(service: ServiceOf, number: Annotated[int, Path(ge=1, lt=2**31)]) -> dict[str, Any]:
     return operation_view(service.ledger.operation(number))
 
 
 @router.post("/v1/corrections/{id}/retract", status_code=202, dependencies=ADMIN)
-def retract(service: ServiceOf, id: str, why: str | None = None) -> dict[str, Any]:
+def retract(service: ServiceOf, id: Id, why: Why = None) -> dict[str, Any]:
     return _request(service, "retract", id, why)
 
 
 @router.post("/v1/versions/{version}/rollback", status_code=202, dependencies=ADMIN)
-def rollback(service: ServiceOf, version: str, why: str | None = None) -> dict[str, Any]:
+def rollback(service: ServiceOf, version: Id, why: Why = None) -> dict[str, Any]:
     return _request(service, "rollback", version, why)
 
 
 @router.post("/v1/compact", status_code=202, dependencies=ADMIN)
-def compact(service: ServiceOf, why: str | None = None) -> dict[str, Any]:
+def compact(service: ServiceOf, why: Why = None) -> dict[str, Any]:
     """All live facts written anew from the base weights, judged like any version."""
     return _request(service, "compact", None, why)
 
@@ -300,10 +312,11 @@ def create_app(
 
 def _responses() -> Iterator[tuple[type[Exception], Any]]:
     def refused(_: Request, error: Any) -> JSONResponse:
-        problems = [
-            {"field": p.field, "value": p.value, "mend": p.mend, "line": p.line} for p in error.problems
-        ]
+        problems = [vars(problem) for problem in error.problems]
         return JSONResponse({"detail": "nothing was recorded", "problems": problems}, 422)
+
+    def invalid(request: Request, error: Any) -> JSONResponse:
+        return refused(request, CorrectionError([problem(item) for item in error.errors()]))
 
     def plain(status: int) -> Any:
         return lambda _request, error: JSONResponse({"detail": str(error)}, status)
@@ -317,6 +330,7 @@ def _responses() -> Iterator[tuple[type[Exception], Any]]:
         return _later(503, f"the ledger does not answer: {error.orig}; ask again", DATABASE_SECONDS)
 
     yield CorrectionError, refused
+    yield RequestValidationError, invalid
     yield BusyError, busy
     yield DatabaseError, broken
     yield UnknownIdError, plain(404)
