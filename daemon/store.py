@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from daemon.errors import StoreError
 from daemon.ledger_tables import BASE_VERSION
@@ -42,20 +42,21 @@ class Draft:
     measurements: Mapping[str, Any] = field(default_factory=dict)
 
 
-class _Fact(TypedDict):
+class _Fact(BaseModel):
     id: str
     subject: str
     prompt: str
     target: str
 
 
-class _Tensor(TypedDict):
+class _Tensor(BaseModel):
     sha256: str
 
 
-@with_config(ConfigDict(strict=True))
-class _Manifest(TypedDict):
+class _Manifest(BaseModel):
     """What is read of a manifest; docs/format.md has all of it."""
+
+    model_config = ConfigDict(strict=True)
 
     parent: str | None
     base_hash: str
@@ -65,9 +66,6 @@ class _Manifest(TypedDict):
     facts_added: list[_Fact]
     facts_removed: list[str]
     fence: int
-
-
-_MANIFEST = TypeAdapter(_Manifest)
 
 
 class Store:
@@ -162,7 +160,7 @@ class Store:
         if manifest.get("version") != version:
             raise StoreError(f"{path} says it is {manifest.get('version')!r}; restore it from a backup")
         try:
-            _MANIFEST.validate_python(manifest)
+            _Manifest.model_validate(manifest)
         except ValidationError as error:
             first = error.errors()[0]
             field, said = ".".join(map(str, first["loc"])), first["msg"]
