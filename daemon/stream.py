@@ -42,7 +42,7 @@ class StreamReader:
     were shared out among several would reach the ledger in any order."""
 
     def __init__(
-        self, client: "Redis[bytes]", ledger: Ledger, room: Room, ring: Callable[[], object]
+        self, client: Redis, ledger: Ledger, room: Room, ring: Callable[[], object]
     ) -> None:
         self.client, self.ledger, self.room, self.ring = client, ledger, room, ring
 

@@ -7,8 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from typer.testing import CliRunner
 
 from daemon.api import create_app
+from daemon.bench_intake import Load, intake
+from daemon.cli import app
+from daemon.cli_output import Exit
 from daemon.client import Client
 from daemon.errors import ClientError, ConflictError, QueueFullError, SettingsError
 from daemon.intake import Bell, Room, Writer, submit_or_refuse
@@ -198,3 +202,20 @@ def test_the_client_operates(serve, ledger):
         assert client.facts() == []
         assert client.versions()["live"] == "v000000"
         assert client.gauges()["factd_version"] == 0.0
+
+
+def test_the_command_line_says_that_the_queue_is_full(tmp_path, ledger, monkeypatch):
+    monkeypatch.setenv("FACTD_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("FACTD_MAX_PENDING", "1")
+    ledger.submit(parse_correction(body(1)))
+    words = ["post", "--subject", "S", "--prompt", "p {}", "--target", "t", "--json"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == Exit.BUSY
+    assert "FACTD_MAX_PENDING" in done.output
+    assert len(ledger.corrections()) == 1
+
+
+def test_the_benchmark_posts_to_a_real_process():
+    result = intake(Load(clients=2, single=6, bulk=8, chunk=4, rate=50, seconds=0.1), lambda text: None)
+    assert result["single_posts"] == 6
+    assert all(value > 0 for value in result.values())
