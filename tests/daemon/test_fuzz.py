@@ -28,7 +28,7 @@ TOKENS = {
     "admin": {"Authorization": "Bearer admin-token"},
 }
 #: Enough to find what is there to find within seconds; more were run once by hand.
-EXAMPLES = 25
+EXAMPLES = 15
 
 quick = settings(
     max_examples=EXAMPLES,
