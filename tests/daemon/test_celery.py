@@ -86,7 +86,7 @@ def test_the_worker_reads_the_stream_and_leaves_messages_in_the_broker_while_the
     app.close()
 
 
-def _until(condition, seconds=60.0):
+def _until(condition, seconds=180.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
