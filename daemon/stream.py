@@ -41,9 +41,7 @@ class StreamReader:
     """Moves entries into the ledger. Of all readers one holds a lock and the others stand by: entries that
     were shared out among several would reach the ledger in any order."""
 
-    def __init__(
-        self, client: Redis, ledger: Ledger, room: Room, ring: Callable[[], object]
-    ) -> None:
+    def __init__(self, client: Redis, ledger: Ledger, room: Room, ring: Callable[[], object]) -> None:
         self.client, self.ledger, self.room, self.ring = client, ledger, room, ring
 
     def run(self, stopping: threading.Event) -> None:

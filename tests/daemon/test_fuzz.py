@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import pytest
 import requests
@@ -11,6 +11,7 @@ import torch
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
 from safetensors.torch import save_file
 
 from daemon.api import create_app
@@ -102,7 +103,9 @@ def test_no_route_breaks_or_records_what_it_refuses(api, mode):
                 assert api.send(case, TOKENS[name]) == 401
             api.send(case, TOKENS["submit"])
 
-        check(operation.as_strategy(generation_mode=mode), act)
+        # A route without parameters has nothing that could be made wrong.
+        with suppress(Unsatisfiable) if mode is schemathesis.GenerationMode.NEGATIVE else nullcontext():
+            check(operation.as_strategy(generation_mode=mode), act)
     assert seen == set(api.app.openapi()["paths"])
 
 
