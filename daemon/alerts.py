@@ -3,16 +3,17 @@
 The applier carries it out like the guard's own, within the same cool-down and budget.
 """
 
-from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from daemon.ledger import BASE_VERSION, Ledger
 from daemon.lifecycle import OperationKind, OperationState
 
 #: An alert with this label and another value than "rollback" is only acknowledged.
 ACTION_LABEL = "factd_action"
+#: what goes into the ledger: no control characters
+PLAIN = r"^[^\x00-\x1f\x7f]*$"
 
 
 class Alert(BaseModel):
@@ -20,9 +21,9 @@ class Alert(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
     status: str
-    labels: dict[str, str] = {}
-    fingerprint: str = Field(min_length=1, max_length=64)
-    startsAt: datetime  # Alertmanager's spelling
+    labels: dict[str, Annotated[str, Field(pattern=PLAIN)]] = {}
+    fingerprint: str = Field(min_length=1, max_length=64, pattern=PLAIN)
+    startsAt: AwareDatetime  # Alertmanager's spelling
 
 
 class Webhook(BaseModel):

@@ -1,6 +1,9 @@
 """The HTTP API: corrections in, questions and operations, health, metrics, the status page."""
 
+import asyncio
 import hmac
+import logging
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -9,22 +12,29 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Query, Request
+from fastapi import Path as PathParameter
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry, generate_latest
+from sqlalchemy.exc import OperationalError as DatabaseError
 
-from daemon.alerts import Webhook, handle
+from daemon.alerts import PLAIN, Webhook, handle
 from daemon.errors import (
+    BusyError,
     ConflictError,
     CorrectionError,
     Problem,
+    QueueFullError,
     SettingsError,
     TransitionError,
     UnknownIdError,
 )
-from daemon.ledger import Ledger
-from daemon.lifecycle import State
-from daemon.messages import Correction, parse_correction, parse_json
+from daemon.intake import Bell, Rates, Room, Writer
+from daemon.ledger import MAX_ID, Ledger
+from daemon.lifecycle import FINAL, State
+from daemon.messages import Correction, parse_correction, parse_json, printable, problem
 from daemon.serving import ServingClient, VllmReplica
 from daemon.settings import Settings
 from daemon.status_page import PAGE_HEADERS, numbers_only, page_view, snapshot
@@ -37,6 +47,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PAGE = Path(__file__).parent / "page"
 POLL_SECONDS = 0.1
 MAX_WAIT_SECONDS = 60.0
+#: a ledger that cannot be written is asked again after so long, seconds
+DATABASE_SECONDS = 5.0
 
 
 class Service:
@@ -54,6 +66,12 @@ class Service:
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry)
         self.alert_lock = threading.Lock()
+        self.room, self.rates = Room(ledger, settings.max_pending), Rates(settings)
+        self.writer = Writer(ledger)
+
+    def close(self) -> None:
+        self.writer.close()
+        self.ledger.close()
 
     def scopes(self, authorization: str | None) -> set[str]:
         token = (authorization or "").removeprefix("Bearer ").encode()
@@ -68,20 +86,29 @@ def _service(request: Request) -> Service:
 
 
 ServiceOf = Annotated[Service, Depends(_service)]
+#: PostgreSQL stores no NUL; no id and no reason needs a control character.
+Id = Annotated[str, PathParameter(max_length=MAX_ID, pattern=PLAIN)]
+Why = Annotated[str | None, Query(max_length=1000, pattern=PLAIN)]
 
 
-def _scope(wanted: str) -> Callable[..., None]:
-    def check(service: ServiceOf, authorization: Annotated[str | None, Header()] = None) -> None:
+def _scope(wanted: str) -> Callable[..., str]:
+    """A dependency that gives the name of the token; counts the request as one of its."""
+
+    def check(service: ServiceOf, authorization: Annotated[str | None, Header()] = None) -> str:
         scopes = service.scopes(authorization)
         if not scopes:
             raise HTTPException(401, "send 'Authorization: Bearer TOKEN'", {"WWW-Authenticate": "Bearer"})
         if wanted not in scopes:
             raise HTTPException(403, f"this needs the {wanted} token")
+        token = "admin" if "admin" in scopes else "submit"
+        service.rates.spend("requests", token)
+        return token
 
     return check
 
 
-SUBMIT = [Depends(_scope("submit"))]
+may_submit = _scope("submit")
+SUBMIT = [Depends(may_submit)]
 ADMIN = [Depends(_scope("admin"))]
 
 
@@ -95,12 +122,22 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
+def _corrections_schema() -> dict[str, Any]:
+    """For the schema only; the body is read by `_body`, so that a fault names field, value and mend."""
+    one = Correction.model_json_schema()
+    one["properties"]["neighbours"]["items"] = one.pop("$defs")["Neighbour"]
+    many = {"type": "array", "minItems": 1, "items": one}
+    content = {"application/json": {"schema": {"anyOf": [one, many]}}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
 router = APIRouter()
 
 
-@router.post("/v1/corrections", status_code=202, dependencies=SUBMIT)
+@router.post("/v1/corrections", status_code=202, openapi_extra=_corrections_schema())
 def post_corrections(
     service: ServiceOf,
+    token: Annotated[str, Depends(may_submit)],
     body: Annotated[bytes, Depends(_body)],
     idempotency_key: Annotated[str | None, Header(max_length=150)] = None,
 ) -> dict[str, Any]:
@@ -108,14 +145,32 @@ def post_corrections(
     content = parse_json(body)
     many = content if isinstance(content, list) else [content]
     corrections = _parsed(many)
-    if idempotency_key:
+    _check_size(service, len(corrections))
+    if idempotency_key is not None:
+        _check_key(idempotency_key)
         corrections = [
             c if c.key else c.model_copy(update={"key": _key(idempotency_key, i, len(many))})
             for i, c in enumerate(corrections)
         ]
-    ids = service.ledger.submit_many([(None, correction) for correction in corrections], actor="http")
+    service.rates.spend("corrections", token, len(corrections))
+    service.room.take(len(corrections))
+    ids = service.writer.submit([(None, correction) for correction in corrections], "http")
     service.ring()
     return {"ids": ids}
+
+
+def _check_size(service: Service, count: int) -> None:
+    """What could never be taken is not told to come again."""
+    most = min(service.rates.most("corrections"), service.room.most)
+    if count > most:
+        raise HTTPException(413, f"{count} corrections in one request; send {most} at once at most")
+
+
+def _check_key(key: str) -> None:
+    try:
+        printable(key)
+    except ValueError as error:
+        raise CorrectionError([Problem("Idempotency-Key", repr(key), str(error))]) from None
 
 
 def _key(key: str, index: int, count: int) -> str:
@@ -151,17 +206,17 @@ def list_corrections(
 
 
 @router.get("/v1/corrections/{id}", dependencies=SUBMIT)
-def get_correction(
-    service: ServiceOf, id: str, wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS)] = 0.0
+async def get_correction(
+    service: ServiceOf, id: Id, wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS)] = 0.0
 ) -> dict[str, Any]:
     """One correction; `wait` seconds at most until it is not under way any more."""
     deadline = time.monotonic() + wait
-    under_way = {"received", "validated", "staged", "verified", "published"}
     while True:
-        view = correction_view(service.ledger.get(id))
-        if view["state"] not in under_way or time.monotonic() >= deadline:
+        view = correction_view(await run_in_threadpool(service.ledger.get, id))
+        if view["state"] in FINAL or time.monotonic() >= deadline:
             return view
-        time.sleep(POLL_SECONDS)
+        # Not in a thread: forty clients that wait would hold all there are, and nobody could post.
+        await asyncio.sleep(POLL_SECONDS)
 
 
 @router.get("/v1/facts", dependencies=SUBMIT)
@@ -176,22 +231,24 @@ def get_versions(service: ServiceOf) -> dict[str, Any]:
 
 
 @router.get("/v1/operations/{number}", dependencies=SUBMIT)
-def get_operation(service: ServiceOf, number: int) -> dict[str, Any]:
+def get_operation(
+    service: ServiceOf, number: Annotated[int, PathParameter(ge=1, lt=2**31)]
+) -> dict[str, Any]:
     return operation_view(service.ledger.operation(number))
 
 
 @router.post("/v1/corrections/{id}/retract", status_code=202, dependencies=ADMIN)
-def retract(service: ServiceOf, id: str, why: str | None = None) -> dict[str, Any]:
+def retract(service: ServiceOf, id: Id, why: Why = None) -> dict[str, Any]:
     return _request(service, "retract", id, why)
 
 
 @router.post("/v1/versions/{version}/rollback", status_code=202, dependencies=ADMIN)
-def rollback(service: ServiceOf, version: str, why: str | None = None) -> dict[str, Any]:
+def rollback(service: ServiceOf, version: Id, why: Why = None) -> dict[str, Any]:
     return _request(service, "rollback", version, why)
 
 
 @router.post("/v1/compact", status_code=202, dependencies=ADMIN)
-def compact(service: ServiceOf, why: str | None = None) -> dict[str, Any]:
+def compact(service: ServiceOf, why: Why = None) -> dict[str, Any]:
     """All live facts written anew from the base weights, judged like any version."""
     return _request(service, "compact", None, why)
 
@@ -272,17 +329,20 @@ def create_app(
     Raises:
         SettingsError: no admin token.
     """
+    bell = _doorbell(settings) if ring is None else None
     service = Service(
         settings,
         ledger or Ledger.open(settings.ledger_url),
         _replicas(settings) if replicas is None else replicas,
-        ring or _doorbell(settings),
+        ring or bell or (lambda: None),
     )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        service.ledger.close()
+        service.close()
+        if bell is not None:
+            bell.close()
 
     app = FastAPI(title="factd", lifespan=lifespan, openapi_url="/v1/openapi.json")
     app.state.service = service
@@ -295,18 +355,34 @@ def create_app(
 
 def _responses() -> Iterator[tuple[type[Exception], Any]]:
     def refused(_: Request, error: Any) -> JSONResponse:
-        problems = [
-            {"field": p.field, "value": p.value, "mend": p.mend, "line": p.line} for p in error.problems
-        ]
+        problems = [vars(problem) for problem in error.problems]
         return JSONResponse({"detail": "nothing was recorded", "problems": problems}, 422)
+
+    def invalid(request: Request, error: Any) -> JSONResponse:
+        return refused(request, CorrectionError([problem(item) for item in error.errors()]))
 
     def plain(status: int) -> Any:
         return lambda _request, error: JSONResponse({"detail": str(error)}, status)
 
+    def busy(_: Request, error: Any) -> JSONResponse:
+        status = 503 if isinstance(error, QueueFullError) else 429
+        return _later(status, str(error), error.seconds)
+
+    def broken(_: Request, error: Any) -> JSONResponse:
+        logging.getLogger(__name__).error("the ledger: %s", error)
+        return _later(503, f"the ledger does not answer: {error.orig}; ask again", DATABASE_SECONDS)
+
     yield CorrectionError, refused
+    yield RequestValidationError, invalid
+    yield BusyError, busy
+    yield DatabaseError, broken
     yield UnknownIdError, plain(404)
     yield ConflictError, plain(409)
     yield TransitionError, plain(409)
+
+
+def _later(status: int, detail: str, seconds: float) -> JSONResponse:
+    return JSONResponse({"detail": detail}, status, {"Retry-After": str(max(1, math.ceil(seconds)))})
 
 
 def _replicas(settings: Settings) -> list[ServingClient]:
@@ -316,9 +392,7 @@ def _replicas(settings: Settings) -> list[ServingClient]:
     return [VllmReplica(url, settings.admin_token.get_secret_value(), key) for url in settings.replicas]
 
 
-def _doorbell(settings: Settings) -> Callable[[], None]:
-    import logging
-
+def _doorbell(settings: Settings) -> Bell:
     from kombu.exceptions import OperationalError
 
     from daemon.posting import producer
@@ -332,4 +406,4 @@ def _doorbell(settings: Settings) -> Callable[[], None]:
         except OperationalError as error:  # the request is in the ledger; the supervisor rings every 5 s
             logging.getLogger(__name__).warning("the doorbell could not be rung: %s", error)
 
-    return ring
+    return Bell(ring)

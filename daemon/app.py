@@ -7,11 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
-from celery.signals import celeryd_after_setup, worker_ready
+from celery.signals import celeryd_after_setup, worker_ready, worker_shutting_down
 
 from daemon.errors import SettingsError
+from daemon.intake import Room
 from daemon.ledger import Ledger
 from daemon.settings import Settings, load_settings
+from daemon.stream import StreamThread
+from daemon.valve import Valve
 
 if TYPE_CHECKING:
     from daemon.applier import Applier
@@ -97,6 +100,20 @@ class Services:
     def ledger(self) -> Ledger:
         self.settings.state_dir.mkdir(parents=True, exist_ok=True)
         return Ledger.open(self.settings.ledger_url)
+
+    @functools.cached_property
+    def room(self) -> Room:
+        return Room(self.ledger, self.settings.max_pending)
+
+    @functools.cached_property
+    def valve(self) -> Valve:
+        return Valve(self.room, INTAKE_QUEUE)
+
+    @functools.cached_property
+    def stream(self) -> StreamThread:
+        from daemon.tasks import ring
+
+        return StreamThread(self.settings.redis_url, self.ledger, self.room, lambda: ring(celery))
 
     @functools.cached_property
     def applier(self) -> "Applier":
@@ -285,3 +302,17 @@ def _ring_by_itself(sender: Any = None, **_: Any) -> None:
         every = max(1.0, services.settings.retry_seconds)
         ring(celery)
         sender.timer.call_repeatedly(every, ring, (celery,), {"expires": every})
+
+
+@worker_ready.connect(weak=False)
+def _take_in(sender: Any = None, **_: Any) -> None:
+    """An intake worker reads the stream too, and stops taking while the ledger is full."""
+    if sender.app is celery and _takes(INTAKE_QUEUE, celery):
+        services.valve.watch(sender)
+        services.stream.start()
+
+
+@worker_shutting_down.connect(weak=False)
+def _stop_taking(sender: Any = None, **_: Any) -> None:
+    if "stream" in vars(services):
+        services.stream.stop()

@@ -1,5 +1,6 @@
 """The single writer: takes the lease, makes ledger, store, model and replicas agree, drains what waits."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from daemon.lease import Lease
 from daemon.ledger import Ledger
 from daemon.ledger_tables import BASE_VERSION, OperationRow
 from daemon.lifecycle import PENDING, OperationKind, OperationState, State, VersionState
-from daemon.planning import plan_batch
+from daemon.planning import Plan, plan_batch
 from daemon.publishing import Publisher
 from daemon.ruling import GUARD
 from daemon.serving import ServingClient, ServingError
@@ -25,6 +26,8 @@ __all__ = ["Applier", "RunReport", "Stage"]
 
 #: pending corrections looked at for one batch; newer ones of a slot beyond it supersede later
 WINDOW = 2000
+#: while a batch waits for company the ledger is asked so often, seconds
+COMPANY_SECONDS = 0.1
 
 
 @dataclass
@@ -198,7 +201,7 @@ class _Run:
     def _step_waits(self) -> bool:
         if self.journal.operations(OperationState.PENDING):
             return True
-        return self.journal.paused() is None and bool(self.journal.pending(limit=1))
+        return self.journal.paused() is None and self.journal.pending_count() > 0
 
     def _step(self) -> str | None:
         operations = self.journal.operations(OperationState.PENDING)
@@ -210,12 +213,9 @@ class _Run:
         resting = self.ladder.rest()
         if resting is not None:
             return resting
-        plan = plan_batch(
-            self.journal.pending(WINDOW),
-            self.journal.facts(),
-            self.update.settings.batch_size,
-            self.journal.clock(),
-        )
+        plan = self._planned()
+        if plan is None:
+            return None
         for end in plan.settled:
             self.journal.settle(end.id, end.state, end.reason, superseded_by=end.by)
         if not plan.added:
@@ -223,6 +223,22 @@ class _Run:
         version = self.journal.plan([row.id for row in plan.added], plan.removed)
         self.checkpoint(Stage.PLANNED)
         return self.update.apply(version)
+
+    def _planned(self) -> Plan | None:
+        """The next batch. An incomplete one waits for company; None when an operation came meanwhile."""
+        plan = self._plan()
+        deadline = time.monotonic() + plan.wait_seconds
+        while plan.wait_seconds > 0 and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, COMPANY_SECONDS))
+            if self.journal.operations(OperationState.PENDING):
+                return None
+            plan = self._plan()
+        return plan
+
+    def _plan(self) -> Plan:
+        settings, now = self.update.settings, self.journal.clock()
+        pending, facts = self.journal.pending(WINDOW), self.journal.facts()
+        return plan_batch(pending, facts, settings.batch_size, now, settings.batch_wait_seconds)
 
     def _operate(self, operation: OperationRow) -> str | None:
         if operation.kind is OperationKind.PAUSE:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="bench",
-    help="Measure speed, horizon and collapse beside published methods; JSON and PNG out.",
+    help="Measure speed, horizon, collapse and intake; JSON and PNG out.",
     epilog=EPILOG,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -41,7 +41,7 @@ SeedOption = Annotated[int, typer.Option(help="Of the sample that is scored.")]
 
 
 def register(parent: typer.Typer) -> None:
-    for command in (speed, horizon, collapse):
+    for command in (speed, horizon, collapse, intake):
         app.command(epilog=EPILOG)(command)
     parent.add_typer(app)
 
@@ -246,6 +246,29 @@ def collapse(
     _show_markdown(title, COLUMNS, table(rows))
     columns = ("", *(row["stream"] for row in ended(rows)))
     _show_markdown("Edits from a measure's first warning to collapse, guard off", columns, leads(rows))
+
+
+def intake(
+    out: OutOption = Path("bench"),
+    clients: Annotated[int, typer.Option(min=1, help="That post at the same time.")] = 8,
+    single: Annotated[int, typer.Option(min=1, help="Corrections posted one by one.")] = 3000,
+    bulk: Annotated[int, typer.Option(min=500, help="Corrections posted 500 in a request.")] = 40_000,
+    rate: Annotated[float, typer.Option(min=1, help="Posts a second at a steady pace.")] = 150.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long the steady pace is kept.")] = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how fast the HTTP API takes corrections in; writes OUT/intake.json. Edits nothing."""
+    from benchmarks.files import say, write_json
+    from daemon.bench_intake import Load
+    from daemon.bench_intake import intake as measured
+
+    result = measured(Load(clients, single, bulk, rate=rate, seconds=seconds), say)
+    write_json(out / "intake.json", result)
+    if as_json:
+        show_json(result)
+    else:
+        rows = [(name, f"{value:.4g}") for name, value in result.items()]
+        show_table(f"Intake; {out / 'intake.json'}", ("", ""), rows)
 
 
 def _show_markdown(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -22,11 +22,12 @@ class Exit(IntEnum):
     NOT_FOUND = 3
     UNAVAILABLE = 4
     TIMED_OUT = 5
+    BUSY = 6
 
 
 EPILOG = (
     "Exit codes: 0 ok, 1 failed, 2 bad input, 3 not found, 4 unavailable "
-    "(broker, ledger or vLLM cannot be reached), 5 timed out."
+    "(broker, ledger or vLLM cannot be reached), 5 timed out, 6 the queue is full."
 )
 
 

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from daemon.cli_output import EPILOG, CommandError, Exit, reported, show_json, show_table
+from daemon.lifecycle import FINAL
 from daemon.settings import Settings
 
 if TYPE_CHECKING:
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
 #: The largest file that is read, bytes; some 100,000 corrections.
 MAX_FILE_BYTES = 64 * 2**20
 POLL_SECONDS = 0.1
-#: States that a correction leaves only through someone's request.
-FINAL = frozenset({"live", "rejected", "already_known", "superseded", "retracted", "rolled_back", "dead"})
 GOOD = frozenset({"live", "already_known"})
 
 
@@ -117,6 +117,7 @@ def _send(settings: Settings, corrections: "Sequence[Correction]") -> list[str]:
     from daemon.posting import post as send
     from daemon.posting import producer
 
+    _check_room(settings, len(corrections))
     app = producer(settings.redis_url)
     try:
         return send(app, [correction.model_dump() for correction in corrections])
@@ -125,6 +126,22 @@ def _send(settings: Settings, corrections: "Sequence[Correction]") -> list[str]:
         raise CommandError(Exit.UNAVAILABLE, f"the broker does not answer: {error}", mend) from None
     finally:
         app.close()
+
+
+def _check_room(settings: Settings, count: int) -> None:
+    """A full queue is told at once; who posted past it would wait without a word."""
+    from daemon.errors import QueueFullError
+    from daemon.intake import Room
+    from daemon.ledger import Ledger
+
+    if settings.database_url is None and not settings.state_dir.exists():
+        return  # the ledger is on another host, whose intake leaves messages in the queue
+    with closing(Ledger.open(settings.ledger_url)) as ledger:
+        try:
+            Room(ledger, settings.max_pending).take(count)
+        except QueueFullError as error:
+            mend = "wait until a batch is done; `factd status` shows why corrections wait"
+            raise CommandError(Exit.BUSY, str(error), mend, retry_after=error.seconds) from None
 
 
 def _wait(settings: Settings, ids: Sequence[str], timeout: float, as_json: bool) -> None:

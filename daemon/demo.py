@@ -12,10 +12,12 @@ from typing import Any
 from celery import Celery
 
 from daemon.cli_output import console, show_table
-from daemon.cli_post import FINAL
-from daemon.demo_client import Api, LiveServer, Traffic
+from daemon.client import Client
+from daemon.demo_client import LiveServer, Traffic
 from daemon.demo_facts import CORRECTIONS, RETRACTED, UNRELATED, correction, harmful_batches
 from daemon.embedded import ProcessError
+from daemon.errors import ClientError
+from daemon.lifecycle import FINAL
 from daemon.posting import post, producer
 from daemon.running import Running, find_running
 from daemon.settings import Settings
@@ -46,7 +48,7 @@ class Demo:
     """What the steps share and what they have observed."""
 
     live: LiveServer
-    api: Api
+    api: Client
     queue: Celery
     admin_token: str
     results: dict[str, Any] = field(default_factory=dict)
@@ -62,16 +64,14 @@ class Demo:
 
         Those that have not ended in time come back with the state "unfinished".
         """
-        import httpx
-
         deadline, views = time.monotonic() + WAIT_SECONDS, {}
         while len(views) < len(ids) and time.monotonic() < deadline:
             for id in ids:
                 if id in views:
                     continue
                 try:
-                    view = self.api.get(f"/v1/corrections/{id}")
-                except httpx.HTTPStatusError:
+                    view = self.api.get(id)
+                except ClientError:
                     continue  # still in the queue
                 if view["state"] in FINAL:
                     views[id] = view
@@ -81,16 +81,8 @@ class Demo:
         missing: dict[str, Any] = {"state": "unfinished", "reason": None, "post_to_live_seconds": None}
         return [views.get(id, {"id": id, **missing}) for id in ids]
 
-    def operate(self, path: str) -> dict[str, Any]:
-        view = self.api.post(path)
-        deadline = time.monotonic() + WAIT_SECONDS
-        while view["state"] == "pending" and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
-            view = self.api.get(f"/v1/operations/{view['operation']}")
-        return view
-
     def live_version(self) -> str:
-        return self.api.get("/v1/versions")["live"]
+        return self.api.versions()["live"]
 
 
 def run_demo(settings: Settings, json_file: Path | None) -> bool:
@@ -150,7 +142,7 @@ def fresh(settings: Settings) -> Settings:
 def _connect(running: Running, services: Up) -> Demo:
     return Demo(
         LiveServer(running.vllm_url, running.served_model),
-        Api(running.api_url, services.tokens.admin),
+        Client(running.api_url, services.tokens.admin),
         producer(running.redis_url),
         services.tokens.admin,
     )
@@ -224,7 +216,7 @@ def _correct(demo: Demo) -> list[dict[str, Any]]:
 
 
 def _retract(demo: Demo, rows: list[dict[str, Any]]) -> None:
-    view = demo.operate(f"/v1/corrections/{rows[RETRACTED]['id']}/retract?why=demo")
+    view = demo.api.finish(demo.api.retract(rows[RETRACTED]["id"], "demo"), WAIT_SECONDS)
     for row, answer in zip(rows, demo.live.ask_all(_questions()), strict=True):
         row["after_retract"] = answer
     gone = rows[RETRACTED]
@@ -267,14 +259,14 @@ def _harm(demo: Demo) -> None:
 
 def _take_back(demo: Demo, ids: Sequence[str]) -> None:
     for id in ids:
-        demo.api.post(f"/v1/corrections/{id}/retract?why=demo")
+        demo.api.retract(id, "demo")
     demo.wait_for(ids)
 
 
 def _roll_back(demo: Demo, target: str, answers: Sequence[str]) -> None:
     """Goes back to `target`; compares hashes with the manifest and answers with those given then."""
     origin, started = demo.live_version(), time.monotonic()
-    view = demo.operate(f"/v1/versions/{target}/rollback?why=demo")
+    view = demo.api.finish(demo.api.roll_back(target, "demo"), WAIT_SECONDS)
     seconds = time.monotonic() - started
     served = demo.live.served(demo.admin_token)
     sha256_equal = served["version"] == target and served["sha256"] == _manifest_hashes(demo, target)

@@ -1,4 +1,4 @@
-"""Clients of a running instance: our HTTP API, the live vLLM server, and a stream of requests against it."""
+"""Clients of the live vLLM server: questions, and a stream of requests."""
 
 import threading
 import time
@@ -85,32 +85,3 @@ class Traffic:
         self._stop.set()
         for thread in self._threads:
             thread.join(REQUEST_SECONDS)
-
-
-class Api:
-    """Our HTTP API with the admin token."""
-
-    def __init__(self, url: str, token: str) -> None:
-        self._client = httpx.Client(
-            base_url=url, timeout=REQUEST_SECONDS, headers={"Authorization": f"Bearer {token}"}
-        )
-
-    def get(self, path: str) -> Any:
-        answer = self._client.get(path)
-        answer.raise_for_status()
-        return answer.json()
-
-    def post(self, path: str, body: Any = None) -> Any:
-        answer = self._client.post(path, json=body)
-        answer.raise_for_status()
-        return answer.json()
-
-    def gauges(self) -> dict[str, float]:
-        """The samples of /metrics whose names begin with factd_."""
-        answer = self._client.get("/metrics")
-        answer.raise_for_status()
-        lines = [line for line in answer.text.splitlines() if line.startswith("factd_")]
-        return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines}
-
-    def close(self) -> None:
-        self._client.close()

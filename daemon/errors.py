@@ -4,6 +4,9 @@ DaemonError                   anything below; `retryable` says whether the same 
 ├── SettingsError             the environment holds a setting that cannot be used
 ├── CorrectionError           a correction cannot be taken as given: every problem with field, value and mend
 ├── RefusedError              a message from the queue was refused; carries text only, so it survives JSON
+├── BusyError                 intake takes no more now; `seconds` says when to come again (retryable)
+│   ├── QueueFullError        as many corrections wait as may
+│   └── RateError             a token asks for more than its rate
 ├── LedgerError               the ledger refuses a change
 │   ├── UnknownIdError        no correction, version or operation of that name
 │   ├── ConflictError         an id or idempotency key comes back with other content
@@ -12,6 +15,7 @@ DaemonError                   anything below; `retryable` says whether the same 
 │   ├── LeaseHeldError        another applier holds it (retryable)
 │   └── LeaseLostError        a newer applier took it; this one must stop at once
 ├── StoreError                a version on disk is missing, damaged or does not fit
+├── ClientError               our HTTP API refuses a request of a client
 └── PublishError              replicas do not serve what they were told to serve (retryable)
 """
 
@@ -64,6 +68,42 @@ class CorrectionError(DaemonError):
 
 class RefusedError(DaemonError):
     """Raised by the submit task when the message is refused."""
+
+
+class BusyError(DaemonError):
+    """Base of errors that go away by waiting; nothing was recorded.
+
+    Attributes:
+        seconds: until the same call may succeed.
+    """
+
+    retryable = True
+
+    def __init__(self, what: str, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(what)
+
+
+class QueueFullError(BusyError):
+    """Raised when as many corrections wait as may."""
+
+    def __init__(self, waiting: int, most: int, seconds: float) -> None:
+        super().__init__(
+            f"{waiting} corrections wait and {most} may; nothing was recorded. Post again in "
+            f"{seconds:.0f} s, send fewer at once, see why in `factd status`, or raise FACTD_MAX_PENDING",
+            seconds,
+        )
+
+
+class RateError(BusyError):
+    """Raised when a token asks for more than its rate."""
+
+    def __init__(self, what: str, rate: str, setting: str, seconds: float) -> None:
+        super().__init__(
+            f"this token may send {what} at a rate of {rate}; nothing was recorded. "
+            f"Come again in {seconds:.1f} s, or raise {setting}",
+            seconds,
+        )
 
 
 class LedgerError(DaemonError):
@@ -136,3 +176,16 @@ class PublishError(DaemonError):
     """Raised when a replica does not serve the version it was told to serve."""
 
     retryable = True
+
+
+class ClientError(DaemonError):
+    """Raised when the HTTP API refuses a request.
+
+    Attributes:
+        status: HTTP status.
+        text: what the API says.
+    """
+
+    def __init__(self, status: int, text: str) -> None:
+        self.status, self.text = status, text
+        super().__init__(f"the API answers {status}: {text}")

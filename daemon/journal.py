@@ -49,12 +49,23 @@ class Journal(Ledger):
             yield c
 
     def pending(self, limit: int | None = None) -> list[CorrectionRow]:
-        """Corrections that wait: higher priority first, then in order of arrival."""
+        """Corrections that wait: higher priority first, then in order of arrival.
+
+        With a limit, those of the same subjects come too, as many again at most: what is older than an
+        urgent correction of its subject goes first (`daemon.planning`).
+        """
         ready = corrections.c.state.in_(PENDING)
         order = (corrections.c.priority.desc(), corrections.c.seq)
+        first = select(corrections).where(ready).order_by(*order).limit(limit)
         with self._read() as c:
-            query = select(corrections).where(ready).order_by(*order).limit(limit)
-            return [correction_row(row) for row in c.execute(query)]
+            rows = [correction_row(row) for row in c.execute(first)]
+            if limit is None or len(rows) < limit:
+                return rows
+            chosen = first.subquery()
+            same = corrections.c.subject.in_(select(chosen.c.subject))
+            others = ready & same & corrections.c.seq.not_in(select(chosen.c.seq))
+            rest = select(corrections).where(others).order_by(corrections.c.seq).limit(limit)
+            return rows + [correction_row(row) for row in c.execute(rest)]
 
     def rows(self, ids: Sequence[str]) -> list[CorrectionRow]:
         """The corrections with these ids, in the order of `ids`."""

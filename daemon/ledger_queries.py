@@ -191,6 +191,12 @@ class LedgerQueries:
         with self._read() as c:
             return _counts(c)
 
+    def pending_count(self) -> int:
+        """How many corrections wait; read from an index alone."""
+        with self._read() as c:
+            waits = corrections.c.state.in_(PENDING)
+            return c.scalar(select(func.count()).select_from(corrections).where(waits)) or 0
+
     def paused(self) -> dict[str, Any] | None:
         """Who paused and why, or None."""
         with self._read() as c:

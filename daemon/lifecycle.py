@@ -54,6 +54,8 @@ class OperationKind(StrEnum):
 
 PENDING = (State.RECEIVED, State.VALIDATED)
 IN_FLIGHT = (State.STAGED, State.VERIFIED, State.PUBLISHED)
+#: left only through someone's request
+FINAL = frozenset(State) - {*PENDING, *IN_FLIGHT}
 
 _S = State
 #: VALIDATED from a later state means: tried again. LIVE from an exit means: a rollback reached a

@@ -19,7 +19,8 @@ _Text = StringConstraints(min_length=1, max_length=MAX_PROMPT)
 _Name = StringConstraints(min_length=1, max_length=MAX_NAME)
 
 
-def _printable(value: str) -> str:
+def printable(value: str) -> str:
+    """Raises ValueError for what is blank or cannot be stored everywhere."""
     if not value.strip():
         raise ValueError("is blank; give the words")
     if any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) <= 0xDFFF for char in value):
@@ -34,7 +35,7 @@ class Neighbour(BaseModel):
     prompt: Annotated[str, _Text]
     answer: Annotated[str, _Name]
 
-    _check = field_validator("prompt", "answer")(_printable)
+    _check = field_validator("prompt", "answer")(printable)
 
 
 class Correction(BaseModel):
@@ -55,12 +56,12 @@ class Correction(BaseModel):
     @field_validator("subject", "prompt", "target", "was", "key", "source")
     @classmethod
     def _words(cls, value: str | None) -> str | None:
-        return None if value is None else _printable(value)
+        return None if value is None else printable(value)
 
     @field_validator("paraphrases")
     @classmethod
     def _all_words(cls, value: list[str]) -> list[str]:
-        return [_printable(text) for text in value]
+        return [printable(text) for text in value]
 
     @field_validator("prompt")
     @classmethod
@@ -107,7 +108,7 @@ def parse_correction(message: object, line: int | None = None) -> Correction:
     try:
         return Correction.model_validate(message)
     except ValidationError as error:
-        raise CorrectionError([_problem(item, line) for item in error.errors()]) from None
+        raise CorrectionError([problem(item, line) for item in error.errors()]) from None
 
 
 def parse_json(text: str | bytes, line: int | None = None) -> Any:
@@ -200,7 +201,8 @@ _MENDS = {
 }
 
 
-def _problem(item: Any, line: int | None) -> Problem:
+def problem(item: Any, line: int | None = None) -> Problem:
+    """What pydantic found wrong. Its own words repeat the input, which may be no JSON (NaN, surrogates)."""
     context = item.get("ctx") or {}
     known = _MENDS.get(item["type"])
     mend = known.format(**context) if known else str(context.get("error", item["msg"]))

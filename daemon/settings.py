@@ -57,10 +57,20 @@ class Settings(BaseSettings):
     value_workers: bool = False
     #: such a worker that has begun and says nothing for so long is not waited for, seconds
     value_workers_seconds: float = Field(120.0, gt=0)
+    #: the first correction of an incomplete batch waits so long for company, seconds
+    batch_wait_seconds: float = Field(0.2, ge=0, le=60)
     #: unfinished attempts (crash, inconclusive, failed publish) before a correction is dead
     max_attempts: int = Field(3, ge=1)
     #: pause before a held correction is tried again, seconds
     retry_seconds: float = Field(5.0, ge=0)
+    #: corrections that may wait; then every intake says "full" until a batch has made room
+    max_pending: int = Field(100_000, ge=1)
+    #: requests of a token to the HTTP API, such as "2000/second"; "" for no limit
+    request_rate: str = "2000/second"
+    #: corrections that a token may post to the HTTP API; a request may hold as many as the window
+    correction_rate: str = "100000/10 seconds"
+    #: where rates are counted: memory:// for each API process by itself, redis:// for several together
+    rates_url: str = "memory://"
     #: life of the single-writer lease without a heartbeat, seconds; a crashed host blocks for so long
     lease_seconds: float = Field(30.0, gt=0)
     #: Redis hands an unacknowledged message to another worker after so long, seconds
@@ -92,6 +102,18 @@ class Settings(BaseSettings):
             text = value.strip()
             parts = json.loads(text) if text.startswith("[") else text.split(",")
             return tuple(part.strip().rstrip("/") for part in parts if part.strip())
+        return value
+
+    @field_validator("request_rate", "correction_rate")
+    @classmethod
+    def _rate(cls, value: str) -> str:
+        from limits import parse
+
+        if value:
+            try:
+                parse(value)
+            except ValueError:
+                raise ValueError("is not a rate; write a count and a time, such as 100/10 seconds") from None
         return value
 
     @field_validator("state_dir", "statistics_dir")

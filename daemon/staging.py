@@ -114,7 +114,7 @@ def read_manifest(directory: Path, base_hash: str | None) -> dict:
         manifest = json.loads(file.read_bytes())
         schema, version, base = manifest["schema"], manifest["version"], manifest["base_hash"]
         tensors, files = manifest["tensors"], manifest["files"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StagingError("refused", f"the manifest is malformed: {error!r}") from error
     if schema != MANIFEST_SCHEMA:
         raise StagingError(

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from daemon.errors import StoreError
 from daemon.ledger_tables import BASE_VERSION
 
@@ -38,6 +40,32 @@ class Draft:
     created: float
     verdict: Mapping[str, Any] = field(default_factory=dict)
     measurements: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _Fact(BaseModel):
+    id: str
+    subject: str
+    prompt: str
+    target: str
+
+
+class _Tensor(BaseModel):
+    sha256: str
+
+
+class _Manifest(BaseModel):
+    """What is read of a manifest; docs/format.md has all of it."""
+
+    model_config = ConfigDict(strict=True)
+
+    parent: str | None
+    base_hash: str
+    tensors: dict[str, _Tensor]
+    files: dict[str, str]
+    snapshot: bool
+    facts_added: list[_Fact]
+    facts_removed: list[str]
+    fence: int
 
 
 class Store:
@@ -123,7 +151,7 @@ class Store:
         path = self.path(version) / MANIFEST
         try:
             manifest = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise StoreError(
                 f"version {version} has no readable manifest ({error}); restore {path}"
             ) from error
@@ -131,6 +159,12 @@ class Store:
             raise StoreError(f"version {version} is not of schema {SCHEMA}; use the factd that wrote it")
         if manifest.get("version") != version:
             raise StoreError(f"{path} says it is {manifest.get('version')!r}; restore it from a backup")
+        try:
+            _Manifest.model_validate(manifest)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field, said = ".".join(map(str, first["loc"])), first["msg"]
+            raise StoreError(f"{path}: {field}: {said}; restore it from a backup") from None
         return manifest
 
     def load_state(self, version: str) -> "EditState":

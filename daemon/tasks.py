@@ -7,7 +7,7 @@ from celery import Celery
 
 from daemon.app import APPLY_QUEUE, celery, services
 from daemon.errors import ConflictError, CorrectionError, LeaseHeldError, RefusedError
-from daemon.ledger import MAX_ID
+from daemon.intake import submit_or_refuse
 from daemon.messages import parse_correction
 
 log = logging.getLogger("factd")
@@ -22,15 +22,15 @@ def submit(self: Any, correction: dict[str, Any]) -> str:
     Raises:
         RefusedError: the text names field, value and mend. The ledger shows the id as rejected.
     """
-    id = str(self.request.id)[:MAX_ID]
-    ledger = services.ledger
     try:
-        accepted = ledger.submit(parse_correction(correction), id, actor="celery")
+        accepted = submit_or_refuse(
+            services.ledger, str(self.request.id), lambda: parse_correction(correction), "celery"
+        )
     except (CorrectionError, ConflictError) as error:
-        ledger.refuse(id, str(error), actor="celery")
-        log.warning("correction %s refused: %s", id, error)
         raise RefusedError(str(error)) from None
     ring(self.app)
+    services.room.add(1)
+    services.valve.turn()
     return accepted
 
 

@@ -237,7 +237,7 @@ class Up:
         app = producer(self.running.redis_url)
         deadline = time.monotonic() + WORKER_READY_SECONDS
         missing = {"intake", "apply"}
-        while missing or not _answers(f"{self.running.api_url}/healthz"):
+        while missing or not answers(f"{self.running.api_url}/healthz"):
             for name in ("intake", "apply", "api", "vllm"):
                 if not self._children[name].running():
                     self._children[name].wait_until_ready(0)  # raises, with the end of the log
@@ -354,7 +354,8 @@ def settings_for(state: Path | None = None, **overrides: Any) -> Settings:
     )
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether a GET is answered with 200 within two seconds."""
     try:
         with urllib.request.urlopen(url, timeout=2) as answer:
             return answer.status == 200

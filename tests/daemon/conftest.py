@@ -28,7 +28,9 @@ class World:
         from daemon.settings import Settings
 
         self.root, self.now = root, 1000.0
-        self.settings = Settings(**({"state_dir": root, "retry_seconds": 5.0} | settings))
+        # The clock stands still: nothing would ever have waited long enough.
+        own = {"state_dir": root, "retry_seconds": 5.0, "batch_wait_seconds": 0.0}
+        self.settings = Settings(**(own | settings))
         self.fakes = fakes
         self.open()
 

@@ -339,3 +339,43 @@ def test_a_fault_of_ours_is_named_when_the_attempts_run_out(world, monkeypatch):
     assert row.state == "dead"
     assert "sums do not add up" in row.reason
     assert world.ledger.live_version() == "v000000"
+
+
+def test_an_incomplete_batch_waits_for_company(make_world, monkeypatch):
+    world = make_world(batch_wait_seconds=5.0)
+    naps = []
+
+    def nap(seconds):
+        naps.append(seconds)
+        world.post("Spain", "Vigo")
+        world.now += 5.0
+
+    monkeypatch.setattr("daemon.applier.time.sleep", nap)
+    world.post("France", "Lyon")
+    assert world.run().versions == ["v000001"]
+    assert len(naps) == 1
+    assert world.editor.applied == [("id-France-Lyon", "id-Spain-Vigo")]
+
+
+def test_a_batch_that_waits_for_company_lets_an_operation_go_first(make_world, monkeypatch):
+    world = make_world(batch_wait_seconds=5.0)
+    monkeypatch.setattr(
+        "daemon.applier.time.sleep", lambda _: world.ledger.request("pause", actor="operator")
+    )
+    world.post("France", "Lyon")
+    assert world.run().versions == []
+    assert world.ledger.paused() is not None
+    assert world.states() == {"id-France-Lyon": "validated"}
+
+
+def test_what_is_older_than_an_urgent_correction_of_its_subject_is_found_beyond_the_window(
+    world, monkeypatch
+):
+    monkeypatch.setattr("daemon.applier.WINDOW", 2)
+    first = world.post("Spain", "Vigo", prompt="The port of {} is")
+    for i in range(5):
+        world.post(f"S{i}", "Lyon")
+    urgent = world.post("Spain", "Cadiz", priority=9)
+    world.settings = world.settings.model_copy(update={"batch_size": 2})
+    world.open().run()
+    assert world.editor.applied[0] == (first, urgent)

@@ -1,16 +1,21 @@
 """The real queue: a producer that knows only Celery, a real broker, a real intake worker process."""
 
+import json
 import os
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 
 import pytest
 from celery import Celery
+from redis import Redis
 
 from daemon.embedded import EmbeddedValkey
 from daemon.ledger import Ledger
+from daemon.lifecycle import State
+from daemon.stream import STREAM
 
 ROOT = Path(__file__).parents[2]
 GOOD = {"subject": "France", "prompt": "The capital of {} is", "target": "Lyon"}
@@ -24,7 +29,11 @@ def broker(tmp_path):
 
 @pytest.fixture
 def worker(broker, tmp_path):
-    environment = os.environ | {"FACTD_STATE_DIR": str(tmp_path), "FACTD_REDIS_URL": broker}
+    environment = os.environ | {
+        "FACTD_STATE_DIR": str(tmp_path),
+        "FACTD_REDIS_URL": broker,
+        "FACTD_MAX_PENDING": "3",
+    }
     command = [sys.executable, "-m", "celery", "-A", "daemon.app:celery", "worker"]
     command += ["-Q", "corrections", "-P", "solo", "--loglevel", "INFO"]
     process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -47,6 +56,41 @@ def test_a_foreign_producer_posts_and_a_bad_message_is_refused(broker, worker, t
     assert {row.id: row.state.value for row in ledger.corrections()} == {id: "validated", bad.id: "rejected"}
     ledger.close()
     app.close()
+
+
+def test_the_worker_reads_the_stream_and_leaves_messages_in_the_broker_while_the_ledger_is_full(
+    broker, worker, tmp_path
+):
+    app = Celery(broker=broker, backend=broker)
+    redis, ledger = Redis.from_url(broker), Ledger.open(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
+    entry = redis.xadd(STREAM, {"correction": json.dumps(GOOD)}).decode()
+    _until(lambda: [row.id for row in ledger.corrections()] == [f"stream-{entry}"])
+    ids = [
+        app.send_task("factd.submit", [GOOD | {"subject": f"S{i}"}], queue="corrections").id for i in range(6)
+    ]
+    _until(lambda: ledger.pending_count() >= 3)
+    time.sleep(1.5)  # more than a count
+    waiting = ledger.pending_count()
+    assert 3 <= waiting <= 4  # one may have been in hand
+    assert redis.llen("corrections") + redis.hlen("unacked") == 7 - waiting
+    redis.xadd(STREAM, {"correction": json.dumps(GOOD | {"subject": "late"})})
+    with ledger.writing() as c:
+        for row in ledger.corrections():
+            ledger._advance(c, row.id, State.REJECTED, "test")
+    _until(lambda: "late" in {row.subject for row in ledger.corrections()})
+    _until(lambda: len(ledger.corrections()) >= 6)
+    order = [row.id for row in ledger.corrections() if row.id in ids]
+    assert order == ids[: len(order)]
+    ledger.close()
+    redis.close()
+    app.close()
+
+
+def _until(condition, seconds=180.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
 
 
 def test_the_intake_side_does_not_import_torch():

@@ -14,8 +14,9 @@ import httpx
 import pytest
 from sqlalchemy import select
 
+from daemon.client import Client
 from daemon.demo import first_word
-from daemon.demo_client import Api, LiveServer, Traffic
+from daemon.demo_client import LiveServer, Traffic
 from daemon.demo_facts import UNRELATED
 from daemon.ledger import Ledger
 from daemon.ledger_tables import lease
@@ -72,7 +73,7 @@ def live(up):
 
 @pytest.fixture
 def api(up, tokens):
-    client = Api(up["api_url"], tokens["admin"])
+    client = Client(up["api_url"], tokens["admin"])
     yield client
     client.close()
 
