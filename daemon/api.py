@@ -1,7 +1,6 @@
 """The HTTP API: corrections in, questions and operations, health, metrics, the status page."""
 
 import hmac
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -11,7 +10,7 @@ from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Query, R
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CollectorRegistry, generate_latest
 
-from daemon.alerts import Webhook, handle
+from daemon.alerts import AlertDesk, Webhook
 from daemon.errors import (
     ConflictError,
     CorrectionError,
@@ -22,6 +21,7 @@ from daemon.errors import (
 )
 from daemon.ledger import Ledger
 from daemon.messages import Correction, parse_correction, parse_json
+from daemon.ruling import guard_policy
 from daemon.serving import ServingClient, VllmReplica
 from daemon.settings import Settings
 from daemon.status_page import render, snapshot
@@ -49,7 +49,7 @@ class Service:
         self.submit = submit.get_secret_value().encode() if submit else self.admin
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry)
-        self.alert_lock = threading.Lock()
+        self.alert_desk = AlertDesk(ledger, guard_policy(settings))
 
     def scopes(self, authorization: str | None) -> set[str]:
         token = (authorization or "").removeprefix("Bearer ").encode()
@@ -188,8 +188,7 @@ def _request(service: Service, kind: str, target: str | None, why: str | None) -
 @router.post("/v1/alerts", status_code=202, dependencies=ADMIN)
 def alerts(service: ServiceOf, webhook: Webhook) -> list[dict[str, Any]]:
     """Alertmanager's webhook; the same alert (fingerprint and start) asks for one rollback only."""
-    with service.alert_lock:
-        said = handle(service.ledger, webhook)
+    said = [service.alert_desk.answer(alert) for alert in webhook.alerts]
     service.ring()
     return said
 
