@@ -54,6 +54,8 @@ class OperationKind(StrEnum):
 
 PENDING = (State.RECEIVED, State.VALIDATED)
 IN_FLIGHT = (State.STAGED, State.VERIFIED, State.PUBLISHED)
+#: where a correction's way through a batch ends, for good or for now
+ENDS = tuple(state for state in State if state not in PENDING + IN_FLIGHT)
 
 _S = State
 #: VALIDATED from a later state means: tried again. LIVE from an exit means: a rollback reached a
