@@ -75,8 +75,8 @@ class AlertDesk(Ledger):
             if row.state is OperationState.PENDING:
                 return _none("a rollback is under way", row)
             # A symptom that began before a rollback ended is of the version that was left.
-            ended = row.state is OperationState.DONE and row.finished_at is not None
-            if ended and alert.startsAt.timestamp() <= row.finished_at:
+            ended = row.finished_at if row.state is OperationState.DONE else None
+            if ended is not None and alert.startsAt.timestamp() <= ended:
                 return _none("a rollback answers it already", row)
         return None
 
