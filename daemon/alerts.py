@@ -1,17 +1,22 @@
-"""Alertmanager's webhook: a firing alert asks once for a rollback to the newest healthy version.
+"""Alertmanager's webhook: a firing alert that names a rollback asks for one, once.
 
-The applier carries it out like the guard's own, within the same cool-down and budget.
+It goes to the newest healthy version. The applier carries it out like the guard's own, within the same
+cool-down and budget; whatever else arrives here is only answered.
 """
 
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from sqlalchemy import Connection
 
 from daemon.ledger import BASE_VERSION, Ledger
+from daemon.ledger_tables import OperationRow
 from daemon.lifecycle import OperationKind, OperationState
+from monitoring.policy import Policy, decide
+from monitoring.verdict import Verdict
 
-#: An alert with this label and another value than "rollback" is only acknowledged.
-ACTION_LABEL = "factd_action"
+#: The label by which an alert names what it asks for; deploy/prometheus/rules.yml sets it.
+ACTION_LABEL, ROLLBACK = "factd_action", "rollback"
 #: what goes into the ledger: no control characters
 PLAIN = r"^[^\x00-\x1f\x7f]*$"
 
@@ -25,6 +30,15 @@ class Alert(BaseModel):
     fingerprint: str = Field(min_length=1, max_length=64, pattern=PLAIN)
     startsAt: AwareDatetime  # Alertmanager's spelling
 
+    @property
+    def name(self) -> str:
+        return self.labels.get("alertname", "alert")
+
+    @property
+    def actor(self) -> str:
+        """The same for every repetition; another once the alert was resolved and fires again."""
+        return f"alert:{self.fingerprint}@{self.startsAt.isoformat()}"
+
 
 class Webhook(BaseModel):
     """Alertmanager's webhook message, version 4."""
@@ -33,31 +47,58 @@ class Webhook(BaseModel):
     alerts: list[Alert] = Field(max_length=1000)
 
 
-def handle(ledger: Ledger, webhook: Webhook) -> list[dict[str, Any]]:
-    """Asks for at most one rollback; says for each alert what was done."""
-    return [_handle_one(ledger, alert) for alert in webhook.alerts]
+class AlertDesk(Ledger):
+    """Answers alerts.
+
+    Each is looked up and recorded under the ledger's write lock, so that one alert is one operation also
+    when two Alertmanagers send it to two API processes.
+    """
+
+    def __init__(self, ledger: Ledger, policy: Policy) -> None:
+        super().__init__(ledger.engine, ledger.clock)
+        self.rules = policy
+
+    def answer(self, alert: Alert) -> dict[str, Any]:
+        """Says what was done: `action` is rollback or none, `why` gives the reason of none."""
+        said = {"fingerprint": alert.fingerprint, "alertname": alert.name}
+        if alert.status != "firing":
+            return said | _none(f"status is {alert.status}")
+        if alert.labels.get(ACTION_LABEL) != ROLLBACK:
+            return said | _none(f"no label {ACTION_LABEL}={ROLLBACK}")
+        with self.writing() as c:
+            return said | (self._answered(alert) or self._not_now(alert) or self._ask(c, alert))
+
+    def _answered(self, alert: Alert) -> dict[str, Any] | None:
+        rollbacks = [row for row in self.operations() if row.kind is OperationKind.ROLLBACK]
+        for row in rollbacks:
+            if row.actor == alert.actor:
+                return _none("handled before", row)
+        for row in rollbacks:
+            if row.state is OperationState.PENDING:
+                return _none("a rollback is under way", row)
+            # A symptom that began before a rollback ended is of the version that was left.
+            ended = row.finished_at if row.state is OperationState.DONE else None
+            if ended is not None and alert.startsAt.timestamp() <= ended:
+                return _none("a rollback answers it already", row)
+        return None
+
+    def _not_now(self, alert: Alert) -> dict[str, Any] | None:
+        """Nothing is recorded, so that the alert is heard when Alertmanager repeats it afterwards."""
+        if self.live_version() == BASE_VERSION:
+            return _none("the base model is live")
+        state, verdict = self.policy(), Verdict("rejected", (f"{alert.name} is firing",), (), {})
+        decision = decide(state, verdict, "live", self.clock(), self.rules)
+        if state.paused is not None:
+            return _none(f"the guard has paused: {decision.reason}")
+        return _none(decision.reason) if decision.would == "hold" else None
+
+    def _ask(self, c: Connection, alert: Alert) -> dict[str, Any]:
+        live, target = self.live_version(), self.healthy_versions()[0]
+        why = f"{alert.name} is firing"
+        number = self._request(c, OperationKind.ROLLBACK, target, alert.actor, why)
+        return {"action": ROLLBACK, "from": live, "to": target, "operation": number}
 
 
-def _handle_one(ledger: Ledger, alert: Alert) -> dict[str, Any]:
-    said = {"fingerprint": alert.fingerprint}
-    if alert.status != "firing":
-        return said | {"action": "none", "why": f"status is {alert.status}"}
-    if alert.labels.get(ACTION_LABEL, "rollback") != "rollback":
-        return said | {"action": "none", "why": f"label {ACTION_LABEL} asks for no rollback"}
-    actor = f"alert:{alert.fingerprint}@{alert.startsAt.isoformat()}"
-    rollbacks = [row for row in ledger.operations() if row.kind is OperationKind.ROLLBACK]
-    for row in rollbacks:
-        if row.actor == actor:
-            return said | {"action": "none", "why": "handled before", "operation": row.id}
-        # A symptom that began before a rollback ended is of the version that was left.
-        began = alert.startsAt.timestamp()
-        open_ = row.state is OperationState.PENDING
-        if open_ or (row.finished_at is not None and row.created_at >= began):
-            return said | {"action": "none", "why": "a rollback answers it already", "operation": row.id}
-    live = ledger.live_version()
-    if live == BASE_VERSION:
-        return said | {"action": "none", "why": "the base model is live"}
-    target = ledger.healthy_versions()[0]
-    name = alert.labels.get("alertname", "alert")
-    number = ledger.request(OperationKind.ROLLBACK, target, actor=actor, why=f"{name} is firing")
-    return said | {"action": "rollback", "from": live, "to": target, "operation": number}
+def _none(why: str, row: OperationRow | None = None) -> dict[str, Any]:
+    said = {"action": "none", "why": why}
+    return said if row is None else said | {"operation": row.id, "state": str(row.state)}

@@ -4,7 +4,6 @@ import asyncio
 import hmac
 import logging
 import math
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -20,7 +19,7 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy.exc import OperationalError as DatabaseError
 
-from daemon.alerts import PLAIN, Webhook, handle
+from daemon.alerts import PLAIN, AlertDesk, Webhook
 from daemon.errors import (
     BusyError,
     ConflictError,
@@ -35,6 +34,7 @@ from daemon.intake import Bell, Rates, Room, Writer
 from daemon.ledger import MAX_ID, Ledger
 from daemon.lifecycle import FINAL, State
 from daemon.messages import Correction, parse_correction, parse_json, printable, problem
+from daemon.ruling import guard_policy
 from daemon.serving import ServingClient, VllmReplica
 from daemon.settings import Settings
 from daemon.status_page import PAGE_HEADERS, numbers_only, page_view, snapshot
@@ -65,7 +65,7 @@ class Service:
         self.submit = submit.get_secret_value().encode() if submit else self.admin
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry)
-        self.alert_lock = threading.Lock()
+        self.alert_desk = AlertDesk(ledger, guard_policy(settings))
         self.room, self.rates = Room(ledger, settings.max_pending), Rates(settings)
         self.writer = Writer(ledger)
 
@@ -274,8 +274,7 @@ def _request(service: Service, kind: str, target: str | None, why: str | None) -
 @router.post("/v1/alerts", status_code=202, dependencies=ADMIN)
 def alerts(service: ServiceOf, webhook: Webhook) -> list[dict[str, Any]]:
     """Alertmanager's webhook; the same alert (fingerprint and start) asks for one rollback only."""
-    with service.alert_lock:
-        said = handle(service.ledger, webhook)
+    said = [service.alert_desk.answer(alert) for alert in webhook.alerts]
     service.ring()
     return said
 

@@ -18,11 +18,11 @@ from daemon.errors import StoreError
 from daemon.journal import OF_THE_BATCH, Journal
 from daemon.ledger_tables import BASE_VERSION, OperationRow, VersionRow
 from daemon.lifecycle import OperationKind, VersionState
-from daemon.ruling import Ruling
+from daemon.ruling import Ruling, guard_policy
 from daemon.settings import Settings
 from daemon.stages import Stage
 from daemon.store import Store
-from monitoring.policy import Policy, PolicyState, decide
+from monitoring.policy import PolicyState, decide
 from monitoring.verdict import Verdict
 
 #: (edits so far, measurements) of versions since the last compaction → monitoring.forecast.to_json, and
@@ -51,12 +51,7 @@ class Ladder:
     ) -> None:
         self.journal, self.store, self.settings = journal, store, settings
         self.foresee, self.checkpoint = foresee, checkpoint
-        self.policy = Policy(
-            dry_run=settings.guard_dry_run,
-            cooldown_seconds=settings.guard_cooldown_seconds,
-            rollback_budget=settings.guard_rollbacks,
-            holds_allowed=settings.guard_holds,
-        )
+        self.policy = guard_policy(settings)
 
     # -- verdicts to rulings --------------------------------------------------------------------
 

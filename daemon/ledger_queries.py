@@ -26,7 +26,7 @@ from daemon.ledger_tables import (
     version_row,
     versions,
 )
-from daemon.lifecycle import PENDING, OperationKind, OperationState, State, VersionState
+from daemon.lifecycle import FINAL, PENDING, OperationKind, OperationState, State, VersionState
 from daemon.ruling import GUARD
 from monitoring.policy import PolicyState
 
@@ -248,6 +248,7 @@ class LedgerQueries:
                     select(func.count()).select_from(operations).where(open_operations)
                 )
                 or 0,
+                ended=_ended(c),
                 steps=_steps(c),
                 last_step=_last_step(c),
                 watched_at=(get_control(c, "watched") or {}).get("at"),
@@ -322,6 +323,12 @@ def _last_step(c: Connection, *steps: str) -> TransitionRow | None:
 
 def _steps(c: Connection, since: float = 0.0) -> dict[str, int]:
     mine = (transitions.c.kind == GUARD) & (transitions.c.at > since)
+    found = c.execute(select(transitions.c.new, func.count()).where(mine).group_by(transitions.c.new))
+    return {row[0]: row[1] for row in found}
+
+
+def _ended(c: Connection) -> dict[str, int]:
+    mine = (transitions.c.kind == "correction") & transitions.c.new.in_(FINAL)
     found = c.execute(select(transitions.c.new, func.count()).where(mine).group_by(transitions.c.new))
     return {row[0]: row[1] for row in found}
 

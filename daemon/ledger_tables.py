@@ -238,6 +238,7 @@ class LedgerStatus:
     """What the status page and the metrics show, read in one transaction.
 
     Attributes:
+        ended: end of a correction's life → how often one has come to it, also those that left it again.
         steps: step of the guard's ladder → how often it was taken.
         watched_at: when the live version was last measured again; None before the first time.
         forecast: what `daemon.ladder.Foresee` said of the live version, or of the one before.
@@ -254,6 +255,7 @@ class LedgerStatus:
     rollbacks: dict[str, int]
     nas_skipped: int
     operations_pending: int
+    ended: dict[str, int] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
     last_step: TransitionRow | None = None
     watched_at: float | None = None

@@ -3,11 +3,22 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from monitoring.policy import Decision
+from daemon.settings import Settings
+from monitoring.policy import Decision, Policy
 from monitoring.verdict import Verdict
 
 #: actor of what the guard does by itself
 GUARD = "guard"
+
+
+def guard_policy(settings: Settings) -> Policy:
+    """How the guard acts on verdicts, by the settings."""
+    return Policy(
+        dry_run=settings.guard_dry_run,
+        cooldown_seconds=settings.guard_cooldown_seconds,
+        rollback_budget=settings.guard_rollbacks,
+        holds_allowed=settings.guard_holds,
+    )
 
 
 @dataclass(frozen=True)

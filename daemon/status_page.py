@@ -47,7 +47,7 @@ def snapshot(ledger: Ledger, replicas: Sequence[ServingClient]) -> StatusSnapsho
     live = number_of(status.live)
     served = {f"{i}": number for i, number in enumerate(_served(replicas))}
     return StatusSnapshot(
-        outcomes=status.counts,
+        outcomes=status.ended,
         queue_depth={"corrections": status.pending, "apply": status.operations_pending},
         oldest_pending_seconds=status.oldest_pending_seconds or 0.0,
         stage_seconds=stages,
@@ -56,6 +56,7 @@ def snapshot(ledger: Ledger, replicas: Sequence[ServingClient]) -> StatusSnapsho
         guards=(status.verdict or {}).get("guards", {}),
         edits_until_limit=edits_left(status.forecast),
         steps=status.steps,
+        paused_by=(status.paused or {}).get("actor"),
         nas_skipped=status.nas_skipped,
         version=live,
         served_versions=served,

@@ -28,6 +28,7 @@ LADDER_STEPS = (
     *("would_refuse", "would_hold", "would_rollback", "would_compact", "would_pause"),
     "other",
 )
+PAUSERS = ("operator", "guard")
 ROLLBACK_REASONS = ("operator", "alert", "guard", "publish_failed", "other")
 
 #: Value of `guard_state` for each state.
@@ -94,6 +95,10 @@ METRICS: tuple[MetricSpec, ...] = (
     ),
     MetricSpec("guard_state", "gauge", "guard", "0 ok, 1 warn, 2 limit, 3 unknown; at the last verdict."),
     MetricSpec("ladder_steps_total", "counter", "step", "Steps of the guard; `would_` in a dry run."),
+    MetricSpec("paused", "gauge", "actor", "1 while the queue is paused by this one, else 0."),
+    MetricSpec(
+        "measured_timestamp_seconds", "gauge", None, "When the live version was last measured; NaN if never."
+    ),
     MetricSpec("version", "gauge", None, "Number of the live version."),
     MetricSpec(
         "served_version", "gauge", "replica", "Number of the version a replica serves; NaN if unknown."
@@ -120,6 +125,7 @@ class StatusSnapshot:
         guards: guard → state at the last verdict.
         edits_until_limit: monitoring.forecast.edits_until_limit; None while there is too little to see.
         steps: step of the guard's ladder → how often it was ever taken.
+        paused_by: actor who has paused the queue; None while it runs.
         nas_skipped: corrections ever skipped as outliers.
         version: number of the live version; None when unknown.
         served_versions: replica → number it serves; None when it cannot be asked.
@@ -138,6 +144,7 @@ class StatusSnapshot:
     guards: Mapping[str, GuardState] = field(default_factory=dict)
     edits_until_limit: float | None = None
     steps: Mapping[str, int] = field(default_factory=dict)
+    paused_by: str | None = None
     nas_skipped: int = 0
     version: int | None = None
     served_versions: Mapping[str, int | None] = field(default_factory=dict)
@@ -179,6 +186,7 @@ def _values(s: StatusSnapshot) -> dict[str, object]:
         "nas_skipped_total": {"": s.nas_skipped},
         "guard_state": {name: GUARD_VALUES[s.guards.get(name, "unknown")] for name in GUARD_NAMES},
         "ladder_steps_total": _bounded(s.steps, LADDER_STEPS),
+        "paused": dict.fromkeys(PAUSERS, 0) | ({_pauser(s.paused_by): 1} if s.paused_by else {}),
         "version": {"": _number(s.version)},
         "served_version": {replica: _number(v) for replica, v in s.served_versions.items()},
         "replica_in_sync": {replica: float(flag) for replica, flag in s.in_sync.items()},
@@ -188,6 +196,7 @@ def _values(s: StatusSnapshot) -> dict[str, object]:
         "last_success_timestamp_seconds": {"": s.last_success_timestamp_seconds or 0.0},
     }
     m = s.measurements or Measurements()
+    found["measured_timestamp_seconds"] = {"": _number(m.measured_at)}
     for name in LAYER_MEASURES:
         by_layer = getattr(m, name)
         layers = sorted({*s.layers, *by_layer})
@@ -226,6 +235,12 @@ def _bounded(counts: Mapping[str, int], allowed: Sequence[str]) -> _Labelled:
     return bounded
 
 
+def _pauser(actor: str) -> str:
+    """An actor may carry a name ("operator:ann"), which is no label."""
+    kind = actor.split(":")[0]
+    return kind if kind in PAUSERS else "operator"
+
+
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
@@ -238,6 +253,7 @@ def metrics_page() -> str:
         "stage": STAGES,
         "guard": GUARD_NAMES,
         "step": LADDER_STEPS,
+        "actor": PAUSERS,
         "reason": ROLLBACK_REASONS,
     }
     lines = [

@@ -2,6 +2,11 @@
 
 import os
 import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -15,3 +20,25 @@ def program(name: str, package: str = "prometheus") -> str:
             pytest.fail(reason)
         pytest.skip(reason)
     return found
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@contextmanager
+def running(argv: Sequence[str | Path], log: Path, **options) -> Iterator[subprocess.Popen]:
+    """A program in the background, stopped at the end; what it says goes to the file `log`."""
+    with log.open("w") as out:
+        process = subprocess.Popen(argv, stdout=out, stderr=out, **options)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

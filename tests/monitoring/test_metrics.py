@@ -11,6 +11,7 @@ from monitoring.metrics import (
     GUARD_VALUES,
     METRICS,
     OUTCOMES,
+    PAUSERS,
     PREFIX,
     QUEUES,
     ROLLBACK_REASONS,
@@ -53,7 +54,9 @@ def test_all_labels_are_there_from_the_start(exported):
     assert all(found["queue_depth", queue] == 0 for queue in QUEUES)
     assert all(found["guard_state", guard] == GUARD_VALUES["unknown"] for guard in GUARD_NAMES)
     assert all(found["update_stage_seconds_count", stage] == 0 for stage in STAGES)
+    assert all(found["paused", actor] == 0 for actor in PAUSERS)
     assert math.isnan(found["version", ""])
+    assert math.isnan(found["measured_timestamp_seconds", ""])
     assert math.isnan(found["probe_kl_nats", ""])
 
 
@@ -64,9 +67,12 @@ def test_a_snapshot_is_exported_as_it_is(exported):
             queue_depth={"corrections": 4},
             oldest_pending_seconds=12.5,
             stage_seconds={"solve": [0.2, 0.3, 500.0]},
-            measurements=Measurements(weight_norm_ratio={8: 1.25}, probe_kl_nats=0.03, efficacy_ratio=1.0),
+            measurements=Measurements(
+                weight_norm_ratio={8: 1.25}, probe_kl_nats=0.03, efficacy_ratio=1.0, measured_at=1.6e9
+            ),
             layers=(7, 8),
             guards={"weight_norm_ratio": "warn"},
+            paused_by="operator:ann",
             nas_skipped=2,
             version=12,
             served_versions={"a": 12, "b": None},
@@ -89,6 +95,8 @@ def test_a_snapshot_is_exported_as_it_is(exported):
     assert math.isnan(found["weight_norm_ratio", "7"])
     assert found["probe_kl_nats", ""] == 0.03
     assert found["guard_state", "weight_norm_ratio"] == 1
+    assert (found["paused", "operator"], found["paused", "guard"]) == (1, 0)
+    assert found["measured_timestamp_seconds", ""] == 1.6e9
     assert found["nas_skipped_total", ""] == 2
     assert found["version", ""] == found["served_version", "a"] == 12
     assert math.isnan(found["served_version", "b"])
@@ -124,7 +132,7 @@ def test_unknown_labels_are_gathered_under_other(exported):
 
 
 def test_names_carry_prefix_and_unit_and_labels_are_bounded():
-    allowed = {None, "outcome", "queue", "stage", "layer", "guard", "step", "replica", "reason"}
+    allowed = {None, "outcome", "queue", "stage", "layer", "guard", "step", "actor", "replica", "reason"}
     for metric in METRICS:
         assert re.fullmatch(r"[a-z_]+", metric.name)
         assert (metric.kind == "counter") == metric.name.endswith("_total")
