@@ -3,13 +3,14 @@
 import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.signals import celeryd_after_setup, worker_ready
 
 from daemon.ledger import Ledger
+from daemon.progress import Progress, by_tenths
 from daemon.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def build_applier(settings: Settings, ledger: Ledger) -> "Applier":
     from daemon.serving import VllmReplica
     from daemon.store import Store
 
-    editor = open_editor(settings, by_tenths(log.info))
+    editor = open_editor(settings, by_tenths(lambda text: log.info("preparing the model: %s", text)))
     token = settings.admin_token.get_secret_value() if settings.admin_token else ""
     key = settings.serving_api_key.get_secret_value() if settings.serving_api_key else None
     replicas = [VllmReplica(url, token, key) for url in settings.replicas]
@@ -112,7 +113,7 @@ def build_applier(settings: Settings, ledger: Ledger) -> "Applier":
     return Applier(ledger, store, editor, replicas, monitoring=monitoring, settings=settings)
 
 
-def open_editor(settings: Settings, progress: Callable[[str, float], None]) -> "Editor":
+def open_editor(settings: Settings, progress: Progress) -> "Editor":
     """The editor that the settings describe; measures on the unedited model what is not stored yet.
 
     Raises:
@@ -131,19 +132,6 @@ def open_editor(settings: Settings, progress: Callable[[str, float], None]) -> "
         corpus=settings.corpus,
         progress=progress,
     )
-
-
-def by_tenths(say: Callable[[str], object]) -> Callable[[str, float], None]:
-    """Progress of the model's preparation for a log: a line for each tenth of a stage."""
-    last: dict[str, int] = {}
-
-    def progress(stage: str, fraction: float) -> None:
-        tenth = int(10 * fraction)
-        if tenth != last.get(stage):
-            last[stage] = tenth
-            say(f"preparing the model: {stage} {10 * tenth} %")
-
-    return progress
 
 
 def build_monitoring(settings: Settings, editor: Any) -> "Monitoring":

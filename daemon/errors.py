@@ -12,6 +12,7 @@ DaemonError                   anything below; `retryable` says whether the same 
 │   ├── LeaseHeldError        another applier holds it (retryable)
 │   └── LeaseLostError        a newer applier took it; this one must stop at once
 ├── StoreError                a version on disk is missing, damaged or does not fit
+├── ExportError               a checkpoint cannot be written where it was asked for
 └── PublishError              replicas do not serve what they were told to serve (retryable)
 """
 
@@ -130,6 +131,10 @@ class LeaseLostError(LeaseError):
 
 class StoreError(DaemonError):
     """Raised when a version on disk is missing, damaged or does not fit the model."""
+
+
+class ExportError(DaemonError):
+    """Raised when a checkpoint cannot be written: its directory is in use, or its dtype is too narrow."""
 
 
 class PublishError(DaemonError):
