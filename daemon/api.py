@@ -22,7 +22,8 @@ from daemon.errors import (
 )
 from daemon.ledger import Ledger
 from daemon.messages import Correction, parse_correction, parse_json
-from daemon.serving import ServingClient, VllmReplica
+from daemon.replicas import open_replicas
+from daemon.serving import ServingClient
 from daemon.settings import Settings
 from daemon.status_page import render, snapshot
 from daemon.views import correction_view, operation_view, version_view
@@ -269,10 +270,9 @@ def _responses() -> Iterator[tuple[type[Exception], Any]]:
 
 
 def _replicas(settings: Settings) -> list[ServingClient]:
-    if settings.admin_token is None:
+    if settings.publish == "plugin" and settings.admin_token is None:
         return []
-    key = settings.serving_api_key.get_secret_value() if settings.serving_api_key else None
-    return [VllmReplica(url, settings.admin_token.get_secret_value(), key) for url in settings.replicas]
+    return open_replicas(settings)
 
 
 def _doorbell(settings: Settings) -> Callable[[], None]:

@@ -101,13 +101,12 @@ class Services:
 def build_applier(settings: Settings, ledger: Ledger) -> "Applier":
     """Opens the model (minutes when it was not prepared before) and connects the replicas."""
     from daemon.applier import Applier
-    from daemon.serving import VllmReplica
+    from daemon.replicas import open_replicas
     from daemon.store import Store
+    from monitoring.scoring import Scorer
 
     editor = open_editor(settings, by_tenths(lambda text: log.info("preparing the model: %s", text)))
-    token = settings.admin_token.get_secret_value() if settings.admin_token else ""
-    key = settings.serving_api_key.get_secret_value() if settings.serving_api_key else None
-    replicas = [VllmReplica(url, token, key) for url in settings.replicas]
+    replicas = open_replicas(settings, Scorer(editor.model, editor.tokenizer).greedy)
     monitoring = build_monitoring(settings, editor)
     store = Store(settings.store_dir)
     return Applier(ledger, store, editor, replicas, monitoring=monitoring, settings=settings)
