@@ -78,7 +78,7 @@ class Up:
             )
         if self.settings.publish != "plugin":
             raise ProcessError(
-                f"FACTD_PUBLISH = {self.settings.publish}: `factd up` runs a vLLM with the plugin; unset it, or "
+                f"FACTD_PUBLISH = {self.settings.publish}: `factd up` needs the plugin; unset it, or "
                 "run `factd worker` and `factd api` beside your own servers"
             )
         self.state_dir.mkdir(parents=True, exist_ok=True)
