@@ -271,7 +271,7 @@ def growth(values: Sequence[int]) -> int:
 
 
 def summary(flips: Sequence[Flip], answers: Sequence[Answer], plan: Plan) -> dict[str, Any]:
-    """publish.json. A truncated answer is a failed one; the pauses are those that clients feel."""
+    """publish.json of at least one flip. A truncated answer is a failed one; the pauses are those that clients feel."""
     felt = felt_pauses(flips, answers)
     return {
         "publications": len(flips),
@@ -280,7 +280,7 @@ def summary(flips: Sequence[Flip], answers: Sequence[Answer], plan: Plan) -> dic
         "pause_p50_seconds": percentile(felt, 0.5),
         "pause_p99_seconds": percentile(felt, 0.99),
         "accepted_to_served_p50_seconds": percentile([f.confirmed - f.accepted for f in flips], 0.5),
-        "bytes_per_edit": percentile([flip.bytes for flip in flips], 0.5) / plan.edits if flips else None,
+        "bytes_per_edit": statistics.mean(flip.bytes for flip in flips) / plan.edits,
         "rss_growth_bytes": growth([flip.rss_bytes for flip in flips]),
     }
 

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +106,7 @@ def version_weights(model: "LoadedModel", store: Store, version: str) -> dict[st
     return weights
 
 
-def edited_layers(model: "LoadedModel", names: Mapping[str, Any]) -> list[int]:
+def edited_layers(model: "LoadedModel", names: Collection[str]) -> list[int]:
     """The layers whose projections have these names.
 
     Raises:

@@ -69,7 +69,7 @@ class CheckpointDirectory:
         before = self._live()
         swap = time.perf_counter()
         with _as_serving_errors(self.name):
-            fresh = self.directory / f".{CURRENT}-{os.getpid()}"
+            fresh = self.directory / f".{CURRENT}"
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(version)
             os.replace(fresh, self.directory / CURRENT)
@@ -79,8 +79,9 @@ class CheckpointDirectory:
         return PublishResult(version, done - started, 0.0, done - swap)
 
     def _clean(self, keep: set[str]) -> None:
+        """Removes older checkpoints, and what an export that was killed has left."""
         for path in self.directory.iterdir():
-            if VERSION.fullmatch(path.name) and path.name not in keep:
+            if path.name.startswith(".v") or (VERSION.fullmatch(path.name) and path.name not in keep):
                 shutil.rmtree(path)
 
     def _live(self) -> str:

@@ -140,8 +140,9 @@ class LoraReplica(VllmReplica):
 
         config, tensors = adapter(self.store.load_factors(version))
         path = self._path(version)
-        work = self.directory / f".tmp-{path.name}-{os.getpid()}"
-        shutil.rmtree(work, ignore_errors=True)
+        for left in self.directory.glob(".v*"):  # of a writer that was killed
+            shutil.rmtree(left)
+        work = self.directory / f".{path.name}"
         work.mkdir(parents=True)
         write_tensors(work / WEIGHTS, tensors, {"format": "pt", "version": version})
         write_synced(work / CONFIG, json.dumps(config, indent=1).encode())

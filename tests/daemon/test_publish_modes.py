@@ -183,6 +183,17 @@ def test_a_version_that_was_written_anew_under_its_name_is_exported_anew(base, s
     assert replica.served().sha256 == store.weight_sha256("v000001")
 
 
+@pytest.mark.parametrize("mode", ["checkpoint", "lora"])
+def test_what_a_killed_writer_left_is_cleared_away(mode, base, store, tmp_path):
+    directory = tmp_path / "published"
+    (directory / ".v000001.exporting-1").mkdir(parents=True)
+    replica = (
+        checkpoints(base, store, directory) if mode == "checkpoint" else lora(store, directory, StockVllm())
+    )
+    replica.publish("v000002", 1)
+    assert not list(directory.glob(".*"))
+
+
 def test_an_adapter_adds_the_very_change(store):
     factors = store.load_factors("v000002")
     config, tensors = adapter(factors)
