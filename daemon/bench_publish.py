@@ -271,7 +271,7 @@ def growth(values: Sequence[int]) -> int:
 
 
 def summary(flips: Sequence[Flip], answers: Sequence[Answer], plan: Plan) -> dict[str, Any]:
-    """publish.json of at least one flip. A truncated answer is a failed one; the pauses are those that clients feel."""
+    """publish.json; needs a flip. A truncated answer is a failed one; pauses are those that clients feel."""
     felt = felt_pauses(flips, answers)
     return {
         "publications": len(flips),
