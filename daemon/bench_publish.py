@@ -279,7 +279,7 @@ def summary(flips: Sequence[Flip], answers: Sequence[Answer], plan: Plan) -> dic
         "failed_requests": sum(answer.failure is not None for answer in answers),
         "pause_p50_seconds": percentile(felt, 0.5),
         "pause_p99_seconds": percentile(felt, 0.99),
-        "accepted_to_served_p50_seconds": percentile([f.confirmed - f.accepted for f in flips], 0.5),
+        "accepted_to_served_p50_seconds": percentile([f.flipped - f.accepted for f in flips], 0.5),
         "bytes_per_edit": statistics.mean(flip.bytes for flip in flips) / plan.edits,
         "rss_growth_bytes": growth([flip.rss_bytes for flip in flips]),
     }
@@ -297,6 +297,7 @@ def details(flips: Sequence[Flip], answers: Sequence[Answer], plan: Plan, model:
         **asdict(plan),
         "scheduler_pause_p50_seconds": percentile(pauses, 0.5),
         "scheduler_pause_p99_seconds": percentile(pauses, 0.99),
+        "accepted_to_confirmed_p50_seconds": percentile([f.confirmed - f.accepted for f in flips], 0.5),
         "ordinary_wait_p50_seconds": percentile(ordinary, 0.5),
         "ordinary_wait_p99_seconds": percentile(ordinary, 0.99),
         "tokens_per_second": sum(answer.tokens for answer in answers) / span if span else None,

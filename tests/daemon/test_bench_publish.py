@@ -97,9 +97,10 @@ def test_the_summary_has_the_fields_of_the_contract_and_counts_failures():
     assert set(found) == FIELDS
     assert (found["publications"], found["requests"], found["failed_requests"]) == (1, 2, 1)
     assert (found["pause_p50_seconds"], found["pause_p99_seconds"]) == (1.0, 2.0)
-    assert found["accepted_to_served_p50_seconds"] == pytest.approx(0.8)
+    assert found["accepted_to_served_p50_seconds"] == pytest.approx(0.7)
     assert found["bytes_per_edit"] == 20
     more = details([flip(10.0, 10.2)], answers, plan, "tiny")
+    assert more["accepted_to_confirmed_p50_seconds"] == pytest.approx(0.8)
     assert more["scheduler_pause_p50_seconds"] == 0.01
     assert more["failures"] == ["ended with 'abort' after 1 of 2 tokens"]
     assert more["ordinary_wait_p50_seconds"] is None
