@@ -34,8 +34,9 @@ from daemon.intake import Bell, Rates, Room, Writer
 from daemon.ledger import MAX_ID, Ledger
 from daemon.lifecycle import FINAL, State
 from daemon.messages import Correction, parse_correction, parse_json, printable, problem
+from daemon.replicas import open_replicas
 from daemon.ruling import guard_policy
-from daemon.serving import ServingClient, VllmReplica
+from daemon.serving import ServingClient
 from daemon.settings import Settings
 from daemon.status_page import PAGE_HEADERS, numbers_only, page_view, snapshot
 from daemon.views import correction_view, operation_view, version_view
@@ -385,10 +386,9 @@ def _later(status: int, detail: str, seconds: float) -> JSONResponse:
 
 
 def _replicas(settings: Settings) -> list[ServingClient]:
-    if settings.admin_token is None:
+    if settings.publish == "plugin" and settings.admin_token is None:
         return []
-    key = settings.serving_api_key.get_secret_value() if settings.serving_api_key else None
-    return [VllmReplica(url, settings.admin_token.get_secret_value(), key) for url in settings.replicas]
+    return open_replicas(settings)
 
 
 def _doorbell(settings: Settings) -> Bell:

@@ -3,7 +3,7 @@
 import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
@@ -12,6 +12,7 @@ from celery.signals import celeryd_after_setup, worker_ready, worker_shutting_do
 from daemon.errors import SettingsError
 from daemon.intake import Room
 from daemon.ledger import Ledger
+from daemon.progress import Progress, by_tenths
 from daemon.settings import Settings, load_settings
 from daemon.stream import StreamThread
 from daemon.valve import Valve
@@ -89,6 +90,10 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _say(text: str) -> None:
+    log.info("preparing the model: %s", text)
+
+
 class Services:
     """What the tasks work with, each made at first use and kept for the life of the process."""
 
@@ -122,19 +127,18 @@ class Services:
     @functools.cached_property
     def values(self) -> "tuple[Installation, ValueOptions]":
         """What a value worker needs: the unedited model's statistics, and how values are found."""
-        return open_installation(self.settings, by_tenths(log.info))
+        return open_installation(self.settings, by_tenths(_say))
 
 
 def build_applier(settings: Settings, ledger: Ledger) -> "Applier":
     """Opens the model (minutes when it was not prepared before) and connects the replicas."""
     from daemon.applier import Applier
-    from daemon.serving import VllmReplica
+    from daemon.replicas import open_replicas
     from daemon.store import Store
+    from monitoring.scoring import Scorer
 
-    editor = open_editor(settings, by_tenths(log.info))
-    token = settings.admin_token.get_secret_value() if settings.admin_token else ""
-    key = settings.serving_api_key.get_secret_value() if settings.serving_api_key else None
-    replicas = [VllmReplica(url, token, key) for url in settings.replicas]
+    editor = open_editor(settings, by_tenths(_say))
+    replicas = open_replicas(settings, Scorer(editor.model, editor.tokenizer).greedy)
     monitoring = build_monitoring(settings, editor)
     store = Store(settings.store_dir)
     if settings.value_workers:
@@ -160,9 +164,7 @@ def fleet(settings: Settings, editor: "Editor") -> "Fleet":
     return Fleet(lambda named: celery.send_task("factd.values", kwargs=named, expires=seconds), seconds)
 
 
-def open_installation(
-    settings: Settings, progress: Callable[[str, float], None]
-) -> "tuple[Installation, ValueOptions]":
+def open_installation(settings: Settings, progress: Progress) -> "tuple[Installation, ValueOptions]":
     """The unedited model with its statistics, and the method's value options.
 
     Raises:
@@ -177,7 +179,7 @@ def open_installation(
     return install, numbers_of(settings.method, loaded).values
 
 
-def open_editor(settings: Settings, progress: Callable[[str, float], None]) -> "Editor":
+def open_editor(settings: Settings, progress: Progress) -> "Editor":
     """The editor that the settings describe; measures on the unedited model what is not stored yet.
 
     Raises:
@@ -196,19 +198,6 @@ def open_editor(settings: Settings, progress: Callable[[str, float], None]) -> "
         corpus=settings.corpus,
         progress=progress,
     )
-
-
-def by_tenths(say: Callable[[str], object]) -> Callable[[str, float], None]:
-    """Progress of the model's preparation for a log: a line for each tenth of a stage."""
-    last: dict[str, int] = {}
-
-    def progress(stage: str, fraction: float) -> None:
-        tenth = int(10 * fraction)
-        if tenth != last.get(stage):
-            last[stage] = tenth
-            say(f"preparing the model: {stage} {10 * tenth} %")
-
-    return progress
 
 
 def build_monitoring(settings: Settings, editor: Any) -> "Monitoring":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli_output import EPILOG, CommandError, Exit, fail, show_json, show_table
+from daemon.cli_output import EPILOG, CommandError, Exit, fail, reported, show_json, show_table
 
 if TYPE_CHECKING:
     from benchmarks.configuration import Configuration, Model
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="bench",
-    help="Measure speed, horizon, collapse and intake; JSON and PNG out.",
+    help="Measure speed, horizon and collapse beside published methods, publications and intake.",
     epilog=EPILOG,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -41,7 +41,7 @@ SeedOption = Annotated[int, typer.Option(help="Of the sample that is scored.")]
 
 
 def register(parent: typer.Typer) -> None:
-    for command in (speed, horizon, collapse, intake):
+    for command in (speed, horizon, collapse, publish, intake):
         app.command(epilog=EPILOG)(command)
     parent.add_typer(app)
 
@@ -269,6 +269,51 @@ def intake(
     else:
         rows = [(name, f"{value:.4g}") for name, value in result.items()]
         show_table(f"Intake; {out / 'intake.json'}", ("", ""), rows)
+
+
+def publish(
+    out: OutOption = Path("bench"),
+    clients: Annotated[int, typer.Option(min=1, help="Clients that stream answers all the time.")] = 16,
+    seconds: Annotated[float, typer.Option(min=1, help="How long versions are published.")] = 300.0,
+    every: Annotated[float, typer.Option(min=0.05, help="Seconds between two publications.")] = 5.0,
+    publications: Annotated[int | None, typer.Option(min=1, help="How many, instead of --seconds.")] = None,
+    tokens: Annotated[int, typer.Option(min=2, help="Length of every answer.")] = 64,
+    edits: Annotated[int, typer.Option(min=1, help="Facts that a version holds.")] = 16,
+    seed: Annotated[int, typer.Option(help="Of the random updates that are published.")] = 0,
+    model: ModelOption = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Publish to a real vLLM under load; writes OUT/publish.json and OUT/publish-details.json."""
+    from benchmarks.files import say, write_json
+    from daemon.bench_publish import Plan, bench
+    from daemon.errors import DaemonError
+    from daemon.processes import ProcessError
+    from daemon.serving import ServingError
+    from editing.errors import EditError
+    from editing.model import outlined_model
+
+    plan = Plan(clients, seconds, every, publications, tokens, edits, seed)
+    with reported(as_json):
+        settings = _settings(model=model, state_dir=state)
+        try:
+            outline = outlined_model(settings.model, settings.statistics)
+            result, more = bench(outline, plan, out, say)
+        except EditError as error:
+            raise CommandError(Exit.BAD_INPUT, str(error), "give a Hugging Face directory") from None
+        except ProcessError as error:
+            raise CommandError(Exit.UNAVAILABLE, str(error), "run `factd doctor`") from None
+        except (DaemonError, ServingError) as error:
+            mend = f"see {out / 'publish-vllm.log'}"
+            raise CommandError(Exit.FAILED, f"a publication failed: {error}", mend) from None
+    write_json(out / "publish.json", result)
+    write_json(out / "publish-details.json", more)
+    if as_json:
+        show_json(result)
+    else:
+        show_table(f"Publish; {out / 'publish.json'}", ("", ""), list(result.items()))
+    if result["failed_requests"]:
+        raise typer.Exit(int(Exit.FAILED))
 
 
 def _show_markdown(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -116,21 +116,11 @@ def init(model: ModelOption = None, state: StateOption = None, as_json: JsonOpti
 
 
 def _open_editor(settings: Any, quiet: bool) -> Any:
-    from rich.progress import Progress
+    from daemon.app import open_editor
+    from daemon.progress import shown_progress
 
-    from daemon.app import by_tenths, open_editor
-
-    if quiet:
-        return open_editor(settings, by_tenths(lambda line: print(line, file=sys.stderr, flush=True)))
-    with Progress() as bar:
-        tasks: dict[str, Any] = {}
-
-        def show(stage: str, fraction: float) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=1.0)
-            bar.update(tasks[stage], completed=fraction)
-
-        return open_editor(settings, show)
+    with shown_progress(quiet) as progress:
+        return open_editor(settings, progress)
 
 
 def worker(

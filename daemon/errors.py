@@ -16,6 +16,7 @@ DaemonError                   anything below; `retryable` says whether the same 
 │   └── LeaseLostError        a newer applier took it; this one must stop at once
 ├── StoreError                a version on disk is missing, damaged or does not fit
 ├── ClientError               our HTTP API refuses a request of a client
+├── ExportError               a checkpoint cannot be written where it was asked for
 └── PublishError              replicas do not serve what they were told to serve (retryable)
 """
 
@@ -170,6 +171,10 @@ class LeaseLostError(LeaseError):
 
 class StoreError(DaemonError):
     """Raised when a version on disk is missing, damaged or does not fit the model."""
+
+
+class ExportError(DaemonError):
+    """Raised when a checkpoint cannot be written: its directory is in use, or its dtype is too narrow."""
 
 
 class PublishError(DaemonError):

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -33,6 +33,11 @@ class Settings(BaseSettings):
     database_url: str | None = None
     #: base URLs of the vLLM servers that get every version
     replicas: Annotated[tuple[str, ...], NoDecode] = ()
+    #: how they get it: "plugin" (vLLM with factd's plugin), "lora" (stock vLLM: each version is an adapter),
+    #: or "checkpoint" (any server: no URLs; a directory with the link `current` to the live checkpoint)
+    publish: Literal["plugin", "lora", "checkpoint"] = "plugin"
+    #: where the modes without the plugin write, seen by the servers under the same path; STATE/published
+    publish_dir: Path | None = None
     #: bearer token of the publish routes of the replicas and of the admin scope of the HTTP API
     admin_token: SecretStr | None = None
     #: bearer token of the submit scope of the HTTP API
@@ -116,7 +121,7 @@ class Settings(BaseSettings):
                 raise ValueError("is not a rate; write a count and a time, such as 100/10 seconds") from None
         return value
 
-    @field_validator("state_dir", "statistics_dir")
+    @field_validator("state_dir", "statistics_dir", "publish_dir")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value is not None else None
@@ -124,6 +129,10 @@ class Settings(BaseSettings):
     @property
     def statistics(self) -> Path:
         return self.statistics_dir or self.state_dir
+
+    @property
+    def published(self) -> Path:
+        return self.publish_dir or self.state_dir / "published"
 
     @property
     def ledger_url(self) -> str:

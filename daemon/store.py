@@ -15,6 +15,8 @@ from daemon.errors import StoreError
 from daemon.ledger_tables import BASE_VERSION
 
 if TYPE_CHECKING:  # the store is opened by processes that must not load torch
+    from torch import Tensor
+
     from editing.facts import Fact
     from editing.state import EditState
 
@@ -99,8 +101,8 @@ class Store:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         manifest = self._write_files(work, draft, state)
-        _write_synced(work / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
-        _sync_directory(work)
+        write_synced(work / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
+        sync_directory(work)
         before_rename()
         if target.exists():
             if self.manifest(draft.version)["fence"] > draft.fence:
@@ -109,7 +111,7 @@ class Store:
                 )
             shutil.rmtree(target)
         os.rename(work, target)
-        _sync_directory(self.versions)
+        sync_directory(self.versions)
         return manifest
 
     def _write_files(self, work: Path, draft: Draft, state: "EditState") -> dict[str, Any]:
@@ -175,7 +177,7 @@ class Store:
         """
         from editing.state import EditState
 
-        state, manifest = EditState(), None
+        state = EditState()
         for manifest in self._chain(version):
             facts = [_fact(fact) for fact in manifest["facts_added"]]
             columns = self._read(manifest, FACTS)
@@ -183,11 +185,21 @@ class Store:
                 raise StoreError(f"version {manifest['version']}: {FACTS} does not fit its list of facts")
             state = EditState() if manifest["snapshot"] else state.without(manifest["facts_removed"])
             state = state.with_columns(facts, columns)
-        if manifest is None:
-            return state
-        tensors = self._read(manifest, FACTORS)
-        factors = {name: (tensors[f"{name}/A"], tensors[f"{name}/B"]) for name in _names(tensors)}
-        return EditState(facts=state.facts, factors=factors, columns=state.columns)
+        return EditState(facts=state.facts, factors=self.load_factors(version), columns=state.columns)
+
+    def load_factors(self, version: str) -> "dict[str, tuple[Tensor, Tensor]]":
+        """Tensor name → (A [d, n], B [d_in, n]) of a version; none of the base.
+
+        Raises:
+            StoreError: the version is missing or damaged.
+        """
+        if version == BASE_VERSION:
+            return {}
+        tensors = self._read(self.manifest(version), FACTORS)
+        try:
+            return {name: (tensors[f"{name}/A"], tensors[f"{name}/B"]) for name in _names(tensors)}
+        except KeyError as error:
+            raise StoreError(f"version {version}: {FACTORS} lacks {error}; restore it") from error
 
     def _chain(self, version: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
@@ -263,14 +275,16 @@ def _fact(fields: Mapping[str, str]) -> "Fact":
     return Fact(fields["subject"], fields["prompt"], fields["target"], fields["id"])
 
 
-def _write_synced(path: Path, content: bytes) -> None:
+def write_synced(path: Path, content: bytes) -> None:
+    """Writes a file and forces it to disk."""
     with open(path, "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Forces a directory's entries to disk: after a rename in it, say."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -76,6 +76,11 @@ class Up:
             raise ProcessError(
                 f"factd runs on {self.state_dir} already (pid {other.pid}); stop it, or give another --state"
             )
+        if self.settings.publish != "plugin":
+            raise ProcessError(
+                f"FACTD_PUBLISH = {self.settings.publish}: `factd up` needs the plugin; unset it, or "
+                "run `factd worker` and `factd api` beside your own servers"
+            )
         self.state_dir.mkdir(parents=True, exist_ok=True)
         self.tokens = self._tokens()
         checkpoint = self._unpack()

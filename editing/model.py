@@ -86,34 +86,46 @@ class LoadedModel:
         """Name of the FFN output projection of `layer` in the model and its checkpoint."""
         return f"{self.family.layers}.{layer}.{self.family.projection}.weight"
 
+    def stored(self, layers: Sequence[int]) -> dict[str, tuple[Path, str]]:
+        """Name of a layer's tensor → the file of the checkpoint that has it, and its name there.
+
+        Raises:
+            ModelError: the checkpoint has no such tensor.
+        """
+        files = {}
+        for file in sorted(self.path.glob("*.safetensors")):
+            with safe_open(file, framework="pt") as tensors:
+                files |= {name: file for name in tensors.keys()}  # noqa: SIM118
+        found = {}
+        for name in map(self.tensor_name, layers):
+            # Checkpoints saved without the head, such as the published GPT-2's, leave the prefix out.
+            known = name if name in files else name.removeprefix(f"{self.model.base_model_prefix}.")
+            if known not in files:
+                raise ModelError(f"the checkpoint {self.path.name} has no tensor {name!r}")
+            found[name] = files[known], known
+        return found
+
     def base_weights(self, layers: Sequence[int]) -> dict[str, Tensor]:
         """Name → W [d, d_in] float32 of `layers` as the checkpoint has them.
 
         Raises:
             ModelError: the checkpoint has no such tensor.
         """
-        stored = {}
-        for file in sorted(self.path.glob("*.safetensors")):
-            with safe_open(file, framework="pt") as tensors:
-                stored |= {name: file for name in tensors.keys()}  # noqa: SIM118
         found = {}
-        for layer in layers:
-            name = self.tensor_name(layer)
-            # Checkpoints saved without the head, such as the published GPT-2's, leave the prefix out.
-            known = name if name in stored else name.removeprefix(f"{self.model.base_model_prefix}.")
-            if known not in stored:
-                raise ModelError(f"the checkpoint {self.path.name} has no tensor {name!r}")
-            with safe_open(stored[known], framework="pt") as tensors:
-                weight = tensors.get_tensor(known).float()
-            found[name] = weight.T.contiguous() if self._transposed(layer) else weight
+        for layer, (name, (file, known)) in zip(layers, self.stored(layers).items(), strict=True):
+            with safe_open(file, framework="pt") as tensors:
+                found[name] = self.turned(layer, tensors.get_tensor(known).float())
         return found
+
+    def turned(self, layer: int, weight: Tensor) -> Tensor:
+        """W as the projection of `layer` stores it, from W [d, d_in]; and back, for it is its own inverse."""
+        return weight.T.contiguous() if self._transposed(layer) else weight
 
     @torch.no_grad()
     def set_weight(self, layer: int, weight: Tensor) -> None:
         """Puts W [d, d_in] in place, cast to the compute dtype."""
         parameter = self.projection(layer).weight
-        stored = weight.T if self._transposed(layer) else weight
-        parameter.copy_(stored.to(parameter.device, parameter.dtype))
+        parameter.copy_(self.turned(layer, weight).to(parameter.device, parameter.dtype))
 
     def projected(self, layer: int, output: Tensor, residual: Tensor) -> Tensor:
         """What W k must become for the residual stream to change by `residual`; all are [d, n].
@@ -207,6 +219,27 @@ def checkpoint_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _check_family(path: Path) -> None:
+    family = json.loads((path / "config.json").read_text()).get("model_type")
+    if family not in FAMILIES:
+        raise ModelError(f"model_type = {family!r} is not known; known are {', '.join(sorted(FAMILIES))}")
+
+
+def outlined_model(name_or_path: str, state_dir: Path) -> LoadedModel:
+    """A model with shapes but neither numbers nor tokenizer: enough to find weights in its checkpoint.
+
+    Raises:
+        ModelError: unknown family, or missing files.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    path = checkpoint_path(name_or_path, state_dir)
+    _check_family(path)
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
+    return LoadedModel(model, None, path, checkpoint_hash(path))
+
+
 def load_model(name_or_path: str, state_dir: Path, dtype: str = "auto") -> LoadedModel:
     """Loads a model of a known family with its gradients off.
 
@@ -216,9 +249,7 @@ def load_model(name_or_path: str, state_dir: Path, dtype: str = "auto") -> Loade
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     path = checkpoint_path(name_or_path, state_dir)
-    family = json.loads((path / "config.json").read_text()).get("model_type")
-    if family not in FAMILIES:
-        raise ModelError(f"model_type = {family!r} is not known; known are {', '.join(sorted(FAMILIES))}")
+    _check_family(path)
     config = AutoConfig.from_pretrained(path)
     if getattr(config, "use_bidirectional_attention", False):
         raise ModelError(f"{path.name} attends to later tokens; give a causal language model")

@@ -14,7 +14,9 @@ CONFIG = Path(__file__).parents[2] / "deploy" / "alertmanager" / "alertmanager.y
 
 
 def amtool(*argv) -> str:
-    done = subprocess.run([program("amtool", "prometheus-alertmanager"), *argv], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [program("amtool", "prometheus-alertmanager"), *argv], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.strip()
 
