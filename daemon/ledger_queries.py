@@ -160,9 +160,13 @@ class LedgerQueries:
             raise UnknownIdError("operation", str(id))
         return operation_row(row)
 
-    def transitions(self, id: str | None = None, *, kind: str | None = None) -> list[TransitionRow]:
-        """Changes of state, oldest first."""
-        query = select(transitions).order_by(transitions.c.seq)
+    def transitions(
+        self, id: str | None = None, *, kind: str | None = None, after: int = 0, since: float = 0.0
+    ) -> list[TransitionRow]:
+        """Changes of state, oldest first: with `seq` above `after`, from the time `since` on."""
+        query = select(transitions).where(transitions.c.seq > after).order_by(transitions.c.seq)
+        if since:
+            query = query.where(transitions.c.at >= since)
         if id is not None:
             query = query.where(transitions.c.id == id)
         if kind is not None:
