@@ -8,7 +8,7 @@ export FACTD_STATE_DIR ?= $(CURDIR)/.factd
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check docs bench clean
 
 setup: $(VENV)/.stamp $(VENV)/.stamp-dev
 
@@ -42,6 +42,10 @@ check: setup
 	@echo "ruff check"; $(VENV)/bin/ruff check .
 	@echo "pyright"; PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(VENV)/bin/pyright
 	@echo "import contracts"; $(VENV)/bin/lint-imports
+
+# The pages of docs/ that are written from the code.
+docs: setup
+	@$(VENV)/bin/python -m daemon.docs
 
 # Small versions of the three, under fifteen minutes on two cores; docs/experiments.md has the real ones.
 # The data sets lie elsewhere: make bench BENCH_ARGS="--data FOLDER"

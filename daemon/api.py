@@ -149,27 +149,32 @@ def get_correction(
 
 @router.get("/v1/facts", dependencies=SUBMIT)
 def get_facts(service: ServiceOf) -> list[dict[str, Any]]:
+    """The corrections that are live."""
     return [correction_view(row) for row in service.ledger.facts()]
 
 
 @router.get("/v1/versions", dependencies=SUBMIT)
 def get_versions(service: ServiceOf) -> dict[str, Any]:
+    """All versions, oldest first, with verdicts and measurements, and which is live."""
     rows = [service.ledger.version("v000000"), *service.ledger.versions()]
     return {"live": service.ledger.live_version(), "versions": [version_view(row, full=True) for row in rows]}
 
 
 @router.get("/v1/operations/{number}", dependencies=SUBMIT)
 def get_operation(service: ServiceOf, number: int) -> dict[str, Any]:
+    """What became of an operation that was asked for."""
     return operation_view(service.ledger.operation(number))
 
 
 @router.post("/v1/corrections/{id}/retract", status_code=202, dependencies=ADMIN)
 def retract(service: ServiceOf, id: str, why: str | None = None) -> dict[str, Any]:
+    """Asks for one fact to be taken out; the answer is the operation."""
     return _request(service, "retract", id, why)
 
 
 @router.post("/v1/versions/{version}/rollback", status_code=202, dependencies=ADMIN)
 def rollback(service: ServiceOf, version: str, why: str | None = None) -> dict[str, Any]:
+    """Asks for an older version to be served again; the answer is the operation."""
     return _request(service, "rollback", version, why)
 
 
@@ -218,6 +223,7 @@ def metrics(service: ServiceOf) -> Response:
 
 @router.get("/", response_class=HTMLResponse)
 def page(service: ServiceOf) -> str:
+    """The status page."""
     return render(service.ledger)
 
 
