@@ -30,7 +30,8 @@ Bearer tokens: `submit` posts and asks, `admin` may do all that `submit` may, an
 `STATE/run/tokens.json`, or come from `FACTD_SUBMIT_TOKEN` and `FACTD_ADMIN_TOKEN`. The schema itself is
 served at `GET /v1/openapi.json`. Times are unix seconds. A refusal is `{"detail": …}`: 401 no token, 403 the
 other scope's, 404 unknown id, 409 a contradiction of what is recorded, 413 too large a body, 422 a bad
-message, with `"problems": [{"field", "value", "mend", "line"}]` for a correction; nothing of it was recorded."""
+message, with `"problems": [{"field", "value", "mend", "line"}]` for a
+correction; nothing of it was recorded."""
 
 
 def pages() -> dict[str, str]:
@@ -179,15 +180,14 @@ def api_page() -> str:
 
 def described_app() -> Any:
     """The application, for its routes alone: it has no tables behind it."""
-    from pydantic import SecretStr
     from sqlalchemy import create_engine
 
     from daemon.api import create_app
     from daemon.ledger import Ledger
-    from daemon.settings import Settings
+    from daemon.settings import load_settings
 
     nothing = Ledger(create_engine("sqlite://"))
-    return create_app(Settings(admin_token=SecretStr("unused")), nothing, replicas=[], ring=lambda: None)
+    return create_app(load_settings(admin_token="unused"), nothing, replicas=[], ring=lambda: None)
 
 
 def _route_rows() -> Iterator[tuple[str, str, str]]:
@@ -195,7 +195,7 @@ def _route_rows() -> Iterator[tuple[str, str, str]]:
 
     scopes = {id(SUBMIT[0].dependency): "submit", id(ADMIN[0].dependency): "admin"}
     scope_of = {
-        (method.lower(), route.path): scopes[id(given.dependency)]
+        (method.lower(), getattr(route, "path", "")): scopes[id(given.dependency)]
         for route in router.routes
         for method in getattr(route, "methods", ())
         for given in getattr(route, "dependencies", ())

@@ -41,9 +41,9 @@ class Settings(BaseSettings):
     serving_api_key: SecretStr | None = None
     #: address that the HTTP API binds; other hosts reach it only through another one than 127.0.0.1
     api_host: str = "127.0.0.1"
-    #: its port; 0 takes a free one
+    #: its port; `factd up` takes a free one where this is not set and taken
     api_port: int = Field(8321, ge=0, le=65535)
-    #: port of the vLLM server that `factd up` and `factd serve` start; 0 takes a free one
+    #: port of the vLLM server that `factd up` and `factd serve` start; the same holds
     serving_port: int = Field(8320, ge=0, le=65535)
 
     #: editing method: rome, memit, memit-seq, pmet, emmet, alphaedit, encore, nse, deltaedit, eac, rect,
