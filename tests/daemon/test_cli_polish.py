@@ -20,7 +20,6 @@ from daemon.cli_output import CommandError, nearest, show_table
 from daemon.cli_plot import history, series
 from daemon.cli_tail import moment
 from daemon.doctor import check_clock, check_ledger_clock, examine
-from monitoring.measurements import Measurements
 
 ROOT = Path(__file__).parents[2]
 ID = "29f4f3aa-71f0-4679-b3c7-9971d61a4010"
@@ -162,15 +161,7 @@ def test_tail_begins_where_it_is_told(world, cli, monkeypatch):
 def measured(make_world):
     """A world with real measurements, served: v1, v2, the base by a rollback, v1 again."""
     world = make_world()
-
-    def measure(batch, earlier, _ratio):
-        grown = 1.0 + 0.1 * (len(batch) + len(earlier))
-        return Measurements(weight_norm_ratio={4: 1.0, 8: grown}, subspace_similarity={4: 0.9, 8: 0.95})
-
-    class Verdict:
-        outcome, reasons, blamed, guards = "accepted", (), (), {"weight_norm_ratio": "warn"}
-
-    world.applier.monitoring = world.applier.monitoring._replace(measure=measure, judge=lambda *_: Verdict())
+    world.measure_really()
     for subject in ("A", "B"):
         world.post(subject, "fine")
         world.run()
