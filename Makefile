@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM = false
 # Set, as in many images, it would let every process compile torch and vLLM anew: 25 s a process.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check docs bench clean
 
 setup: $(VENV)/.stamp $(VENV)/.stamp-dev
 
@@ -44,6 +44,10 @@ check: setup
 	@echo "ruff check"; $(VENV)/bin/ruff check .
 	@echo "pyright"; PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(VENV)/bin/pyright
 	@echo "import contracts"; $(VENV)/bin/lint-imports
+
+# The pages of docs/ that are written from the code.
+docs: setup
+	@$(VENV)/bin/python -m daemon.docs
 
 # Small versions of the three, under fifteen minutes on two cores; docs/experiments.md has the real ones.
 # The data sets lie elsewhere: make bench BENCH_ARGS="--data FOLDER"

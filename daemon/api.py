@@ -222,11 +222,13 @@ async def get_correction(
 
 @router.get("/v1/facts", dependencies=SUBMIT)
 def get_facts(service: ServiceOf) -> list[dict[str, Any]]:
+    """The corrections that are live."""
     return [correction_view(row) for row in service.ledger.facts()]
 
 
 @router.get("/v1/versions", dependencies=SUBMIT)
 def get_versions(service: ServiceOf) -> dict[str, Any]:
+    """All versions, oldest first, with verdicts and measurements, and which is live."""
     rows = [service.ledger.version("v000000"), *service.ledger.versions()]
     return {"live": service.ledger.live_version(), "versions": [version_view(row, full=True) for row in rows]}
 
@@ -235,16 +237,19 @@ def get_versions(service: ServiceOf) -> dict[str, Any]:
 def get_operation(
     service: ServiceOf, number: Annotated[int, PathParameter(ge=1, lt=2**31)]
 ) -> dict[str, Any]:
+    """What became of an operation that was asked for."""
     return operation_view(service.ledger.operation(number))
 
 
 @router.post("/v1/corrections/{id}/retract", status_code=202, dependencies=ADMIN)
 def retract(service: ServiceOf, id: Id, why: Why = None) -> dict[str, Any]:
+    """Asks for one fact to be taken out; the answer is the operation."""
     return _request(service, "retract", id, why)
 
 
 @router.post("/v1/versions/{version}/rollback", status_code=202, dependencies=ADMIN)
 def rollback(service: ServiceOf, version: Id, why: Why = None) -> dict[str, Any]:
+    """Asks for an older version to be served again; the answer is the operation."""
     return _request(service, "rollback", version, why)
 
 
@@ -315,6 +320,7 @@ def status(service: ServiceOf, authorization: Annotated[str | None, Header()] = 
 
 @router.get("/")
 def page() -> FileResponse:
+    """The status page."""
     return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from daemon.cli_output import EPILOG, CommandError, Exit, reported, show_json, show_table
+from daemon.cli_output import EPILOG, CommandError, Exit, progress, reported, show_json, show_table
 
 StateOption = Annotated[Path | None, typer.Option(help="State directory; default FACTD_STATE_DIR.")]
 ModelOption = Annotated[str | None, typer.Option(help="Bundled name or Hugging Face directory.")]
@@ -27,15 +27,14 @@ def diff(
     from daemon.cli_export import opened
     from daemon.comparing import difference
     from daemon.errors import StoreError
-    from daemon.progress import shown_progress
     from daemon.up import settings_for
     from editing.errors import EditError
 
     with reported(as_json):
         outline, store = opened(settings_for(state, model=model), v1, v2)
         try:
-            with shown_progress(as_json) as progress:
-                view = difference(outline, store, v1, v2, progress)
+            with progress() as show:
+                view = difference(outline, store, v1, v2, show)
         except (StoreError, EditError) as error:
             raise CommandError(Exit.FAILED, str(error), "run `factd doctor`") from None
     if as_json:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from daemon.cli_output import EPILOG, CommandError, Exit, reported, show_json, show_table
+from daemon.cli_output import EPILOG, CommandError, Exit, progress, reported, show_json, show_table
 
 if TYPE_CHECKING:
     from daemon.settings import Settings
@@ -31,7 +31,6 @@ def export(
     """Write a version as a merged Hugging Face checkpoint."""
     from daemon.errors import ExportError, StoreError
     from daemon.exporting import export as exported
-    from daemon.progress import shown_progress
     from daemon.up import settings_for
     from editing.errors import EditError
 
@@ -39,8 +38,8 @@ def export(
         settings = settings_for(state, model=model)
         outline, store = opened(settings, version)
         try:
-            with shown_progress(as_json) as progress:
-                about = exported(outline, store, version, directory, progress)
+            with progress() as show:
+                about = exported(outline, store, version, directory, show)
         except ExportError as error:
             raise CommandError(Exit.BAD_INPUT, str(error), "nothing was written") from None
         except (StoreError, EditError, OSError) as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli_output import EPILOG, CommandError, Exit, reported, show_json, show_table
+from daemon.cli_output import EPILOG, CommandError, Exit, nearest, reported, show_json, show_table, waiting
 from daemon.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 @contextmanager
-def _ledger(state: Path | None, as_json: bool) -> Iterator[tuple[Settings, "Ledger"]]:
+def open_ledger(state: Path | None, as_json: bool) -> Iterator[tuple[Settings, "Ledger"]]:
     from daemon.errors import TransitionError, UnknownIdError
     from daemon.ledger import Ledger
     from daemon.up import settings_for
@@ -36,13 +36,15 @@ def _ledger(state: Path | None, as_json: bool) -> Iterator[tuple[Settings, "Ledg
         settings = settings_for(state)
         if settings.database_url is None and not (settings.state_dir / "ledger.sqlite3").exists():
             what = f"there is no ledger in {settings.state_dir}"
-            raise CommandError(Exit.UNAVAILABLE, what, "start `factd up`, or give --state DIR")
+            mend = "start `factd up`, or set FACTD_STATE_DIR (or give --state) to the folder of one that ran"
+            raise CommandError(Exit.UNAVAILABLE, what, mend)
         ledger = Ledger.open(settings.ledger_url)
         try:
             yield settings, ledger
         except UnknownIdError as error:
-            mend = "`factd facts` and `factd versions` list what there is"
-            raise CommandError(Exit.NOT_FOUND, str(error), mend) from None
+            rows = ledger.versions() if error.kind == "version" else ledger.corrections()
+            what = f"there is no {error.kind} {error.id!r}"
+            raise CommandError(Exit.NOT_FOUND, what, nearest(error.id, (row.id for row in rows))) from None
         except TransitionError as error:
             raise CommandError(Exit.BAD_INPUT, str(error), "nothing was changed") from None
         finally:
@@ -57,7 +59,7 @@ def status(
     """Show what happened: to one correction, or as a whole."""
     from daemon.views import correction_view, status_view
 
-    with _ledger(state, as_json) as (_, ledger):
+    with open_ledger(state, as_json) as (_, ledger):
         if id is None:
             view = status_view(ledger.status())
         else:
@@ -85,7 +87,7 @@ def facts(state: StateOption = None, as_json: JsonOption = False) -> None:
     """List the facts that are live."""
     from daemon.views import correction_view
 
-    with _ledger(state, as_json) as (_, ledger):
+    with open_ledger(state, as_json) as (_, ledger):
         views = [correction_view(row) for row in ledger.facts()]
     if as_json:
         show_json(views)
@@ -98,7 +100,7 @@ def versions(state: StateOption = None, as_json: JsonOption = False) -> None:
     """List the versions, oldest first."""
     from daemon.views import version_view
 
-    with _ledger(state, as_json) as (_, ledger):
+    with open_ledger(state, as_json) as (_, ledger):
         live = ledger.live_version()
         views = [version_view(ledger.version("v000000"))] + [version_view(row) for row in ledger.versions()]
     if as_json:
@@ -177,14 +179,15 @@ def _operate(
 ) -> None:
     from daemon.views import operation_view
 
-    with _ledger(state, as_json) as (settings, ledger):
+    with open_ledger(state, as_json) as (settings, ledger):
         number = ledger.request(kind, target, actor=f"operator:{getpass.getuser()}", why=why)
         ring_doorbell(settings)
         view: dict[str, Any] = operation_view(ledger.operation(number))
         deadline = time.monotonic() + timeout
-        while view["state"] == "pending" and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
-            view = operation_view(ledger.operation(number))
+        with waiting(f"{kind}: waiting for the applier"):
+            while view["state"] == "pending" and time.monotonic() < deadline:
+                time.sleep(POLL_SECONDS)
+                view = operation_view(ledger.operation(number))
         view["live"] = ledger.live_version()
         if timeout > 0 and view["state"] == "pending":
             what = f"{kind} is recorded as operation {number} and was not carried out within {timeout:.0f} s"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli_output import EPILOG, CommandError, Exit, reported, show_json, show_table
+from daemon.cli_output import EPILOG, CommandError, Exit, reported, show_json, show_table, waiting
 from daemon.lifecycle import FINAL
 from daemon.settings import Settings
 
@@ -149,7 +149,8 @@ def _wait(settings: Settings, ids: Sequence[str], timeout: float, as_json: bool)
 
     ledger = Ledger.open(settings.ledger_url)
     try:
-        rows = wait_for(ledger, ids, timeout)
+        with waiting(f"waiting for {len(ids)} corrections" if len(ids) > 1 else "waiting for the correction"):
+            rows = wait_for(ledger, ids, timeout)
     finally:
         ledger.close()
     if as_json:

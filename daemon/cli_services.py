@@ -1,5 +1,6 @@
 """Commands that run something: demo, up, init, worker, serve, api, doctor."""
 
+import math
 import os
 import signal
 import sys
@@ -9,7 +10,17 @@ from typing import Annotated, Any
 
 import typer
 
-from daemon.cli_output import EPILOG, CommandError, Exit, console, fail, reported, show_json, show_table
+from daemon.cli_output import (
+    EPILOG,
+    CommandError,
+    Exit,
+    console,
+    fail,
+    progress,
+    reported,
+    show_json,
+    show_table,
+)
 
 StateOption = Annotated[Path | None, typer.Option(help="State directory; default FACTD_STATE_DIR.")]
 ModelOption = Annotated[str | None, typer.Option(help="Bundled name or Hugging Face directory.")]
@@ -90,6 +101,7 @@ def _terminate_like_interrupt() -> None:
 
 def init(model: ModelOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Prepare a model: hashes, second moments, anchor. Resumable; done once."""
+    from daemon.app import open_editor
     from daemon.settings import load_settings
     from editing.errors import EditError
 
@@ -98,7 +110,8 @@ def init(model: ModelOption = None, state: StateOption = None, as_json: JsonOpti
     started = time.monotonic()
     with reported(as_json):
         try:
-            editor = _open_editor(settings, quiet=as_json)
+            with progress() as show:
+                editor = open_editor(settings, show)
         except EditError as error:
             raise CommandError(Exit.FAILED, str(error), "run `factd doctor`") from None
     view = {
@@ -113,14 +126,6 @@ def init(model: ModelOption = None, state: StateOption = None, as_json: JsonOpti
         show_json(view)
     else:
         show_table("Prepared", ("", ""), list(view.items()))
-
-
-def _open_editor(settings: Any, quiet: bool) -> Any:
-    from daemon.app import open_editor
-    from daemon.progress import shown_progress
-
-    with shown_progress(quiet) as progress:
-        return open_editor(settings, progress)
 
 
 def worker(
@@ -209,16 +214,29 @@ def doctor(state: StateOption = None, as_json: JsonOption = False) -> None:
         urls = {f"vLLM {i}": f"{url}/health" for i, url in enumerate(settings.replicas)}
         if running is not None:
             urls["API"] = f"{running.api_url}/readyz"
-        checks = list(
-            examine(settings.model, settings.state_dir, settings.redis_url if known else None, urls)
-        )
-    ok = all(check.ok for check in checks)
+        broker = settings.redis_url if known else None
+        checks = list(examine(settings.model, settings.state_dir, broker, urls, _newest_entry(settings)))
+    ok = all(check.ok or not check.needed for check in checks)
     if as_json:
         show_json({"ok": ok, "checks": [check.__dict__ for check in checks]})
     else:
-        rows = [("ok" if c.ok else "MEND", c.name, c.found, "" if c.ok else c.mend) for c in checks]
+        marks = {(True, True): "ok", (True, False): "ok", (False, True): "MEND", (False, False): "note"}
+        rows = [(marks[c.ok, c.needed], c.name, c.found, "" if c.ok else c.mend) for c in checks]
         show_table("Environment", ("", "check", "found", "what to do"), rows)
     if not ok:
-        broken = {check.name for check in checks if not check.ok}
-        away = broken <= {"broker", "API", *urls}
+        broken = {check.name for check in checks if check.needed and not check.ok}
+        away = broken <= {"broker", "API", "vLLM", *urls}
         raise typer.Exit(int(Exit.UNAVAILABLE if away else Exit.FAILED))
+
+
+def _newest_entry(settings: Any) -> float:
+    """When the ledger's newest change that lies in the future was made; minus infinity if none does."""
+    from daemon.ledger import Ledger
+
+    if settings.database_url is None and not (settings.state_dir / "ledger.sqlite3").exists():
+        return -math.inf
+    ledger = Ledger.open(settings.ledger_url)
+    try:
+        return max((change.at for change in ledger.transitions(since=time.time())), default=-math.inf)
+    finally:
+        ledger.close()

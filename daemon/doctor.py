@@ -1,7 +1,9 @@
 """Checks of the environment; each says what to mend."""
 
+import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -10,14 +12,25 @@ from pathlib import Path
 #: A version is about a megabyte, statistics of the bundled model about a gigabyte.
 FREE_BYTES_WANTED = 3 * 2**30
 PROBE_SECONDS = 3.0
+#: Leases, cool-downs and the staleness of measures compare times of several processes; seconds apart.
+CLOCKS_APART = 5.0
 
 
 @dataclass(frozen=True)
 class Check:
+    """One finding.
+
+    Attributes:
+        found: what is there.
+        mend: what to do when it is not ok.
+        needed: whether factd serves without it; what is not needed never fails `factd doctor`.
+    """
+
     name: str
     ok: bool
     found: str
     mend: str = ""
+    needed: bool = True
 
 
 def check_packages() -> Check:
@@ -68,6 +81,29 @@ def check_permissions(state_dir: Path) -> Check:
     return Check("tokens", mode & 0o077 == 0, f"mode {mode:04o}", f"chmod 600 {path}")
 
 
+def check_extra() -> Check:
+    missing = [name for name in ("matplotlib", "zstandard") if not _has(name)]
+    found = "all there" if not missing else "missing: " + ", ".join(missing)
+    mend = "`factd plot` and `factd bench` need it: pip install 'factd[bench]', or `make setup`"
+    return Check("bench extra", not missing, found, mend, needed=False)
+
+
+def check_clock(name: str, theirs: float, ours: float) -> Check:
+    """Unix seconds of another clock beside ours."""
+    apart = theirs - ours
+    found = f"{apart:+.1f} s from {name}"
+    mend = "synchronise both hosts' clocks (chrony or systemd-timesyncd), then restart factd"
+    return Check("clock", abs(apart) <= CLOCKS_APART, found, mend)
+
+
+def check_ledger_clock(newest: float, ours: float) -> Check:
+    """The newest entry of the ledger must not lie in the future."""
+    ahead = newest - ours
+    found = "no entry of the ledger lies ahead" if ahead <= 0 else f"the ledger is {ahead:.1f} s ahead"
+    mend = "this clock was set back: synchronise it (chrony or systemd-timesyncd)"
+    return Check("clock", ahead <= CLOCKS_APART, found, mend)
+
+
 def check_dtype() -> Check:
     try:
         flags = Path("/proc/cpuinfo").read_text()
@@ -77,17 +113,21 @@ def check_dtype() -> Check:
     return Check("bfloat16", True, "in hardware" if has else "emulated: editing is slower")
 
 
-def check_broker(url: str) -> Check:
+def check_broker(url: str) -> Iterator[Check]:
     import redis
 
     try:
         client = redis.Redis.from_url(url, socket_timeout=PROBE_SECONDS, socket_connect_timeout=PROBE_SECONDS)
         client.ping()
         policy = client.config_get("maxmemory-policy").get("maxmemory-policy", "noeviction")
+        seconds, microseconds = client.time()
         client.close()
-    except (redis.RedisError, OSError) as error:
-        return Check("broker", False, str(error), "start `factd up`, or correct FACTD_REDIS_URL")
-    return Check("broker", policy == "noeviction", f"answers, {policy}", "set maxmemory-policy noeviction")
+    except (redis.RedisError, OSError, ValueError) as error:
+        yield Check("broker", False, str(error), "start `factd up`, or correct FACTD_REDIS_URL")
+        return
+    mend = "set maxmemory-policy noeviction: any other drops messages when memory is full"
+    yield Check("broker", policy == "noeviction", f"answers, {policy}", mend)
+    yield check_clock("the broker", seconds + microseconds / 1e6, time.time())
 
 
 def check_url(name: str, url: str, mend: str) -> Check:
@@ -110,21 +150,36 @@ def check_model(model: str) -> Check:
     return Check("model", False, model, "FACTD_MODEL is the bundled name or a Hugging Face directory")
 
 
-def examine(model: str, state_dir: Path, redis_url: str | None, urls: dict[str, str]) -> Iterator[Check]:
-    """All checks in order; `urls` maps a service to the address whose answer must be 200."""
+def examine(
+    model: str,
+    state_dir: Path,
+    redis_url: str | None,
+    urls: dict[str, str],
+    newest_entry: float = -math.inf,
+) -> Iterator[Check]:
+    """All checks in order.
+
+    Args:
+        urls: service → the address whose answer must be 200.
+        newest_entry: time of the ledger's newest change, if that lies in the future.
+    """
     checks: list[Callable[[], Check]] = [
         check_packages,
         check_entry_points,
+        check_extra,
         check_dtype,
         lambda: check_model(model),
         lambda: check_state_dir(state_dir),
         lambda: check_permissions(state_dir),
+        lambda: check_ledger_clock(newest_entry, time.time()),
     ]
     for check in checks:
         yield check()
     if redis_url:
-        yield check_broker(redis_url)
+        yield from check_broker(redis_url)
     else:
         yield Check("broker", False, "no running instance found", "start `factd up`, or set FACTD_REDIS_URL")
+    if not any(name.startswith("vLLM") for name in urls):
+        yield Check("vLLM", False, "no replica known", "start `factd up`, or set FACTD_REPLICAS")
     for name, url in urls.items():
         yield check_url(name, url, "see the log of this process under STATE/logs")

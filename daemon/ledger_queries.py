@@ -175,10 +175,20 @@ class LedgerQueries:
         return operation_row(row)
 
     def transitions(
-        self, id: str | None = None, *, kind: str | None = None, limit: int | None = None
+        self,
+        id: str | None = None,
+        *,
+        kind: str | None = None,
+        limit: int | None = None,
+        after: int = 0,
+        since: float = 0.0,
     ) -> list[TransitionRow]:
-        """Changes of state, oldest first; the newest `limit` of them."""
+        """Changes of state, oldest first: with `seq` above `after`, from the time `since` on; the newest
+        `limit` of them."""
         query = select(transitions).order_by(transitions.c.seq.desc()).limit(limit)
+        query = query.where(transitions.c.seq > after)
+        if since:
+            query = query.where(transitions.c.at >= since)
         if id is not None:
             query = query.where(transitions.c.id == id)
         if kind is not None:

@@ -44,14 +44,23 @@ class Settings(BaseSettings):
     submit_token: SecretStr | None = None
     #: the key that vLLM's own routes ask for (`--api-key`)
     serving_api_key: SecretStr | None = None
+    #: address that the HTTP API binds; other hosts reach it only through another one than 127.0.0.1
     api_host: str = "127.0.0.1"
+    #: its port; `factd up` takes a free one where this is not set and taken
     api_port: int = Field(8321, ge=0, le=65535)
+    #: port of the vLLM server that `factd up` and `factd serve` start; the same holds
     serving_port: int = Field(8320, ge=0, le=65535)
 
+    #: editing method: rome, memit, memit-seq, pmet, emmet, alphaedit, encore, nse, deltaedit, eac, rect,
+    #: prune, ft or lora
     method: str = "memit-seq"
+    #: which layers are written: spread, boundary (BLUE) or single
     placement: str = "spread"
+    #: to what values are scaled: nas, nas-cap or none
     anchor: str = "nas"
+    #: dominant directions that updates leave alone: revive, revive-after or none
     protect: str = "none"
+    #: of the editor's forward passes: auto, float32 or bfloat16; auto takes bfloat16 where it is faster
     dtype: str = "auto"
     #: text file for the second moments; the model's own samples when None
     corpus: Path | None = None

@@ -54,6 +54,18 @@ class World:
         )
         return self
 
+    def measure_really(self):
+        """Measurements are the real thing, of made-up weights; the guard accepts them and warns of one."""
+        from monitoring.measurements import Measurements
+
+        def measure(batch, earlier, _ratio):
+            grown = 1.0 + 0.1 * (len(batch) + len(earlier))
+            return Measurements(weight_norm_ratio={4: 1.0, 8: grown}, subspace_similarity={4: 0.9, 8: 0.95})
+
+        accepted = fakes.FakeVerdict("accepted", guards=fakes.WORN)
+        fake = self.applier.monitoring
+        self.applier.monitoring = fake._replace(measure=measure, judge=lambda *_: accepted)
+
     def post(self, subject, target, id=None, prompt="The capital of {} is", **more):
         from daemon.messages import parse_correction
 
