@@ -118,7 +118,7 @@ def load_settings(**overrides: Any) -> Settings:
     Raises:
         SettingsError: names every setting at fault at once.
     """
-    secrets = os.environ.get("FACTD_SECRETS_DIR")
+    secrets = os.environ.get("FACTD_SECRETS_DIR") or None
     if secrets and not Path(secrets).is_dir():
         raise SettingsError(f"FACTD_SECRETS_DIR = {secrets!r}: no such directory; mount the secrets there")
     try:
