@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from daemon.errors import PublishError
-from daemon.ledger_tables import BASE_VERSION, CorrectionRow
+from daemon.ledger_tables import CorrectionRow
 from daemon.serving import Served, ServingClient, ServingError
 from daemon.store import Store
 

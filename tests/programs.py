@@ -6,11 +6,11 @@ import shutil
 import pytest
 
 
-def program(name: str) -> str:
-    """Path of a program of Debian's prometheus package; a test without it is skipped, and fails under CI."""
-    found = shutil.which(name)
+def program(name: str, package: str = "prometheus") -> str:
+    """Path of a program of a Debian package; a test without it is skipped, and fails under CI."""
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
     if found is None:
-        reason = f"{name} is not installed (Debian: apt-get install prometheus)"
+        reason = f"{name} is not installed (Debian: apt-get install {package})"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
