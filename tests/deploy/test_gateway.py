@@ -46,10 +46,9 @@ def gateway(tmp_path):
     threading.Thread(target=replica.serve_forever, daemon=True).start()
     port = free_port()
     text = CONFIGURATION.read_text().replace("bind :8080", f"bind 127.0.0.1:{port}")
-    # One replica by a name of the host's table; an address would need no resolver at all.
-    text = text.replace("inter 2s", "inter 100ms").replace(
-        "server-template replica 8", "server-template replica 1"
-    )
+    # One replica, found in the host's own table instead of by a name server.
+    text = text.replace("server-template replica 8", "server-template replica 1")
+    text = text.replace("inter 2s", "inter 100ms").replace("init-addr none", "init-addr libc")
     (tmp_path / "haproxy.cfg").write_text(text)
     environment = {"PATH": os.environ["PATH"]}
     environment["FACTD_GATEWAY_BACKEND"] = f"localhost:{replica.server_port}"
