@@ -157,6 +157,9 @@ def serve(
     state: StateOption = None,
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="Port; default FACTD_SERVING_PORT.")] = None,
+    vllm_arguments: Annotated[
+        list[str] | None, typer.Argument(help="After --: vLLM's own arguments; they win over factd's.")
+    ] = None,
 ) -> None:
     """Run vLLM with the factd plugin in the foreground."""
     from daemon.embedded import VllmOptions, vllm_command
@@ -174,6 +177,7 @@ def serve(
         served_name=settings.served_model_name or Path(settings.model).name,
         api_key=key.get_secret_value() if key else None,
         host=host,
+        extra=tuple(vllm_arguments or ()),
     )
     checkpoint = checkpoint_path(settings.model, settings.statistics)
     argv, env = vllm_command(checkpoint, port or settings.serving_port, options)

@@ -3,12 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from daemon.errors import PublishError
-from daemon.ledger_tables import BASE_VERSION, CorrectionRow
+from daemon.ledger_tables import CorrectionRow
 from daemon.serving import Served, ServingClient, ServingError
 from daemon.store import Store
-
-#: what a replica says that was started and got no version yet: it serves the base
-UNPUBLISHED = "default"
 
 
 class Publisher:
@@ -74,6 +71,6 @@ class Publisher:
 
 
 def _serves(served: Served, version: str, wanted: Mapping[str, str]) -> bool:
-    if version == BASE_VERSION:
-        return served.version in (BASE_VERSION, UNPUBLISHED)
+    # A replica that says "default" has restarted. It gets the base too: until something was published to
+    # it, nobody can tell whether it is in sync, and its readiness route says no.
     return served.version == version and all(served.sha256.get(n) == sha for n, sha in wanted.items())

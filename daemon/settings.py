@@ -1,6 +1,7 @@
 """The one reader of the environment: frozen settings with the prefix FACTD_."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,8 @@ class Settings(BaseSettings):
 
     Lists are given as comma-separated text or JSON, e.g.
     ``FACTD_REPLICAS=http://127.0.0.1:8001,http://127.0.0.1:8002``.
+    A secret may be a file instead: ``factd_admin_token`` in the directory FACTD_SECRETS_DIR. A variable of
+    the same name wins.
     """
 
     model_config = SettingsConfigDict(env_prefix="FACTD_", frozen=True, extra="ignore")
@@ -159,8 +162,11 @@ def load_settings(**overrides: Any) -> Settings:
     Raises:
         SettingsError: names every setting at fault at once.
     """
+    secrets = os.environ.get("FACTD_SECRETS_DIR") or None
+    if secrets and not Path(secrets).is_dir():
+        raise SettingsError(f"FACTD_SECRETS_DIR = {secrets!r}: no such directory; mount the secrets there")
     try:
-        return Settings(**overrides)
+        return Settings(_secrets_dir=secrets, **overrides)  # pyright: ignore[reportCallIssue]
     except (ValidationError, ValueError) as error:
         raise SettingsError(_describe(error)) from error
 

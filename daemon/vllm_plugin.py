@@ -27,6 +27,7 @@ from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from daemon.staging import BASE_VERSION, Checkpoint, Staged, StagingError, stage_version, to_served
+from daemon.vllm_ready import add_ready_route
 
 logger = init_logger("vllm.factd")
 
@@ -356,6 +357,8 @@ class PublishPlugin:
         @app.get("/plugins/factd/version", dependencies=guarded)
         async def version(request: Request) -> Any:
             return await _answer(request.app.state.factd.served())
+
+        add_ready_route(app)
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
         """Keeps the engine for the routes.

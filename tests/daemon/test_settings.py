@@ -21,6 +21,28 @@ def test_all_faults_are_told_at_once_and_secrets_are_masked(monkeypatch):
         load_settings()
 
 
+def test_secrets_come_from_files_and_a_variable_wins(monkeypatch, tmp_path):
+    (tmp_path / "factd_admin_token").write_text("from a file\n")
+    (tmp_path / "factd_redis_url").write_text("redis://:word@broker:6379/0")
+    monkeypatch.setenv("FACTD_SECRETS_DIR", str(tmp_path))
+    settings = load_settings()
+    assert settings.admin_token is not None
+    assert settings.admin_token.get_secret_value() == "from a file"
+    assert settings.redis_url == "redis://:word@broker:6379/0"
+    assert "redis_url" in settings.model_fields_set
+    monkeypatch.setenv("FACTD_REDIS_URL", "redis://other:6379/0")
+    assert load_settings().redis_url == "redis://other:6379/0"
+    assert load_settings(redis_url="redis://mine:6379/0").redis_url == "redis://mine:6379/0"
+
+
+def test_a_directory_of_secrets_that_is_not_there_is_an_error(monkeypatch, tmp_path):
+    monkeypatch.setenv("FACTD_SECRETS_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(SettingsError, match=r"FACTD_SECRETS_DIR = .*nowhere.*mount the secrets there"):
+        load_settings()
+    monkeypatch.setenv("FACTD_SECRETS_DIR", "")
+    assert load_settings().admin_token is None
+
+
 def test_every_state_has_a_row_and_final_states_stay():
     assert set(TRANSITIONS) == set(State)
     with pytest.raises(Exception, match="is rejected and cannot become live"):
