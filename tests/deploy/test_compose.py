@@ -80,18 +80,7 @@ def test_the_program_accepts_the_command(name):
         parse([*SERVICES[name]["command"], "--no-such-option"])
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=pytest.mark.xfail(strict=True, reason="factd worker knows no queue `values` yet")
-            if name == "value-worker"
-            else (),
-        )
-        for name in WORKERS
-    ],
-)
+@pytest.mark.parametrize("name", WORKERS)
 def test_the_worker_knows_its_queue(name, monkeypatch):
     assert accepted_by_worker(SERVICES[name]["command"], monkeypatch)
 
