@@ -1,0 +1,60 @@
+"""Which posts repeat an earlier one: what is known of their ids and idempotency keys."""
+
+from collections.abc import Iterator, Sequence
+
+from sqlalchemy import ColumnElement, Connection, Select, select
+
+from daemon.errors import ConflictError
+from daemon.ledger_tables import aliases, corrections
+from daemon.messages import Correction
+
+#: values of one IN list; SQLite takes 32,766 parameters a statement, PostgreSQL 65,535
+CHUNK = 1000
+
+
+class Known:
+    """Ids and keys in use, each with the correction that it stands for; grows with the posts of a batch.
+
+    Asks a few questions for all posts together, so that a bulk post is not slowed down by one a post.
+    """
+
+    def __init__(self, c: Connection, ids: Sequence[str], keys: Sequence[str]) -> None:
+        table = corrections.c
+        told = select(table.id, table.id, table.content_hash)
+        retold = select(aliases.c.id, table.id, table.content_hash).join_from(aliases, corrections)
+        self._ids = dict(_found(c, told, table.id, ids)) | dict(_found(c, retold, aliases.c.id, ids))
+        self._keys = dict(_found(c, select(table.key, table.id, table.content_hash), table.key, keys))
+
+    def first(self, id: str, correction: Correction, content_hash: str) -> tuple[str | None, bool]:
+        """Id of the correction that this post repeats, or None; and whether `id` itself is new.
+
+        Raises:
+            ConflictError: the id or the key stands for other content.
+        """
+        by_id = self._same("id", id, self._ids.get(id), content_hash)
+        if by_id is not None or correction.key is None:
+            return by_id, by_id is None
+        return self._same("key", correction.key, self._keys.get(correction.key), content_hash), True
+
+    @staticmethod
+    def _same(field: str, value: str, found: tuple[str, str] | None, content_hash: str) -> str | None:
+        if found is None:
+            return None
+        first, its_hash = found
+        if its_hash != content_hash:
+            raise ConflictError(field, value, first)
+        return first
+
+    def add(self, id: str, key: str | None, first: str, content_hash: str) -> None:
+        """`id` is the correction `first` itself, or another name of it."""
+        self._ids[id] = first, content_hash
+        if key is not None:
+            self._keys[key] = first, content_hash
+
+
+def _found(
+    c: Connection, query: Select[tuple[str | None, str, str]], column: ColumnElement, values: Sequence[str]
+) -> Iterator[tuple[str, tuple[str, str]]]:
+    for start in range(0, len(values), CHUNK):
+        for name, first, content_hash in c.execute(query.where(column.in_(values[start : start + CHUNK]))):
+            yield name or "", (first, content_hash)
