@@ -17,7 +17,13 @@ CONTENT = ("seq", "kind", "id", "old", "new", "at", "reason", "actor")
 #: stands for the hash before the first row
 GENESIS = "0" * 64
 
-_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+def _foreign(value: object) -> dict[str, str]:
+    # Only a damaged row holds such a value; as an object it equals no text or number that was written.
+    return {type(value).__name__: repr(value)}
+
+
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=_foreign).encode
 #: a NUL cannot be stored by PostgreSQL, half a surrogate pair by neither database
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -35,7 +41,7 @@ def storable(text: str) -> str:
     return text if text.isascii() and "\x00" not in text else _UNSTORABLE.sub("\ufffd", text)
 
 
-def link(previous: str, row: Mapping[str, Any]) -> str:
+def link(previous: str, row: Mapping[Any, Any]) -> str:
     """sha256 over the hash of the row before, a newline, and the row's CONTENT as canonical JSON:
     keys sorted, no spaces, ASCII with escapes, floats in their shortest form."""
     content = _canonical({name: row[name] for name in CONTENT})

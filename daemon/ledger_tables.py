@@ -157,7 +157,7 @@ measurements = Table(
     Index("measurements_version", "version"),
     sqlite_autoincrement=True,
 )
-# What the replicas were told. `cause`: update, rollback, push_back or reconcile. `failures`: what they answered.
+# What the replicas were told, see daemon.journal.Journal.record_publication.
 publications = Table(
     "publications",
     metadata,

@@ -1,6 +1,7 @@
 """Which posts repeat an earlier one: what is known of their ids and idempotency keys."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, select
 
@@ -53,8 +54,8 @@ class Known:
 
 
 def _found(
-    c: Connection, query: Select[tuple[str | None, str, str]], column: ColumnElement, values: Sequence[str]
+    c: Connection, query: Select[Any, Any, Any], column: ColumnElement[Any], values: Sequence[str]
 ) -> Iterator[tuple[str, tuple[str, str]]]:
     for start in range(0, len(values), CHUNK):
-        for name, first, content_hash in c.execute(query.where(column.in_(values[start : start + CHUNK]))):
-            yield name or "", (first, content_hash)
+        for row in c.execute(query.where(column.in_(values[start : start + CHUNK]))):
+            yield row[0], (row[1], row[2])

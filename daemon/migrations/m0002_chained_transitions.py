@@ -1,4 +1,4 @@
-"""Transitions are chained by hashes and only ever appended; attempts, measurements and publications are kept."""
+"""Transitions are chained and only ever appended; attempts, measurements and publications are kept."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -32,7 +32,7 @@ def upgrade() -> None:
     postgresql = op.get_context().dialect.name == "postgresql"
     for trigger in POSTGRESQL_TRIGGERS if postgresql else SQLITE_TRIGGERS:
         op.execute(trigger)
-    # A prompt of 1000 characters is more than PostgreSQL's index rows can hold; the subject alone tells enough.
+    # A prompt of 1000 characters is more than an index row of PostgreSQL can hold.
     op.drop_index("corrections_slot", "corrections")
     op.create_index("corrections_subject", "corrections", ["subject"])
     op.create_table(
