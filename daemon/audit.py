@@ -57,20 +57,25 @@ def audit(engine: Engine) -> Audit:
     """Reads every transition, in one snapshot."""
     with _tolerant(engine) as c:
         head, rows = Head(), 0
+        columns = [transitions.c[name] for name in CONTENT]
+        query = select(*columns, transitions.c.hash).order_by(transitions.c.seq)
         try:
-            columns = [transitions.c[name] for name in CONTENT]
-            query = select(*columns, transitions.c.hash).order_by(transitions.c.seq)
-            for row in c.execution_options(yield_per=FETCHED).execute(query):
-                expected = link(head.hash, row._mapping)
-                if row.hash != expected:
-                    why = f"its hash should be {expected[:12]}… and is {str(row.hash)[:12]}…: "
-                    why += "it was changed, or the row before it is missing"
-                    return Audit(rows, head, Broken(row.seq, str(row.kind), str(row.id), why))
-                head, rows = Head(row.seq, row.hash), rows + 1
+            with c.execution_options(yield_per=FETCHED).execute(query) as found:
+                for row in found:
+                    expected = link(head.hash, row._mapping)
+                    if row.hash != expected:
+                        return Audit(rows, head, _changed(row, expected))
+                    head, rows = Head(row.seq, row.hash), rows + 1
             return Audit(rows, head, _ending(c, head), tuple(_strays(c)))
         except DatabaseError as error:
             why = f"the database is damaged behind row {head.seq}: {error.orig}"
             return Audit(rows, head, Broken(head.seq + 1, "", "", why))
+
+
+def _changed(row: Any, expected: str) -> Broken:
+    why = f"its hash should be {expected[:12]}… and is {str(row.hash)[:12]}…: "
+    why += "it was changed, or the row before it is missing"
+    return Broken(row.seq, str(row.kind), str(row.id), why)
 
 
 @contextmanager
