@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from daemon.audit import audit
 from daemon.chain import CONTENT, GENESIS, Head, extend, link
-from daemon.database import open_engine
+from daemon.ledger import Ledger
 from daemon.messages import parse_correction
 
 GOOD = {"subject": "Türkiye", "prompt": "The capital of {} is", "target": "İzmir", "source": "a\u2028b"}
@@ -125,17 +125,17 @@ def altered(value, place, flip):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    from daemon.ledger import Ledger
-
     path = tmp_path_factory.mktemp("chain") / "ledger.sqlite3"
     ledger = Ledger.open(f"sqlite:///{path}")
     fill(ledger)
     tamper(ledger.engine)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as raw:
+        raw.execute("PRAGMA synchronous=OFF")  # nothing here is to outlive a power cut
+        yield raw, ledger.engine
     ledger.close()
-    return path
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     seq=st.integers(1, 5),
     column=st.sampled_from([*CONTENT, "hash"]),
@@ -143,19 +143,16 @@ def written(tmp_path_factory):
     flip=st.integers(1, 255),
 )
 def test_any_changed_byte_of_any_row_is_found(written, seq, column, place, flip):
-    engine = open_engine(f"sqlite:///{written}")
-    with contextlib.closing(sqlite3.connect(written, isolation_level=None)) as raw:
-        old = raw.execute(f'SELECT "{column}" FROM transitions WHERE seq = ?', [seq]).fetchone()[0]
-        where, new = altered(old, place, flip)
-        changed = new if column == "seq" else seq
-        # A number that is taken changes place with the one that has it: both are other rows then.
-        with contextlib.suppress(sqlite3.IntegrityError):
-            raw.execute(f'UPDATE transitions SET "{column}" = {where} WHERE seq = ?', [new, seq])
-            try:
-                found = audit(engine)
-            finally:
-                raw.execute(f'UPDATE transitions SET "{column}" = ? WHERE seq = ?', [old, changed])
-            assert found.broken is not None
-            assert column == "seq" or found.broken.seq == seq
+    raw, engine = written
+    old = raw.execute(f'SELECT "{column}" FROM transitions WHERE seq = ?', [seq]).fetchone()[0]
+    where, new = altered(old, place, flip)
+    changed = new if column == "seq" else seq
+    with contextlib.suppress(sqlite3.IntegrityError):  # a number that another row has cannot be taken
+        raw.execute(f'UPDATE transitions SET "{column}" = {where} WHERE seq = ?', [new, seq])
+        try:
+            found = audit(engine)
+        finally:
+            raw.execute(f'UPDATE transitions SET "{column}" = ? WHERE seq = ?', [old, changed])
+        assert found.broken is not None
+        assert column == "seq" or found.broken.seq == seq
     assert audit(engine).valid
-    engine.dispose()

@@ -82,7 +82,13 @@ def post(number, **more):
 
 
 def test_repetitions_within_one_bulk_post_are_one_correction(world):
-    posts = [("a", post(1)), ("b", post(2, key="k")), ("a", post(1)), ("c", post(2, key="k")), (None, post(3))]
+    posts = [
+        ("a", post(1)),
+        ("b", post(2, key="k")),
+        ("a", post(1)),
+        ("c", post(2, key="k")),
+        (None, post(3)),
+    ]
     ids = world.ledger.submit_many(posts)
     assert ids[:4] == ["a", "b", "a", "b"]
     assert [row.id for row in world.ledger.corrections()] == ["a", "b", ids[4]]
