@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, select
+from sqlalchemy import Connection, Select, bindparam, select
 
 from daemon.errors import ConflictError
 from daemon.ledger_tables import aliases, corrections
@@ -11,6 +11,16 @@ from daemon.messages import Correction
 
 #: values of one IN list; SQLite takes 32,766 parameters a statement, PostgreSQL 65,535
 CHUNK = 1000
+
+_NAMES = bindparam("names", expanding=True)
+_table = corrections.c
+_BY_ID = select(_table.id, _table.id, _table.content_hash).where(_table.id.in_(_NAMES))
+_BY_KEY = select(_table.key, _table.id, _table.content_hash).where(_table.key.in_(_NAMES))
+_BY_ALIAS = (
+    select(aliases.c.id, _table.id, _table.content_hash)
+    .join_from(aliases, corrections)
+    .where(aliases.c.id.in_(_NAMES))
+)
 
 
 class Known:
@@ -20,11 +30,8 @@ class Known:
     """
 
     def __init__(self, c: Connection, ids: Sequence[str], keys: Sequence[str]) -> None:
-        table = corrections.c
-        told = select(table.id, table.id, table.content_hash)
-        retold = select(aliases.c.id, table.id, table.content_hash).join_from(aliases, corrections)
-        self._ids = dict(_found(c, told, table.id, ids)) | dict(_found(c, retold, aliases.c.id, ids))
-        self._keys = dict(_found(c, select(table.key, table.id, table.content_hash), table.key, keys))
+        self._ids = dict(_found(c, _BY_ID, ids)) | dict(_found(c, _BY_ALIAS, ids))
+        self._keys = dict(_found(c, _BY_KEY, keys))
 
     def first(self, id: str, correction: Correction, content_hash: str) -> tuple[str | None, bool]:
         """Id of the correction that this post repeats, or None; and whether `id` itself is new.
@@ -54,8 +61,8 @@ class Known:
 
 
 def _found(
-    c: Connection, query: Select[Any, Any, Any], column: ColumnElement[Any], values: Sequence[str]
+    c: Connection, query: Select[Any, Any, Any], values: Sequence[str]
 ) -> Iterator[tuple[str, tuple[str, str]]]:
     for start in range(0, len(values), CHUNK):
-        for row in c.execute(query.where(column.in_(values[start : start + CHUNK]))):
+        for row in c.execute(query, {"names": values[start : start + CHUNK]}):
             yield row[0], (row[1], row[2])

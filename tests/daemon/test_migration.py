@@ -33,7 +33,7 @@ def engine(either_database):
 def test_the_scripts_make_exactly_the_tables_of_this_code(engine):
     migrate(engine)
     with engine.connect() as c:
-        context = MigrationContext.configure(c, opts={"compare_type": True, "compare_server_default": True})
+        context = MigrationContext.configure(c, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
         assert context.get_current_revision() == NEWEST
     scripts = ScriptDirectory(str(SCRIPTS), version_locations=[str(SCRIPTS)])
