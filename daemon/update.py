@@ -99,10 +99,11 @@ class Update:
             measured, self.journal.version(self.journal.live_version()).measurements
         )
         ruling = self.ladder.on_staged(version, verdict)
-        self.journal.record_measured(version.id, ruling, measured.to_json())
+        found = measured.to_json()
+        self.journal.record_measured(version.id, ruling, found)
         self.checkpoint(Stage.JUDGED)
         if ruling.action == "accept":
-            self._write(version, ruling, measured.to_json())
+            self._write(version, ruling, found)
             return True, None
         self.editor.restore(previous)
         self.checkpoint(Stage.RESTORED)
