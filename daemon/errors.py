@@ -10,7 +10,8 @@ DaemonError                   anything below; `retryable` says whether the same 
 ├── LedgerError               the ledger refuses a change
 │   ├── UnknownIdError        no correction, version or operation of that name
 │   ├── ConflictError         an id or idempotency key comes back with other content
-│   └── TransitionError       a state change that the lifecycle does not allow
+│   ├── TransitionError       a state change that the lifecycle does not allow
+│   └── LedgerVersionError    the ledger was made by a newer factd
 ├── LeaseError                the single-writer lease
 │   ├── LeaseHeldError        another applier holds it (retryable)
 │   └── LeaseLostError        a newer applier took it; this one must stop at once
@@ -142,6 +143,22 @@ class ConflictError(LedgerError):
 
 class TransitionError(LedgerError):
     """Raised when the lifecycle does not allow a change of state."""
+
+
+class LedgerVersionError(LedgerError):
+    """Raised when a newer factd has changed the tables of the ledger.
+
+    Attributes:
+        found: revision of the ledger.
+        newest: the last one that this code knows.
+    """
+
+    def __init__(self, found: str, newest: str) -> None:
+        self.found, self.newest = found, newest
+        super().__init__(
+            f"the ledger has revision {found!r}, this factd knows revisions up to {newest!r}; "
+            "install the factd that changed it, or restore a copy from before"
+        )
 
 
 class LeaseError(DaemonError):

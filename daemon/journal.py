@@ -15,10 +15,13 @@ from daemon.ledger_tables import (
     CorrectionRow,
     OperationRow,
     VersionRow,
+    attempts,
     correction_row,
     corrections,
     lease,
+    measurements,
     operations,
+    publications,
     stage_seconds,
     versions,
 )
@@ -99,6 +102,8 @@ class Journal(Ledger):
             row = find_version(c, version)
             one_more = {"attempts": row.attempts + 1, "fence": self.fence}
             c.execute(update(versions).where(versions.c.id == version).values(**one_more))
+            told = {"version": version, "number": row.attempts + 1, "corrections": list(row.added)}
+            c.execute(insert(attempts).values(**told, fence=self.fence, at=self.clock()))
             mine = corrections.c.id.in_(row.added)
             c.execute(update(corrections).where(mine).values(attempts=corrections.c.attempts + 1))
             return find_version(c, version)
@@ -107,6 +112,8 @@ class Journal(Ledger):
         """Keeps what an unexpected fault said, for the reason given when attempts run out."""
         with self.writing() as c:
             c.execute(update(versions).where(versions.c.id == version).values(reason=reason))
+            last = (attempts.c.version == version) & (attempts.c.number == find_version(c, version).attempts)
+            c.execute(update(attempts).where(last).values(fault=reason))
 
     def attempt_operation(self, id: int, ruling: Ruling | None = None) -> int:
         """Counts an attempt of an operation and returns the count.
@@ -142,9 +149,18 @@ class Journal(Ledger):
             for id, answer in answers.items():
                 c.execute(update(corrections).where(corrections.c.id == id).values({column: answer}))
 
-    def record_written(self, version: str, ruling: Ruling, measurements: dict[str, Any]) -> None:
+    def record_measured(self, version: str, ruling: Ruling, measurements: dict[str, Any]) -> None:
+        """Keeps what was measured of a staged version, also when it goes no further."""
         with self.writing() as c:
-            kept: dict[str, Any] = {"verdict": ruling.to_json(), "measurements": measurements}
+            self._keep_measured(c, version, ruling, measurements)
+
+    def _keep_measured(self, c: Connection, version: str, ruling: Ruling, measured: dict[str, Any]) -> None:
+        found = {"judged": ruling.judged, "verdict": ruling.to_json(), "measurements": measured}
+        c.execute(insert(measurements).values(version=version, at=self.clock(), **found))
+
+    def record_written(self, version: str, ruling: Ruling, measured: dict[str, Any]) -> None:
+        with self.writing() as c:
+            kept: dict[str, Any] = {"verdict": ruling.to_json(), "measurements": measured}
             self._advance_version(c, version, VersionState.WRITTEN, ACTOR, None, **kept)
             self._rule(c, version, ruling)
             self._advance_all(c, version, State.VERIFIED)
@@ -228,8 +244,8 @@ class Journal(Ledger):
                     dead = f"gave up after {fact.attempts} attempts: {reason}"
                     self._advance(c, fact.id, State.DEAD, ACTOR, dead, version=None)
                 else:
-                    attempts = fact.attempts if max_attempts is not None else 0
-                    changes = {"version": None, "attempts": attempts} | retry
+                    tried = fact.attempts if max_attempts is not None else 0
+                    changes = {"version": None, "attempts": tried} | retry
                     self._advance(c, fact.id, State.VALIDATED, ACTOR, reason, **changes)
 
     def record_rollback(self, target: str, operation: OperationRow) -> None:
@@ -257,14 +273,15 @@ class Journal(Ledger):
     # -- the guard ------------------------------------------------------------------------------
 
     def record_watch(
-        self, version: str, ruling: Ruling, measurements: dict[str, Any], rollback_to: str | None
+        self, version: str, ruling: Ruling, measured: dict[str, Any], rollback_to: str | None
     ) -> None:
         """What the live version is found to be now, with the rollback that follows, if one does."""
         with self.writing() as c:
             row = find_version(c, version)
             batch = {name: kept for name, kept in (row.measurements or {}).items() if name in OF_THE_BATCH}
-            now = {"verdict": ruling.to_json(), "measurements": measurements | batch}
+            now = {"verdict": ruling.to_json(), "measurements": measured | batch}
             c.execute(update(versions).where(versions.c.id == version).values(**now))
+            self._keep_measured(c, version, ruling, measured)
             self._set_control(c, "watched", {"version": version, "at": self.clock()})
             self._rule(c, version, ruling)
             if rollback_to is not None:
@@ -325,6 +342,33 @@ class Journal(Ledger):
         if state is OperationState.FAILED and asked.actor == GUARD:
             # A step of the ladder that could not be taken: only the last one is left.
             self._pause(c, str(operation), None, f"{asked.kind} failed: {reason}")
+
+    def record_publication(
+        self,
+        version: str,
+        cause: str,
+        replicas: Sequence[str],
+        *,
+        pause: float | None = None,
+        failures: Sequence[str] = (),
+    ) -> None:
+        """What the replicas were told, and how it went.
+
+        Args:
+            cause: update, rollback, push_back (the new version could not be confirmed) or reconcile.
+            pause: longest pause of a replica's scheduler, in seconds.
+        """
+        with self.writing() as c:
+            told = {
+                "version": version,
+                "cause": cause,
+                "replicas": list(replicas),
+                "failures": list(failures),
+            }
+            at = {"fence": self.fence, "at": self.clock()}
+            c.execute(insert(publications).values(**told, pause_seconds=pause, **at))
+        if pause is not None:
+            self.record_seconds(version, "pause", pause)
 
     def record_seconds(self, version: str, stage: str, seconds: float) -> None:
         with self.writing() as c:

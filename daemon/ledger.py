@@ -8,18 +8,21 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, insert, select, update
+from sqlalchemy import Connection, Engine, Table, bindparam, insert, select, update
 
-from daemon.errors import ConflictError, TransitionError, UnknownIdError
+from daemon.chain import Head, extend, storable
+from daemon.database import open_engine
+from daemon.errors import TransitionError, UnknownIdError
 from daemon.ledger_queries import LedgerQueries, find_correction, find_version
 from daemon.ledger_tables import (
     BASE_VERSION,
+    HEAD,
     aliases,
     control,
     corrections,
-    open_engine,
     operations,
     transitions,
     versions,
@@ -32,11 +35,18 @@ from daemon.lifecycle import (
     check_transition,
 )
 from daemon.messages import Correction
+from daemon.migration import migrate
+from daemon.repetition import Known
 
 __all__ = ["BASE_VERSION", "Ledger"]
 
 #: an id becomes a label, a URL part and a file name in exports
 MAX_ID = 200
+
+# Built once: each post runs them, and building a statement takes longer than running it.
+_READ_HEAD = select(control.c.value).where(control.c.name == HEAD)
+_WRITE_HEAD = update(control).where(control.c.name == HEAD).values(value=bindparam("head"))
+_APPEND = insert(transitions)
 
 
 class Ledger(LedgerQueries):
@@ -47,15 +57,26 @@ class Ledger(LedgerQueries):
 
     @classmethod
     def open(cls, url: str, clock: Callable[[], float] = time.time) -> "Ledger":
-        """Opens the database at a SQLAlchemy URL and makes what is missing."""
-        return cls(open_engine(url), clock)
+        """Opens the database at a SQLAlchemy URL; makes and changes tables where that is due.
+
+        Raises:
+            SettingsError: the URL cannot be used.
+            LedgerVersionError: a newer factd has changed the ledger.
+        """
+        engine = open_engine(url)
+        try:
+            migrate(engine)
+        except BaseException:
+            engine.dispose()
+            raise
+        return cls(engine, clock)
 
     def close(self) -> None:
         self.engine.dispose()
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A transaction that may write; committed at the end, undone by an exception."""
+        """A transaction that may write, the only such one; committed at the end, undone by an exception."""
         with self.engine.connect().execution_options(factd_write=True) as connection, connection.begin():
             yield connection
 
@@ -75,45 +96,48 @@ class Ledger(LedgerQueries):
         self, posts: Sequence[tuple[str | None, Correction]], *, actor: str = "submit"
     ) -> list[str]:
         """Records all or none; returns one id a post."""
+        # An id that was made up just now needs no look-up.
+        known_ids = [storable(id) for id, _ in posts if id]
+        rows: list[dict[str, Any]] = []
+        repeats: list[dict[str, str]] = []
+        firsts: list[str] = []
         with self.writing() as c:
-            return [self._submit(c, correction, id or str(uuid.uuid4()), actor) for id, correction in posts]
+            known = Known(c, known_ids, [post.key for _, post in posts if post.key is not None])
+            now = self.clock()
+            for given, correction in posts:
+                id = storable(given) if given else str(uuid.uuid4())
+                content_hash = correction.content_hash
+                first, fresh = known.first(id, correction, content_hash)
+                if first is None:
+                    rows.append(self._row(id, correction, content_hash, now))
+                elif fresh:
+                    repeats.append({"id": id, "correction": first})
+                known.add(id, correction.key, first or id, content_hash)
+                firsts.append(first or id)
+            if rows:
+                c.execute(insert(corrections), rows)
+                self._note_all(c, [entry for row in rows for entry in self._arrival(row["id"], actor)])
+            if repeats:
+                c.execute(insert(aliases), repeats)
+        return firsts
 
-    def _submit(self, c: Connection, correction: Correction, id: str, actor: str) -> str:
-        known = self._known(c, correction, id)
-        if known is not None:
-            return known
-        row = correction.model_dump(exclude={"neighbours"}) | {
-            "neighbours": [neighbour.model_dump() for neighbour in correction.neighbours],
+    @staticmethod
+    def _row(id: str, correction: Correction, content_hash: str, now: float) -> dict[str, Any]:
+        return correction.model_dump() | {
             "id": id,
-            "content_hash": correction.content_hash,
+            "content_hash": content_hash,
             "state": State.VALIDATED,
             "attempts": 0,
             "not_before": 0.0,
-            "received_at": self.clock(),
+            "received_at": now,
         }
-        c.execute(insert(corrections).values(**row))
-        self._note(c, "correction", id, None, State.RECEIVED, actor)
-        self._note(c, "correction", id, State.RECEIVED, State.VALIDATED, actor)
-        return id
 
-    def _known(self, c: Connection, correction: Correction, id: str) -> str | None:
-        try:
-            row = find_correction(c, id)
-        except UnknownIdError:
-            row = None
-        if row is not None:
-            if row.content_hash != correction.content_hash:
-                raise ConflictError("id", id, row.id)
-            return row.id
-        if correction.key is None:
-            return None
-        first = c.execute(select(corrections).where(corrections.c.key == correction.key)).first()
-        if first is None:
-            return None
-        if first.content_hash != correction.content_hash:
-            raise ConflictError("key", correction.key, first.id)
-        c.execute(insert(aliases).values(id=id, correction=first.id))
-        return first.id
+    @staticmethod
+    def _arrival(id: str, actor: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        return (
+            _entry("correction", id, None, State.RECEIVED, actor),
+            _entry("correction", id, State.RECEIVED, State.VALIDATED, actor),
+        )
 
     def refuse(self, id: str, reason: str, *, actor: str = "submit") -> None:
         """Records that a message with this id was refused; does nothing when the id is known."""
@@ -143,15 +167,18 @@ class Ledger(LedgerQueries):
         """Asks the applier for an operation and returns its number; `operation(number)` tells the result.
 
         Args:
-            kind: retract (target: correction id), rollback (target: version), compact, pause, resume.
+            kind: retract, retry, drop (target: correction id), rollback (target: version), compact, pause,
+                resume.
             actor: who asks: ``operator`` or ``alert``, or ``operator:<name>`` and so on; the guard's own
                 are written by `daemon.journal`.
 
         Raises:
             UnknownIdError: there is no such correction or version.
-            TransitionError: the version was never live.
+            TransitionError: the version was never live, or the correction to retry or drop is not dead.
         """
         kind = OperationKind(kind)
+        if kind in (OperationKind.RETRY, OperationKind.DROP):
+            return self.decide_dead(kind, [target or ""], actor=actor, why=why)[0]
         with self.writing() as c:
             if kind is OperationKind.RETRACT:
                 target = find_correction(c, target or "").id
@@ -160,14 +187,23 @@ class Ledger(LedgerQueries):
             return self._request(c, kind, target, actor, why)
 
     def _request(
-        self, c: Connection, kind: OperationKind, target: str | None, actor: str, why: str | None
+        self,
+        c: Connection,
+        kind: OperationKind,
+        target: str | None,
+        actor: str,
+        why: str | None,
+        done: str | None = None,
     ) -> int:
+        """`done`: what was done about it, for an operation that is carried out in this transaction."""
+        now, state = self.clock(), OperationState.PENDING if done is None else OperationState.DONE
         values = {"kind": kind, "target": target, "actor": actor, "why": why, "attempts": 0}
-        values |= {"state": OperationState.PENDING, "created_at": self.clock()}
+        values |= {"state": state, "created_at": now}
+        values |= {} if done is None else {"reason": done, "finished_at": now}
         inserted = c.execute(insert(operations).values(**values)).inserted_primary_key
         assert inserted is not None  # one row of a table with a key
         number = inserted[0]
-        self._note(c, "operation", str(number), None, OperationState.PENDING, actor, why)
+        self._note(c, "operation", str(number), None, state, actor, why)
         return number
 
     @staticmethod
@@ -178,14 +214,41 @@ class Ledger(LedgerQueries):
                 f"version {target} is {version.state} and was never live; see `factd versions`"
             )
 
-    def retry_dead(self, id: str, *, actor: str) -> None:
-        """Makes a dead correction pending again. Raises TransitionError when it is not dead."""
+    def decide_dead(
+        self, kind: OperationKind | str, ids: Sequence[str], *, actor: str, why: str | None = None
+    ) -> list[int]:
+        """Retries or drops dead corrections, all or none, at once: the applier has no part in it.
+
+        A retried one waits again and is tried alone, with its attempts counted anew. A dropped one ends
+        rejected. Each is an operation of its own.
+
+        Args:
+            kind: retry or drop.
+
+        Returns:
+            The numbers of the operations.
+
+        Raises:
+            UnknownIdError: there is no such correction.
+            TransitionError: one of them is not dead.
+        """
+        kind = OperationKind(kind)
         with self.writing() as c:
-            row = find_correction(c, id)
-            if row.state is not State.DEAD:
-                raise TransitionError(f"correction {row.id} is {row.state}; only a dead one can be retried")
-            again = {"attempts": 0, "batch_limit": 1, "not_before": 0.0, "version": None}
-            self._advance(c, row.id, State.VALIDATED, actor, "retry requested", **again)
+            return [self._decide_dead(c, kind, id, actor, why) for id in ids]
+
+    def _decide_dead(self, c: Connection, kind: OperationKind, id: str, actor: str, why: str | None) -> int:
+        row = find_correction(c, id)
+        if row.state is not State.DEAD:
+            raise TransitionError(f"correction {row.id} is {row.state}; {kind} is for dead ones")
+        if kind is OperationKind.RETRY:
+            state, done = State.VALIDATED, "waits again"
+            changes: dict[str, Any] = {"attempts": 0, "batch_limit": 1, "not_before": 0.0}
+        else:
+            state, done, changes = State.REJECTED, f"dropped; it had died: {row.reason}", {}
+        number = self._request(c, kind, row.id, actor, why, done)
+        reason = f"{done} (operation {number}" + (f": {why})" if why else ")")
+        self._advance(c, row.id, state, actor, reason, version=None, **changes)
+        return number
 
     # -- shared with the journal ----------------------------------------------------------------
 
@@ -199,8 +262,15 @@ class Ledger(LedgerQueries):
         actor: str,
         reason: str | None = None,
     ) -> None:
-        values = {"kind": kind, "id": id, "old": old, "new": new, "reason": reason, "actor": actor}
-        c.execute(insert(transitions).values(at=self.clock(), **values))
+        self._note_all(c, [_entry(kind, id, old, new, actor, reason)])
+
+    def _note_all(self, c: Connection, entries: Sequence[dict[str, Any]]) -> None:
+        """Appends to the chain of transitions; the write lock is held, so the head stays where it is."""
+        now = float(self.clock())
+        stored = Head(**c.execute(_READ_HEAD).scalar_one())
+        rows, head = extend(stored, [{**entry, "at": now} for entry in entries])
+        c.execute(_APPEND, rows)
+        c.execute(_WRITE_HEAD, {"head": asdict(head)})
 
     def _advance(
         self, c: Connection, id: str, new: State, actor: str, reason: str | None = None, **changes: Any
@@ -222,6 +292,12 @@ class Ledger(LedgerQueries):
     @staticmethod
     def _set_control(c: Connection, name: str, value: Any) -> None:
         _replace(c, control, "name", {"name": name, "value": value})
+
+
+def _entry(
+    kind: str, id: str, old: str | None, new: str, actor: str, reason: str | None = None
+) -> dict[str, Any]:
+    return {"kind": kind, "id": id, "old": old, "new": new, "reason": reason, "actor": actor}
 
 
 def _replace(c: Connection, table: Table, key: str, values: dict[str, Any]) -> None:

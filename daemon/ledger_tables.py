@@ -1,4 +1,4 @@
-"""Tables of the ledger, their rows as values, and the database engine."""
+"""Tables of the ledger and their rows as values. A change here needs a script in `daemon/migrations`."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     Column,
-    Engine,
     Float,
     ForeignKey,
     Index,
@@ -15,17 +14,33 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    create_engine,
-    event,
-    make_url,
+    TypeDecorator,
 )
 
-from daemon.errors import SettingsError
+from daemon.chain import storable
 from daemon.lifecycle import OperationKind, OperationState, State, VersionState
 
 BASE_VERSION = "v000000"
-#: a writer waits so long for another process's transaction, seconds; ours take milliseconds
-BUSY_SECONDS = 30
+#: row of `control` with the end of the transitions' chain
+HEAD = "head"
+
+
+class Words(TypeDecorator[str]):
+    """Text of any kind: a character that a database cannot hold is no reason to lose the row."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> str | None:
+        return None if value is None else storable(value)
+
+
+class Name(Words):
+    """The same for short texts."""
+
+    impl = String
+    cache_ok = True
+
 
 metadata = MetaData()
 
@@ -33,59 +48,62 @@ corrections = Table(
     "corrections",
     metadata,
     Column("seq", Integer, primary_key=True, autoincrement=True),
-    Column("id", String(200), nullable=False, unique=True),
-    Column("key", String(200), unique=True),
-    Column("content_hash", String(64), nullable=False),
-    Column("subject", Text, nullable=False),
-    Column("prompt", Text, nullable=False),
-    Column("target", Text, nullable=False),
-    Column("was", Text),
+    Column("id", Name(200), nullable=False, unique=True),
+    Column("key", Name(200), unique=True),
+    Column("content_hash", Name(64), nullable=False),
+    Column("subject", Words, nullable=False),
+    Column("prompt", Words, nullable=False),
+    Column("target", Words, nullable=False),
+    Column("was", Words),
     Column("paraphrases", JSON, nullable=False),
     Column("neighbours", JSON, nullable=False),
-    Column("source", Text),
+    Column("source", Words),
     Column("priority", Integer, nullable=False),
-    Column("state", String(20), nullable=False),
-    Column("reason", Text),
-    Column("version", String(20)),
-    Column("superseded_by", String(200)),
+    Column("state", Name(20), nullable=False),
+    Column("reason", Words),
+    Column("version", Name(20)),
+    Column("superseded_by", Name(200)),
     Column("attempts", Integer, nullable=False, default=0),
     Column("batch_limit", Integer),
     Column("not_before", Float, nullable=False, default=0.0),
     Column("received_at", Float, nullable=False),
     Column("live_at", Float),
-    Column("before", Text),
-    Column("after", Text),
+    Column("before", Words),
+    Column("after", Words),
     Index("corrections_state", "state", "seq"),
-    Index("corrections_slot", "subject", "prompt"),
+    # The subject alone: a prompt may be longer than an index row of PostgreSQL.
+    Index("corrections_subject", "subject"),
     sqlite_autoincrement=True,
 )
 # A post with a known idempotency key under a new id is the same correction: the new id points to it.
 aliases = Table(
     "aliases",
     metadata,
-    Column("id", String(200), primary_key=True),
-    Column("correction", String(200), ForeignKey("corrections.id"), nullable=False),
+    Column("id", Name(200), primary_key=True),
+    Column("correction", Name(200), ForeignKey("corrections.id"), nullable=False),
 )
 transitions = Table(
     "transitions",
     metadata,
     Column("seq", Integer, primary_key=True, autoincrement=True),
-    Column("kind", String(20), nullable=False),
-    Column("id", String(200), nullable=False),
-    Column("old", String(20)),
-    Column("new", String(20), nullable=False),
+    Column("kind", Name(20), nullable=False),
+    Column("id", Name(200), nullable=False),
+    Column("old", Name(20)),
+    Column("new", Name(20), nullable=False),
     Column("at", Float, nullable=False),
-    Column("reason", Text),
-    Column("actor", String(200), nullable=False),
+    Column("reason", Words),
+    Column("actor", Name(200), nullable=False),
+    # The link to the row before, see daemon.chain. Triggers of both databases refuse changes and deletions.
+    Column("hash", Name(64), nullable=False, server_default=""),
     Index("transitions_id", "kind", "id"),
     sqlite_autoincrement=True,
 )
 versions = Table(
     "versions",
     metadata,
-    Column("id", String(20), primary_key=True),
-    Column("parent", String(20)),
-    Column("state", String(20), nullable=False),
+    Column("id", Name(20), primary_key=True),
+    Column("parent", Name(20)),
+    Column("state", Name(20), nullable=False),
     Column("added", JSON, nullable=False),
     Column("removed", JSON, nullable=False),
     Column("operation", Integer),
@@ -93,7 +111,7 @@ versions = Table(
     Column("fence", Integer, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("live_at", Float),
-    Column("reason", Text),
+    Column("reason", Words),
     Column("verdict", JSON),
     Column("measurements", JSON),
 )
@@ -101,36 +119,78 @@ operations = Table(
     "operations",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("kind", String(20), nullable=False),
-    Column("target", String(200)),
-    Column("actor", String(200), nullable=False),
-    Column("why", Text),
-    Column("state", String(20), nullable=False),
-    Column("reason", Text),
+    Column("kind", Name(20), nullable=False),
+    Column("target", Name(200)),
+    Column("actor", Name(200), nullable=False),
+    Column("why", Words),
+    Column("state", Name(20), nullable=False),
+    Column("reason", Words),
     Column("attempts", Integer, nullable=False, default=0),
     Column("created_at", Float, nullable=False),
     Column("finished_at", Float),
+    sqlite_autoincrement=True,
+)
+# One row each time that work on a version begins, written before the work. `corrections`: their ids then.
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("version", Name(20), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("corrections", JSON, nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("fault", Words),
+    Index("attempts_version", "version"),
+    sqlite_autoincrement=True,
+)
+# All that was ever measured; `versions` keeps what was measured last.
+measurements = Table(
+    "measurements",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("version", Name(20), nullable=False),
+    Column("judged", Name(20), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("verdict", JSON, nullable=False),
+    Column("measurements", JSON, nullable=False),
+    Index("measurements_version", "version"),
+    sqlite_autoincrement=True,
+)
+# What the replicas were told, see daemon.journal.Journal.record_publication.
+publications = Table(
+    "publications",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("version", Name(20), nullable=False),
+    Column("cause", Name(20), nullable=False),
+    Column("replicas", JSON, nullable=False),
+    Column("failures", JSON, nullable=False),
+    Column("pause_seconds", Float),
+    Column("fence", Integer, nullable=False),
+    Column("at", Float, nullable=False),
     sqlite_autoincrement=True,
 )
 stage_seconds = Table(
     "stage_seconds",
     metadata,
     Column("seq", Integer, primary_key=True, autoincrement=True),
-    Column("version", String(20), nullable=False),
-    Column("stage", String(20), nullable=False),
+    Column("version", Name(20), nullable=False),
+    Column("stage", Name(20), nullable=False),
     Column("seconds", Float, nullable=False),
     Column("at", Float, nullable=False),
     sqlite_autoincrement=True,
 )
 # One row a name: "live" (version id), "paused" (who and why, or null), "policy" (the guard's memory,
-# monitoring.policy.PolicyState), "watched" (when the live version was last measured again), "forecast".
-control = Table("control", metadata, Column("name", String(40), primary_key=True), Column("value", JSON))
+# monitoring.policy.PolicyState), "watched" (when the live version was last measured again), "forecast",
+# "head" (daemon.chain.Head).
+control = Table("control", metadata, Column("name", Name(40), primary_key=True), Column("value", JSON))
 lease = Table(
     "lease",
     metadata,
-    Column("name", String(40), primary_key=True),
-    Column("holder", String(200), nullable=False),
-    Column("host", String(200), nullable=False),
+    Column("name", Name(40), primary_key=True),
+    Column("holder", Name(200), nullable=False),
+    Column("host", Name(200), nullable=False),
     Column("pid", Integer, nullable=False),
     Column("fence", Integer, nullable=False),
     Column("expires_at", Float, nullable=False),
@@ -231,6 +291,7 @@ class TransitionRow:
     at: float
     reason: str | None
     actor: str
+    hash: str
 
 
 @dataclass(frozen=True)
@@ -281,33 +342,3 @@ def operation_row(row: Any) -> OperationRow:
     fields = dict(row._mapping)
     fields["kind"], fields["state"] = OperationKind(fields["kind"]), OperationState(fields["state"])
     return OperationRow(**fields)
-
-
-def open_engine(url: str) -> Engine:
-    """The engine, with the folder and the tables made. SQLite is set to lose nothing at a power cut."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        engine = create_engine(parsed)
-    else:
-        if not parsed.database or parsed.database == ":memory:":
-            raise SettingsError("FACTD_DATABASE_URL names no file; the ledger must outlive the process")
-        engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
-        event.listen(engine, "connect", _sqlite_pragmas)
-        event.listen(engine, "begin", _sqlite_begin)
-    metadata.create_all(engine)
-    return engine
-
-
-def _sqlite_pragmas(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # the driver must not open transactions of its own
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")  # readers never block the writer
-    cursor.execute("PRAGMA synchronous=FULL")  # a commit that returned survives a power cut
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
-
-
-def _sqlite_begin(connection: Any) -> None:
-    # IMMEDIATE takes the write lock at once: a read that later turns into a write could fail as "busy".
-    write = connection.get_execution_options().get("factd_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -19,7 +19,7 @@ class State(StrEnum):
     SUPERSEDED = "superseded"  # a newer correction of the same subject and prompt took its place
     RETRACTED = "retracted"  # removed on request
     ROLLED_BACK = "rolled_back"  # its version was rolled back
-    DEAD = "dead"  # gave up after too many attempts
+    DEAD = "dead"  # gave up after too many attempts; an operator retries or drops it
 
 
 class VersionState(StrEnum):
@@ -50,6 +50,8 @@ class OperationKind(StrEnum):
     COMPACT = "compact"  # all live facts written anew from the base weights
     PAUSE = "pause"
     RESUME = "resume"
+    RETRY = "retry"  # a dead correction waits again; done by the ledger at once
+    DROP = "drop"  # a dead correction is given up for good; done by the ledger at once
 
 
 PENDING = (State.RECEIVED, State.VALIDATED)
@@ -72,7 +74,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     _S.SUPERSEDED: frozenset({_S.LIVE}),
     _S.RETRACTED: frozenset({_S.LIVE}),
     _S.ROLLED_BACK: frozenset({_S.LIVE}),
-    _S.DEAD: frozenset({_S.VALIDATED}),
+    _S.DEAD: frozenset({_S.VALIDATED, _S.REJECTED}),
 }
 
 _V = VersionState

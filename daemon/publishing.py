@@ -14,6 +14,10 @@ class Publisher:
     def __init__(self, replicas: Sequence[ServingClient], store: Store, fence: int) -> None:
         self.replicas, self.store, self.fence = tuple(replicas), store, fence
 
+    @property
+    def names(self) -> list[str]:
+        return [replica.name for replica in self.replicas]
+
     def check_reachable(self) -> None:
         """Raises ServingError when a replica does not answer."""
         for replica in self.replicas:

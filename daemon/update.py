@@ -99,9 +99,11 @@ class Update:
             measured, self.journal.version(self.journal.live_version()).measurements
         )
         ruling = self.ladder.on_staged(version, verdict)
+        found = measured.to_json()
+        self.journal.record_measured(version.id, ruling, found)
         self.checkpoint(Stage.JUDGED)
         if ruling.action == "accept":
-            self._write(version, ruling, measured.to_json())
+            self._write(version, ruling, found)
             return True, None
         self.editor.restore(previous)
         self.checkpoint(Stage.RESTORED)
@@ -183,7 +185,7 @@ class Update:
         try:
             with self._timed(version, "publish"):
                 pause = self.publisher.publish(version.id, staged=lambda: self.checkpoint(Stage.STAGED))
-                self.journal.record_seconds(version.id, "pause", pause)
+                self.journal.record_publication(version.id, "update", self.publisher.names, pause=pause)
                 self.checkpoint(Stage.FLIPPED)
                 if version.state is VersionState.WRITTEN:
                     self.journal.record_published(version.id)
@@ -201,7 +203,8 @@ class Update:
     def withdraw(self, version: VersionRow, reason: str) -> str:
         """Brings the live version back on the replicas and in memory; the corrections wait again."""
         live = self.journal.live_version()
-        self.publisher.push_back(live)
+        failures = self.publisher.push_back(live)
+        self.journal.record_publication(live, "push_back", self.publisher.names, failures=failures)
         self.editor.restore(self.store.load_state(live))
         return self._hold(version, reason)
 

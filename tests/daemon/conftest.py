@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.daemon.postgresql import server
+
 _HERE = Path(__file__).parent
 
 
@@ -104,20 +106,41 @@ def world_at():
 
 
 @pytest.fixture
-def world(tmp_path):
-    made = World(tmp_path)
+def world(tmp_path, database_url):
+    made = World(tmp_path, database_url=database_url)
     yield made
     made.close()
 
 
 @pytest.fixture
-def make_world(tmp_path):
+def make_world(tmp_path, database_url):
     made = []
 
     def make(**settings):
-        made.append(World(tmp_path, **settings))
+        made.append(World(tmp_path, database_url=database_url, **settings))
         return made[-1]
 
     yield make
     for each in made:
         each.close()
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """Empties the database of a server of its own and returns the URL."""
+    with server() as empty:
+        yield empty
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def either_database(request, tmp_path):
+    """The URL of an empty database, of one kind and of the other."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
+    return request.getfixturevalue("postgresql")()
+
+
+@pytest.fixture
+def database_url():
+    """The ledger of `world`; a module whose tests hold for both kinds overrides it with `either_database`."""
+    return None

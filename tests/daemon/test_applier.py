@@ -136,7 +136,7 @@ def test_an_inconclusive_verdict_holds_and_ends_dead(world):
     assert row.state == "dead"
     assert "3 attempts: inconclusive" in row.reason
     assert not world.editor.state.facts
-    world.ledger.retry_dead(row.id, actor="operator")
+    world.ledger.decide_dead("retry", [row.id], actor="operator")
     assert world.ledger.get(row.id).state == "validated"
 
 

@@ -3,12 +3,18 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from daemon.errors import LeaseHeldError, LeaseLostError
 from daemon.lease import Lease
 from daemon.ledger_tables import lease as table
+
+
+@pytest.fixture
+def database_url(either_database):
+    return either_database
 
 
 def test_a_second_holder_is_refused_and_fences_grow(world):
@@ -37,3 +43,18 @@ def test_a_dead_process_on_this_host_need_not_be_waited_for(world):
         c.execute(table.update().values(expires_at=world.now + 30))
     with Lease(world.ledger, 30, holder="next") as taken:
         assert taken.fence == 2
+
+
+def test_of_many_that_want_it_at_once_one_gets_it(world):
+    leases = [Lease(world.ledger, 30, holder=str(n)) for n in range(4)]
+
+    def enter(lease):
+        try:
+            return lease.__enter__().fence
+        except LeaseHeldError:
+            return None
+
+    with ThreadPoolExecutor(4) as pool:
+        fences = list(pool.map(enter, leases))
+    assert sorted(fences, key=str) == [1, None, None, None]
+    leases[fences.index(1)].__exit__(None, None, None)

@@ -1,12 +1,24 @@
 """Repetitions, conflicts and refusals at the ledger's door."""
 
-import pytest
+import random
+from concurrent.futures import ThreadPoolExecutor
 
-from daemon.errors import ConflictError, TransitionError, UnknownIdError
+import pytest
+from sqlalchemy import func, select
+
+from daemon.audit import audit
+from daemon.errors import ConflictError, SettingsError, TransitionError, UnknownIdError
 from daemon.ledger import Ledger
-from daemon.messages import parse_correction
+from daemon.ledger_tables import corrections
+from daemon.messages import MAX_PROMPT, parse_correction
+from daemon.repetition import CHUNK
 
 GOOD = {"subject": "France", "prompt": "The capital of {} is", "target": "Lyon"}
+
+
+@pytest.fixture
+def database_url(either_database):
+    return either_database
 
 
 def test_the_same_id_or_key_with_equal_content_is_the_same_correction(world):
@@ -44,6 +56,11 @@ def test_what_was_submitted_survives_a_reopening(world):
     world.ledger.close()
     ledger = Ledger.open(world.settings.ledger_url)
     assert ledger.get("one").target == "Lyon"
+    ledger.close()
+
+
+def test_sqlite_is_set_to_lose_nothing_and_to_let_readers_in(tmp_path):
+    ledger = Ledger.open(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
     with ledger.engine.connect() as c:
         assert c.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert c.exec_driver_sql("PRAGMA synchronous").scalar() == 2
@@ -57,4 +74,82 @@ def test_operations_on_unknown_things_are_refused_at_once(world):
         world.ledger.request("rollback", "v000009", actor="operator")
     world.post("A", "B")
     with pytest.raises(TransitionError):
-        world.ledger.retry_dead("id-A-B", actor="operator")
+        world.ledger.decide_dead("retry", ["id-A-B"], actor="operator")
+
+
+def post(number, **more):
+    return parse_correction(GOOD | {"subject": f"Place {number}"} | more)
+
+
+def test_repetitions_within_one_bulk_post_are_one_correction(world):
+    posts = [
+        ("a", post(1)),
+        ("b", post(2, key="k")),
+        ("a", post(1)),
+        ("c", post(2, key="k")),
+        (None, post(3)),
+    ]
+    ids = world.ledger.submit_many(posts)
+    assert ids[:4] == ["a", "b", "a", "b"]
+    assert [row.id for row in world.ledger.corrections()] == ["a", "b", ids[4]]
+    assert world.ledger.get("c").id == "b"
+    assert world.ledger.submit_many(posts[:4]) == ids[:4]
+    assert len(world.ledger.transitions()) == 6
+
+
+def test_more_posts_than_a_list_of_parameters_may_have(world):
+    posts = [(f"id-{n}", post(n, key=f"k-{n}")) for n in range(2 * CHUNK + 1)]
+    ids = world.ledger.submit_many(posts)
+    assert world.ledger.submit_many(posts) == ids
+    assert [row.id for row in world.ledger.corrections()] == ids
+    assert audit(world.ledger.engine).valid
+
+
+def test_the_longest_prompt_of_any_script_is_taken(world):
+    # Incompressible: an index of PostgreSQL refuses rows of more than 2704 bytes.
+    words = "".join(chr(random.Random(n).randrange(0x4E00, 0x9FFF)) for n in range(MAX_PROMPT - 2))
+    id = world.ledger.submit(parse_correction(GOOD | {"prompt": words + "{}"}))
+    assert world.ledger.get(id).prompt == words + "{}"
+
+
+def test_a_character_that_a_database_cannot_hold_loses_no_row(world):
+    world.ledger.refuse("bad\x00\ud800", "value = '\x00\udfff'")
+    row = world.ledger.get("bad\x00\ud800")
+    assert (row.id, row.reason) == ("bad\ufffd\ufffd", "value = '\ufffd\ufffd'")
+    assert audit(world.ledger.engine).valid
+    with pytest.raises(UnknownIdError):
+        world.ledger.version("v\x00")
+
+
+def test_producers_at_the_same_time_make_one_row_a_key_and_one_chain(world):
+    def produce(_):
+        return [world.ledger.submit(post(n, key=f"k-{n}")) for n in range(8)]
+
+    with ThreadPoolExecutor(4) as pool:
+        first, *others = pool.map(produce, range(4))
+    assert others == [first] * 3
+    assert sorted(row.id for row in world.ledger.corrections()) == sorted(first)
+    assert audit(world.ledger.engine).rows == 16
+    assert audit(world.ledger.engine).valid
+
+
+def test_a_reader_sees_one_state_however_long_it_reads(world):
+    count = select(func.count()).select_from(corrections)
+    with world.ledger.engine.connect() as c:
+        assert c.scalar(count) == 0
+        world.post("A", "B")
+        assert c.scalar(count) == 0
+    assert len(world.ledger.corrections()) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("sqlite://", "names no file"),
+        ("mysql://host/ledger", "names mysql"),
+        ("nonsense", "no database URL"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_a_clear_error(url, named):
+    with pytest.raises(SettingsError, match=named):
+        Ledger.open(url)
