@@ -15,6 +15,7 @@ from daemon.settings import Settings, load_settings
 if TYPE_CHECKING:
     from daemon.applier import Applier
     from daemon.ledger_tables import CorrectionRow
+    from daemon.proof import Proof
     from daemon.update import Monitoring
     from editing.editor import Editor
 
@@ -109,7 +110,26 @@ def build_applier(settings: Settings, ledger: Ledger) -> "Applier":
     replicas = [VllmReplica(url, token, key) for url in settings.replicas]
     monitoring = build_monitoring(settings, editor)
     store = Store(settings.store_dir)
-    return Applier(ledger, store, editor, replicas, monitoring=monitoring, settings=settings)
+    proof = build_proof(editor)
+    return Applier(ledger, store, editor, replicas, monitoring=monitoring, settings=settings, proof=proof)
+
+
+def build_proof(editor: Any) -> "Proof":
+    """Compares replicas with the editor's model on each batch and on the watched probes' last words."""
+    from daemon.proof import Passage, Proof
+    from monitoring.probes import default_probes
+    from monitoring.scoring import Scorer
+
+    def score(pairs: Sequence[tuple[str, str]]) -> list[Passage]:
+        scorer = Scorer(editor.model, editor.tokenizer)
+        encoded = [scorer.encode(prompt, target) for prompt, target in pairs]
+        scores = scorer.score(encoded)
+        return [
+            Passage(e.ids, e.first, -s.nll) for e, s in zip(encoded, scores, strict=True) if s.tokens
+        ]
+
+    parts = [prompt.rsplit(" ", 2) for prompt in default_probes().watched]
+    return Proof(score, [(part[0], " ".join(part[1:])) for part in parts])
 
 
 def open_editor(settings: Settings, progress: Callable[[str, float], None]) -> "Editor":

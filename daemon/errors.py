@@ -13,6 +13,7 @@ DaemonError                   anything below; `retryable` says whether the same 
 │   └── LeaseLostError        a newer applier took it; this one must stop at once
 ├── StoreError                a version on disk is missing, damaged or does not fit
 └── PublishError              replicas do not serve what they were told to serve (retryable)
+    └── ProofError            a replica serves the version but computes something else
 """
 
 from collections.abc import Sequence
@@ -136,3 +137,9 @@ class PublishError(DaemonError):
     """Raised when a replica does not serve the version it was told to serve."""
 
     retryable = True
+
+
+class ProofError(PublishError):
+    """Raised when a replica's log-probabilities are not those of the model in memory."""
+
+    retryable = False

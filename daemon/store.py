@@ -66,6 +66,7 @@ class Store:
         A directory of the same name is replaced: it can only stem from an attempt that was never
         recorded in the ledger.
         """
+        self._check_parent(draft)
         target = self.path(draft.version)
         work = self.versions / f".tmp-{draft.version}-{draft.fence}"
         shutil.rmtree(work, ignore_errors=True)
@@ -83,6 +84,18 @@ class Store:
         os.rename(work, target)
         _sync_directory(self.versions)
         return manifest
+
+    def _check_parent(self, draft: Draft) -> None:
+        if draft.parent == BASE_VERSION:
+            return
+        parent = self.manifest(draft.parent)
+        if parent["base_hash"] != draft.base_hash:
+            raise StoreError(
+                f"version {draft.version} is of base model {draft.base_hash[:12]}…, its parent {draft.parent} "
+                f"of {parent['base_hash'][:12]}…; set FACTD_MODEL or another FACTD_STATE_DIR"
+            )
+        if parent["fence"] > draft.fence:
+            raise StoreError(f"version {draft.parent} was written by a newer applier; this one must stop")
 
     def _write_files(self, work: Path, draft: Draft, state: "EditState") -> dict[str, Any]:
         from editing.delta import write_tensors

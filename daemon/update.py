@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from daemon.errors import PublishError, StoreError
+from daemon.errors import ProofError, PublishError, StoreError
 from daemon.journal import Journal
 from daemon.ladder import Foresee, Ladder
 from daemon.ledger_tables import BASE_VERSION, CorrectionRow, VersionRow
@@ -178,11 +178,16 @@ class Update:
         # A process that slept past its lease must not put its files in the place of a newer applier's.
         self.journal.check_fence()
 
+    def _staged(self) -> None:
+        self.checkpoint(Stage.STAGED)
+        # A replica that restarted has forgotten the fence, so it could not refuse an older writer.
+        self.journal.check_fence()
+
     def roll_forward(self, version: VersionRow) -> str | None:
         """Publishes an accepted version and commits it; brings the old one back when that fails."""
         try:
             with self._timed(version, "publish"):
-                pause = self.publisher.publish(version.id, staged=lambda: self.checkpoint(Stage.STAGED))
+                pause = self.publisher.publish(version.id, staged=self._staged)
                 self.journal.record_seconds(version.id, "pause", pause)
                 self.checkpoint(Stage.FLIPPED)
                 if version.state is VersionState.WRITTEN:
@@ -190,20 +195,32 @@ class Update:
                 self.checkpoint(Stage.PUBLISHED)
             with self._timed(version, "confirm"):
                 self.publisher.confirm(version.id)
+                self.publisher.prove(self.journal.rows([*version.added, *version.removed]))
                 after = self.publisher.answers(self.journal.rows(version.added))
             self.checkpoint(Stage.CONFIRMED)
             self.journal.record_live(version.id, after)
             self.checkpoint(Stage.LIVE)
+        except ProofError as error:
+            self._disprove(version, f"publish failed: {error}")
         except (ServingError, PublishError) as error:
             return self.withdraw(version, f"publish failed: {error}")
         return None
 
+    def _disprove(self, version: VersionRow, reason: str) -> None:
+        """Not tried again: the same weights would be computed as wrongly."""
+        self._bring_back()
+        self.journal.record_disproved(version.id, reason)
+        self.checkpoint(Stage.REFUSED)
+
     def withdraw(self, version: VersionRow, reason: str) -> str:
         """Brings the live version back on the replicas and in memory; the corrections wait again."""
+        self._bring_back()
+        return self._hold(version, reason)
+
+    def _bring_back(self) -> None:
         live = self.journal.live_version()
         self.publisher.push_back(live)
         self.editor.restore(self.store.load_state(live))
-        return self._hold(version, reason)
 
     def _reject(self, version: VersionRow, reason: str, ruling: Ruling | None = None) -> None:
         """Refused by the guard, or by the editor when there is no ruling."""

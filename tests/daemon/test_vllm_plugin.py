@@ -1,12 +1,13 @@
 """Staging refuses whatever is not exactly the version that was written; no vLLM needed."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from daemon.staging import BASE_VERSION, Checkpoint, StagingError, stage_version
+from daemon.staging import BASE_VERSION, Checkpoint, StagingError, admit, stage_version
 from editing.delta import materialise, tensor_sha256, write_tensors
 from editing.errors import DeltaError
 
@@ -37,14 +38,15 @@ def write(root, base, a, b, **changes):
         "sha256": result,
     }
     manifest = {
-        "schema": 1, "version": "v000001", "parent": None, "base_hash": "b", "tensors": {NAME: entry},
-        "files": {"factors.safetensors": digest},
+        "schema": 1, "version": "v000001", "parent": "v000000", "base_hash": "b", "tensors": {NAME: entry},
+        "files": {"factors.safetensors": digest}, "fence": 3,
     }  # fmt: skip
     (directory / "manifest.json").write_text(json.dumps(manifest | changes))
 
 
 def stage(store, version="v000001", base_hash="b", dtype=torch.bfloat16):
-    return stage_version(store, version, Checkpoint(store / "model"), dtype, base_hash)
+    manifest = admit(store, version, 3, base_hash, set())
+    return stage_version(store, manifest, Checkpoint(store / "model"), dtype)
 
 
 def test_a_sound_version_is_cast_to_the_served_dtype(store):
@@ -114,3 +116,56 @@ def test_symbolic_links_are_refused(store):
     manifest.symlink_to(store / "elsewhere.json")
     with pytest.raises(StagingError, match="regular file"):
         stage(store)
+
+
+def child(store, version, **changes):
+    """A copy of v000001 under another id."""
+    directory = store / "versions" / version
+    shutil.copytree(store / "versions" / "v000001", directory)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    (directory / "manifest.json").write_text(json.dumps(manifest | {"version": version} | changes))
+
+
+def test_a_version_is_admitted_with_all_its_ancestors_and_each_is_read_once(store):
+    child(store, "v000002", parent="v000001", fence=4)
+    child(store, "v000004", parent="v000002", fence=4)
+    sound = set()
+    assert admit(store, "v000004", 5, "b", sound)["version"] == "v000004"
+    assert sound == {"v000001", "v000002", "v000004"}
+    shutil.rmtree(store / "versions" / "v000001")
+    assert admit(store, "v000002", 5, "b", sound)["parent"] == "v000001"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"parent": "v000002"}, "not older"),
+        ({"parent": "v000003"}, "not older"),
+        ({"parent": "../../v000001"}, "not older"),
+        ({"parent": "v00000x"}, "not older"),
+        ({"parent": "v0000011"}, "not a version id"),
+        ({"parent": 7}, "not older"),
+        ({"parent": "v000001", "fence": 2}, "had lost the lease"),
+        ({"parent": "v000001", "fence": None}, "malformed"),
+        ({"parent": "v000001", "base_hash": "other"}, "made for base"),
+    ],
+)
+def test_a_version_with_a_wrong_parent_or_fence_is_refused(store, changes, message):
+    child(store, "v000002", **changes)
+    with pytest.raises(StagingError, match=message) as error:
+        admit(store, "v000002", 9, None, set())
+    assert error.value.code == "refused"
+
+
+def test_a_missing_ancestor_is_refused(store):
+    child(store, "v000002", parent="v000001")
+    child(store, "v000003", parent="v000002")
+    shutil.rmtree(store / "versions" / "v000001")
+    with pytest.raises(StagingError, match="parent of v000002 cannot be used"):
+        admit(store, "v000003", 9, "b", set())
+
+
+def test_a_writer_may_not_publish_what_a_newer_one_wrote(store):
+    with pytest.raises(StagingError) as error:
+        admit(store, "v000001", 2, "b", set())
+    assert error.value.code == "stale_fence"
