@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from daemon import cli_bench, cli_ledger, cli_post, cli_services
+from daemon import cli_bench, cli_blame, cli_ledger, cli_post, cli_services
 from daemon.cli_output import EPILOG, Exit
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (cli_services, cli_post, cli_ledger, cli_bench):
+for module in (cli_services, cli_post, cli_ledger, cli_blame, cli_bench):
     module.register(app)
 
 

@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 @contextmanager
-def _ledger(state: Path | None, as_json: bool) -> Iterator[tuple[Settings, "Ledger"]]:
+def open_ledger(state: Path | None, as_json: bool) -> Iterator[tuple[Settings, "Ledger"]]:
     from daemon.errors import TransitionError, UnknownIdError
     from daemon.ledger import Ledger
     from daemon.up import settings_for
@@ -57,7 +57,7 @@ def status(
     """Show what happened: to one correction, or as a whole."""
     from daemon.views import correction_view, status_view
 
-    with _ledger(state, as_json) as (_, ledger):
+    with open_ledger(state, as_json) as (_, ledger):
         if id is None:
             view = status_view(ledger.status())
         else:
@@ -84,7 +84,7 @@ def facts(state: StateOption = None, as_json: JsonOption = False) -> None:
     """List the facts that are live."""
     from daemon.views import correction_view
 
-    with _ledger(state, as_json) as (_, ledger):
+    with open_ledger(state, as_json) as (_, ledger):
         views = [correction_view(row) for row in ledger.facts()]
     if as_json:
         show_json(views)
@@ -97,7 +97,7 @@ def versions(state: StateOption = None, as_json: JsonOption = False) -> None:
     """List the versions, oldest first."""
     from daemon.views import version_view
 
-    with _ledger(state, as_json) as (_, ledger):
+    with open_ledger(state, as_json) as (_, ledger):
         live = ledger.live_version()
         views = [version_view(ledger.version("v000000"))] + [version_view(row) for row in ledger.versions()]
     if as_json:
@@ -176,7 +176,7 @@ def _operate(
 ) -> None:
     from daemon.views import operation_view
 
-    with _ledger(state, as_json) as (settings, ledger):
+    with open_ledger(state, as_json) as (settings, ledger):
         number = ledger.request(kind, target, actor=f"operator:{getpass.getuser()}", why=why)
         ring_doorbell(settings)
         view: dict[str, Any] = operation_view(ledger.operation(number))

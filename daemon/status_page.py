@@ -20,7 +20,8 @@ ROWS_SHOWN = 50
 
 
 def number_of(version: str) -> int | None:
-    """12 for "v000012"; the base is 0, also when a replica that restarted says "default"."""
+    """12 for "v000012"; the base is 0, also when a replica that restarted says "default". It computes with
+    the base then, but is in sync only when it was told a version."""
     if version == "default":
         return 0
     return int(version[1:]) if version[:1] == "v" and version[1:].isdigit() else None
@@ -33,7 +34,6 @@ def snapshot(ledger: Ledger, replicas: Sequence[ServingClient]) -> StatusSnapsho
     for _, stage, seconds in ledger.stage_seconds():
         stages.setdefault(stage, []).append(seconds)
     measurements = Measurements.from_json(status.measurements) if status.measurements else None
-    live = number_of(status.live)
     served = {f"{i}": _served(replica) for i, replica in enumerate(replicas)}
     return StatusSnapshot(
         outcomes=status.counts,
@@ -46,9 +46,9 @@ def snapshot(ledger: Ledger, replicas: Sequence[ServingClient]) -> StatusSnapsho
         edits_until_limit=edits_left(status.forecast),
         steps=status.steps,
         nas_skipped=status.nas_skipped,
-        version=live,
-        served_versions=served,
-        in_sync={name: version == live for name, version in served.items()},
+        version=number_of(status.live),
+        served_versions={name: number_of(version) for name, version in served.items()},
+        in_sync={name: version == status.live for name, version in served.items()},
         publish_seconds=(stages.get("publish") or [None])[-1],
         pause_seconds=(stages.get("pause") or [None])[-1],
         rollbacks=status.rollbacks,
@@ -56,11 +56,12 @@ def snapshot(ledger: Ledger, replicas: Sequence[ServingClient]) -> StatusSnapsho
     )
 
 
-def _served(replica: ServingClient) -> int | None:
+def _served(replica: ServingClient) -> str:
+    """What the replica says; "" when it does not answer."""
     try:
-        return number_of(replica.served().version)
+        return replica.served().version
     except ServingError:
-        return None
+        return ""
 
 
 def render(ledger: Ledger) -> str:
