@@ -124,9 +124,7 @@ def build_proof(editor: Any) -> "Proof":
         scorer = Scorer(editor.model, editor.tokenizer)
         encoded = [scorer.encode(prompt, target) for prompt, target in pairs]
         scores = scorer.score(encoded)
-        return [
-            Passage(e.ids, e.first, -s.nll) for e, s in zip(encoded, scores, strict=True) if s.tokens
-        ]
+        return [Passage(e.ids, e.first, -s.nll) for e, s in zip(encoded, scores, strict=True) if s.tokens]
 
     parts = [prompt.rsplit(" ", 2) for prompt in default_probes().watched]
     return Proof(score, [(part[0], " ".join(part[1:])) for part in parts])

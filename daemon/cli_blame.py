@@ -77,8 +77,7 @@ def blame_text(ledger: "Ledger", text: str) -> dict[str, Any]:
     return {
         "text": text,
         "corrections": [
-            _view(row) | {"matched": matched, "versions": _held(versions, row.id)}
-            for matched, row in found
+            _view(row) | {"matched": matched, "versions": _held(versions, row.id)} for matched, row in found
         ],
     }
 

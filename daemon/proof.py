@@ -73,8 +73,8 @@ class Proof:
         noise = max(_differences(replica, self.score(self.probes)), default=0.0)
         if not noise <= MOST:
             raise ProofError(
-                f"{replica.name} differs from the model by {noise:.2f} nats on the probes, more than rounding "
-                f"can ({MOST}): it serves another checkpoint, or its weights are damaged; restart it"
+                f"{replica.name} differs from the model by {noise:.2f} nats on the probes, more than "
+                f"rounding can ({MOST}): it serves another checkpoint, or its weights are damaged; restart it"
             )
         self.noise[replica.name] = noise
 

@@ -91,8 +91,8 @@ class Store:
         parent = self.manifest(draft.parent)
         if parent["base_hash"] != draft.base_hash:
             raise StoreError(
-                f"version {draft.version} is of base model {draft.base_hash[:12]}…, its parent {draft.parent} "
-                f"of {parent['base_hash'][:12]}…; set FACTD_MODEL or another FACTD_STATE_DIR"
+                f"version {draft.version} is of base model {draft.base_hash[:12]}…, its parent "
+                f"{draft.parent} of {parent['base_hash'][:12]}…; set FACTD_MODEL or another FACTD_STATE_DIR"
             )
         if parent["fence"] > draft.fence:
             raise StoreError(f"version {draft.parent} was written by a newer applier; this one must stop")

@@ -64,7 +64,7 @@ class _Publisher:
         if self.thread is not None and self.thread.is_alive():
             return _failure("stale_fence", "another version is being staged")
         if self.staged is not None and self.staged.version == version and fence == self.fence:
-            return {}  # staged on all replicas before the first one is flipped: the flip need not read it again
+            return {}  # all replicas stage before the first one flips: the flip need not read it again
         self.fence, self.staged, self.outcome, self.packed = fence, None, None, {}
         # vLLM's CPU worker replaces torch.set_num_threads by a no-op, which would let the product run on
         # several threads and sum in another order. The native setter acts on the calling thread.

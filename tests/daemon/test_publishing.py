@@ -2,9 +2,9 @@
 
 import pytest
 
+from daemon.errors import ProofError
 from daemon.proof import LEAST, MOST, Passage, Proof
 from daemon.serving import PublishResult, Served, ServingError, StubServing
-from daemon.errors import ProofError
 from daemon.status_page import snapshot
 
 

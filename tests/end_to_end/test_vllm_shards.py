@@ -40,8 +40,8 @@ class Model(nn.Module):
 @pytest.fixture
 def ranks(tmp_path, monkeypatch):
     from vllm.config import VllmConfig, set_current_vllm_config
-    from vllm.model_executor.layers import linear
     from vllm.model_executor import parameter
+    from vllm.model_executor.layers import linear
 
     from daemon.vllm_plugin import _Publisher
 
@@ -76,7 +76,8 @@ def ranks(tmp_path, monkeypatch):
 def product(made, x):
     """What all ranks together compute for a row x: the sum of their partial products."""
     halves = x.bfloat16().chunk(len(made), dim=-1)
-    return sum(layer.quant_method.apply(layer, half).float() for (_, layer), half in zip(made, halves))
+    pairs = zip(made, halves, strict=True)
+    return sum(layer.quant_method.apply(layer, half).float() for (_, layer), half in pairs)
 
 
 def test_the_ranks_together_compute_with_the_published_tensor_and_with_the_base_again(ranks):
