@@ -47,7 +47,8 @@ class Passage:
 
 
 class Proof:
-    """Compares replicas with the model in memory.
+    """Compares replicas with the model in memory. `passages` asks that model; the rest asks replicas, and
+    may be called from several threads.
 
     Args:
         score: of the model in memory as it is when called.
@@ -63,14 +64,17 @@ class Proof:
         noise = self.noise.get(replica)
         return MOST if noise is None else min(MOST, max(LEAST, MARGIN * noise))
 
-    def calibrate(self, replica: ServingClient) -> None:
+    def calibrate(self, replica: ServingClient, passages: Sequence[Passage]) -> None:
         """Measures the noise of a replica that serves what the model in memory is.
+
+        Args:
+            passages: the probes, as the model in memory says them.
 
         Raises:
             ProofError: the two differ by more than rounding can explain.
             ServingError: the replica does not answer.
         """
-        noise = max(_differences(replica, self.score(self.probes)), default=0.0)
+        noise = max(_differences(replica, passages), default=0.0)
         if not noise <= MOST:
             raise ProofError(
                 f"{replica.name} differs from the model by {noise:.2f} nats on the probes, more than "

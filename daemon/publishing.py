@@ -40,7 +40,7 @@ class Publisher:
 
     def find_present(self) -> None:
         """Takes out the replicas that do not answer; raises PublishError when none is left."""
-        self._each(lambda replica: replica.served(), lenient=True)
+        self._each(_look, lenient=True)
 
     def publish(self, version: str, staged: Callable[[], None] = lambda: None) -> float:
         """Stages on all before any replica is flipped: a damaged version harms none.
@@ -83,11 +83,24 @@ class Publisher:
                 # A version is absolute: one publication, however far behind the replica is.
                 replica.publish(version, self.fence)
                 _confirm(replica, version, wanted)
-            if self.proof is not None and (behind or replica.name not in self.proof.noise):
-                self.proof.calibrate(replica)
             return replica.name if behind else None
 
-        return [name for name in self._each(bring, lenient=True) if name is not None]
+        behind = [name for name in self._each(bring, lenient=True) if name is not None]
+        self._calibrate(behind)
+        return behind
+
+    def _calibrate(self, fresh: Sequence[str]) -> None:
+        """Measures the noise of replicas that are new, or were started anew."""
+        if self.proof is None:
+            return
+        proof, present = self.proof, {replica.name for replica in self.present}
+        due = {name for name in present if name in fresh or name not in proof.noise}
+        if due:
+            passages = proof.passages(())
+            self._each(
+                lambda replica: proof.calibrate(replica, passages) if replica.name in due else None,
+                lenient=True,
+            )
 
     def push_back(self, version: str) -> None:
         """Brings the version back wherever it can; takes out where it cannot."""
@@ -132,6 +145,12 @@ class Publisher:
         if not self.present and not empty:
             raise PublishError("no replica can be used: " + "; ".join(self.out.values()))
         return results
+
+
+def _look(replica: ServingClient) -> None:
+    # The health check has the shortest deadline: one that hangs must not delay the others at each run.
+    if not replica.healthy():
+        raise PublishError(f"{replica.name} does not answer its health check; is vLLM running?")
 
 
 def serves(served: Served, version: str, wanted: Mapping[str, str]) -> bool:

@@ -195,7 +195,8 @@ class Update:
                 self.checkpoint(Stage.PUBLISHED)
             with self._timed(version, "confirm"):
                 self.publisher.confirm(version.id)
-                self.publisher.prove(self.journal.rows([*version.added, *version.removed]))
+                rows = self.journal.rows([*version.added, *version.removed])
+                self.publisher.prove(rows or self.journal.facts())  # a compaction concerns all
                 after = self.publisher.answers(self.journal.rows(version.added))
             self.checkpoint(Stage.CONFIRMED)
             self.journal.record_live(version.id, after)

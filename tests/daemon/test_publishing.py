@@ -8,6 +8,12 @@ from daemon.serving import PublishResult, Served, ServingError, StubServing
 from daemon.status_page import snapshot
 
 
+@pytest.fixture(autouse=True)
+def _without_measurements(monkeypatch):
+    """The world's are not of the kind that metrics are made of."""
+    monkeypatch.setattr("daemon.status_page.Measurements.from_json", lambda stored: None)
+
+
 @pytest.fixture
 def fleet(world):
     """The world with three replicas, `a` to `c`; v000001 is live on all."""
@@ -235,7 +241,7 @@ def _proof(noise):
 def test_the_tolerance_follows_the_noise_within_bounds(noise, allowed):
     proof, replica = _proof(noise)
     assert proof.tolerance("stub") == MOST
-    proof.calibrate(replica)
+    proof.calibrate(replica, proof.passages(()))
     assert proof.tolerance("stub") == pytest.approx(allowed)
     proof.check(replica, [Passage((1, 2), 1, -1.0)])
 
@@ -247,5 +253,5 @@ def test_other_log_probabilities_are_refused(told):
     with pytest.raises(ProofError, match="1 of 1 passages"):
         proof.check(replica, [Passage((1, 2), 1, -1.0)])
     with pytest.raises(ProofError, match="another checkpoint"):
-        proof.calibrate(replica)
+        proof.calibrate(replica, proof.passages(()))
     assert proof.noise == {}

@@ -27,7 +27,7 @@ from editing.delta import materialise, tensor_sha256, write_tensors
 from tests.tiny_models import save_checkpoint
 
 pytest.importorskip("vllm")
-pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1200)]
 
 TOKEN = "an-admin-token"
 PROMPT = "alpha beta gamma delta"
@@ -139,7 +139,7 @@ def live(tmp_path_factory):
     argv, env = vllm_command(model, port, options)
     env |= install_faulty(root)
     with vllm_process(argv, env, port=port, log=root / "vllm.log") as process:
-        process.wait_until_ready(300)
+        process.wait_until_ready(900)
         replica = VllmReplica(f"http://127.0.0.1:{port}", TOKEN)
         yield replica, store, process
         replica.close()
@@ -229,7 +229,7 @@ def test_log_probabilities_are_those_of_the_staged_model(live):
     proof = Proof(score, [("a", "b")])
     replica.publish("v000000", 1)
     base = score([])
-    proof.calibrate(replica)
+    proof.calibrate(replica, base)
     print(f"\nnoise {proof.noise[replica.name]:.4f}, tolerance {proof.tolerance(replica.name):.4f} nats")
     replica.publish("v000001", 1)
     factors = load_file(store.root / "versions" / "v000001" / "factors.safetensors")

@@ -42,6 +42,7 @@ def ranks(tmp_path, monkeypatch):
     from vllm.config import VllmConfig, set_current_vllm_config
     from vllm.model_executor import parameter
     from vllm.model_executor.layers import linear
+    from vllm.model_executor.model_loader.reload import record_metadata_for_reloading
 
     from daemon.vllm_plugin import _Publisher
 
@@ -62,6 +63,7 @@ def ranks(tmp_path, monkeypatch):
                 COLUMNS, ROWS, bias=False, params_dtype=torch.bfloat16, reduce_results=False
             )
         model = Model(layer)
+        record_metadata_for_reloading(model)
         model.load_weights([(NAME, base.bfloat16())])
         layer.quant_method.process_weights_after_loading(layer)
         worker = SimpleNamespace(
