@@ -21,7 +21,9 @@ VERSION_PATTERN = re.compile(r"v\d{6}")
 MANIFEST_SCHEMA = 1
 MAX_MANIFEST_BYTES = 64 << 20  # lists of fact ids and per-case measurements; far above any real manifest
 MAX_FACTORS_BYTES = 8 << 30  # one full-rank float32 factor pair of a 70B model's down_proj is about 1 GiB
+MAX_WEIGHTS_BYTES = 32 << 30  # some ten float32 down_proj of a 70B model
 FACTORS_FILE = "factors.safetensors"
+WEIGHTS_FILE = "weights.safetensors"
 
 
 class StagingError(Exception):
@@ -180,7 +182,10 @@ def _parent(store: Path, manifest: dict) -> dict:
     return found
 
 
-def _master(name: str, entry: dict, factors: dict[str, Tensor], checkpoint: Checkpoint) -> Tensor:
+def _master(
+    name: str, entry: dict, factors: dict[str, Tensor], whole: dict[str, Tensor], checkpoint: Checkpoint
+) -> Tensor:
+    """The float32 weight: as it was sent where it was sent whole, else from the base and the factors."""
     base = checkpoint.read(name)
     if list(base.shape) != list(entry["shape"]):
         raise StagingError(
@@ -190,9 +195,14 @@ def _master(name: str, entry: dict, factors: dict[str, Tensor], checkpoint: Chec
         raise StagingError("refused", f"{name}: the version was made from other base weights")
     if f"{name}/A" not in factors or f"{name}/B" not in factors:
         raise StagingError("refused", f"{name}: a factor is missing from {FACTORS_FILE}")
-    master = materialise(base, factors[f"{name}/A"], factors[f"{name}/B"])
+    a, b = factors[f"{name}/A"], factors[f"{name}/B"]
+    master = whole[name] if name in whole else materialise(base, a, b)
     if tensor_sha256(master) != entry["sha256"]:
-        raise StagingError("refused", f"{name}: the resulting weight has another hash than the manifest")
+        raise StagingError(
+            "refused",
+            f"{name}: the resulting weight has another hash than the manifest; if this processor sums in "
+            "another order than the apply worker's, set FACTD_FULL_TENSORS=true there",
+        )
     return master
 
 
@@ -218,15 +228,17 @@ def stage_version(store: Path, manifest: dict, checkpoint: Checkpoint, dtype: to
     directory = version_directory(store, version)
     path = _regular_file(directory / FACTORS_FILE, MAX_FACTORS_BYTES)
     tensors: dict[str, Tensor] = {}
+    whole: dict[str, Tensor] = {}
     try:
         factors = read_tensors(path, manifest["files"][FACTORS_FILE])
+        if WEIGHTS_FILE in manifest["files"]:
+            path = _regular_file(directory / WEIGHTS_FILE, MAX_WEIGHTS_BYTES)
+            whole = read_tensors(path, manifest["files"][WEIGHTS_FILE])
         for name, entry in manifest["tensors"].items():
-            tensors[name] = to_served(name, _master(name, entry, factors, checkpoint), dtype)
-        extra = {key.rpartition("/")[0] for key in factors} - set(tensors)
+            tensors[name] = to_served(name, _master(name, entry, factors, whole, checkpoint), dtype)
+        extra = ({key.rpartition("/")[0] for key in factors} | set(whole)) - set(tensors)
         if extra:
-            raise StagingError(
-                "refused", f"{FACTORS_FILE} holds tensors that the manifest does not name: {extra}"
-            )
+            raise StagingError("refused", f"{version} holds tensors that its manifest does not name: {extra}")
     except DeltaError as error:
         raise StagingError("refused", str(error)) from error
     except (KeyError, TypeError, IndexError, AttributeError) as error:

@@ -13,12 +13,15 @@ from daemon.errors import StoreError
 from daemon.ledger_tables import BASE_VERSION
 
 if TYPE_CHECKING:  # the store is opened by processes that must not load torch
+    from torch import Tensor
+
     from editing.facts import Fact
     from editing.state import EditState
 
 SCHEMA = 1
 VERSION = re.compile(r"v\d{6}")
 MANIFEST, FACTORS, FACTS = "manifest.json", "factors.safetensors", "facts.safetensors"
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Draft:
 
     Attributes:
         tensors: tensor name → {shape, dtype, base_sha256, sha256 of the resulting float32 weight}.
+        weights: tensor name → that weight, for replicas that cannot rebuild it bit for bit from the factors;
+            empty: they can, and what is written is proportional to the facts.
     """
 
     version: str
@@ -38,6 +43,7 @@ class Draft:
     created: float
     verdict: Mapping[str, Any] = field(default_factory=dict)
     measurements: Mapping[str, Any] = field(default_factory=dict)
+    weights: "Mapping[str, Tensor]" = field(default_factory=dict)
 
 
 class Store:
@@ -114,6 +120,8 @@ class Store:
         files[FACTORS] = write_tensors(work / FACTORS, factors, metadata)
         columns = {name: column[:, first:].clone() for name, column in state.columns.items()}
         files[FACTS] = write_tensors(work / FACTS, columns, metadata)
+        if draft.weights:
+            files[WEIGHTS] = write_tensors(work / WEIGHTS, draft.weights, metadata)
         return {
             "schema": SCHEMA,
             "version": draft.version,

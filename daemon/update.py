@@ -166,6 +166,7 @@ class Update:
             created=self.journal.clock(),
             verdict=ruling.to_json(),
             measurements=measurements,
+            weights=self.editor.weights() if self.settings.full_tensors else {},
         )
         with self._timed(version, "write"):
             self.store.write(draft, complete_state(self.editor), before_rename=self._before_rename)

@@ -339,3 +339,12 @@ def test_a_fault_of_ours_is_named_when_the_attempts_run_out(world, monkeypatch):
     assert row.state == "dead"
     assert "sums do not add up" in row.reason
     assert world.ledger.live_version() == "v000000"
+
+
+def test_versions_hold_whole_weights_only_where_asked_for(make_world):
+    world = make_world(full_tensors=True)
+    world.post("A", "B")
+    world.run()
+    files = world.store.verify("v000001")["files"]
+    assert set(files) == {"factors.safetensors", "facts.safetensors", "weights.safetensors"}
+    world.check_agreement()

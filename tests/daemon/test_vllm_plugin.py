@@ -99,6 +99,50 @@ def test_values_that_are_not_finite_are_refused(store, value):
         stage(store)
 
 
+def with_whole(store, weight):
+    """v000001 with its weight sent whole, and factors that lead elsewhere."""
+    base = Checkpoint(store / "model").read(NAME)
+    master = materialise(base, torch.ones(6, 2), torch.ones(8, 2))
+    directory = store / "versions" / "v000001"
+    files = {
+        "factors.safetensors": write_tensors(
+            directory / "factors.safetensors", {f"{NAME}/{part}": torch.zeros(n, 1) for part, n in
+                                                (("A", 6), ("B", 8))}, {}
+        ),
+        "weights.safetensors": write_tensors(directory / "weights.safetensors", weight, {}),
+    }  # fmt: skip
+    manifest = json.loads((directory / "manifest.json").read_text()) | {"files": files}
+    manifest["tensors"][NAME]["sha256"] = tensor_sha256(master)
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_weight_sent_whole_is_served_bit_for_bit_whatever_the_factors_give(store):
+    master = materialise(Checkpoint(store / "model").read(NAME), torch.ones(6, 2), torch.ones(8, 2))
+    with_whole(store, {NAME: master})
+    assert torch.equal(stage(store, dtype=torch.float32).tensors[NAME], master)
+
+
+@pytest.mark.parametrize("change", ["one bit", "another name", "another shape"])
+def test_a_whole_weight_that_is_not_the_manifests_is_refused(store, change):
+    master = materialise(Checkpoint(store / "model").read(NAME), torch.ones(6, 2), torch.ones(8, 2))
+    weights = {NAME: master + 1e-6} if change == "one bit" else {NAME: master, "other": master}
+    with_whole(store, {NAME: master[:3].clone()} if change == "another shape" else weights)
+    with pytest.raises(StagingError) as error:
+        stage(store)
+    assert error.value.code == "refused"
+
+
+def test_the_served_weight_is_within_one_unit_of_the_master_and_the_same_each_time(store):
+    base = Checkpoint(store / "model").read(NAME)
+    a, b = (torch.randn(n, 3, generator=torch.Generator().manual_seed(n)) for n in (6, 8))
+    write(store, base, a, b)
+    exact = base.double() + a.double() @ b.double().T
+    first, again = stage(store).tensors[NAME], stage(store).tensors[NAME]
+    assert torch.equal(first, again)
+    unit = torch.finfo(torch.bfloat16).eps * exact.abs()
+    assert bool(((first.double() - exact).abs() <= unit).all())
+
+
 def test_overflow_in_the_served_dtype_is_refused(store):
     base = Checkpoint(store / "model").read(NAME)
     write(store, base, torch.full((6, 2), 1e5), torch.ones(8, 2))
