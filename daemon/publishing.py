@@ -123,8 +123,7 @@ class Publisher:
             empty: it is no error when none is left.
 
         Raises:
-            ServingError, PublishError: of the first healthy replica that failed; or none is left; or a
-                newer writer was there.
+            ServingError, PublishError: of the first healthy replica that failed; or none is left.
         """
         present = self.present
         if not present and not self.replicas:
@@ -136,7 +135,7 @@ class Publisher:
             error = done.exception()
             if error is None:
                 results.append(done.result())
-            elif not isinstance(error, ServingError | PublishError) or _outpaced(error):
+            elif not isinstance(error, ServingError | PublishError):
                 raise error
             elif lenient or not replica.healthy():
                 self.out[replica.name] = str(error)
@@ -166,8 +165,3 @@ def _confirm(replica: ServingClient, version: str, wanted: Mapping[str, str]) ->
             f"{replica.name} should serve {version} but says {served.version} "
             f"(hashes {'differ' if served.version == version else 'not compared'}); see its log"
         )
-
-
-def _outpaced(error: BaseException) -> bool:
-    """Another writer with a newer fence published: it is this one that must go, not the replica."""
-    return isinstance(error, ServingError) and error.code == "stale_fence"

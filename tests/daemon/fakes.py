@@ -137,7 +137,10 @@ class DiskServing:
 
     def served(self) -> Served:
         memory = self._memory()
-        tensors = self._manifest(memory["version"])["tensors"]
+        try:
+            tensors = self._manifest(memory["version"])["tensors"]
+        except ServingError:  # it still serves what was given up and removed from the store
+            tensors = {}
         hashes = {name: tensor["sha256"] for name, tensor in tensors.items()}
         return Served(memory["version"], memory["fence"], hashes)
 
