@@ -28,7 +28,7 @@ LEAST = 0.05
 #: no noise was measured. A fact that was not written is off by several nats.
 MOST = 0.75
 #: Facts compared for a batch at most, so that the one request stays below a second.
-FACTS = 32
+FACTS = 16
 
 
 @dataclass(frozen=True)
