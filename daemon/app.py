@@ -20,6 +20,7 @@ from daemon.valve import Valve
 if TYPE_CHECKING:
     from daemon.applier import Applier
     from daemon.ledger_tables import CorrectionRow
+    from daemon.proof import Proof
     from daemon.update import Monitoring
     from daemon.value_workers import Fleet
     from editing.editor import Editor
@@ -143,7 +144,25 @@ def build_applier(settings: Settings, ledger: Ledger) -> "Applier":
     store = Store(settings.store_dir)
     if settings.value_workers:
         editor.install.elsewhere = fleet(settings, editor)
-    return Applier(ledger, store, editor, replicas, monitoring=monitoring, settings=settings)
+    # A directory computes nothing that could be compared.
+    proof = None if settings.publish == "checkpoint" else build_proof(editor)
+    return Applier(ledger, store, editor, replicas, monitoring=monitoring, settings=settings, proof=proof)
+
+
+def build_proof(editor: Any) -> "Proof":
+    """Compares replicas with the editor's model on each batch and on the watched probes' last words."""
+    from daemon.proof import Passage, Proof
+    from monitoring.probes import default_probes
+    from monitoring.scoring import Scorer
+
+    def score(pairs: Sequence[tuple[str, str]]) -> list[Passage]:
+        scorer = Scorer(editor.model, editor.tokenizer)
+        encoded = [scorer.encode(prompt, target) for prompt, target in pairs]
+        scores = scorer.score(encoded)
+        return [Passage(e.ids, e.first, -s.nll) for e, s in zip(encoded, scores, strict=True) if s.tokens]
+
+    parts = [prompt.rsplit(" ", 2) for prompt in default_probes().watched]
+    return Proof(score, [(part[0], " ".join(part[1:])) for part in parts])
 
 
 def fleet(settings: Settings, editor: "Editor") -> "Fleet":

@@ -13,6 +13,7 @@ from daemon.ledger import Ledger
 from daemon.ledger_tables import BASE_VERSION, OperationRow
 from daemon.lifecycle import PENDING, OperationKind, OperationState, State, VersionState
 from daemon.planning import Plan, plan_batch
+from daemon.proof import Proof
 from daemon.publishing import Publisher
 from daemon.ruling import GUARD
 from daemon.serving import ServingClient, ServingError
@@ -32,11 +33,17 @@ COMPANY_SECONDS = 0.1
 
 @dataclass
 class RunReport:
-    """What a run did. `held`: why it stopped before everything was drained."""
+    """What a run did.
+
+    Attributes:
+        held: why it stopped before everything was drained.
+        out: replica that could not be brought to the live version → why.
+    """
 
     live: str
     versions: list[str] = field(default_factory=list)
     held: str | None = None
+    out: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -52,6 +59,7 @@ class Applier:
 
     Args:
         editor: an `editing.Editor`; its weights are the live version's between runs.
+        proof: compares what replicas compute with the editor's model; None compares hashes only.
         checkpoint: called at each boundary between steps, for tests that stop there.
     """
 
@@ -64,8 +72,10 @@ class Applier:
         *,
         monitoring: Monitoring,
         settings: Settings,
+        proof: Proof | None = None,
         checkpoint: Callable[[Stage], None] = lambda stage: None,
     ) -> None:
+        self.proof = proof
         self.ledger, self.store, self.editor, self.replicas = ledger, store, editor, tuple(replicas)
         self.monitoring, self.settings, self.checkpoint = monitoring, settings, checkpoint
         self._proved = Proved()
@@ -81,7 +91,7 @@ class Applier:
         with Lease(self.ledger, self.settings.lease_seconds) as lease:
             self.checkpoint(Stage.LEASED)
             journal = Journal(self.ledger, lease.fence)
-            publisher = Publisher(self.replicas, self.store, lease.fence)
+            publisher = Publisher(self.replicas, self.store, lease.fence, self.proof)
             foresee = self.monitoring.foresee
             ladder = Ladder(journal, self.store, self.settings, foresee, self.checkpoint)
             update = Update(
@@ -113,7 +123,7 @@ class _Run:
             while self.update.watch() or self.ladder.look_ahead():
                 held = self._step()
         fresh = [v.id for v in self.journal.versions() if v.live_at is not None and v.id not in known]
-        return RunReport(self.journal.live_version(), fresh, held)
+        return RunReport(self.journal.live_version(), fresh, held, dict(self.publisher.out))
 
     # -- reconcile ------------------------------------------------------------------------------
 
@@ -124,8 +134,8 @@ class _Run:
         self._restore(self.journal.live_version())
         flight = self.journal.version_in_flight()
         try:
-            # While a replica is away nothing is tried and no attempt is counted.
-            self.publisher.check_reachable()
+            # While no replica can be reached nothing is tried and no attempt is counted.
+            self.publisher.find_present()
             if flight is not None and flight.state is not VersionState.PLANNED:
                 return self._resume_written(flight.id)
             live = self.journal.live_version()
@@ -133,7 +143,7 @@ class _Run:
             if behind:
                 self.journal.record_publication(live, "reconcile", behind)
         except (ServingError, PublishError) as error:
-            return f"a replica cannot be brought to {self.journal.live_version()}: {error}"
+            return f"the replicas cannot be brought to {self.journal.live_version()}: {error}"
         if flight is not None:
             return self.update.apply(flight)
         return None
@@ -299,14 +309,15 @@ class _Run:
             pause = self.publisher.publish(target)
             self.journal.record_publication(target, "rollback", self.publisher.names, pause=pause)
             self.publisher.confirm(target)
+            differ = set(self._fact_ids(live)) ^ set(self._fact_ids(target))
+            self.publisher.prove(self.journal.rows(sorted(differ)))
             self.checkpoint(Stage.ROLLBACK_FLIPPED)
         except StoreError as error:
             self._restore(live)
             self.journal.finish(operation.id, OperationState.FAILED, str(error))
             return None
         except (ServingError, PublishError) as error:
-            failures = self.publisher.push_back(live)
-            self.journal.record_publication(live, "push_back", self.publisher.names, failures=failures)
+            self.update.push_back(live)
             self._restore(live)
             return f"rollback to {target} held: {error}"
         self.journal.record_rollback(target, operation)

@@ -7,6 +7,7 @@ import typer
 from daemon import (
     cli_audit,
     cli_bench,
+    cli_blame,
     cli_dead,
     cli_diff,
     cli_export,
@@ -31,6 +32,7 @@ for module in (
     cli_services,
     cli_post,
     cli_ledger,
+    cli_blame,
     cli_dead,
     cli_tail,
     cli_plot,

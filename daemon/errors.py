@@ -19,6 +19,7 @@ DaemonError                   anything below; `retryable` says whether the same 
 ├── ClientError               our HTTP API refuses a request of a client
 ├── ExportError               a checkpoint cannot be written where it was asked for
 └── PublishError              replicas do not serve what they were told to serve (retryable)
+    └── ProofError            a replica serves the version but computes something else
 """
 
 from collections.abc import Sequence
@@ -198,6 +199,12 @@ class PublishError(DaemonError):
     """Raised when a replica does not serve the version it was told to serve."""
 
     retryable = True
+
+
+class ProofError(PublishError):
+    """Raised when a replica's log-probabilities are not those of the model in memory."""
+
+    retryable = False
 
 
 class ClientError(DaemonError):

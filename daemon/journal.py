@@ -248,6 +248,16 @@ class Journal(Ledger):
                     changes = {"version": None, "attempts": tried} | retry
                     self._advance(c, fact.id, State.VALIDATED, ACTOR, reason, **changes)
 
+    def record_disproved(self, version: str, reason: str) -> None:
+        """A published version that the replicas do not compute rightly: rolled back, never live."""
+        with self.writing() as c:
+            row = find_version(c, version)
+            self._advance_version(c, version, VersionState.ROLLED_BACK, ACTOR, reason)
+            for id in row.added:
+                self._advance(c, id, State.ROLLED_BACK, ACTOR, reason)
+            if row.operation is not None:
+                self._finish(c, row.operation, OperationState.FAILED, reason)
+
     def record_rollback(self, target: str, operation: OperationRow) -> None:
         """The commit of a rollback: `target` is live; facts it does not hold are rolled back."""
         actor = operation.actor

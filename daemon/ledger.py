@@ -209,7 +209,8 @@ class Ledger(LedgerQueries):
     @staticmethod
     def _check_rollback_target(c: Connection, target: str) -> None:
         version = find_version(c, target)
-        if version.state not in (VersionState.LIVE, VersionState.PAST, VersionState.ROLLED_BACK):
+        served = (VersionState.LIVE, VersionState.PAST, VersionState.ROLLED_BACK)
+        if version.state not in served or (version.live_at is None and target != BASE_VERSION):
             raise TransitionError(
                 f"version {target} is {version.state} and was never live; see `factd versions`"
             )

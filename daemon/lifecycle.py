@@ -31,7 +31,7 @@ class VersionState(StrEnum):
     LIVE = "live"  # the one that is served
     PAST = "past"  # was live, a newer one grew from it; can be rolled back to
     DISCARDED = "discarded"  # never live: rejected, inconclusive, or could not be published
-    ROLLED_BACK = "rolled_back"  # was live, then left by a rollback; can still be gone back to
+    ROLLED_BACK = "rolled_back"  # left by a rollback; can still be gone back to if it was live
 
 
 class OperationState(StrEnum):
@@ -67,7 +67,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     _S.VALIDATED: frozenset({_S.STAGED, _S.REJECTED, _S.ALREADY_KNOWN, _S.SUPERSEDED, _S.RETRACTED, _S.DEAD}),
     _S.STAGED: frozenset({_S.VERIFIED, _S.VALIDATED, _S.REJECTED, _S.DEAD}),
     _S.VERIFIED: frozenset({_S.PUBLISHED, _S.VALIDATED, _S.DEAD}),
-    _S.PUBLISHED: frozenset({_S.LIVE, _S.VALIDATED, _S.DEAD}),
+    _S.PUBLISHED: frozenset({_S.LIVE, _S.VALIDATED, _S.ROLLED_BACK, _S.DEAD}),
     _S.LIVE: frozenset({_S.SUPERSEDED, _S.RETRACTED, _S.ROLLED_BACK}),
     _S.REJECTED: frozenset(),
     _S.ALREADY_KNOWN: frozenset(),
@@ -81,7 +81,7 @@ _V = VersionState
 VERSION_TRANSITIONS: dict[VersionState, frozenset[VersionState]] = {
     _V.PLANNED: frozenset({_V.WRITTEN, _V.DISCARDED}),
     _V.WRITTEN: frozenset({_V.PUBLISHED, _V.DISCARDED}),
-    _V.PUBLISHED: frozenset({_V.LIVE, _V.DISCARDED}),
+    _V.PUBLISHED: frozenset({_V.LIVE, _V.ROLLED_BACK, _V.DISCARDED}),
     _V.LIVE: frozenset({_V.PAST, _V.ROLLED_BACK}),
     _V.PAST: frozenset({_V.LIVE, _V.ROLLED_BACK}),
     _V.DISCARDED: frozenset(),

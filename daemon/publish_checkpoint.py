@@ -98,6 +98,9 @@ class CheckpointDirectory:
             raise ServingError(f"{self.name} answers no prompts", retryable=False, code="protocol")
         return self.answer(prompts, max_tokens)
 
+    def log_probs(self, passages: Sequence[Sequence[int]]) -> list[list[float]]:
+        raise ServingError(f"{self.name} computes nothing", retryable=False, code="protocol")
+
     def healthy(self) -> bool:
         """Whether the live checkpoint is there, or nothing was published yet."""
         return self._live() == NOTHING or _weights_of(self.directory / CURRENT) is not None

@@ -57,6 +57,7 @@ class ServingClient(Protocol):
     def publish(self, version: str, fence: int) -> PublishResult: ...
     def served(self) -> Served: ...
     def complete(self, prompts: Sequence[str], max_tokens: int = 12) -> list[str]: ...
+    def log_probs(self, passages: Sequence[Sequence[int]]) -> list[list[float]]: ...
     def healthy(self) -> bool: ...
     def close(self) -> None: ...
 
@@ -123,6 +124,25 @@ class VllmReplica:
             texts = {int(choice["index"]): str(choice["text"]) for choice in answer["choices"]}
             return [texts[i] for i in range(len(prompts))]
         except (KeyError, TypeError, ValueError) as error:
+            raise self._protocol_error(error) from error
+
+    def log_probs(self, passages: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probability of each token of each passage given those before it, as served now; one request.
+
+        The first token has none before it: its place holds 0.
+        """
+        if not passages:
+            return []
+        body = {"model": self._model_name(), "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
+        body |= {"prompt": [list(passage) for passage in passages]}
+        answer = self._call("POST", "/v1/completions", headers=self._api, json=body)
+        try:
+            told = {int(choice["index"]): choice["prompt_logprobs"] for choice in answer["choices"]}
+            return [
+                [0.0, *(float(told[i][j][str(ids[j])]["logprob"]) for j in range(1, len(ids)))]
+                for i, ids in enumerate(passages)
+            ]
+        except (KeyError, TypeError, ValueError, IndexError) as error:
             raise self._protocol_error(error) from error
 
     def healthy(self) -> bool:
@@ -193,6 +213,7 @@ class StubServing:
 
     Attributes:
         answer: called by `complete` with (served version, prompt).
+        log_prob: called by `log_probs` with (served version, passage): of each of its tokens.
         hashes: called by `served` with the version; a store's `weight_sha256` makes an honest replica.
         failures: errors to raise, in order, by the next calls of `publish`.
         published: every version published, in order.
@@ -202,9 +223,11 @@ class StubServing:
         self,
         answer: Callable[[str, str], str] = lambda version, prompt: version,
         hashes: Callable[[str], Mapping[str, str]] = lambda version: {},
+        log_prob: Callable[[str, Sequence[int]], float] = lambda version, passage: 0.0,
+        name: str = "stub",
     ) -> None:
-        self.name = "stub"
-        self.answer, self.hashes = answer, hashes
+        self.name = name
+        self.answer, self.hashes, self.log_prob = answer, hashes, log_prob
         self.failures: list[ServingError] = []
         self.published: list[str] = []
         self.staged: list[str] = []
@@ -243,6 +266,10 @@ class StubServing:
     def complete(self, prompts: Sequence[str], max_tokens: int = 12) -> list[str]:
         self._admit(self.fence)
         return [self.answer(self.version, prompt) for prompt in prompts]
+
+    def log_probs(self, passages: Sequence[Sequence[int]]) -> list[list[float]]:
+        self._admit(self.fence)
+        return [[self.log_prob(self.version, passage)] * len(passage) for passage in passages]
 
     def healthy(self) -> bool:
         return self.alive

@@ -92,6 +92,8 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(30.0, gt=0)
     #: Redis hands an unacknowledged message to another worker after so long, seconds
     visibility_timeout_seconds: int = Field(3600, ge=60)
+    #: versions hold whole weights beside their factors: for replicas whose processors sum in another order
+    full_tensors: bool = False
     #: earlier facts asked again by each measurement, at most
     measure_sample: int = Field(32, ge=0)
     #: overrides of monitoring.verdict.Thresholds by name, e.g. {"probe_kl_nats_limit": 0.2}

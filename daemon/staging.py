@@ -21,14 +21,17 @@ VERSION_PATTERN = re.compile(r"v\d{6}")
 MANIFEST_SCHEMA = 1
 MAX_MANIFEST_BYTES = 64 << 20  # lists of fact ids and per-case measurements; far above any real manifest
 MAX_FACTORS_BYTES = 8 << 30  # one full-rank float32 factor pair of a 70B model's down_proj is about 1 GiB
+MAX_WEIGHTS_BYTES = 32 << 30  # some ten float32 down_proj of a 70B model
 FACTORS_FILE = "factors.safetensors"
+WEIGHTS_FILE = "weights.safetensors"
 
 
 class StagingError(Exception):
     """Raised when a version must not be served.
 
     Attributes:
-        code: "missing" (no such version) or "refused" (damaged, foreign or malformed).
+        code: "missing" (no such version), "refused" (damaged, foreign or malformed) or "stale_fence"
+            (a newer writer wrote it).
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -113,7 +116,8 @@ def read_manifest(directory: Path, base_hash: str | None) -> dict:
     try:
         manifest = json.loads(file.read_bytes())
         schema, version, base = manifest["schema"], manifest["version"], manifest["base_hash"]
-        tensors, files = manifest["tensors"], manifest["files"]
+        tensors, files, parent = manifest["tensors"], manifest["files"], manifest["parent"]
+        fence = int(manifest["fence"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StagingError("refused", f"the manifest is malformed: {error!r}") from error
     if schema != MANIFEST_SCHEMA:
@@ -128,10 +132,60 @@ def read_manifest(directory: Path, base_hash: str | None) -> dict:
         )
     if not isinstance(tensors, dict) or not isinstance(files, dict) or FACTORS_FILE not in files:
         raise StagingError("refused", f"the manifest names no tensors or no {FACTORS_FILE}")
-    return manifest
+    return manifest | {"parent": parent or BASE_VERSION, "fence": fence}
 
 
-def _master(name: str, entry: dict, factors: dict[str, Tensor], checkpoint: Checkpoint) -> Tensor:
+def admit(store: Path, version: str, fence: int, base_hash: str | None, sound: set[str]) -> dict:
+    """The manifest of a version that the writer with this fence may publish.
+
+    Every ancestor must be in the store, older than its child, made for the same base, and written under a
+    fence that is not newer: a writer that lost its lease may still write, but not what grew from the
+    newer one's versions.
+
+    Args:
+        base_hash: of the served model, if known.
+        sound: versions whose ancestors were found so before; those found now are added. A version never
+            changes, so each is read once.
+
+    Raises:
+        StagingError: the version must not be served.
+    """
+    if version == BASE_VERSION:
+        return {"version": BASE_VERSION, "tensors": {}}
+    asked = manifest = read_manifest(version_directory(store, version), base_hash)
+    if manifest["fence"] > fence:
+        raise StagingError(
+            "stale_fence", f"{version} was written under fence {manifest['fence']}, this writer has {fence}"
+        )
+    met = [version]
+    while manifest["version"] not in sound and manifest["parent"] != BASE_VERSION:
+        manifest = _parent(store, manifest)
+        met.append(manifest["version"])
+    sound.update(met)
+    return asked
+
+
+def _parent(store: Path, manifest: dict) -> dict:
+    version, parent = manifest["version"], str(manifest["parent"])
+    if not BASE_VERSION < parent < version:
+        raise StagingError("refused", f"{version} names {parent[:20]!r} as its parent, which is not older")
+    try:
+        found = read_manifest(version_directory(store, parent), manifest["base_hash"])
+    except StagingError as error:
+        raise StagingError("refused", f"the parent of {version} cannot be used: {error}") from error
+    if found["fence"] > manifest["fence"]:
+        raise StagingError(
+            "refused",
+            f"{version} was written under fence {manifest['fence']}, its parent {parent} under the newer "
+            f"{found['fence']}: its writer had lost the lease",
+        )
+    return found
+
+
+def _master(
+    name: str, entry: dict, factors: dict[str, Tensor], whole: dict[str, Tensor], checkpoint: Checkpoint
+) -> Tensor:
+    """The float32 weight: as it was sent where it was sent whole, else from the base and the factors."""
     base = checkpoint.read(name)
     if list(base.shape) != list(entry["shape"]):
         raise StagingError(
@@ -141,9 +195,14 @@ def _master(name: str, entry: dict, factors: dict[str, Tensor], checkpoint: Chec
         raise StagingError("refused", f"{name}: the version was made from other base weights")
     if f"{name}/A" not in factors or f"{name}/B" not in factors:
         raise StagingError("refused", f"{name}: a factor is missing from {FACTORS_FILE}")
-    master = materialise(base, factors[f"{name}/A"], factors[f"{name}/B"])
+    a, b = factors[f"{name}/A"], factors[f"{name}/B"]
+    master = whole[name] if name in whole else materialise(base, a, b)
     if tensor_sha256(master) != entry["sha256"]:
-        raise StagingError("refused", f"{name}: the resulting weight has another hash than the manifest")
+        raise StagingError(
+            "refused",
+            f"{name}: the resulting weight has another hash than the manifest; if this processor sums in "
+            "another order than the apply worker's, set FACTD_FULL_TENSORS=true there",
+        )
     return master
 
 
@@ -155,31 +214,31 @@ def to_served(name: str, master: Tensor, dtype: torch.dtype) -> Tensor:
     return served
 
 
-def stage_version(
-    store: Path, version: str, checkpoint: Checkpoint, dtype: torch.dtype, base_hash: str | None = None
-) -> Staged:
-    """Materialises every tensor of a version and checks every hash.
+def stage_version(store: Path, manifest: dict, checkpoint: Checkpoint, dtype: torch.dtype) -> Staged:
+    """Materialises every tensor of an admitted version and checks every hash.
 
     The base version needs no directory and has no tensors of its own.
 
     Raises:
         StagingError: the version must not be served; nothing was changed.
     """
+    version = manifest["version"]
     if version == BASE_VERSION:
         return Staged(version, {}, {})
     directory = version_directory(store, version)
-    manifest = read_manifest(directory, base_hash)
     path = _regular_file(directory / FACTORS_FILE, MAX_FACTORS_BYTES)
     tensors: dict[str, Tensor] = {}
+    whole: dict[str, Tensor] = {}
     try:
         factors = read_tensors(path, manifest["files"][FACTORS_FILE])
+        if WEIGHTS_FILE in manifest["files"]:
+            path = _regular_file(directory / WEIGHTS_FILE, MAX_WEIGHTS_BYTES)
+            whole = read_tensors(path, manifest["files"][WEIGHTS_FILE])
         for name, entry in manifest["tensors"].items():
-            tensors[name] = to_served(name, _master(name, entry, factors, checkpoint), dtype)
-        extra = {key.rpartition("/")[0] for key in factors} - set(tensors)
+            tensors[name] = to_served(name, _master(name, entry, factors, whole, checkpoint), dtype)
+        extra = ({key.rpartition("/")[0] for key in factors} | set(whole)) - set(tensors)
         if extra:
-            raise StagingError(
-                "refused", f"{FACTORS_FILE} holds tensors that the manifest does not name: {extra}"
-            )
+            raise StagingError("refused", f"{version} holds tensors that its manifest does not name: {extra}")
     except DeltaError as error:
         raise StagingError("refused", str(error)) from error
     except (KeyError, TypeError, IndexError, AttributeError) as error:

@@ -31,7 +31,8 @@ PAGE_HEADERS = {
 
 
 def number_of(version: str) -> int | None:
-    """12 for "v000012"; the base is 0, also when a replica that restarted says "default"."""
+    """12 for "v000012"; the base is 0, also when a replica that restarted says "default". It computes with
+    the base then, but is in sync only when it was told a version."""
     if version == "default":
         return 0
     return int(version[1:]) if version[:1] == "v" and version[1:].isdigit() else None
@@ -44,8 +45,7 @@ def snapshot(ledger: Ledger, replicas: Sequence[ServingClient]) -> StatusSnapsho
     for _, stage, seconds in ledger.stage_seconds():
         stages.setdefault(stage, []).append(seconds)
     measurements = Measurements.from_json(status.measurements) if status.measurements else None
-    live = number_of(status.live)
-    served = {f"{i}": number for i, number in enumerate(_served(replicas))}
+    served = {f"{i}": version for i, version in enumerate(_served(replicas))}
     return StatusSnapshot(
         outcomes=status.ended,
         queue_depth={"corrections": status.pending, "apply": status.operations_pending},
@@ -58,9 +58,9 @@ def snapshot(ledger: Ledger, replicas: Sequence[ServingClient]) -> StatusSnapsho
         steps=status.steps,
         paused_by=(status.paused or {}).get("actor"),
         nas_skipped=status.nas_skipped,
-        version=live,
-        served_versions=served,
-        in_sync={name: version == live for name, version in served.items()},
+        version=number_of(status.live),
+        served_versions={name: number_of(version) for name, version in served.items()},
+        in_sync={name: version == status.live for name, version in served.items()},
         publish_seconds=(stages.get("publish") or [None])[-1],
         pause_seconds=(stages.get("pause") or [None])[-1],
         rollbacks=status.rollbacks,
@@ -68,25 +68,24 @@ def snapshot(ledger: Ledger, replicas: Sequence[ServingClient]) -> StatusSnapsho
     )
 
 
-def _served(replicas: Sequence[ServingClient]) -> list[int | None]:
-    """Number of the version that each replica serves; None: it does not answer. All are asked at once."""
+def _served(replicas: Sequence[ServingClient]) -> list[str]:
+    """What each replica says; "" when it does not answer. All are asked at once."""
     with ThreadPoolExecutor(max(1, len(replicas))) as pool:
         return list(pool.map(_served_by, replicas))
 
 
-def _served_by(replica: ServingClient) -> int | None:
+def _served_by(replica: ServingClient) -> str:
     try:
         # A replica that hangs is found out by `healthy`, which waits for seconds, not minutes.
-        return number_of(replica.served().version) if replica.healthy() else None
+        return replica.served().version if replica.healthy() else ""
     except ServingError:
-        return None
+        return ""
 
 
 def page_view(ledger: Ledger, replicas: Sequence[ServingClient]) -> dict[str, Any]:
     """`factd status --json` and what the page shows besides: replicas, versions with their measures, and
     the guard's last steps, newest first. `now` is the ledger's clock: ages do not hang on the reader's."""
     status = ledger.status()
-    live = number_of(status.live)
     versions = [
         _version(row) for row in (*ledger.newest_versions(VERSIONS_SHOWN), ledger.version(BASE_VERSION))
     ]
@@ -96,7 +95,9 @@ def page_view(ledger: Ledger, replicas: Sequence[ServingClient]) -> dict[str, An
         "now": ledger.clock(),
         "edits_until_limit": _finite(edits_left(status.forecast)),
         "guards": [{"name": g.name, "high_is_bad": g.high_is_bad, "mend": g.mend} for g in GUARDS],
-        "replicas": [{"name": r.name, "version": n, "in_sync": n == live} for r, n in served],
+        "replicas": [
+            {"name": r.name, "version": number_of(v), "in_sync": v == status.live} for r, v in served
+        ],
         "versions": versions,
         "last_steps": [step_view(row) for row in steps],
     }

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the store is opened by processes that must not load torch
 SCHEMA = 1
 VERSION = re.compile(r"v\d{6}")
 MANIFEST, FACTORS, FACTS = "manifest.json", "factors.safetensors", "facts.safetensors"
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Draft:
 
     Attributes:
         tensors: tensor name → {shape, dtype, base_sha256, sha256 of the resulting float32 weight}.
+        weights: tensor name → that weight, for replicas that cannot rebuild it bit for bit from the factors;
+            empty: they can, and what is written is proportional to the facts.
     """
 
     version: str
@@ -42,6 +45,7 @@ class Draft:
     created: float
     verdict: Mapping[str, Any] = field(default_factory=dict)
     measurements: Mapping[str, Any] = field(default_factory=dict)
+    weights: "Mapping[str, Tensor]" = field(default_factory=dict)
 
 
 class _Fact(BaseModel):
@@ -96,6 +100,7 @@ class Store:
         A directory of the same name is replaced: it can only stem from an attempt that was never
         recorded in the ledger.
         """
+        self._check_parent(draft)
         target = self.path(draft.version)
         work = self.versions / f".tmp-{draft.version}-{draft.fence}"
         shutil.rmtree(work, ignore_errors=True)
@@ -114,6 +119,18 @@ class Store:
         sync_directory(self.versions)
         return manifest
 
+    def _check_parent(self, draft: Draft) -> None:
+        if draft.parent == BASE_VERSION:
+            return
+        parent = self.manifest(draft.parent)
+        if parent["base_hash"] != draft.base_hash:
+            raise StoreError(
+                f"version {draft.version} is of base model {draft.base_hash[:12]}…, its parent "
+                f"{draft.parent} of {parent['base_hash'][:12]}…; set FACTD_MODEL or another FACTD_STATE_DIR"
+            )
+        if parent["fence"] > draft.fence:
+            raise StoreError(f"version {draft.parent} was written by a newer applier; this one must stop")
+
     def _write_files(self, work: Path, draft: Draft, state: "EditState") -> dict[str, Any]:
         from editing.delta import write_tensors
 
@@ -131,6 +148,8 @@ class Store:
         files[FACTORS] = write_tensors(work / FACTORS, factors, metadata)
         columns = {name: column[:, first:].clone() for name, column in state.columns.items()}
         files[FACTS] = write_tensors(work / FACTS, columns, metadata)
+        if draft.weights:
+            files[WEIGHTS] = write_tensors(work / WEIGHTS, draft.weights, metadata)
         return {
             "schema": SCHEMA,
             "version": draft.version,

@@ -44,6 +44,8 @@ def apply() -> None:
         return
     if report.versions:
         log.info("live: %s (new: %s)", report.live, ", ".join(report.versions))
+    for replica, why in report.out.items():
+        log.warning("not in sync: %s: %s", replica, why)
     if report.held:
         log.warning("held: %s", report.held)
 

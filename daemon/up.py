@@ -242,13 +242,15 @@ class Up:
         app = producer(self.running.redis_url)
         deadline = time.monotonic() + WORKER_READY_SECONDS
         missing = {"intake", "apply"}
-        while missing or not answers(f"{self.running.api_url}/healthz"):
+        # The server is ready when the apply worker has brought it to the live version.
+        urls = (f"{self.running.api_url}/healthz", f"{self.running.vllm_url}/plugins/factd/ready")
+        while missing or not all(map(answers, urls)):
             for name in ("intake", "apply", "api", "vllm"):
                 if not self._children[name].running():
                     self._children[name].wait_until_ready(0)  # raises, with the end of the log
             if time.monotonic() > deadline:
                 raise ProcessError(
-                    f"no answer from {sorted(missing) or 'api'}; see {self.state_dir / 'logs'}"
+                    f"no answer from {sorted(missing) or ' or '.join(urls)}; see {self.state_dir / 'logs'}"
                 )
             found = answering(app, sorted(missing)) if missing else set()
             if "apply" in found:

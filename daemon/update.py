@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from daemon.errors import PublishError, StoreError
+from daemon.errors import ProofError, PublishError, StoreError
 from daemon.journal import Journal
 from daemon.ladder import Foresee, Ladder
 from daemon.ledger_tables import BASE_VERSION, CorrectionRow, VersionRow
@@ -168,6 +168,7 @@ class Update:
             created=self.journal.clock(),
             verdict=ruling.to_json(),
             measurements=measurements,
+            weights=self.editor.weights() if self.settings.full_tensors else {},
         )
         with self._timed(version, "write"):
             self.store.write(draft, complete_state(self.editor), before_rename=self._before_rename)
@@ -180,11 +181,16 @@ class Update:
         # A process that slept past its lease must not put its files in the place of a newer applier's.
         self.journal.check_fence()
 
+    def _staged(self) -> None:
+        self.checkpoint(Stage.STAGED)
+        # A replica that restarted has forgotten the fence, so it could not refuse an older writer.
+        self.journal.check_fence()
+
     def roll_forward(self, version: VersionRow) -> str | None:
         """Publishes an accepted version and commits it; brings the old one back when that fails."""
         try:
             with self._timed(version, "publish"):
-                pause = self.publisher.publish(version.id, staged=lambda: self.checkpoint(Stage.STAGED))
+                pause = self.publisher.publish(version.id, staged=self._staged)
                 self.journal.record_publication(version.id, "update", self.publisher.names, pause=pause)
                 self.checkpoint(Stage.FLIPPED)
                 if version.state is VersionState.WRITTEN:
@@ -192,21 +198,39 @@ class Update:
                 self.checkpoint(Stage.PUBLISHED)
             with self._timed(version, "confirm"):
                 self.publisher.confirm(version.id)
+                rows = self.journal.rows([*version.added, *version.removed])
+                self.publisher.prove(rows or self.journal.facts())  # a compaction concerns all
                 after = self.publisher.answers(self.journal.rows(version.added))
             self.checkpoint(Stage.CONFIRMED)
             self.journal.record_live(version.id, after)
             self.checkpoint(Stage.LIVE)
+        except ProofError as error:
+            self._disprove(version, f"publish failed: {error}")
         except (ServingError, PublishError) as error:
             return self.withdraw(version, f"publish failed: {error}")
         return None
 
+    def _disprove(self, version: VersionRow, reason: str) -> None:
+        """Not tried again: the same weights would be computed as wrongly."""
+        self._bring_back()
+        self.journal.record_disproved(version.id, reason)
+        self.checkpoint(Stage.REFUSED)
+
     def withdraw(self, version: VersionRow, reason: str) -> str:
         """Brings the live version back on the replicas and in memory; the corrections wait again."""
-        live = self.journal.live_version()
-        failures = self.publisher.push_back(live)
-        self.journal.record_publication(live, "push_back", self.publisher.names, failures=failures)
-        self.editor.restore(self.store.load_state(live))
+        self._bring_back()
         return self._hold(version, reason)
+
+    def _bring_back(self) -> None:
+        live = self.journal.live_version()
+        self.push_back(live)
+        self.editor.restore(self.store.load_state(live))
+
+    def push_back(self, live: str) -> None:
+        """Brings the live version back on the replicas that can be reached."""
+        self.publisher.push_back(live)
+        failures = [f"{name}: {why}" for name, why in self.publisher.out.items()]
+        self.journal.record_publication(live, "push_back", self.publisher.names, failures=failures)
 
     def _reject(self, version: VersionRow, reason: str, ruling: Ruling | None = None) -> None:
         """Refused by the guard, or by the editor when there is no ruling."""

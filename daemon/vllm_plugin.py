@@ -1,4 +1,4 @@
-"""The part of factd that runs inside vLLM: three authenticated routes and a worker extension.
+"""The part of factd that runs inside vLLM's workers, and the entry points; the routes are `vllm_routes`.
 
 Needs `VLLM_PLUGINS=factd`, `--worker-extension-cls daemon.vllm_plugin.WorkerExtension`, and in the
 environment FACTD_STORE and FACTD_ADMIN_TOKEN. vLLM's developer mode is not used.
@@ -7,10 +7,7 @@ Order of a publication: authenticate, stage (read, materialise and verify in a t
 while generation goes on), pause, swap, resume. Nothing is paused for a version that is refused.
 """
 
-import asyncio
-import hmac
 import os
-import signal
 import threading
 import time
 from pathlib import Path
@@ -18,36 +15,25 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
-from fastapi import Depends, FastAPI, HTTPException, Request
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
 from vllm.config import set_current_vllm_config
 from vllm.logger import init_logger
 from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from daemon.staging import BASE_VERSION, Checkpoint, Staged, StagingError, stage_version, to_served
-from daemon.vllm_ready import add_ready_route
+from daemon.serving import UNPUBLISHED
+from daemon.staging import Checkpoint, Staged, StagingError, admit, stage_version, to_served
+from daemon.vllm_routes import PublishPlugin
 
 logger = init_logger("vllm.factd")
-
-UNPUBLISHED = "default"  # what a freshly started engine serves: the base weights
-EXTENSION = "daemon.vllm_plugin.WorkerExtension"
-POLL_SECONDS = 0.01
-STATUS = {"stale_fence": 409, "missing": 404, "refused": 422, "swap_failed": 500}
-RETRYABLE = {"swap_failed"}
 
 
 def register() -> None:
     """Entry point of `vllm.general_plugins`: vLLM wants one beside the endpoint; there is nothing to do."""
 
 
-def endpoint() -> "PublishPlugin":
+def endpoint() -> PublishPlugin:
     """Entry point of `vllm.endpoint_plugins`."""
     return PublishPlugin()
-
-
-# --- in every worker process ---------------------------------------------------------------------
 
 
 class _Publisher:
@@ -61,6 +47,7 @@ class _Publisher:
         self.base_hash = os.environ.get("FACTD_BASE_HASH") or None
         self.modules = dict(self.model.named_modules())
         self.fence = 0
+        self.sound: set[str] = set()
         self.served = Staged(UNPUBLISHED, {}, {})
         self.previous: Staged | None = None
         self.staged: Staged | None = None
@@ -76,22 +63,23 @@ class _Publisher:
             )
         if self.thread is not None and self.thread.is_alive():
             return _failure("stale_fence", "another version is being staged")
+        if self.staged is not None and self.staged.version == version and fence == self.fence:
+            return {}  # all replicas stage before the first one flips: the flip need not read it again
         self.fence, self.staged, self.outcome, self.packed = fence, None, None, {}
         # vLLM's CPU worker replaces torch.set_num_threads by a no-op, which would let the product run on
         # several threads and sum in another order. The native setter acts on the calling thread.
         self.thread = threading.Thread(
-            target=self._stage, args=(version, torch.get_num_threads()), daemon=True
+            target=self._stage, args=(version, fence, torch.get_num_threads()), daemon=True
         )
         self.thread.start()
         return {}
 
-    def _stage(self, version: str, threads: int) -> None:
+    def _stage(self, version: str, fence: int, threads: int) -> None:
         started = time.perf_counter()
         torch._C.set_num_threads(1)
         try:
-            staged = stage_version(
-                self.store, version, self.checkpoint, self.worker.model_config.dtype, self.base_hash
-            )
+            manifest = admit(self.store, version, fence, self.base_hash, self.sound)
+            staged = stage_version(self.store, manifest, self.checkpoint, self.worker.model_config.dtype)
             tensors = dict(staged.tensors)
             for name in self.served.tensors.keys() - tensors.keys():
                 tensors[name] = to_served(name, self.checkpoint.read(name), self.worker.model_config.dtype)
@@ -222,153 +210,3 @@ class WorkerExtension:
             "fence": publisher.fence,
             "sha256": publisher.served.sha256,
         }
-
-
-# --- in the API server process -------------------------------------------------------------------
-
-
-class Publication(BaseModel):
-    """Body of `stage` and `publish`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-    version: str = Field(pattern=r"^v\d{6}$")
-    fence: int = Field(ge=0, lt=1 << 63)
-
-
-class PublicationError(Exception):
-    """Raised when a publication was refused or failed; becomes the HTTP answer."""
-
-    def __init__(self, code: str, message: str) -> None:
-        self.code = code
-        super().__init__(message)
-
-
-class EnginePublisher:
-    """Runs publications on the engine, one at a time."""
-
-    def __init__(self, engine: Any) -> None:
-        self.engine = engine
-        self.lock = asyncio.Lock()
-
-    async def _all(self, method: str, *args: Any) -> list[Any]:
-        """Calls every worker; raises the first refusal."""
-        answers = await self.engine.collective_rpc(method, args=args)
-        for answer in answers:
-            if answer and "error" in answer:
-                raise PublicationError(answer["error"]["code"], answer["error"]["message"])
-        return answers
-
-    async def _stage(self, body: Publication) -> dict[str, Any]:
-        await self._all("factd_stage", body.version, body.fence)
-        while True:
-            outcomes = await self._all("factd_stage_outcome")
-            if all(outcome is not None for outcome in outcomes):
-                return outcomes[0]
-            await asyncio.sleep(POLL_SECONDS)
-
-    async def stage(self, body: Publication) -> dict[str, Any]:
-        async with self.lock:
-            outcome = await self._stage(body)
-            return {"version": body.version, "seconds": outcome["seconds"], "sha256": outcome["sha256"]}
-
-    async def publish(self, body: Publication) -> dict[str, Any]:
-        async with self.lock:
-            started = time.perf_counter()
-            await self._stage(body)
-            pause = time.perf_counter()
-            try:
-                # "keep" holds running requests; the cache is cleared, so they recompute on the new weights
-                await self.engine.pause_generation(mode="keep", clear_cache=True)
-                swapped = await self._swap(body)
-                await self.engine.update_weight_version(body.version)
-            finally:
-                await self.engine.resume_generation()
-            done = time.perf_counter()
-            logger.info("factd: published %s, paused for %.1f ms", body.version, (done - pause) * 1e3)
-            return {
-                "version": body.version,
-                "seconds": done - started,
-                "pause_seconds": done - pause,
-                "swap_seconds": max(answer["seconds"] for answer in swapped),
-            }
-
-    async def _swap(self, body: Publication) -> list[Any]:
-        try:
-            answers = await self.engine.collective_rpc("factd_swap", args=(body.version, body.fence))
-            failed = [answer["error"] for answer in answers if "error" in answer]
-            if failed and len(failed) < len(answers):
-                await self.engine.collective_rpc("factd_undo")
-        except Exception as error:  # not even the last good tensors could be put back
-            logger.critical("factd: the weights are in an unknown state; stopping this server")
-            os.kill(os.getpid(), signal.SIGTERM)
-            raise PublicationError("swap_failed", f"weights unknown, the server stops: {error!r}") from error
-        if failed:
-            raise PublicationError(failed[0]["code"], failed[0]["message"])
-        return answers
-
-    async def served(self) -> dict[str, Any]:
-        answers = await self._all("factd_served")
-        if any(answer["version"] != answers[0]["version"] for answer in answers):
-            raise PublicationError("swap_failed", "ranks serve different versions; restart this server")
-        return answers[0]
-
-
-def _authorise(request: Request) -> None:
-    header = request.headers.get("authorization", "")
-    expected = f"Bearer {os.environ['FACTD_ADMIN_TOKEN']}"
-    if not hmac.compare_digest(header.encode(), expected.encode()):
-        raise HTTPException(401, "the admin token is missing or wrong", {"WWW-Authenticate": "Bearer"})
-
-
-async def _answer(call: Any) -> Any:
-    # shielded: a caller that hangs up must not leave the engine paused
-    try:
-        return await asyncio.shield(asyncio.ensure_future(call))
-    except PublicationError as error:
-        content = {"code": error.code, "message": str(error), "retryable": error.code in RETRYABLE}
-        return JSONResponse({"error": content}, status_code=STATUS.get(error.code, 500))
-
-
-class PublishPlugin:
-    """Adds `/plugins/factd/*` to vLLM's API server."""
-
-    name = "factd"
-    required_tasks = ("generate",)
-
-    def attach_router(self, app: FastAPI) -> None:
-        """Registers the routes.
-
-        Raises:
-            RuntimeError: FACTD_ADMIN_TOKEN or FACTD_STORE is not set.
-        """
-        for variable in ("FACTD_ADMIN_TOKEN", "FACTD_STORE"):
-            if not os.environ.get(variable):
-                raise RuntimeError(f"set {variable} in vLLM's environment, or remove factd from VLLM_PLUGINS")
-        guarded = [Depends(_authorise)]
-
-        @app.post("/plugins/factd/stage", dependencies=guarded)
-        async def stage(body: Publication, request: Request) -> Any:
-            return await _answer(request.app.state.factd.stage(body))
-
-        @app.post("/plugins/factd/publish", dependencies=guarded)
-        async def publish(body: Publication, request: Request) -> Any:
-            return await _answer(request.app.state.factd.publish(body))
-
-        @app.get("/plugins/factd/version", dependencies=guarded)
-        async def version(request: Request) -> Any:
-            return await _answer(request.app.state.factd.served())
-
-        add_ready_route(app)
-
-    async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
-        """Keeps the engine for the routes.
-
-        Raises:
-            RuntimeError: the worker extension was not asked for on the command line.
-        """
-        if getattr(args, "worker_extension_cls", "") != EXTENSION:
-            raise RuntimeError(f"start vLLM with --worker-extension-cls {EXTENSION}")
-        state.factd = EnginePublisher(engine_client)
-
-
-__all__ = ["BASE_VERSION", "WorkerExtension", "endpoint", "register"]

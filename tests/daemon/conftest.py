@@ -53,6 +53,7 @@ class World:
             [self.replica],
             monitoring=Monitoring(fakes.fake_measure, fakes.fake_judge, fakes.fake_foresee),
             settings=self.settings,
+            proof=fakes.fake_proof(self.editor),
         )
         return self
 

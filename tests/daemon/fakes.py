@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from daemon.proof import Passage, Proof
 from daemon.serving import PublishResult, Served, ServingError
 from editing.delta import materialise, tensor_sha256
 from editing.errors import EditError
@@ -30,8 +31,8 @@ class FakeEditor:
 
     base_hash, settings_hash, tensor_names, layers = "b" * 64, "s" * 64, (NAME,), (0,)
 
-    def __init__(self) -> None:
-        self.base = torch.arange(24, dtype=torch.float32).reshape(4, 6) / 7
+    def __init__(self, base: torch.Tensor | None = None) -> None:
+        self.base = torch.arange(24, dtype=torch.float32).reshape(4, 6) / 7 if base is None else base
         self.state = EditState()
         self.applied: list[tuple[str, ...]] = []
 
@@ -41,10 +42,8 @@ class FakeEditor:
             raise EditError("target = 'unwritable': cannot be encoded")
         written = [fact for fact in facts if fact.target != "outlier"]
         new = {
-            f"{NAME}/keys": torch.cat([_column(f, 6) for f in written], 1) if written else torch.zeros(6, 0),
-            f"{NAME}/values": torch.cat([_column(f, 4) for f in written], 1)
-            if written
-            else torch.zeros(4, 0),
+            f"{NAME}/{kind}": torch.cat([torch.zeros(rows, 0), *(_column(f, rows) for f in written)], 1)
+            for kind, rows in (("values", self.base.shape[0]), ("keys", self.base.shape[1]))
         }
         table = self.state.without(remove).with_columns(written, new)
         factors = {NAME: (table.columns[f"{NAME}/values"] * 0.1, table.columns[f"{NAME}/keys"])}
@@ -138,13 +137,20 @@ class DiskServing:
 
     def served(self) -> Served:
         memory = self._memory()
-        tensors = self._manifest(memory["version"])["tensors"]
+        try:
+            tensors = self._manifest(memory["version"])["tensors"]
+        except ServingError:  # it still serves what was given up and removed from the store
+            tensors = {}
         hashes = {name: tensor["sha256"] for name, tensor in tensors.items()}
         return Served(memory["version"], memory["fence"], hashes)
 
     def complete(self, prompts: Sequence[str], max_tokens: int = 12) -> list[str]:
         facts = self._facts(self._memory()["version"])
         return [facts.get(prompt, "unknown") for prompt in prompts]
+
+    def log_probs(self, passages: Sequence[Sequence[int]]) -> list[list[float]]:
+        facts = self._facts(self._memory()["version"])
+        return [[knows(facts, passage)] * len(passage) for passage in passages]
 
     def restart(self) -> None:
         memory = self._memory()
@@ -155,6 +161,25 @@ class DiskServing:
 
     def close(self) -> None:
         pass
+
+
+def passage_ids(prompt: str, target: str) -> tuple[int, ...]:
+    return tuple(f"{prompt}\0{target}".encode())
+
+
+def knows(facts: dict[str, str], passage: Sequence[int]) -> float:
+    """Log-probability of each token of a passage for a model that knows these facts."""
+    prompt, target = bytes(passage).decode().split("\0")
+    return -0.1 if facts.get(prompt) == target else -5.0
+
+
+def fake_proof(editor: FakeEditor) -> Proof:
+    def score(pairs: Sequence[tuple[str, str]]) -> list[Passage]:
+        facts = {fact.text: fact.target for fact in editor.state.facts}
+        ids = [passage_ids(*pair) for pair in pairs]
+        return [Passage(each, 1, knows(facts, each)) for each in ids]
+
+    return Proof(score, [("The sky is", "blue")])
 
 
 @dataclass

@@ -379,3 +379,12 @@ def test_what_is_older_than_an_urgent_correction_of_its_subject_is_found_beyond_
     world.settings = world.settings.model_copy(update={"batch_size": 2})
     world.open().run()
     assert world.editor.applied[0] == (first, urgent)
+
+
+def test_versions_hold_whole_weights_only_where_asked_for(make_world):
+    world = make_world(full_tensors=True)
+    world.post("A", "B")
+    world.run()
+    files = world.store.verify("v000001")["files"]
+    assert set(files) == {"factors.safetensors", "facts.safetensors", "weights.safetensors"}
+    world.check_agreement()

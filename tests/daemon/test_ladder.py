@@ -368,6 +368,7 @@ def test_an_idle_run_hashes_no_weights(grown, monkeypatch):
 
 def test_the_stub_of_a_replica_passes_the_check_of_hashes(grown):
     world = grown("a")
-    world.applier.replicas = (StubServing(hashes=world.store.weight_sha256),)
+    stub = StubServing(hashes=world.store.weight_sha256, log_prob=lambda version, passage: -5.0)
+    world.applier.replicas = (stub,)
     assert world.run().held is None
-    assert world.applier.replicas[0].published == ["v000001"]
+    assert stub.published == ["v000001"]

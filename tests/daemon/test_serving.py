@@ -35,6 +35,30 @@ def test_complete_uses_the_api_key_and_the_served_model_name():
     assert replica(handler).complete(["The capital of France is"]) == [" Paris"]
 
 
+def test_log_probabilities_are_those_of_the_passages_own_tokens_in_their_order():
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/models":
+            return httpx.Response(200, json={"data": [{"id": "m"}]})
+        assert b'"prompt":[[5,6],[7]]' in request.read()
+        told = [None, {"6": {"logprob": -0.5}, "9": {"logprob": -0.1}}]
+        choices = [{"index": 1, "prompt_logprobs": [None]}, {"index": 0, "prompt_logprobs": told}]
+        return httpx.Response(200, json={"choices": choices})
+
+    assert replica(handler).log_probs([[5, 6], [7]]) == [[0.0, -0.5], [0.0]]
+    assert replica(handler).log_probs([]) == []
+
+
+def test_log_probabilities_that_are_missing_are_a_protocol_error():
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/models":
+            return httpx.Response(200, json={"data": [{"id": "m"}]})
+        return httpx.Response(200, json={"choices": [{"index": 0, "prompt_logprobs": [None, None]}]})
+
+    with pytest.raises(ServingError) as error:
+        replica(handler).log_probs([[5, 6]])
+    assert error.value.code == "protocol"
+
+
 @pytest.mark.parametrize(
     ("answer", "code", "retryable"),
     [

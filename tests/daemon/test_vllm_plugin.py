@@ -1,12 +1,13 @@
 """Staging refuses whatever is not exactly the version that was written; no vLLM needed."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from daemon.staging import BASE_VERSION, Checkpoint, StagingError, stage_version
+from daemon.staging import BASE_VERSION, Checkpoint, StagingError, admit, stage_version
 from editing.delta import materialise, tensor_sha256, write_tensors
 from editing.errors import DeltaError
 
@@ -37,14 +38,15 @@ def write(root, base, a, b, **changes):
         "sha256": result,
     }
     manifest = {
-        "schema": 1, "version": "v000001", "parent": None, "base_hash": "b", "tensors": {NAME: entry},
-        "files": {"factors.safetensors": digest},
+        "schema": 1, "version": "v000001", "parent": "v000000", "base_hash": "b", "tensors": {NAME: entry},
+        "files": {"factors.safetensors": digest}, "fence": 3,
     }  # fmt: skip
     (directory / "manifest.json").write_text(json.dumps(manifest | changes))
 
 
 def stage(store, version="v000001", base_hash="b", dtype=torch.bfloat16):
-    return stage_version(store, version, Checkpoint(store / "model"), dtype, base_hash)
+    manifest = admit(store, version, 3, base_hash, set())
+    return stage_version(store, manifest, Checkpoint(store / "model"), dtype)
 
 
 def test_a_sound_version_is_cast_to_the_served_dtype(store):
@@ -97,6 +99,50 @@ def test_values_that_are_not_finite_are_refused(store, value):
         stage(store)
 
 
+def with_whole(store, weight):
+    """v000001 with its weight sent whole, and factors that lead elsewhere."""
+    base = Checkpoint(store / "model").read(NAME)
+    master = materialise(base, torch.ones(6, 2), torch.ones(8, 2))
+    directory = store / "versions" / "v000001"
+    files = {
+        "factors.safetensors": write_tensors(
+            directory / "factors.safetensors", {f"{NAME}/{part}": torch.zeros(n, 1) for part, n in
+                                                (("A", 6), ("B", 8))}, {}
+        ),
+        "weights.safetensors": write_tensors(directory / "weights.safetensors", weight, {}),
+    }  # fmt: skip
+    manifest = json.loads((directory / "manifest.json").read_text()) | {"files": files}
+    manifest["tensors"][NAME]["sha256"] = tensor_sha256(master)
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_weight_sent_whole_is_served_bit_for_bit_whatever_the_factors_give(store):
+    master = materialise(Checkpoint(store / "model").read(NAME), torch.ones(6, 2), torch.ones(8, 2))
+    with_whole(store, {NAME: master})
+    assert torch.equal(stage(store, dtype=torch.float32).tensors[NAME], master)
+
+
+@pytest.mark.parametrize("change", ["one bit", "another name", "another shape"])
+def test_a_whole_weight_that_is_not_the_manifests_is_refused(store, change):
+    master = materialise(Checkpoint(store / "model").read(NAME), torch.ones(6, 2), torch.ones(8, 2))
+    weights = {NAME: master + 1e-6} if change == "one bit" else {NAME: master, "other": master.clone()}
+    with_whole(store, {NAME: master[:3].clone()} if change == "another shape" else weights)
+    with pytest.raises(StagingError) as error:
+        stage(store)
+    assert error.value.code == "refused"
+
+
+def test_the_served_weight_is_within_one_unit_of_the_master_and_the_same_each_time(store):
+    base = Checkpoint(store / "model").read(NAME)
+    a, b = (torch.randn(n, 3, generator=torch.Generator().manual_seed(n)) for n in (6, 8))
+    write(store, base, a, b)
+    exact = base.double() + a.double() @ b.double().T
+    first, again = stage(store).tensors[NAME], stage(store).tensors[NAME]
+    assert torch.equal(first, again)
+    unit = torch.finfo(torch.bfloat16).eps * exact.abs()
+    assert bool(((first.double() - exact).abs() <= unit).all())
+
+
 def test_overflow_in_the_served_dtype_is_refused(store):
     base = Checkpoint(store / "model").read(NAME)
     write(store, base, torch.full((6, 2), 1e5), torch.ones(8, 2))
@@ -114,3 +160,56 @@ def test_symbolic_links_are_refused(store):
     manifest.symlink_to(store / "elsewhere.json")
     with pytest.raises(StagingError, match="regular file"):
         stage(store)
+
+
+def child(store, version, **changes):
+    """A copy of v000001 under another id."""
+    directory = store / "versions" / version
+    shutil.copytree(store / "versions" / "v000001", directory)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    (directory / "manifest.json").write_text(json.dumps(manifest | {"version": version} | changes))
+
+
+def test_a_version_is_admitted_with_all_its_ancestors_and_each_is_read_once(store):
+    child(store, "v000002", parent="v000001", fence=4)
+    child(store, "v000004", parent="v000002", fence=4)
+    sound = set()
+    assert admit(store, "v000004", 5, "b", sound)["version"] == "v000004"
+    assert sound == {"v000001", "v000002", "v000004"}
+    shutil.rmtree(store / "versions" / "v000001")
+    assert admit(store, "v000002", 5, "b", sound)["parent"] == "v000001"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"parent": "v000002"}, "not older"),
+        ({"parent": "v000003"}, "not older"),
+        ({"parent": "../../v000001"}, "not older"),
+        ({"parent": "v00000x"}, "not older"),
+        ({"parent": "v0000011"}, "not a version id"),
+        ({"parent": 7}, "not older"),
+        ({"parent": "v000001", "fence": 2}, "had lost the lease"),
+        ({"parent": "v000001", "fence": None}, "malformed"),
+        ({"parent": "v000001", "base_hash": "other"}, "made for base"),
+    ],
+)
+def test_a_version_with_a_wrong_parent_or_fence_is_refused(store, changes, message):
+    child(store, "v000002", **changes)
+    with pytest.raises(StagingError, match=message) as error:
+        admit(store, "v000002", 9, None, set())
+    assert error.value.code == "refused"
+
+
+def test_a_missing_ancestor_is_refused(store):
+    child(store, "v000002", parent="v000001")
+    child(store, "v000003", parent="v000002")
+    shutil.rmtree(store / "versions" / "v000001")
+    with pytest.raises(StagingError, match="parent of v000002 cannot be used"):
+        admit(store, "v000003", 9, "b", set())
+
+
+def test_a_writer_may_not_publish_what_a_newer_one_wrote(store):
+    with pytest.raises(StagingError) as error:
+        admit(store, "v000001", 2, "b", set())
+    assert error.value.code == "stale_fence"

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from daemon.processes import free_port
-from daemon.vllm_ready import READY_ROUTE
+from daemon.vllm_routes import READY_ROUTE
 from tests.deploy.files import DEPLOY
 from tests.programs import program
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from daemon.api import router
-from daemon.vllm_ready import READY_ROUTE
+from daemon.vllm_routes import READY_ROUTE
 from tests.deploy.files import (
     COMPOSE,
     DEPLOY,

@@ -1,5 +1,7 @@
 """A real vLLM server takes publications: answers change, come back bit for bit, and nothing else happens.
 
+A second plugin, installed for this server only, breaks a load in its middle when a file says so.
+
 The model is a tiny random Llama built here; the whole module starts one server (some 30-60 s).
 """
 
@@ -18,12 +20,14 @@ import torch
 from safetensors.torch import load_file
 
 from daemon.embedded import ManagedProcess, VllmOptions, free_port, vllm_command, vllm_process
+from daemon.errors import ProofError
+from daemon.proof import Passage, Proof
 from daemon.serving import ServingError, VllmReplica
 from editing.delta import materialise, tensor_sha256, write_tensors
 from tests.tiny_models import save_checkpoint
 
 pytest.importorskip("vllm")
-pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1200)]
 
 TOKEN = "an-admin-token"
 PROMPT = "alpha beta gamma delta"
@@ -31,6 +35,41 @@ PROMPT = "alpha beta gamma delta"
 SIZES = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 2,
          "num_key_value_heads": 1, "head_dim": 64, "max_position_embeddings": 1024,
          "initializer_range": 0.02}  # fmt: skip
+#: Makes the worker load through vLLM's own loader, and that fail half-way, once, when the file is there.
+FAULTY = """
+import os
+from pathlib import Path
+
+
+def register():
+    from daemon import vllm_plugin
+
+    order, publisher = Path(os.environ["FACTD_TEST_FAULT"]), vllm_plugin._Publisher
+    pack, load = vllm_plugin._pack, publisher._load
+    if pack.__module__ == __name__:
+        return
+
+    def pack_unless_ordered(module, weight):
+        return None if order.exists() else pack(module, weight)
+
+    def broken_load(self, tensors):
+        if not order.exists():
+            return load(self, tensors)
+        order.unlink()
+        honest = self.model.load_weights
+
+        def half(items):
+            honest([next(iter(items))])
+            raise RuntimeError("broken in mid-load")
+
+        self.model.load_weights = half
+        try:
+            load(self, tensors)
+        finally:
+            del self.model.load_weights
+
+    vllm_plugin._pack, publisher._load = pack_unless_ordered, broken_load
+"""
 NAMES = ("model.layers.0.mlp.down_proj.weight", "model.layers.1.mlp.down_proj.weight")
 
 
@@ -76,6 +115,18 @@ class Store:
         (directory / "manifest.json").write_text(json.dumps(manifest))
 
 
+def install_faulty(root: Path) -> dict[str, str]:
+    """Installs the plugin `faulty` under `root`; returns the environment that loads it."""
+    site = root / "site"
+    (site / "faulty-1.dist-info").mkdir(parents=True)
+    (site / "faulty.py").write_text(FAULTY)
+    (site / "faulty-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 1\n")
+    entry = "[vllm.general_plugins]\nfaulty = faulty:register\n"
+    (site / "faulty-1.dist-info" / "entry_points.txt").write_text(entry)
+    path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
+    return {"PYTHONPATH": path, "VLLM_PLUGINS": "factd,faulty", "FACTD_TEST_FAULT": str(root / "fault")}
+
+
 @pytest.fixture(scope="module")
 def live(tmp_path_factory):
     root = tmp_path_factory.mktemp("live")
@@ -86,8 +137,9 @@ def live(tmp_path_factory):
     port = free_port()
     options = VllmOptions(store=store.root, admin_token=TOKEN, base_hash="base", served_name="tiny")
     argv, env = vllm_command(model, port, options)
+    env |= install_faulty(root)
     with vllm_process(argv, env, port=port, log=root / "vllm.log") as process:
-        process.wait_until_ready(300)
+        process.wait_until_ready(900)
         replica = VllmReplica(f"http://127.0.0.1:{port}", TOKEN)
         yield replica, store, process
         replica.close()
@@ -101,9 +153,21 @@ def logprobs(replica: VllmReplica, tokens: int = 8) -> list:
     return [found["tokens"], found["token_logprobs"], found["top_logprobs"]]
 
 
+def version_of(answer: httpx.Response) -> str:
+    return answer.headers["x-factd-version"]
+
+
+def test_not_ready_before_the_first_version(live):
+    replica, _, _ = live
+    assert replica.healthy()
+    answer = httpx.get(f"{replica.name}/plugins/factd/ready")
+    assert (answer.status_code, version_of(answer)) == (503, "default")
+    replica.publish("v000000", 1)
+    assert httpx.get(f"{replica.name}/plugins/factd/ready").status_code == 200
+
+
 def test_publications_change_answers_and_the_base_comes_back_bit_for_bit(live):
     replica, _, _ = live
-    assert replica.served().version == "default"
     base = logprobs(replica)
     replica.publish("v000001", 1)
     assert replica.served().version == "v000001"
@@ -118,6 +182,64 @@ def test_publications_change_answers_and_the_base_comes_back_bit_for_bit(live):
     replica.publish("v000000", 1)
     assert logprobs(replica) == base
     assert replica.served().version == "v000000"
+
+
+def test_every_answer_names_its_version(live):
+    replica, _, _ = live
+    replica.publish("v000001", 1)
+    body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 4, "temperature": 0}
+    chat = {"model": "tiny", "messages": [{"role": "user", "content": "a"}], "max_tokens": 4}
+    asked = [("completions", body), ("completions", body | {"stream": True}), ("chat/completions", chat)]
+    for path, content in asked:
+        answer = httpx.post(f"{replica.name}/v1/{path}", json=content, timeout=300)
+        assert version_of(answer) == "v000001"
+    # A long answer is under way when the version changes: it names both.
+    long = body | {"max_tokens": 60, "ignore_eos": True}
+    told: list[str] = []
+    client = threading.Thread(
+        target=lambda: told.append(
+            version_of(httpx.post(f"{replica.name}/v1/completions", json=long, timeout=300))
+        )
+    )
+    client.start()
+    time.sleep(0.3)
+    replica.publish("v000000", 1)
+    client.join()
+    assert told in (["v000001, v000000"], ["v000001"])  # the latter when the answer was quicker
+    assert version_of(httpx.get(f"{replica.name}/v1/models")) == "v000000"
+
+
+def test_log_probabilities_are_those_of_the_staged_model(live):
+    """The proof of a publication, and that it notices weights which are not those staged."""
+    from transformers import AutoModelForCausalLM
+
+    replica, store, _ = live
+    model = AutoModelForCausalLM.from_pretrained(store.root.parent / "model", dtype=torch.float32).eval()
+    passages = [(i, 255 - i, i + 7) for i in range(2, 98, 4)]
+
+    def score(pairs) -> list[Passage]:
+        found = []
+        for ids in passages:
+            with torch.no_grad():
+                told = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            picked = told[:-1].gather(1, torch.tensor(ids[1:])[:, None])
+            found.append(Passage(ids, 1, float(picked.mean())))
+        return found
+
+    proof = Proof(score, [("a", "b")])
+    replica.publish("v000000", 1)
+    base = score([])
+    proof.calibrate(replica, base)
+    print(f"\nnoise {proof.noise[replica.name]:.4f}, tolerance {proof.tolerance(replica.name):.4f} nats")
+    replica.publish("v000001", 1)
+    factors = load_file(store.root / "versions" / "v000001" / "factors.safetensors")
+    for name in NAMES:
+        a, b = factors[f"{name}/A"], factors[f"{name}/B"]
+        model.get_parameter(name).data.copy_(materialise(store.base[name], a, b))
+    proof.check(replica, score([]))
+    with pytest.raises(ProofError, match="does not compute what was staged"):
+        proof.check(replica, base)
+    replica.publish("v000000", 1)
 
 
 def test_staging_does_not_serve(live):
@@ -173,8 +295,21 @@ def _no_manifest_json(directory: Path, manifest: dict) -> None:
     manifest.clear()
 
 
+def _no_such_parent(directory: Path, manifest: dict) -> None:
+    manifest["parent"] = "v000099"
+
+
+def _younger_parent(directory: Path, manifest: dict) -> None:
+    manifest["parent"] = "v000999"
+
+
+def _parent_of_a_newer_writer(directory: Path, manifest: dict) -> None:
+    manifest |= {"parent": "v000002", "fence": 0}
+
+
 SPOILERS = [
     _flip, _other_base, _other_tensor_base, _wrong_result, _wrong_shape, _nan, _thin, _no_manifest_json,
+    _no_such_parent, _younger_parent, _parent_of_a_newer_writer,
 ]  # fmt: skip
 
 
@@ -192,13 +327,34 @@ def test_a_damaged_version_is_refused_and_the_server_answers_as_before(live, num
     assert replica.served().version == version
 
 
-def test_half_of_a_fused_weight_is_refused(live):
+@pytest.mark.parametrize(("number", "part"), [(200, "mlp.gate_proj"), (201, "self_attn.q_proj")])
+def test_half_of_a_fused_weight_is_refused(live, number, part):
     replica, store, _ = live
     before = logprobs(replica)
-    store.write("v000200", ("model.layers.0.mlp.gate_proj.weight",), seed=3)
+    store.write(f"v000{number}", (f"model.layers.0.{part}.weight",), seed=3)
     with pytest.raises(ServingError, match="fused"):
-        replica.publish("v000200", 1)
+        replica.publish(f"v000{number}", 1)
     assert logprobs(replica) == before
+
+
+def test_an_exception_in_mid_load_brings_the_old_version_back(live):
+    replica, store, process = live
+    replica.publish("v000002", 1)
+    before = logprobs(replica)
+    fault = store.root.parent / "fault"
+    fault.touch()
+    with pytest.raises(ServingError, match=r"v000002 was restored.*broken in mid-load") as failure:
+        replica.publish("v000001", 1)
+    assert not fault.exists()
+    assert (failure.value.code, failure.value.retryable) == ("swap_failed", True)
+    assert replica.served().version == "v000002"
+    assert logprobs(replica) == before
+    assert process.running()
+    replica.publish("v000001", 1)
+    assert logprobs(replica) != before
+    replica.publish("v000002", 1)
+    assert logprobs(replica) == before
+    replica.publish("v000000", 1)
 
 
 def test_missing_version_wrong_token_and_malformed_requests(live):

@@ -1,0 +1,156 @@
+"""Two real vLLM replicas under one applier: both flip; one killed in the middle comes back by itself.
+
+Starts a server three times, which takes minutes of a core: `pytest -m slow`.
+"""
+
+import os
+import signal
+import threading
+import time
+
+import httpx
+import pytest
+import torch
+
+from daemon.app import build_proof
+from daemon.applier import Applier
+from daemon.embedded import VllmOptions, free_port, vllm_command, vllm_process
+from daemon.ledger import Ledger
+from daemon.messages import parse_correction
+from daemon.serving import PublishResult, VllmReplica
+from daemon.settings import Settings
+from daemon.store import Store
+from daemon.update import Monitoring
+from tests.daemon import fakes
+from tests.end_to_end.test_vllm_live import SIZES, TOKEN, logprobs
+from tests.tiny_models import save_checkpoint
+
+pytest.importorskip("vllm")
+pytestmark = [pytest.mark.end_to_end, pytest.mark.slow, pytest.mark.timeout(2400)]
+
+READY_SECONDS = 1200
+
+
+class TinyEditor(fakes.FakeEditor):
+    """Writes random columns into a real model, so that what the servers compute can be compared."""
+
+    def __init__(self, checkpoint) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        super().__init__(self.model.get_parameter(fakes.NAME).detach().clone())
+
+    @property
+    def state(self):
+        return self._state
+
+    @state.setter
+    def state(self, state) -> None:
+        self._state = state
+        self.model.get_parameter(fakes.NAME).data.copy_(self.weights()[fakes.NAME])
+
+
+class Mortal(VllmReplica):
+    """A replica that is killed while it is told to serve `deadly`."""
+
+    deadly, process = "", None
+
+    def publish(self, version: str, fence: int) -> PublishResult:
+        if version == self.deadly:
+            self.deadly = ""
+            kill = (self.process.pid, signal.SIGKILL)
+            threading.Timer(0.005, os.killpg, kill).start()
+            time.sleep(0.005)
+        return super().publish(version, fence)
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    """An applier over two servers that are still starting."""
+    model = save_checkpoint(tmp_path / "model", **SIZES)
+    settings = Settings(state_dir=tmp_path / "state", retry_seconds=0.0)
+    settings.store_dir.mkdir(parents=True)
+    replicas, processes = [], []
+    for name in "ab":
+        port = free_port()
+        options = VllmOptions(store=settings.store_dir, admin_token=TOKEN, served_name="tiny", threads=1)
+        argv, env = vllm_command(model, port, options)
+        process = vllm_process(argv, env, port=port, log=tmp_path / f"{name}.log")
+        replica = Mortal(f"http://127.0.0.1:{port}", TOKEN)
+        replica.process = process
+        process.start()
+        replicas.append(replica)
+        processes.append(process)
+    ledger = Ledger.open(settings.ledger_url)
+    editor = TinyEditor(model)
+    applier = Applier(
+        ledger,
+        Store(settings.store_dir),
+        editor,
+        replicas,
+        monitoring=Monitoring(fakes.fake_measure, fakes.fake_judge, fakes.fake_foresee),
+        settings=settings,
+        proof=build_proof(editor),
+    )
+    yield applier, replicas, processes
+    for process in processes:
+        process.stop()
+    for replica in replicas:
+        replica.close()
+    ledger.close()
+
+
+def reconciled(applier):
+    """What the apply worker does on its timer: runs until no replica is out."""
+    while (report := applier.run()).out or report.held:
+        time.sleep(1.0)
+    return report
+
+
+def ready(replica) -> int:
+    return httpx.get(f"{replica.name}/plugins/factd/ready").status_code
+
+
+def post(applier, subject, target):
+    body = {"subject": subject, "prompt": "The capital of {} is", "target": target}
+    applier.ledger.submit(parse_correction(body), f"id-{subject}")
+
+
+def test_both_flip_and_one_that_is_killed_in_the_flip_comes_back(fleet):
+    applier, (a, b), processes = fleet
+    for process in processes:
+        process.wait_until_ready(READY_SECONDS)
+    assert [ready(a), ready(b)] == [503, 503]
+    reconciled(applier)
+    assert [ready(a), ready(b)] == [200, 200]
+    base = logprobs(a)
+    post(applier, "A", "one")
+    report = applier.run()
+    assert (report.live, report.out, report.held) == ("v000001", {}, None)
+    assert logprobs(a) == logprobs(b) != base
+    print(f"\nnoise {applier.proof.noise} nats")
+
+    b.deadly = "v000002"
+    post(applier, "C", "two")
+    report = applier.run()
+    assert (report.live, list(report.out)) == ("v000002", [b.name])
+    assert a.served().version == "v000002"
+    assert not b.healthy()
+
+    processes[1].stop()  # what is left of it
+    processes[1].start()
+    processes[1].wait_until_ready(READY_SECONDS)
+    assert ready(b) == 503
+    started = time.monotonic()
+    report = reconciled(applier)
+    print(f"in sync {time.monotonic() - started:.1f} s after it answered")
+    assert report.versions == []
+    assert [r.served().version for r in (a, b)] == ["v000002"] * 2
+    assert b.served().sha256 == a.served().sha256
+    assert logprobs(a) == logprobs(b)
+    assert ready(b) == 200
+
+    applier.ledger.request("rollback", "v000000", actor="operator")
+    assert applier.run().live == "v000000"
+    assert logprobs(a) == logprobs(b) == base
