@@ -15,19 +15,18 @@ from torch import Tensor
 
 from editing.facts import Fact
 from editing.model import LoadedModel
+from editing.second_moment import Progress
 from editing.values import ValueOptions, Values, optimise
 
 AnchorRule = Literal["nas", "nas-cap", "none"]
 
-#: Pilot edits that the anchor is averaged over; the paper's ablation is flat from 300 on.
-PILOTS = 300
 #: Share of the largest pilot norms left out.
 TRIM = 0.05
 #: A write vector more than this many anchors long is an outlier and is not written.
 OUTLIER = 2.0
 
 
-def pilot_facts(count: int = PILOTS, seed: int = 0) -> list[Fact]:
+def pilot_facts(count: int, seed: int = 0) -> list[Fact]:
     """Rewrite requests composed from the shipped table of subjects, relations and targets."""
     table = json.loads((resources.files("editing") / "pilots.json").read_text(encoding="utf-8"))
     every = [
@@ -40,15 +39,25 @@ def pilot_facts(count: int = PILOTS, seed: int = 0) -> list[Fact]:
 
 
 def anchor_norm(
-    loaded: LoadedModel, layer: int, options: ValueOptions, progress, count: int = PILOTS
+    loaded: LoadedModel,
+    layer: int,
+    options: ValueOptions,
+    progress: Progress,
+    count: int,
+    contexts: Sequence[str],
 ) -> float:
-    """a = trimmed mean of ‖v₀ + δ‖ over pilot edits of the clean model, bare prompts only.
+    """a = trimmed mean of ‖v₀ + δ‖ over `count` pilot edits of the clean model.
 
-    Must be called on unedited weights: an anchor of an edited model anchors nothing.
+    The authors make pilots with the bare prompt alone. Must be called on unedited weights: an anchor of an
+    edited model anchors nothing.
     """
-    facts = pilot_facts(count)
     values = optimise(
-        loaded, facts, layer, [""], options, lambda fraction: progress(f"anchor of layer {layer}", fraction)
+        loaded,
+        pilot_facts(count),
+        layer,
+        contexts,
+        options,
+        lambda fraction: progress(f"anchor of layer {layer}", fraction),
     )
     ordered = (values.output + values.delta).norm(dim=0).sort().values
     return float(ordered[: len(ordered) - int(TRIM * len(ordered))].mean())

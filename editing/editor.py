@@ -83,7 +83,7 @@ class Editor:
         self._weights = dict(self._base)
         self._solvers = self._made_solvers(protect)
         self.anchors = {
-            write.target: install.anchor(write.target, self.options) if self.rule != "none" else float("nan")
+            write.target: install.anchor(write.target, self.numbers) if self.rule != "none" else float("nan")
             for write in self.rounds
         }
         self.state = EditState()

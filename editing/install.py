@@ -17,9 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from editing.anchor import PILOTS, anchor_norm
+from editing.anchor import anchor_norm
 from editing.errors import ModelError
 from editing.facts import Fact
+from editing.methods.parameters import Parameters
 from editing.model import LoadedModel
 from editing.second_moment import (
     Progress,
@@ -120,14 +121,16 @@ class Installation:
                 return Sums({int(layer): total for layer, total in content.items()}, rows, tokens)
         return Sums.none(self.loaded, layers)
 
-    def anchor(self, layer: int, options: ValueOptions) -> float:
-        """NAS's anchor of a layer for these value options."""
-        options = replace(options, unedited=True)
-        key = hashlib.sha256(f"{options}|{PILOTS}|{SEED}".encode()).hexdigest()[:12]
+    def anchor(self, layer: int, numbers: Parameters) -> float:
+        """NAS's anchor of a layer for a method's numbers."""
+        options = replace(numbers.values, unedited=True, rows=0)
+        contexts = self.contexts()[: numbers.pilot_contexts]
+        key = hashlib.sha256(f"{options}|{numbers.pilots}|{contexts}|{SEED}".encode()).hexdigest()[:12]
         path = self.directory / f"anchor-{layer}-{key}.json"
         if not path.exists():
-            norm = anchor_norm(self.loaded, layer, options, self.progress)
-            content = {"layer": layer, "norm": norm, "pilots": PILOTS, "options": str(options)}
+            norm = anchor_norm(self.loaded, layer, numbers.values, self.progress, numbers.pilots, contexts)
+            content = {"layer": layer, "norm": norm, "pilots": numbers.pilots, "contexts": contexts}
+            content |= {"options": str(options)}
             _replace(path, lambda p: p.write_text(json.dumps(content, indent=1), encoding="utf-8"))
         return float(json.loads(path.read_text(encoding="utf-8"))["norm"])
 

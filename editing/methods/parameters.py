@@ -36,6 +36,8 @@ class Parameters:
         protected_share: of the smaller side, singular directions that REVIVE protects. The paper's rule
             is a share of the summed squares, its value unpublished; 5 % of the components hold most of a
             model's ability in its figures.
+        pilots, pilot_contexts: how many pilot edits the anchor is averaged over, and with how many of the
+            contexts each is made; NAS's own are 300 (flat from there on) and 1, the bare prompt.
         tuning_rate, tuning_steps, tuning_rank: Adam's rate and steps of ft and lora; rank of lora.
     """
 
@@ -52,6 +54,8 @@ class Parameters:
     deviations: float = 1.5
     barred_share: float = 0.25
     protected_share: float = 0.05
+    pilots: int = 300
+    pilot_contexts: int = 1
     tuning_rate: float = 5e-4
     tuning_steps: int = 25
     tuning_rank: int = 8
@@ -69,7 +73,8 @@ _METHODS: Mapping[str, Mapping[str, Any]] = {
     "rome": {"clamp": 4.0},
     "encore": {"extra": 1},
     # Ours: stops like ENCORE, with what longer descents gave beside it in docs/experiments.md.
-    "memit-seq": {"finish": "argmax", "extra": 2},
+    # A bare pilot would stop long before an edit does, and its norm be too small an anchor for it.
+    "memit-seq": {"finish": "argmax", "extra": 2, "pilots": 64, "pilot_contexts": 6},
     "eac": {"steps": 25},
     # The rate of ft moves the factors too little in as many steps (docs/experiments.md).
     "lora": {"tuning_rate": 2e-3},

@@ -165,8 +165,8 @@ def test_nas_keeps_the_direction_and_skips_beyond_twice_the_anchor():
 
 
 def test_pilots_are_seeded_and_distinct():
-    assert pilot_facts() == pilot_facts()
-    assert len({fact.id for fact in pilot_facts()}) == 300
+    assert pilot_facts(300) == pilot_facts(300)
+    assert len({fact.id for fact in pilot_facts(300)}) == 300
 
 
 def test_bare_key_weighs_as_much_as_all_contexts_together(editor):
