@@ -3,9 +3,8 @@
 import asyncio
 import hmac
 import logging
-import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,22 +12,17 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Query, Request
 from fastapi import Path as PathParameter
 from fastapi.concurrency import run_in_threadpool
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry, generate_latest
-from sqlalchemy.exc import OperationalError as DatabaseError
+from pydantic import ValidationError
 
 from daemon.alerts import PLAIN, AlertDesk, Webhook
+from daemon.api_errors import responses
 from daemon.errors import (
-    BusyError,
-    ConflictError,
     CorrectionError,
     Problem,
-    QueueFullError,
     SettingsError,
-    TransitionError,
-    UnknownIdError,
 )
 from daemon.intake import Bell, Rates, Room, Writer
 from daemon.ledger import MAX_ID, Ledger
@@ -48,8 +42,6 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PAGE = Path(__file__).parent / "page"
 POLL_SECONDS = 0.1
 MAX_WAIT_SECONDS = 60.0
-#: a ledger that cannot be written is asked again after so long, seconds
-DATABASE_SECONDS = 5.0
 
 
 class Service:
@@ -128,8 +120,17 @@ def _corrections_schema() -> dict[str, Any]:
     one = Correction.model_json_schema()
     one["properties"]["neighbours"]["items"] = one.pop("$defs")["Neighbour"]
     many = {"type": "array", "minItems": 1, "items": one}
-    content = {"application/json": {"schema": {"anyOf": [one, many]}}}
-    return {"requestBody": {"required": True, "content": content}}
+    return _body_schema({"anyOf": [one, many]})
+
+
+def _alerts_schema() -> dict[str, Any]:
+    webhook = Webhook.model_json_schema()
+    webhook["properties"]["alerts"]["items"] = webhook.pop("$defs")["Alert"]
+    return _body_schema(webhook)
+
+
+def _body_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 router = APIRouter()
@@ -277,9 +278,13 @@ def _request(service: Service, kind: str, target: str | None, why: str | None) -
     return operation_view(service.ledger.operation(number))
 
 
-@router.post("/v1/alerts", status_code=202, dependencies=ADMIN)
-def alerts(service: ServiceOf, webhook: Webhook) -> list[dict[str, Any]]:
+@router.post("/v1/alerts", status_code=202, dependencies=ADMIN, openapi_extra=_alerts_schema())
+def alerts(service: ServiceOf, body: Annotated[bytes, Depends(_body)]) -> list[dict[str, Any]]:
     """Alertmanager's webhook; the same alert (fingerprint and start) asks for one rollback only."""
+    try:
+        webhook = Webhook.model_validate(parse_json(body))
+    except ValidationError as error:
+        raise CorrectionError([problem(item) for item in error.errors()]) from None
     said = [service.alert_desk.answer(alert) for alert in webhook.alerts]
     service.ring()
     return said
@@ -354,41 +359,9 @@ def create_app(
     app.state.service = service
     app.include_router(router)
     app.mount("/static", StaticFiles(directory=PAGE))
-    for kind, respond in _responses():
+    for kind, respond in responses():
         app.add_exception_handler(kind, respond)
     return app
-
-
-def _responses() -> Iterator[tuple[type[Exception], Any]]:
-    def refused(_: Request, error: Any) -> JSONResponse:
-        problems = [vars(problem) for problem in error.problems]
-        return JSONResponse({"detail": "nothing was recorded", "problems": problems}, 422)
-
-    def invalid(request: Request, error: Any) -> JSONResponse:
-        return refused(request, CorrectionError([problem(item) for item in error.errors()]))
-
-    def plain(status: int) -> Any:
-        return lambda _request, error: JSONResponse({"detail": str(error)}, status)
-
-    def busy(_: Request, error: Any) -> JSONResponse:
-        status = 503 if isinstance(error, QueueFullError) else 429
-        return _later(status, str(error), error.seconds)
-
-    def broken(_: Request, error: Any) -> JSONResponse:
-        logging.getLogger(__name__).error("the ledger: %s", error)
-        return _later(503, f"the ledger does not answer: {error.orig}; ask again", DATABASE_SECONDS)
-
-    yield CorrectionError, refused
-    yield RequestValidationError, invalid
-    yield BusyError, busy
-    yield DatabaseError, broken
-    yield UnknownIdError, plain(404)
-    yield ConflictError, plain(409)
-    yield TransitionError, plain(409)
-
-
-def _later(status: int, detail: str, seconds: float) -> JSONResponse:
-    return JSONResponse({"detail": detail}, status, {"Retry-After": str(max(1, math.ceil(seconds)))})
 
 
 def _replicas(settings: Settings) -> list[ServingClient]:

@@ -49,11 +49,12 @@ EXIT_MEANINGS = {
     Exit.NOT_FOUND: "no such correction or version",
     Exit.UNAVAILABLE: "the broker, the ledger or vLLM cannot be reached",
     Exit.TIMED_OUT: "still not finished when the time was up; it may finish later",
+    Exit.BUSY: "the queue is full; nothing was posted, come again later",
 }
 
 EPILOG = (
     "Exit codes: 0 ok, 1 failed, 2 bad input, 3 not found, 4 unavailable "
-    "(broker, ledger or vLLM cannot be reached), 5 timed out, 6 the queue is full."
+    "(broker, ledger or vLLM cannot be reached), 5 timed out, 6 busy: the queue is full."
 )
 
 

@@ -186,7 +186,7 @@ def test_status_shows_texts_only_to_who_has_a_token(client, ledger):
         Journal(ledger, lease.fence).pause("paused: answers 'Rome'")
     open_view = client.get("/v1/status").json()
     assert (open_view["scope"], open_view["live"], open_view["pending"]) == (None, "v000000", 1)
-    assert open_view["replicas"] == [{"name": "replica 0", "version": 0, "in_sync": True}]
+    assert open_view["replicas"] == [{"name": "replica 0", "version": 0, "in_sync": False}]
     assert open_view["paused"]["actor"] == "guard"
     assert "Rome" not in str(open_view)
     view = client.get("/v1/status", headers=SUBMIT).json()
