@@ -100,8 +100,8 @@ def test_no_route_breaks_or_records_what_it_refuses(api, mode):
         def act(case):
             assert api.send(case, TOKENS["admin"]) != 401
             # The status is open to all, with numbers alone; a wrong token is refused there too.
-        closed = ("none", "wrong") if case.path != "/v1/status" else ("wrong",)
-        for name in closed if case.path.startswith("/v1/") else ():
+            closed = ("none", "wrong") if case.path != "/v1/status" else ("wrong",)
+            for name in closed if case.path.startswith("/v1/") else ():
                 assert api.send(case, TOKENS[name]) == 401
             api.send(case, TOKENS["submit"])
 
