@@ -11,7 +11,8 @@ from dataclasses import replace
 from editing.errors import OptionError
 from editing.methods import chain, joint, tuning
 from editing.methods.method import Method, Solver
-from editing.methods.parameters import Parameters, parameters
+from editing.methods.parameters import Parameters
+from editing.methods.parameters import parameters as published
 from editing.model import LoadedModel
 
 __all__ = ["METHODS", "Method", "Solver", "named", "numbers_of"]
@@ -28,5 +29,5 @@ def named(name: str) -> Method:
 
 def numbers_of(name: str, loaded: LoadedModel, numbers: Parameters | None = None) -> Parameters:
     """Published or measured numbers of a method for a model, or those given; its variant is kept."""
-    numbers = numbers or parameters(name, loaded)
+    numbers = numbers or published(name, loaded)
     return replace(numbers, values=replace(numbers.values, **named(name).variant))

@@ -72,9 +72,9 @@ _METHODS: Mapping[str, Mapping[str, Any]] = {
     "emmet": {"moment_weight": 1.0},
     "rome": {"clamp": 4.0},
     "encore": {"extra": 1},
-    # Ours: stops like ENCORE, with what longer descents gave beside it in docs/experiments.md.
-    # A bare pilot would stop long before an edit does, and its norm be too small an anchor for it.
-    "memit-seq": {"finish": "argmax", "extra": 2, "pilots": 64, "pilot_contexts": 6},
+    # Ours, measured (docs/experiments.md). It stops like ENCORE; a bare pilot would stop long before an edit
+    # does, and its norm be too small an anchor. Values of the unedited model cannot grow with drift.
+    "memit-seq": {"finish": "argmax", "extra": 2, "unedited": True, "pilots": 64, "pilot_contexts": 6},
     "eac": {"steps": 25},
     # The rate of ft moves the factors too little in as many steps (docs/experiments.md).
     "lora": {"tuning_rate": 2e-3},

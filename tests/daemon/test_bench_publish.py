@@ -1,6 +1,7 @@
 """`factd bench publish` without a server: what counts as failed, and what a pause is."""
 
 import json
+import time
 
 import httpx
 import pytest
@@ -63,6 +64,8 @@ def test_only_a_whole_answer_is_no_failure(kind):
 
     clients = Clients("http://server", "tiny", 1, tokens=2, transport=httpx.MockTransport(handler))
     clients.start()
+    while not asked:
+        time.sleep(0.001)
     answers = clients.stop()
     assert len(answers) == len(asked) == 1
     assert (asked[0]["stream"], asked[0]["max_tokens"], asked[0]["ignore_eos"]) == (True, 2, True)
