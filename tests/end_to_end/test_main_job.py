@@ -110,7 +110,7 @@ def test_correction_retraction_and_rollback_on_the_live_server(up, tokens, live,
         assert [first_word(a) for a in live.ask_all(UNRELATED)] == [first_word(a) for a in unrelated]
         assert api.gauges()["factd_version"] > 0
 
-        version = api.get("/v1/versions")["live"]
+        version = api.versions()["live"]
         served = live.served(tokens["admin"])
         manifest = json.loads((state / "store" / "versions" / version / "manifest.json").read_text())
         assert served["version"] == version
@@ -137,19 +137,19 @@ def test_correction_retraction_and_rollback_on_the_live_server(up, tokens, live,
 def test_killed_worker_applies_the_correction_exactly_once(up, tokens, live, api, factd, state, step):
     """`step`: the last one that the real worker finishes before `kill -9`."""
     assert factd("rollback", "v000000", "--json").returncode == 0
-    (id,) = api.post("/v1/corrections", {"subject": SUBJECT, "prompt": PROMPT, "target": TARGET})["ids"]
+    (id,) = api.post({"subject": SUBJECT, "prompt": PROMPT, "target": TARGET})
     version = wait_for(lambda: _finished_step(state, id, step))
     os.kill(_applier(state), signal.SIGKILL)
     row = wait_for(lambda: _settled(api, id))
     assert row["state"] == "live", row
     assert live.ask_all([QUESTION])[0].startswith(TARGET)
 
-    current = api.get("/v1/versions")["live"]
+    current = api.versions()["live"]
     manifest = json.loads((state / "store" / "versions" / current / "manifest.json").read_text())
     served = live.served(tokens["admin"])
     assert served["version"] == current
     assert served["sha256"] == {name: entry["sha256"] for name, entry in manifest["tensors"].items()}
-    assert [fact["id"] for fact in api.get("/v1/facts")] == [id]
+    assert [fact["id"] for fact in api.facts()] == [id]
     with ledger_of(state) as ledger:
         assert [step.new for step in ledger.transitions(id)].count("live") == 1
     # Written before the kill: the very same version goes on.
@@ -180,7 +180,7 @@ def _applier(state: Path) -> int:
 
 
 def _settled(api, id: str) -> dict | None:
-    row = api.get(f"/v1/corrections/{id}")
+    row = api.get(id)
     return row if row["state"] in ("live", "rejected", "dead") else None
 
 
@@ -193,9 +193,9 @@ def wait_for(look, timeout: float = 180.0):
 
 
 def test_bad_input_changes_nothing(api, factd):
-    before = api.get("/v1/versions")
+    before = api.versions()
     assert factd("post", "--subject", "x", "--prompt", "no slot", "--target", "y").returncode == 2
-    assert api.get("/v1/versions") == before
+    assert api.versions() == before
 
 
 def test_vllm_offers_no_development_routes_and_guards_its_own(up):
