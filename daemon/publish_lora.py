@@ -25,7 +25,6 @@ from daemon.fencing import FenceFile
 from daemon.ledger_tables import BASE_VERSION
 from daemon.serving import (
     PUBLISH_SECONDS,
-    UNPUBLISHED,
     PublishResult,
     Served,
     ServingError,
@@ -184,7 +183,8 @@ class LoraReplica(VllmReplica):
         adapters = self._adapters()
         latest = next(reversed(adapters), None)
         if latest is None:
-            return Served(UNPUBLISHED, self.fence.value)
+            # A stock server without an adapter serves the base, also when it has just started.
+            return Served(BASE_VERSION, self.fence.value)
         version = latest.removeprefix("factd-")
         try:
             if adapters[latest] != str(self._path(version)):

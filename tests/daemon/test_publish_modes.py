@@ -59,6 +59,8 @@ class StockVllm:
     def __call__(self, request: httpx.Request) -> httpx.Response:
         body = json.loads(request.content or b"{}")
         path = request.url.path
+        if path == "/health":
+            return httpx.Response(200)
         if path == "/v1/models":
             models = [{"id": "tiny", "root": "/models/tiny"}]
             models += [{"id": name, "root": root, "parent": "tiny"} for name, root in self.adapters.items()]
@@ -257,7 +259,7 @@ def test_clients_find_the_newest_adapter_last_and_its_predecessor_still_there(st
     replica.publish("v000000", 1)
     assert server.adapters == {}
     assert replica.complete(["x"]) == ["tiny!"]
-    assert replica.served().version == "default"
+    assert replica.served().version == "v000000"
 
 
 def test_a_restarted_server_gets_its_adapter_again(store, tmp_path):
@@ -265,7 +267,7 @@ def test_a_restarted_server_gets_its_adapter_again(store, tmp_path):
     replica = lora(store, tmp_path, server)
     replica.publish("v000002", 1)
     server.adapters.clear()
-    assert replica.served().version == "default"
+    assert replica.served().version == "v000000"
     assert Publisher([replica], store, 1).synchronise("v000002") == [replica.name]
 
 
@@ -292,7 +294,7 @@ def test_a_refusal_says_what_to_mend(store, tmp_path, server, version, told):
     with pytest.raises(ServingError, match=told) as refused:
         replica.publish(version, 1)
     assert (refused.value.code, refused.value.retryable) == ("refused", False)
-    assert replica.served().version == "default"
+    assert replica.served().version == "v000000"
 
 
 def test_a_server_that_sees_another_disk_says_so(store, tmp_path):
