@@ -94,7 +94,7 @@ def _own(values: str = "") -> "Configuration":
     from benchmarks.configuration import Configuration
 
     settings = _settings()
-    parts = (settings.method, settings.placement, settings.anchor, settings.protect)
+    parts = (settings.method, settings.placement or "", settings.anchor or "", settings.protect)
     return Configuration.parse(":".join(parts), values)
 
 

@@ -57,10 +57,10 @@ class Settings(BaseSettings):
     #: editing method: rome, memit, memit-seq, pmet, emmet, alphaedit, encore, nse, deltaedit, eac, rect,
     #: prune, ft or lora
     method: str = "memit-seq"
-    #: which layers are written: spread, boundary (BLUE) or single
-    placement: str = "spread"
-    #: to what values are scaled: nas, nas-cap or none
-    anchor: str = "nas"
+    #: which layers are written: spread, boundary (BLUE) or single; the method's own when None
+    placement: str | None = None
+    #: to what values are scaled: nas, nas-cap or none; the method's own when None
+    anchor: str | None = None
     #: dominant directions that updates leave alone: revive, revive-after or none
     protect: str = "none"
     #: of the editor's forward passes: auto, float32 or bfloat16; auto takes bfloat16 where it is faster

@@ -146,11 +146,10 @@ class Update:
         self.checkpoint(Stage.WATCHED)
         return self.ladder.watched(verdict, measured.to_json())
 
-    def _largest(self, ratios: Sequence[float]) -> float | None:
-        """None where there is no anchor to compare with; a NaN beside an anchor stays and is judged."""
-        if not ratios or self.settings.anchor == "none":
-            return None
-        return next((ratio for ratio in ratios if math.isnan(ratio)), max(ratios))
+    @staticmethod
+    def _largest(ratios: Sequence[float]) -> float | None:
+        """A NaN, which there is without an anchor, stays one."""
+        return next((ratio for ratio in ratios if math.isnan(ratio)), max(ratios, default=None))
 
     @staticmethod
     def _can_go_on(version: VersionRow, rows: Sequence[CorrectionRow], skipped: dict[str, str]) -> bool:

@@ -64,13 +64,13 @@ def anchor_norm(
 
 
 def anchored(
-    values: Values, anchor: float, rule: AnchorRule, longest: float = OUTLIER
+    values: Values, anchor: float, rule: AnchorRule, longest: float = OUTLIER, factor: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Residual-stream targets z = (h₀ − v₀) + v*, with v* = v₀ + δ rescaled to the anchor.
+    """Residual-stream targets z = (h₀ − v₀) + v*, with v* = v₀ + δ rescaled to `factor` anchors.
 
     Returns:
         z [d, n]; ‖v*‖ before rescaling [n]; which facts are outliers (‖v*‖ > `longest` · a) [n], which
-        the rule does not write. "nas" scales to the anchor from both sides, "nas-cap" only down.
+        the rule does not write. "nas" scales from both sides, "nas-cap" only down.
     """
     write = values.output + values.delta
     norm = write.norm(dim=0)
@@ -78,7 +78,7 @@ def anchored(
         scale = torch.ones_like(norm)
         outlier = torch.zeros_like(norm, dtype=torch.bool)
     else:
-        scale = anchor / norm
+        scale = factor * anchor / norm
         outlier = norm > longest * anchor
     if rule == "nas-cap":
         scale = scale.clamp(max=1.0)

@@ -43,7 +43,7 @@ class Editor:
     Args:
         method: a name of `editing.methods`.
         placement: "spread", "boundary" or "single"; the method's own when None.
-        anchor: "nas", "nas-cap" or "none"; "nas" when None and the method has values to anchor.
+        anchor: "nas", "nas-cap" or "none"; the method's own when None.
         protect: "revive", "revive-after" or "none".
         options: how values are optimised; what makes a method's its own is kept. Published or measured
             ones when None.
@@ -264,7 +264,8 @@ class Editor:
                 values = self._values(facts, layer, avoid)
             values = values if self.method.target == "hidden" else values.of_outputs()
             anchor, longest = self.anchors[layer], self.method.outlier
-            targets, norms, outliers = anchored(values, anchor, self.rule, longest)
+            factor = self.numbers.anchor_factor
+            targets, norms, outliers = anchored(values, anchor, self.rule, longest, factor)
             columns[f"targets/{layer}"] = targets.cpu()
             told |= outcomes(facts, values, norms, outliers, anchor, longest)
             bad = skipped(outliers, facts)

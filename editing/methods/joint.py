@@ -40,7 +40,7 @@ def alphaedit(base: Tensor, moment: Tensor, protection: Protection, p: Parameter
 
 
 METHODS = {
-    "memit-seq": Method(memit_seq),
+    "memit-seq": Method(memit_seq, anchors=("nas-cap", "nas", "none")),
     "encore": Method(encore, variant={"finish": "argmax"}),
     "alphaedit": Method(alphaedit),
     # AlphaEdit, with values kept out of the directions of updates that disturb the fact.

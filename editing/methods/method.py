@@ -41,6 +41,7 @@ class Method:
             bare prompt ("outputs"), or the MLP's output for the averaged key ("averaged").
         share: how the residual is divided when so many layers are left.
         placements: those it can be combined with; the first is its default.
+        anchors: the first is its default.
         outlier: a write vector more than this many anchors long is not written.
         batched: whether the batch of each fact is part of the table.
         bars: whether facts that earlier updates disturb avoid the directions of these (DeltaEdit).
@@ -52,6 +53,7 @@ class Method:
     target: Literal["hidden", "outputs", "averaged"] = "hidden"
     share: Callable[[int], float] = float
     placements: tuple[Placement, ...] = get_args(Placement)
+    anchors: tuple[AnchorRule, ...] = get_args(AnchorRule)
     outlier: float = OUTLIER
     batched: bool = False
     bars: bool = False
@@ -69,7 +71,7 @@ class Method:
         Raises:
             OptionError: one is unknown or does not combine with the method.
         """
-        anchors = ("none",) if self.tuned else get_args(AnchorRule)
+        anchors = ("none",) if self.tuned else self.anchors
         protects = ("none",) if self.tuned else get_args(Protect)
         return (
             _checked("placement", placement, get_args(Placement), self.placements, name),

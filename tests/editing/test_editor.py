@@ -108,8 +108,8 @@ def test_outlier_is_reported_and_leaves_no_column(open_editor, facts, placement)
     lonely = open_editor(placement=placement)
     last = editor.rounds[-1].target
 
-    def small_anchor_for_second_fact(values, anchor, rule, longest):
-        targets, norms, outliers = anchored(values, anchor, rule, longest)
+    def small_anchor_for_second_fact(values, anchor, rule, longest, factor):
+        targets, norms, outliers = anchored(values, anchor, rule, longest, factor)
         outliers = torch.zeros_like(outliers)
         if anchor == editor.anchors[last] and values.delta.shape[1] == 2:
             outliers[1] = True
@@ -162,6 +162,13 @@ def test_nas_keeps_the_direction_and_skips_beyond_twice_the_anchor():
         targets, _, outliers = anchored(vectors([7.9, 8.1]), 4.0, rule)
         assert outliers.tolist() == [False, True]
         assert torch.equal(targets[1:] - 1.0, torch.zeros(2, 2))
+
+
+def test_the_cap_may_be_some_anchors_high():
+    targets, norms, outliers = anchored(vectors([1.0, 5.0, 7.0, 8.1]), 4.0, "nas-cap", factor=1.5)
+    assert torch.allclose((targets - 1.0).norm(dim=0), torch.tensor([1.0, 5.0, 6.0, 6.0]))
+    assert torch.allclose(norms, torch.tensor([1.0, 5.0, 7.0, 8.1]))
+    assert outliers.tolist() == [False, False, False, True]
 
 
 def test_pilots_are_seeded_and_distinct():
