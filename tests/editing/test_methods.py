@@ -247,7 +247,7 @@ def test_choices_left_out_are_those_the_method_can_take(open_editor):
     for method in METHODS:
         placement, anchor, _ = METHODS[method].combined(method, None, None, "none")
         assert placement == ("single" if method == "rome" else "spread")
-        assert anchor == ("none" if method in TUNED else "nas")
+        assert anchor == ("none" if method in TUNED else "nas-cap" if method == "memit-seq" else "nas")
     assert open_editor(method="ft").rule == "none"
 
 
