@@ -31,9 +31,9 @@ class Settings(BaseSettings):
     #: name under which the replicas serve the model; their own default when None
     served_model_name: str | None = None
     #: Celery broker and result backend: redis:// URL of a Redis or Valkey server
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_url: str = Field("redis://127.0.0.1:6379/0", repr=False)  # may hold a password
     #: SQLAlchemy URL of the ledger; a SQLite file in state_dir when None
-    database_url: str | None = None
+    database_url: str | None = Field(None, repr=False)  # may hold a password
     #: base URLs of the vLLM servers that get every version
     replicas: Annotated[tuple[str, ...], NoDecode] = ()
     #: how they get it: "plugin" (vLLM with factd's plugin), "lora" (stock vLLM: each version is an adapter),

@@ -47,3 +47,8 @@ def test_every_state_has_a_row_and_final_states_stay():
     assert set(TRANSITIONS) == set(State)
     with pytest.raises(Exception, match="is rejected and cannot become live"):
         check_transition("correction x", State.REJECTED, State.LIVE)
+
+
+def test_addresses_that_may_hold_passwords_are_not_in_repr():
+    settings = Settings(redis_url="redis://:secret@h", database_url="postgresql://u:secret@h/d")
+    assert "secret" not in repr(settings)
