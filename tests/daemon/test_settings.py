@@ -4,7 +4,7 @@ import pytest
 
 from daemon.errors import SettingsError
 from daemon.lifecycle import TRANSITIONS, State, check_transition
-from daemon.settings import load_settings
+from daemon.settings import Settings, load_settings
 
 
 def test_replicas_are_a_comma_separated_list(monkeypatch):
