@@ -6,9 +6,10 @@ Entry 1700000000000-0 becomes correction `stream-1700000000000-0`. An entry is a
 when the ledger has it or has the reason why it was refused; so the stream holds what is still to be read.
 """
 
+import json
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -35,6 +36,24 @@ PAUSE_SECONDS = 1.0
 SOCKET_SECONDS = 5.0
 
 Entry = tuple[bytes, Mapping[bytes, bytes] | None]
+
+
+def add(redis_url: str, corrections: Sequence[Correction]) -> list[str]:
+    """Appends entries, all or none, and returns the ids that the corrections will have.
+
+    Raises:
+        RedisError: no server answers; whether the entries are there is unknown.
+        ValueError: the URL is not one of a Redis or Valkey server.
+    """
+    waits = {"socket_timeout": SOCKET_SECONDS, "socket_connect_timeout": SOCKET_SECONDS}
+    with Redis.from_url(redis_url, **waits) as client, client.pipeline(transaction=True) as pipe:
+        for correction in corrections:
+            pipe.xadd(STREAM, {FIELD: json.dumps(correction.model_dump())})
+        return [_name(entry) for entry in pipe.execute()]
+
+
+def _name(entry: bytes) -> str:
+    return f"stream-{entry.decode()}"
 
 
 class StreamReader:
@@ -95,7 +114,7 @@ class StreamReader:
     def _take(self, entries: list[Entry]) -> None:
         if not entries:
             return
-        kept = [(f"stream-{id.decode()}", fields) for id, fields in entries if fields is not None]
+        kept = [(_name(id), fields) for id, fields in entries if fields is not None]
         try:
             self.ledger.submit_many([(id, _correction(fields)) for id, fields in kept], actor="stream")
         except (CorrectionError, ConflictError):
