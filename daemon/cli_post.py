@@ -114,13 +114,13 @@ def _text(file: Path) -> str:
 def _send(settings: Settings, corrections: "Sequence[Correction]") -> list[str]:
     from redis.exceptions import RedisError
 
-    from daemon.stream import add
+    from daemon.stream import append
 
     _check_room(settings, len(corrections))
     try:
         # Not as Celery messages: one that a killed worker had just fetched is lost, and nobody waits for
         # its result here.
-        return add(settings.redis_url, corrections)
+        return append(settings.redis_url, corrections)
     except RedisError as error:
         mend = "start `factd up`, or set FACTD_REDIS_URL; `factd doctor` checks"
         raise CommandError(Exit.UNAVAILABLE, f"the broker does not answer: {error}", mend) from None

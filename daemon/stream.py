@@ -38,7 +38,7 @@ SOCKET_SECONDS = 5.0
 Entry = tuple[bytes, Mapping[bytes, bytes] | None]
 
 
-def add(redis_url: str, corrections: Sequence[Correction]) -> list[str]:
+def append(redis_url: str, corrections: Sequence[Correction]) -> list[str]:
     """Appends entries, all or none, and returns the ids that the corrections will have.
 
     Raises:

@@ -3,7 +3,7 @@
 import pytest
 from kombu import Connection
 
-from daemon.embedded import EmbeddedValkey
+from daemon.embedded import EmbeddedValkey, free_port
 from daemon.posting import post, producer, ring
 from daemon.redelivery import give_back
 
@@ -32,4 +32,13 @@ def test_what_a_killed_worker_had_in_hand_is_taken_first_and_in_its_order(broker
             message.ack()
         assert give_back(channel, "corrections") == 0
         assert give_back(channel, "apply") == 1
+    app.close()
+
+
+def test_a_bell_that_cannot_be_rung_is_told_and_is_no_fault_of_the_correction(caplog):
+    from daemon.tasks import ring as ring_from_a_worker
+
+    app = producer(f"redis://127.0.0.1:{free_port()}/0")
+    ring_from_a_worker(app)
+    assert "could not be rung" in caplog.text
     app.close()

@@ -11,7 +11,7 @@ from daemon.embedded import EmbeddedValkey, free_port
 from daemon.intake import Room
 from daemon.ledger import Ledger
 from daemon.messages import parse_correction
-from daemon.stream import CONSUMER, FIELD, GROUP, STREAM, StreamReader, add
+from daemon.stream import CONSUMER, FIELD, GROUP, STREAM, StreamReader, append
 
 GOOD = {"subject": "France", "prompt": "The capital of {} is", "target": "Lyon"}
 
@@ -178,11 +178,11 @@ def test_a_ledger_that_cannot_be_written_loses_nothing(redis, ledger, monkeypatc
 
 def test_entries_are_added_all_or_none_under_the_ids_that_the_ledger_will_show(valkey, redis, ledger):
     posts = [parse_correction(GOOD | {"subject": f"S{i}", "key": f"k{i}"}) for i in range(3)]
-    ids = add(valkey, posts)
-    again = add(valkey, posts)
+    ids = append(valkey, posts)
+    again = append(valkey, posts)
     with Reading(redis, ledger) as reading:
         reading.until(lambda: redis.xlen(STREAM) == 0 and len(ledger.corrections()) == 3)
     assert [row.id for row in ledger.corrections()] == ids
     assert [ledger.get(id).id for id in again] == ids
     with pytest.raises(RedisError):
-        add(f"redis://127.0.0.1:{free_port()}/0", posts)
+        append(f"redis://127.0.0.1:{free_port()}/0", posts)
