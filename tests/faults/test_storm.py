@@ -37,12 +37,12 @@ from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
+from daemon import posting
 from daemon.audit import audit
 from daemon.client import Client
 from daemon.embedded import EmbeddedValkey, ManagedProcess, free_port
 from daemon.ledger import Ledger
 from daemon.lifecycle import FINAL, State
-from daemon.posting import post, producer
 from daemon.settings import Settings
 from daemon.store import Store
 from daemon.stream import STREAM
@@ -223,9 +223,9 @@ class Task(Producer):
         body = {**bodies[0]}
         id, url = body.pop("key"), self.services.valkey.url
         deadline = time.monotonic() + PATIENCE_SECONDS
-        with producer(url) as queue, Celery(backend=url, set_as_current=False) as results:
+        with posting.producer(url) as queue, Celery(backend=url, set_as_current=False) as results:
             try:
-                post(queue, [body], [id])
+                posting.post(queue, [body], [id])
                 while time.monotonic() < deadline:
                     # Asked for: a subscription to it does not survive its server.
                     result = results.backend.get_task_meta(id)
