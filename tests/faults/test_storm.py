@@ -207,11 +207,8 @@ class Producer:
 
 
 class Http(Producer):
-    def __post_init__(self) -> None:
-        self.client = Client(self.services.api_url, TOKEN, patience=PATIENCE_SECONDS)
-
     def run(self) -> None:
-        with self.client:
+        with Client(self.services.api_url, TOKEN, patience=PATIENCE_SECONDS) as self.client:
             super().run()
 
     def post(self, bodies: Sequence[dict[str, str]]) -> bool:
