@@ -1,4 +1,4 @@
-"""`factd post`: corrections go through the queue, as any producer's would."""
+"""`factd post`: corrections go through the stream, as any producer's would."""
 
 import time
 from collections.abc import Sequence

@@ -4,11 +4,12 @@ Eight producers, two an intake, post corrections of their own slots one after th
 under the same key or id, until it is acknowledged. What that means:
 
 - HTTP: the API answered 202. The ledger has committed, with an fsync.
-- Celery: the result of `factd.submit` came, which is the id. The ledger has committed; `send_task` alone
-  promises what the stream does.
+- Celery: the result of `factd.submit` came, which is the id. The ledger has committed. `send_task` alone
+  promises less: Celery takes a message off its list before it notes that it has it, so one that a killed
+  worker had just fetched is lost.
 - Redis Stream: XADD returned. Valkey has written the entry to its append-only file and, with
   `appendfsync always`, synced it. With `everysec` a power cut may take the last second.
-- `factd post --file`: exit status 0. Valkey has every line, as with the stream.
+- `factd post --file`: exit status 0. Every line is an entry of the stream, all or none.
 
 Only the editor, the replica and the judge are fakes (`storm_worker`).
 """
@@ -110,17 +111,7 @@ class Services:
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
         }
-        worker = [
-            "worker",
-            "--pool",
-            "solo",
-            "--queues",
-            "apply",
-            "--hostname",
-            "apply@%h",
-            "--loglevel",
-            "info",
-        ]
+        worker = ["worker", "-P", "solo", "-Q", "apply", "-n", "apply@%h", "-l", "info"]
         self.children = {
             "api": self._child("api", "-m", "daemon", "api"),
             "intake": self._child("intake", "-m", "daemon", "worker", "--queue", "corrections"),
