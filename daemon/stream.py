@@ -17,7 +17,7 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy.exc import OperationalError as DatabaseError
 
-from daemon.errors import ConflictError, CorrectionError, Problem
+from daemon.errors import ConflictError, CorrectionError, Problem, SettingsError
 from daemon.intake import Room, submit_or_refuse
 from daemon.ledger import Ledger
 from daemon.messages import Correction, parse_correction, parse_json
@@ -43,10 +43,13 @@ def append(redis_url: str, corrections: Sequence[Correction]) -> list[str]:
 
     Raises:
         RedisError: no server answers; whether the entries are there is unknown.
-        ValueError: the URL is not one of a Redis or Valkey server.
+        SettingsError: the URL is not one of a Redis or Valkey server.
     """
-    waits = {"socket_timeout": SOCKET_SECONDS, "socket_connect_timeout": SOCKET_SECONDS}
-    with Redis.from_url(redis_url, **waits) as client, client.pipeline(transaction=True) as pipe:
+    try:
+        made = Redis.from_url(redis_url, socket_timeout=SOCKET_SECONDS, socket_connect_timeout=SOCKET_SECONDS)
+    except ValueError as error:
+        raise SettingsError(f"FACTD_REDIS_URL names no Redis or Valkey server: {error}") from None
+    with made as client, client.pipeline(transaction=True) as pipe:
         for correction in corrections:
             pipe.xadd(STREAM, {FIELD: json.dumps(correction.model_dump())})
         return [_name(entry) for entry in pipe.execute()]

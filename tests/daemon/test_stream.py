@@ -8,6 +8,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from daemon.embedded import EmbeddedValkey, free_port
+from daemon.errors import SettingsError
 from daemon.intake import Room
 from daemon.ledger import Ledger
 from daemon.messages import parse_correction
@@ -186,3 +187,5 @@ def test_entries_are_added_all_or_none_under_the_ids_that_the_ledger_will_show(v
     assert [ledger.get(id).id for id in again] == ids
     with pytest.raises(RedisError):
         append(f"redis://127.0.0.1:{free_port()}/0", posts)
+    with pytest.raises(SettingsError, match="FACTD_REDIS_URL"):
+        append("nowhere", posts)
