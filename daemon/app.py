@@ -277,7 +277,7 @@ def case(row: "CorrectionRow") -> Any:
 celery = Celery("factd")
 # Called when the configuration is first needed, so importing this module reads no environment.
 celery.add_defaults(lambda: celery_settings(load_settings()))
-celery.steps["consumer"].add(GiveBack)
+celery.steps["consumer"].add(GiveBack)  # pyright: ignore[reportOptionalSubscript]
 services = Services()
 
 
