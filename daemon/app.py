@@ -13,6 +13,7 @@ from daemon.errors import SettingsError
 from daemon.intake import Room
 from daemon.ledger import Ledger
 from daemon.progress import Progress, by_tenths
+from daemon.redelivery import GiveBack
 from daemon.settings import Settings, load_settings
 from daemon.stream import StreamThread
 from daemon.valve import Valve
@@ -276,6 +277,7 @@ def case(row: "CorrectionRow") -> Any:
 celery = Celery("factd")
 # Called when the configuration is first needed, so importing this module reads no environment.
 celery.add_defaults(lambda: celery_settings(load_settings()))
+celery.steps["consumer"].add(GiveBack)  # pyright: ignore[reportOptionalSubscript]
 services = Services()
 
 

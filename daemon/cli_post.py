@@ -1,4 +1,4 @@
-"""`factd post`: corrections go through the queue, as any producer's would."""
+"""`factd post`: corrections go through the stream, as any producer's would."""
 
 import time
 from collections.abc import Sequence
@@ -112,20 +112,18 @@ def _text(file: Path) -> str:
 
 
 def _send(settings: Settings, corrections: "Sequence[Correction]") -> list[str]:
-    from kombu.exceptions import OperationalError
+    from redis.exceptions import RedisError
 
-    from daemon.posting import post as send
-    from daemon.posting import producer
+    from daemon.stream import append
 
     _check_room(settings, len(corrections))
-    app = producer(settings.redis_url)
     try:
-        return send(app, [correction.model_dump() for correction in corrections])
-    except OperationalError as error:
+        # Not as Celery messages: one that a killed worker had just fetched is lost, and nobody waits for
+        # its result here.
+        return append(settings.redis_url, corrections)
+    except RedisError as error:
         mend = "start `factd up`, or set FACTD_REDIS_URL; `factd doctor` checks"
         raise CommandError(Exit.UNAVAILABLE, f"the broker does not answer: {error}", mend) from None
-    finally:
-        app.close()
 
 
 def _check_room(settings: Settings, count: int) -> None:

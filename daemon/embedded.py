@@ -166,7 +166,7 @@ class EmbeddedValkey:
             f"port {self.port}",
             f'dir "{self.directory}"',
             "appendonly yes",
-            "appendfsync everysec",
+            "appendfsync always",  # what XADD has answered survives a power cut
             "maxmemory-policy noeviction",
             "daemonize no",
         ]

@@ -6,9 +6,10 @@ Entry 1700000000000-0 becomes correction `stream-1700000000000-0`. An entry is a
 when the ledger has it or has the reason why it was refused; so the stream holds what is still to be read.
 """
 
+import json
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +17,7 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy.exc import OperationalError as DatabaseError
 
-from daemon.errors import ConflictError, CorrectionError, Problem
+from daemon.errors import ConflictError, CorrectionError, Problem, SettingsError
 from daemon.intake import Room, submit_or_refuse
 from daemon.ledger import Ledger
 from daemon.messages import Correction, parse_correction, parse_json
@@ -35,6 +36,27 @@ PAUSE_SECONDS = 1.0
 SOCKET_SECONDS = 5.0
 
 Entry = tuple[bytes, Mapping[bytes, bytes] | None]
+
+
+def append(redis_url: str, corrections: Sequence[Correction]) -> list[str]:
+    """Appends entries, all or none, and returns the ids that the corrections will have.
+
+    Raises:
+        RedisError: no server answers; whether the entries are there is unknown.
+        SettingsError: the URL is not one of a Redis or Valkey server.
+    """
+    try:
+        made = Redis.from_url(redis_url, socket_timeout=SOCKET_SECONDS, socket_connect_timeout=SOCKET_SECONDS)
+    except ValueError as error:
+        raise SettingsError(f"FACTD_REDIS_URL names no Redis or Valkey server: {error}") from None
+    with made as client, client.pipeline(transaction=True) as pipe:
+        for correction in corrections:
+            pipe.xadd(STREAM, {FIELD: json.dumps(correction.model_dump())})
+        return [_name(entry) for entry in pipe.execute()]
+
+
+def _name(entry: bytes) -> str:
+    return f"stream-{entry.decode()}"
 
 
 class StreamReader:
@@ -95,7 +117,7 @@ class StreamReader:
     def _take(self, entries: list[Entry]) -> None:
         if not entries:
             return
-        kept = [(f"stream-{id.decode()}", fields) for id, fields in entries if fields is not None]
+        kept = [(_name(id), fields) for id, fields in entries if fields is not None]
         try:
             self.ledger.submit_many([(id, _correction(fields)) for id, fields in kept], actor="stream")
         except (CorrectionError, ConflictError):

@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 from celery import Celery
+from kombu.exceptions import OperationalError
 
 from daemon.app import APPLY_QUEUE, celery, services
 from daemon.errors import ConflictError, CorrectionError, LeaseHeldError, RefusedError
@@ -60,5 +61,12 @@ def values(facts: list[list[str]], layer: int, key: str, base: str) -> str:
 
 
 def ring(app: Celery, expires: float | None = None) -> None:
-    """Rings the applier's doorbell; `expires` in seconds keeps bells from piling up behind a long run."""
-    app.send_task("factd.apply", queue=APPLY_QUEUE, expires=expires, ignore_result=True)
+    """Rings the applier's doorbell; `expires` in seconds keeps bells from piling up behind a long run.
+
+    A bell that cannot be rung is no fault of the correction, which is in the ledger; the apply worker rings
+    by itself as well.
+    """
+    try:
+        app.send_task("factd.apply", queue=APPLY_QUEUE, expires=expires, ignore_result=True)
+    except OperationalError as error:
+        log.warning("the doorbell could not be rung: %s", error)

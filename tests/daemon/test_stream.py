@@ -5,11 +5,14 @@ import threading
 
 import pytest
 from redis import Redis
+from redis.exceptions import RedisError
 
-from daemon.embedded import EmbeddedValkey
+from daemon.embedded import EmbeddedValkey, free_port
+from daemon.errors import SettingsError
 from daemon.intake import Room
 from daemon.ledger import Ledger
-from daemon.stream import CONSUMER, FIELD, GROUP, STREAM, StreamReader
+from daemon.messages import parse_correction
+from daemon.stream import CONSUMER, FIELD, GROUP, STREAM, StreamReader, append
 
 GOOD = {"subject": "France", "prompt": "The capital of {} is", "target": "Lyon"}
 
@@ -172,3 +175,17 @@ def test_a_ledger_that_cannot_be_written_loses_nothing(redis, ledger, monkeypatc
         reading.until(lambda: redis.xlen(STREAM) == 0)
     assert states(ledger) == {id: "validated"}
     assert failures == []
+
+
+def test_entries_are_added_all_or_none_under_the_ids_that_the_ledger_will_show(valkey, redis, ledger):
+    posts = [parse_correction(GOOD | {"subject": f"S{i}", "key": f"k{i}"}) for i in range(3)]
+    ids = append(valkey, posts)
+    again = append(valkey, posts)
+    with Reading(redis, ledger) as reading:
+        reading.until(lambda: redis.xlen(STREAM) == 0 and len(ledger.corrections()) == 3)
+    assert [row.id for row in ledger.corrections()] == ids
+    assert [ledger.get(id).id for id in again] == ids
+    with pytest.raises(RedisError):
+        append(f"redis://127.0.0.1:{free_port()}/0", posts)
+    with pytest.raises(SettingsError, match="FACTD_REDIS_URL"):
+        append("nowhere", posts)

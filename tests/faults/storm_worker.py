@@ -1,0 +1,30 @@
+"""The apply worker of the storm: a real Celery worker; the model, its replica and the judge are fakes."""
+
+import sys
+
+import daemon.app
+from daemon.applier import Applier
+from daemon.ledger import Ledger
+from daemon.settings import Settings
+from daemon.store import Store
+from daemon.update import Monitoring
+from tests.daemon.fakes import DiskServing, FakeEditor, fake_foresee, fake_judge, fake_measure, fake_proof
+
+
+def build_applier(settings: Settings, ledger: Ledger) -> Applier:
+    editor = FakeEditor()
+    replica = DiskServing(settings.store_dir, settings.state_dir / "replica.json")
+    return Applier(
+        ledger,
+        Store(settings.store_dir),
+        editor,
+        [replica],
+        monitoring=Monitoring(fake_measure, fake_judge, fake_foresee),
+        settings=settings,
+        proof=fake_proof(editor),
+    )
+
+
+if __name__ == "__main__":
+    daemon.app.build_applier = build_applier
+    daemon.app.celery.worker_main(sys.argv[1:])
