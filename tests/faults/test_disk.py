@@ -1,0 +1,88 @@
+"""A full disk and one that cannot be written: real file systems, small ones of their own."""
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy.exc import OperationalError
+from typer.testing import CliRunner
+
+from daemon.api import create_app
+from daemon.audit import audit
+from daemon.cli import app
+from daemon.cli_output import Exit
+
+
+@pytest.mark.parametrize("fault", ["full", "read-only"])
+def test_a_version_that_cannot_be_written_waits_and_the_old_one_stays(make_world, disk_of, tmp_path, fault):
+    disk = disk_of(tmp_path / "store")
+    world = make_world()
+    world.post("A", "B")
+    world.run()
+    world.post("C", "D")
+    if fault == "full":
+        with disk.full():
+            report = world.run()
+    else:
+        disk.remount("ro")
+        report = world.run()
+        disk.remount("rw")
+    assert ("No space left" if fault == "full" else "Read-only") in report.held
+    assert (report.live, world.store.ids()) == ("v000001", ["v000001"])
+    assert world.states() == {"id-A-B": "live", "id-C-D": "validated"}
+    world.check_agreement()
+    world.now += world.settings.retry_seconds + 1
+    assert world.run().held is None
+    assert set(world.states().values()) == {"live"}
+    world.check_agreement()
+
+
+def test_a_ledger_that_is_full_acknowledges_nothing_that_it_has_not(make_world, disk_of, tmp_path):
+    disk = disk_of(tmp_path / "ledger")
+    world = make_world(
+        database_url=f"sqlite:///{disk.folder / 'ledger.sqlite3'}", admin_token="secret", correction_rate=None
+    )
+    world.post("A", "B")
+    world.run()
+    world.post("C", "D")
+    kept = ["id-A-B", "id-C-D"]
+    client = TestClient(create_app(world.settings, world.ledger, [], lambda: None))
+    with disk.full():
+        with pytest.raises(OperationalError, match="full"):
+            while True:
+                kept.append(world.post(f"S{len(kept)}", "long " * 200))
+        body = {"subject": "S", "prompt": "The capital of {} is", "target": "long " * 4000}
+        answer = client.post("/v1/corrections", json=body, headers={"Authorization": "Bearer secret"})
+        assert answer.status_code == 503
+        assert "Retry-After" in answer.headers
+        with pytest.raises(OperationalError, match="full"):
+            while True:
+                world.run()
+                kept.append(world.post(f"S{len(kept)}", "t"))
+    assert list(world.states()) == kept
+    assert audit(world.ledger.engine).valid
+    world.open()
+    world.run()
+    assert set(world.states().values()) == {"live"}
+    world.check_agreement()
+
+
+def test_a_state_directory_that_cannot_be_written_is_told_and_left_as_it_is(
+    make_world, disk_of, tmp_path, monkeypatch
+):
+    disk = disk_of(tmp_path / "state")
+    world = make_world(state_dir=disk.folder)
+    world.post("A", "B")
+    world.run()
+    world.close()
+    monkeypatch.setenv("FACTD_STATE_DIR", str(disk.folder))
+    disk.remount("ro")
+    for words in (["post", "--subject", "S", "--prompt", "p {}", "--target", "t"], ["status"], ["versions"]):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == Exit.UNAVAILABLE, done.output
+        assert "the ledger cannot be" in done.stderr
+    with pytest.raises(OperationalError):
+        world.open()
+    disk.remount("rw")
+    world.open()
+    assert world.run().versions == []
+    assert world.states() == {"id-A-B": "live"}
+    world.check_agreement()
