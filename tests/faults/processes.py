@@ -9,8 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+import uvicorn
+from sqlalchemy import event
 
+from daemon.api import create_app
 from daemon.errors import LeaseLostError
+from daemon.ledger import Ledger
+from daemon.settings import Settings
 from tests.daemon.conftest import World
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -59,3 +64,30 @@ def applier(root: Path, stage: str) -> None:
         world.run()
     except LeaseLostError:
         sys.exit(PASSED)
+
+
+def api(root: Path, port: int, moment: str) -> None:
+    """The HTTP API, that kills itself at a moment of the first post."""
+
+    def die(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    settings = Settings(state_dir=root, admin_token="secret")
+    ledger = Ledger.open(settings.ledger_url)
+    ring = die if moment == "before the answer" else lambda: None
+
+    if moment == "in the transaction":
+
+        @event.listens_for(ledger.engine, "before_cursor_execute")
+        def _(_c, _cursor, statement, *_):
+            if statement.startswith("INSERT INTO transitions"):
+                die()
+
+    if moment == "before the commit":
+
+        @event.listens_for(ledger.engine, "commit")
+        def _(connection):
+            if connection.get_execution_options().get("factd_write"):
+                die()
+
+    uvicorn.run(create_app(settings, ledger, [], ring), port=port, log_level="warning")

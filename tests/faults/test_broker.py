@@ -104,7 +104,8 @@ def test_a_broker_that_lost_its_data_delays_nothing_that_was_recorded(world, val
     with worker(world, valkey):
         producer("before")
         until(lambda: world.states().get("before") == "live")
-        os.kill(valkey._process.pid, signal.SIGKILL)
+        with Redis.from_url(valkey.url) as redis:
+            os.kill(redis.info("server")["process_id"], signal.SIGKILL)
         until(lambda: not valkey.running())
         # As through HTTP: recorded, and the doorbell cannot be rung.
         world.ledger.submit(parse_correction(GOOD | {"subject": "Spain"}), "unheard")

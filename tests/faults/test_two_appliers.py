@@ -16,8 +16,9 @@ PASSED_BY = [
 
 
 def left_behind(world):
-    """All that an applier can change."""
-    files = {path: path.read_bytes() for path in world.settings.store_dir.rglob("*") if path.is_file()}
+    """All that an applier can change; a directory under a temporary name is no version."""
+    versions = [world.store.path(id) for id in world.store.ids()]
+    files = {path: path.read_bytes() for version in versions for path in version.iterdir()}
     return world.states(), audit(world.ledger.engine).head, files, world.replica.file.read_text()
 
 
