@@ -81,8 +81,11 @@ class Applier:
         self.monitoring, self.settings, self.checkpoint = monitoring, settings, checkpoint
         self._proved = Proved()
 
-    def run(self) -> RunReport:
+    def run(self, stopping: Callable[[], bool] = lambda: False) -> RunReport:
         """Reconciles, then drains operations and batches until nothing waits or something holds.
+
+        Args:
+            stopping: asked between batches; when true, what waits is left to the next run.
 
         Raises:
             LeaseHeldError: another applier is at work.
@@ -105,11 +108,12 @@ class Applier:
                 self.settings,
                 self.checkpoint,
             )
-            return _Run(update, self._proved).go()
+            return _Run(update, self._proved, stopping).go()
 
 
 class _Run:
-    def __init__(self, update: Update, proved: Proved) -> None:
+    def __init__(self, update: Update, proved: Proved, stopping: Callable[[], bool]) -> None:
+        self._stopping = stopping
         self.update, self.ladder, self._proved = update, update.ladder, proved
         self.journal, self.store, self.editor = update.journal, update.store, update.editor
         self.publisher, self.checkpoint = update.publisher, update.checkpoint
@@ -195,7 +199,7 @@ class _Run:
         told = [(row.id, row.subject, row.prompt, row.target) for row in rows]
         if [(fact.id, fact.subject, fact.prompt, fact.target) for fact in facts] != told:
             raise StoreError(
-                f"the manifests of version {version} and of those before it tell other facts than the ledger; "
+                f"the manifests that lead to version {version} tell other facts than the ledger; "
                 "restore them from a backup, or roll back"
             )
 
@@ -221,7 +225,7 @@ class _Run:
     def _drain(self) -> str | None:
         """Until nothing waits, or until something holds: then why."""
         held = None
-        while held is None and self._step_waits():
+        while held is None and not self._stopping() and self._step_waits():
             held = self._step()
             self.ladder.look_ahead()
         return held

@@ -21,7 +21,9 @@ def post(port):
     until = time.monotonic() + 120
     while True:
         try:
-            return httpx.post(f"http://127.0.0.1:{port}/v1/corrections", json=BODY, headers=HEADERS, timeout=60)
+            return httpx.post(
+                f"http://127.0.0.1:{port}/v1/corrections", json=BODY, headers=HEADERS, timeout=60
+            )
         except httpx.ConnectError:
             assert time.monotonic() < until, "the API does not come up"
             time.sleep(0.05)

@@ -42,12 +42,12 @@ def worker(world, valkey, **more):
         "FACTD_STATE_DIR": str(world.root),
         "FACTD_REDIS_URL": valkey.url,
         "FACTD_RETRY_SECONDS": "1",
-        # As every deployment of ours starts it.
-        "REMAP_SIGTERM": "SIGQUIT",
     }
     argv = [sys.executable, str(HERE / "worker_on_fakes.py"), "--loglevel", "INFO", "--without-mingle"]
     with (world.root / "worker.log").open("a") as log:
-        process = subprocess.Popen([*argv, "--without-gossip"], env=environment | more, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [*argv, "--without-gossip"], env=environment | more, stdout=log, stderr=log
+        )
     try:
         yield process
     finally:

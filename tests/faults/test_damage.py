@@ -28,7 +28,11 @@ def test_a_damaged_byte_is_refused_or_changes_nothing(world, version, name):
     assert world.run().live == "v000002"
     save_file({world.fakes.NAME: world.editor.base}, world.root / "model.safetensors")
     served, store = Checkpoint(world.root), world.settings.store_dir
-    facts, columns, hashes = world.editor.state.facts, world.editor.state.columns, world.editor.weight_hashes()
+    facts, columns, hashes = (
+        world.editor.state.facts,
+        world.editor.state.columns,
+        world.editor.weight_hashes(),
+    )
     file = world.store.path(version) / name
     sound = file.read_bytes()
 

@@ -1,14 +1,25 @@
 """A full disk and one that cannot be written: real file systems, small ones of their own."""
 
+from contextlib import ExitStack
+
 import pytest
+from celery.exceptions import Reject
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
+from daemon import tasks
 from daemon.api import create_app
 from daemon.audit import audit
 from daemon.cli import app
 from daemon.cli_output import Exit
+
+
+def fill(write):
+    """Writes until the database says that its disk is full."""
+    with pytest.raises(OperationalError, match="full"):
+        for _ in range(1000):
+            write()
 
 
 @pytest.mark.parametrize("fault", ["full", "read-only"])
@@ -46,23 +57,38 @@ def test_a_ledger_that_is_full_acknowledges_nothing_that_it_has_not(make_world, 
     kept = ["id-A-B", "id-C-D"]
     client = TestClient(create_app(world.settings, world.ledger, [], lambda: None))
     with disk.full():
-        with pytest.raises(OperationalError, match="full"):
-            while True:
-                kept.append(world.post(f"S{len(kept)}", "long " * 200))
+        fill(lambda: kept.append(world.post(f"S{len(kept)}", "long " * 200)))
         body = {"subject": "S", "prompt": "The capital of {} is", "target": "long " * 4000}
         answer = client.post("/v1/corrections", json=body, headers={"Authorization": "Bearer secret"})
         assert answer.status_code == 503
         assert "Retry-After" in answer.headers
-        with pytest.raises(OperationalError, match="full"):
-            while True:
-                world.run()
-                kept.append(world.post(f"S{len(kept)}", "t"))
+        fill(world.run)
     assert list(world.states()) == kept
     assert audit(world.ledger.engine).valid
     world.open()
     world.run()
     assert set(world.states().values()) == {"live"}
     world.check_agreement()
+
+
+def test_a_celery_message_waits_until_the_ledger_has_room(make_world, disk_of, tmp_path, monkeypatch):
+    disk = disk_of(tmp_path / "ledger")
+    world = make_world(database_url=f"sqlite:///{disk.folder / 'ledger.sqlite3'}")
+    message = {"subject": "S", "prompt": "The capital of {} is", "target": "long " * 4000}
+    monkeypatch.setitem(vars(tasks.services), "ledger", world.ledger)
+    monkeypatch.setitem(vars(tasks.services), "settings", world.settings)
+    with ExitStack() as full:
+        full.enter_context(disk.full())
+        waits = []
+        monkeypatch.setattr(tasks.time, "sleep", lambda seconds: (waits.append(seconds), full.close()))
+        assert tasks._record("one", message) == "one"
+    assert waits == [world.settings.retry_seconds]
+    with ExitStack() as full, pytest.raises(Reject) as told:
+        full.enter_context(disk.full())
+        monkeypatch.setattr(tasks.worker_state, "should_stop", 0)
+        tasks._record("two", message | {"subject": "T"})
+    assert told.value.requeue
+    assert world.states() == {"one": "validated"}
 
 
 def test_a_state_directory_that_cannot_be_written_is_told_and_left_as_it_is(
