@@ -15,11 +15,9 @@ from daemon.cli import app
 from daemon.cli_output import Exit
 
 
-def fill(write):
-    """Writes until the database says that its disk is full."""
-    with pytest.raises(OperationalError, match="full"):
-        for _ in range(1000):
-            write()
+def on_and_on(write):
+    for _ in range(1000):
+        write()
 
 
 @pytest.mark.parametrize("fault", ["full", "read-only"])
@@ -57,12 +55,14 @@ def test_a_ledger_that_is_full_acknowledges_nothing_that_it_has_not(make_world, 
     kept = ["id-A-B", "id-C-D"]
     client = TestClient(create_app(world.settings, world.ledger, [], lambda: None))
     with disk.full():
-        fill(lambda: kept.append(world.post(f"S{len(kept)}", "long " * 200)))
+        with pytest.raises(OperationalError, match="full"):
+            on_and_on(lambda: kept.append(world.post(f"S{len(kept)}", "long " * 200)))
         body = {"subject": "S", "prompt": "The capital of {} is", "target": "long " * 4000}
         answer = client.post("/v1/corrections", json=body, headers={"Authorization": "Bearer secret"})
         assert answer.status_code == 503
         assert "Retry-After" in answer.headers
-        fill(world.run)
+        with pytest.raises(OperationalError, match="full"):
+            on_and_on(world.run)
     assert list(world.states()) == kept
     assert audit(world.ledger.engine).valid
     world.open()
@@ -83,9 +83,8 @@ def test_a_celery_message_waits_until_the_ledger_has_room(make_world, disk_of, t
         monkeypatch.setattr(tasks.time, "sleep", lambda seconds: (waits.append(seconds), full.close()))
         assert tasks._record("one", message) == "one"
     assert waits == [world.settings.retry_seconds]
-    with ExitStack() as full, pytest.raises(Reject) as told:
-        full.enter_context(disk.full())
-        monkeypatch.setattr(tasks.worker_state, "should_stop", 0)
+    monkeypatch.setattr(tasks.worker_state, "should_stop", 0)
+    with disk.full(), pytest.raises(Reject) as told:
         tasks._record("two", message | {"subject": "T"})
     assert told.value.requeue
     assert world.states() == {"one": "validated"}

@@ -1,6 +1,5 @@
 """The fault table of docs/reliability.md names tests that exist, and no stage is left out."""
 
-import importlib
 import re
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from daemon.stages import Stage
 from tests.daemon import test_crash
 
 ROOT = Path(__file__).parents[2]
-ROW = re.compile(r"^\|(?: [^|]+ \|){4} `tests/([^`]+)\.py::(\w+)` \|$", re.MULTILINE)
+ROW = re.compile(r"^\|(?: [^|]+ \|){4} `(tests/[^`]+)::(\w+)` \|$", re.MULTILINE)
 HEAD = re.compile(r"^\| fault \|.*\n\|[-|]+$", re.MULTILINE)
 
 
@@ -20,7 +19,7 @@ def test_every_row_names_a_test_that_exists():
     missing = [
         (file, name)
         for file, name in named
-        if not hasattr(importlib.import_module(f"tests.{file.replace('/', '.')}"), name)
+        if not re.search(rf"^(def )?{name}\b", (ROOT / file).read_text(), re.MULTILINE)
     ]
     assert not missing
 
