@@ -44,11 +44,13 @@ def worker(world, valkey, **more):
         "FACTD_RETRY_SECONDS": "1",
     }
     argv = [sys.executable, str(HERE / "worker_on_fakes.py"), "--loglevel", "INFO", "--without-mingle"]
-    with (world.root / "worker.log").open("a") as log:
+    said = world.root / f"worker-{time.monotonic_ns()}.log"
+    with said.open("w") as log:
         process = subprocess.Popen(
             [*argv, "--without-gossip"], env=environment | more, stdout=log, stderr=log
         )
     try:
+        until(lambda: process.poll() is not None or " ready." in said.read_text())
         yield process
     finally:
         process.kill()
