@@ -67,8 +67,8 @@ def test_of_a_cut_or_damaged_log_what_stands_before_the_fault_stays(tmp_path):
     log = tmp_path / "ledger.sqlite3-wal"
     ends = []
     for number in range(5):
-        body = {"subject": f"S{number}", "prompt": "The capital of {} is", "target": "x" * 3000 * number}
-        ledger.submit(parse_correction(body | {"target": f"t{'x' * 3000 * number}"}), f"id-{number}")
+        body = {"subject": f"S{number}", "prompt": "The capital of {} is", "target": "t"}
+        ledger.submit(parse_correction(body | {"paraphrases": ["x" * 900] * 3 * number}), f"id-{number}")
         ends.append(log.stat().st_size)
     base, whole = (tmp_path / "ledger.sqlite3").read_bytes(), log.read_bytes()
     ledger.close()

@@ -15,6 +15,11 @@ from daemon.cli import app
 from daemon.cli_output import Exit
 
 
+#: a row that needs pages of its own: what is left in pages that the database has already is no disk
+LONG = ["long " * 190] * 20
+BODY = {"subject": "S", "prompt": "The capital of {} is", "target": "t", "paraphrases": LONG}
+
+
 def on_and_on(write):
     for _ in range(1000):
         write()
@@ -46,9 +51,7 @@ def test_a_version_that_cannot_be_written_waits_and_the_old_one_stays(make_world
 
 def test_a_ledger_that_is_full_acknowledges_nothing_that_it_has_not(make_world, disk_of, tmp_path):
     disk = disk_of(tmp_path / "ledger")
-    world = make_world(
-        database_url=f"sqlite:///{disk.folder / 'ledger.sqlite3'}", admin_token="secret", correction_rate=None
-    )
+    world = make_world(database_url=f"sqlite:///{disk.folder / 'ledger.sqlite3'}", admin_token="secret")
     world.post("A", "B")
     world.run()
     world.post("C", "D")
@@ -56,9 +59,8 @@ def test_a_ledger_that_is_full_acknowledges_nothing_that_it_has_not(make_world, 
     client = TestClient(create_app(world.settings, world.ledger, [], lambda: None))
     with disk.full():
         with pytest.raises(OperationalError, match="full"):
-            on_and_on(lambda: kept.append(world.post(f"S{len(kept)}", "long " * 200)))
-        body = {"subject": "S", "prompt": "The capital of {} is", "target": "long " * 4000}
-        answer = client.post("/v1/corrections", json=body, headers={"Authorization": "Bearer secret"})
+            on_and_on(lambda: kept.append(world.post(f"S{len(kept)}", "t", paraphrases=LONG)))
+        answer = client.post("/v1/corrections", json=BODY, headers={"Authorization": "Bearer secret"})
         assert answer.status_code == 503
         assert "Retry-After" in answer.headers
         with pytest.raises(OperationalError, match="full"):
@@ -74,18 +76,17 @@ def test_a_ledger_that_is_full_acknowledges_nothing_that_it_has_not(make_world, 
 def test_a_celery_message_waits_until_the_ledger_has_room(make_world, disk_of, tmp_path, monkeypatch):
     disk = disk_of(tmp_path / "ledger")
     world = make_world(database_url=f"sqlite:///{disk.folder / 'ledger.sqlite3'}")
-    message = {"subject": "S", "prompt": "The capital of {} is", "target": "long " * 4000}
     monkeypatch.setitem(vars(tasks.services), "ledger", world.ledger)
     monkeypatch.setitem(vars(tasks.services), "settings", world.settings)
     with ExitStack() as full:
         full.enter_context(disk.full())
         waits = []
         monkeypatch.setattr(tasks.time, "sleep", lambda seconds: (waits.append(seconds), full.close()))
-        assert tasks._record("one", message) == "one"
+        assert tasks._record("one", BODY) == "one"
     assert waits == [world.settings.retry_seconds]
     monkeypatch.setattr(tasks.worker_state, "should_stop", 0)
     with disk.full(), pytest.raises(Reject) as told:
-        tasks._record("two", message | {"subject": "T"})
+        tasks._record("two", BODY | {"subject": "T"})
     assert told.value.requeue
     assert world.states() == {"one": "validated"}
 
