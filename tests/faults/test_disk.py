@@ -14,7 +14,6 @@ from daemon.audit import audit
 from daemon.cli import app
 from daemon.cli_output import Exit
 
-
 #: a row that needs pages of its own: what is left in pages that the database has already is no disk
 LONG = ["long " * 190] * 20
 BODY = {"subject": "S", "prompt": "The capital of {} is", "target": "t", "paraphrases": LONG}
@@ -49,9 +48,11 @@ def test_a_version_that_cannot_be_written_waits_and_the_old_one_stays(make_world
     world.check_agreement()
 
 
-def test_a_ledger_that_is_full_acknowledges_nothing_that_it_has_not(make_world, disk_of, tmp_path):
+def test_a_ledger_that_is_full_acknowledges_nothing_that_it_has_not(world_at, disk_of, tmp_path):
     disk = disk_of(tmp_path / "ledger")
-    world = make_world(database_url=f"sqlite:///{disk.folder / 'ledger.sqlite3'}", admin_token="secret")
+    world = world_at(
+        tmp_path, database_url=f"sqlite:///{disk.folder / 'ledger.sqlite3'}", admin_token="secret"
+    )
     world.post("A", "B")
     world.run()
     world.post("C", "D")
@@ -71,11 +72,12 @@ def test_a_ledger_that_is_full_acknowledges_nothing_that_it_has_not(make_world, 
     world.run()
     assert set(world.states().values()) == {"live"}
     world.check_agreement()
+    world.close()
 
 
-def test_a_celery_message_waits_until_the_ledger_has_room(make_world, disk_of, tmp_path, monkeypatch):
+def test_a_celery_message_waits_until_the_ledger_has_room(world_at, disk_of, tmp_path, monkeypatch):
     disk = disk_of(tmp_path / "ledger")
-    world = make_world(database_url=f"sqlite:///{disk.folder / 'ledger.sqlite3'}")
+    world = world_at(tmp_path, database_url=f"sqlite:///{disk.folder / 'ledger.sqlite3'}")
     monkeypatch.setitem(vars(tasks.services), "ledger", world.ledger)
     monkeypatch.setitem(vars(tasks.services), "settings", world.settings)
     with ExitStack() as full:
@@ -89,13 +91,14 @@ def test_a_celery_message_waits_until_the_ledger_has_room(make_world, disk_of, t
         tasks._record("two", BODY | {"subject": "T"})
     assert told.value.requeue
     assert world.states() == {"one": "validated"}
+    world.close()
 
 
 def test_a_state_directory_that_cannot_be_written_is_told_and_left_as_it_is(
-    make_world, disk_of, tmp_path, monkeypatch
+    world_at, disk_of, tmp_path, monkeypatch
 ):
     disk = disk_of(tmp_path / "state")
-    world = make_world(state_dir=disk.folder)
+    world = world_at(disk.folder)
     world.post("A", "B")
     world.run()
     world.close()
@@ -112,3 +115,4 @@ def test_a_state_directory_that_cannot_be_written_is_told_and_left_as_it_is(
     assert world.run().versions == []
     assert world.states() == {"id-A-B": "live"}
     world.check_agreement()
+    world.close()
