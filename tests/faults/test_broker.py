@@ -76,6 +76,14 @@ def in_mid_task(world, redis):
         other.execute("ROLLBACK")
 
 
+def agreed(world):
+    """A next applier finds nothing to do, and all in agreement."""
+    world.now = time.time()
+    world.open()
+    assert world.run().versions == []
+    world.check_agreement()
+
+
 def arrivals(world, id):
     return [t.new for t in world.ledger.transitions(id)].count("received")
 
@@ -102,7 +110,7 @@ def test_a_worker_killed_in_mid_task_and_a_cut_connection_record_once(world, val
             until(lambda: world.states().get("last") == "live")
     assert [arrivals(world, id) for id in ("killed", "cut", "last")] == [1, 1, 1]
     assert audit(world.ledger.engine).valid
-    world.check_agreement()
+    agreed(world)
 
 
 def test_a_broker_that_lost_its_data_delays_nothing_that_was_recorded(world, valkey, producer):
@@ -119,9 +127,7 @@ def test_a_broker_that_lost_its_data_delays_nothing_that_was_recorded(world, val
         until(lambda: world.states().get("unheard") == "live")
         producer("after", subject="Italy")
         until(lambda: world.states().get("after") == "live")
-    world.open()
-    world.run()
-    world.check_agreement()
+    agreed(world)
 
 
 @pytest.mark.parametrize("stage", ["staged", "flipped"])
@@ -133,8 +139,5 @@ def test_a_worker_told_to_stop_in_mid_publication_ends_in_time_with_the_job_done
         until((world.root / "lingering").exists)
         process.terminate()
         process.wait(30)
-    world.now = time.time()
     assert world.states() == {"one": "live"}
-    world.open()
-    assert world.run().versions == []
-    world.check_agreement()
+    agreed(world)

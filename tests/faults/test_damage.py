@@ -15,7 +15,7 @@ from daemon.ledger import Ledger
 from daemon.messages import parse_correction
 from daemon.staging import Checkpoint, StagingError, admit, stage_version
 
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=25, deadline=None)
 bits = st.integers(1, 255)
 
 
