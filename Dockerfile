@@ -97,8 +97,6 @@ FROM user AS worker
 COPY --from=worker-app /opt/factd /opt/factd
 # A worker lives as long as its process does: it cannot answer while it edits, so a probe would lie.
 HEALTHCHECK NONE
-# SIGTERM lets a running update finish.
-ENV REMAP_SIGTERM=SIGQUIT
 CMD ["worker", "--queue", "apply"]
 
 FROM user AS serve-cpu

@@ -65,9 +65,9 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "worker_concurrency": 1,
         # Must end before the message is handed out again (enforced by pools other than solo).
         "task_time_limit": timeout // 2,
-        # A running update may finish when the worker is told to stop; start workers with
-        # REMAP_SIGTERM=SIGQUIT so that SIGTERM means this.
-        "worker_soft_shutdown_timeout": 30.0,
+        # No soft shutdown and no REMAP_SIGTERM: with `-P solo` its pause would stop the very task that it
+        # waits for. SIGTERM as it is lets the task at hand end and takes no other.
+        "worker_soft_shutdown_timeout": 0.0,
         # After a lost connection the message comes again; the first run would be a duplicate.
         "worker_cancel_long_running_tasks_on_connection_loss": True,
         "broker_connection_retry_on_startup": True,

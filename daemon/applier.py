@@ -21,6 +21,7 @@ from daemon.settings import Settings
 from daemon.stages import Stage
 from daemon.store import Store
 from daemon.update import Monitoring, Update, tensor_entries
+from editing.facts import Fact
 from monitoring.policy import resumed
 
 __all__ = ["Applier", "RunReport", "Stage"]
@@ -80,8 +81,11 @@ class Applier:
         self.monitoring, self.settings, self.checkpoint = monitoring, settings, checkpoint
         self._proved = Proved()
 
-    def run(self) -> RunReport:
+    def run(self, stopping: Callable[[], bool] = lambda: False) -> RunReport:
         """Reconciles, then drains operations and batches until nothing waits or something holds.
+
+        Args:
+            stopping: asked between batches; when true, what waits is left to the next run.
 
         Raises:
             LeaseHeldError: another applier is at work.
@@ -104,11 +108,12 @@ class Applier:
                 self.settings,
                 self.checkpoint,
             )
-            return _Run(update, self._proved).go()
+            return _Run(update, self._proved, stopping).go()
 
 
 class _Run:
-    def __init__(self, update: Update, proved: Proved) -> None:
+    def __init__(self, update: Update, proved: Proved, stopping: Callable[[], bool]) -> None:
+        self._stopping = stopping
         self.update, self.ladder, self._proved = update, update.ladder, proved
         self.journal, self.store, self.editor = update.journal, update.store, update.editor
         self.publisher, self.checkpoint = update.publisher, update.checkpoint
@@ -130,7 +135,9 @@ class _Run:
     def _reconcile(self) -> str | None:
         """Ledger is the truth; the model in memory, the files and the replicas follow it."""
         gone = (VersionState.PLANNED, VersionState.DISCARDED)
-        self.store.clean({row.id for row in self.journal.versions() if row.state not in gone})
+        # Nobody can take the lease meanwhile: what is cleared away is never a newer applier's.
+        with self.journal.writing():
+            self.store.clean({row.id for row in self.journal.versions() if row.state not in gone})
         self._restore(self.journal.live_version())
         flight = self.journal.version_in_flight()
         try:
@@ -175,13 +182,25 @@ class _Run:
         wanted = self._wanted(version)
         if self.editor.weight_hashes() == wanted and list(self.editor.state.ids) == self._fact_ids(version):
             return
-        self.editor.restore(self.store.load_state(version))
+        state = self.store.load_state(version)
+        self._check_facts(version, state.facts)
+        self.editor.restore(state)
         found = self.editor.weight_hashes()
         wrong = sorted(name for name in wanted if found.get(name) != wanted[name])
         if wrong:
             raise StoreError(
                 f"version {version} was rebuilt with other bits in {wrong[0]}; it was written by another "
                 "model or processor: roll back, or restore the checkpoint that it was made for"
+            )
+
+    def _check_facts(self, version: str, facts: Sequence[Fact]) -> None:
+        """No hash covers what a manifest says of its facts, but the ledger has it too."""
+        rows = self.journal.rows(self._fact_ids(version))
+        told = [(row.id, row.subject, row.prompt, row.target) for row in rows]
+        if [(fact.id, fact.subject, fact.prompt, fact.target) for fact in facts] != told:
+            raise StoreError(
+                f"the manifests that lead to version {version} tell other facts than the ledger; "
+                "restore them from a backup, or roll back"
             )
 
     def _wanted(self, version: str) -> dict[str, str]:
@@ -206,7 +225,7 @@ class _Run:
     def _drain(self) -> str | None:
         """Until nothing waits, or until something holds: then why."""
         held = None
-        while held is None and self._step_waits():
+        while held is None and not self._stopping() and self._step_waits():
             held = self._step()
             self.ladder.look_ahead()
         return held
@@ -251,7 +270,8 @@ class _Run:
     def _plan(self) -> Plan:
         settings, now = self.update.settings, self.journal.clock()
         pending, facts = self.journal.pending(WINDOW), self.journal.facts()
-        return plan_batch(pending, facts, settings.batch_size, now, settings.batch_wait_seconds)
+        patience, rest = settings.batch_wait_seconds, settings.retry_seconds
+        return plan_batch(pending, facts, settings.batch_size, now, patience, rest)
 
     def _operate(self, operation: OperationRow) -> str | None:
         if operation.kind is OperationKind.PAUSE:

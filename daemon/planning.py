@@ -1,5 +1,6 @@
 """Which pending corrections make the next batch. Pure."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ def plan_batch(
     batch_size: int,
     now: float,
     patience: float = 0.0,
+    rest: float = math.inf,
 ) -> Plan:
     """Of each slot (subject and prompt) only the newest pending correction is tried; older ones wait for
     its fate: they are superseded when it goes live, and have their turn when it is rejected.
@@ -44,6 +46,7 @@ def plan_batch(
 
     Args:
         patience: how long the first correction of an incomplete batch waits for company, seconds.
+        rest: the longest time between two attempts, seconds.
     """
     held = {fact.slot: fact for fact in live}
     newest: dict[tuple[str, str], CorrectionRow] = {}
@@ -58,7 +61,8 @@ def plan_batch(
     for row in _in_order(pending):
         if row.id in done or newest[row.slot] is not row:
             continue
-        if row.not_before > now or row.subject in waiting:
+        # What is further off than the longest rest was written before the clock was set back.
+        if now < row.not_before <= now + rest or row.subject in waiting:
             waiting.add(row.subject)
             continue
         # A batch that was refused is tried again in halves: the smallest limit in it counts.

@@ -1,10 +1,14 @@
 """The Celery tasks: take a correction into the ledger; ring the applier. Neither holds any state."""
 
 import logging
+import time
 from typing import Any
 
 from celery import Celery
+from celery.exceptions import Reject
+from celery.worker import state as worker_state
 from kombu.exceptions import OperationalError
+from sqlalchemy.exc import OperationalError as DatabaseError
 
 from daemon.app import APPLY_QUEUE, celery, services
 from daemon.errors import ConflictError, CorrectionError, LeaseHeldError, RefusedError
@@ -24,9 +28,7 @@ def submit(self: Any, correction: dict[str, Any]) -> str:
         RefusedError: the text names field, value and mend. The ledger shows the id as rejected.
     """
     try:
-        accepted = submit_or_refuse(
-            services.ledger, str(self.request.id), lambda: parse_correction(correction), "celery"
-        )
+        accepted = _record(str(self.request.id), correction)
     except (CorrectionError, ConflictError) as error:
         raise RefusedError(str(error)) from None
     ring(self.app)
@@ -35,11 +37,34 @@ def submit(self: Any, correction: dict[str, Any]) -> str:
     return accepted
 
 
+def _record(id: str, correction: dict[str, Any]) -> str:
+    """Waits while the ledger cannot be written, here and not in the broker: a message that went back would
+    come again behind younger ones, one that failed would be gone.
+
+    Raises:
+        CorrectionError, ConflictError: it was refused.
+        Reject: the worker is told to stop; the message goes back.
+    """
+    while True:
+        try:
+            return submit_or_refuse(services.ledger, id, lambda: parse_correction(correction), "celery")
+        except DatabaseError as error:
+            if _stopping():
+                raise Reject(error, requeue=True) from None
+            log.error("correction %s waits: the ledger does not answer: %s", id, error.orig)
+            time.sleep(max(1.0, services.settings.retry_seconds))
+
+
+def _stopping() -> bool:
+    # The exit status once SIGTERM was received; it may be 0.
+    return worker_state.should_stop is not None
+
+
 @celery.task(name="factd.apply", ignore_result=True)
 def apply() -> None:
     """Drains the ledger. How often and in which order the bell rings does not matter."""
     try:
-        report = services.applier.run()
+        report = services.applier.run(_stopping)
     except LeaseHeldError as error:
         log.info("not applying: %s", error)
         return

@@ -183,8 +183,6 @@ class Up:
             # value optimisation: a quarter of its time.
             "MALLOC_TRIM_THRESHOLD_": str(2 << 30),
             "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-            # Celery's soft shutdown: an update that runs may finish when the worker is told to stop.
-            "REMAP_SIGTERM": "SIGQUIT",
         }
         return {**os.environ, **own}
 

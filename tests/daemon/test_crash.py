@@ -91,12 +91,13 @@ def test_a_kill_while_compacting_leaves_one_compaction(world, stage):
     assert world.run().versions == []
 
 
-def test_a_kill_when_the_guard_has_paused_leaves_it_paused(world):
+@pytest.mark.parametrize("stage", [Stage.PAUSED])
+def test_a_kill_when_the_guard_has_paused_leaves_it_paused(world, stage):
     world.post("A", "wearing")
     world.run()
     for i in range(4):
         world.post(f"H{i}", "heavy")
-    crash(world, Stage.PAUSED)
+    crash(world, stage)
     world.open()
     states = list(world.states().values())
     assert "validated" in states

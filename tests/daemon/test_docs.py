@@ -178,11 +178,16 @@ class Queue:
     def __init__(self, world):
         self.world, self.ids = world, []
 
-    def send_task(self, name, args=(), task_id=None, **_):
+    def append(self, _url, corrections):
+        new = [f"stream-{len(self.ids) + i}-0" for i in range(len(corrections))]
         self.world.now = time.time()
-        if name == SUBMIT:
-            self.world.ledger.submit(parse_correction(args[0]), task_id)
-            self.ids.append(task_id)
+        self.world.ledger.submit_many(list(zip(new, corrections, strict=True)))
+        self.ids += new
+        self.world.run()
+        return new
+
+    def send_task(self, _name, **_):
+        self.world.now = time.time()
         self.world.run()
 
     def close(self):
@@ -198,6 +203,7 @@ def session(world, monkeypatch, tmp_path):
         monkeypatch.delenv(name)
     monkeypatch.setenv("FACTD_STATE_DIR", str(world.root))
     monkeypatch.setattr("daemon.posting.producer", lambda _url: queue)
+    monkeypatch.setattr("daemon.stream.append", queue.append)
     monkeypatch.chdir(tmp_path)
 
     def carry_out(words):

@@ -1,0 +1,93 @@
+"""What other processes do on the disk of a World. They come from a server that has imported torch already,
+so that each takes a fraction of a second."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import uvicorn
+from sqlalchemy import event
+
+from daemon.api import create_app
+from daemon.errors import LeaseLostError
+from daemon.ledger import Ledger
+from daemon.settings import Settings
+from tests.daemon.conftest import World
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([__name__])
+#: exit status of an applier that found out that a newer one is at work
+PASSED = 75
+
+
+@contextmanager
+def process(target, *args):
+    """A process; killed at the end if it still runs."""
+    made = CONTEXT.Process(target=target, args=args)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.kill()
+        made.join()
+
+
+def until_stopped(made) -> None:
+    """Returns when the process has stopped itself."""
+    status = psutil.Process(made.pid)
+    while status.status() != psutil.STATUS_STOPPED:
+        made.join(0.02)
+        assert made.exitcode is None, "it ended before the stage was reached"
+
+
+def wake(made) -> int:
+    """Lets a stopped process go on to its end; returns its exit status."""
+    os.kill(made.pid, signal.SIGCONT)
+    made.join(60)
+    return made.exitcode
+
+
+def applier(root: Path, stage: str) -> None:
+    """One run of the applier that stops its own process at the stage."""
+    world = World(root)
+
+    def stop(reached):
+        if reached == stage:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    world.applier.checkpoint = stop
+    try:
+        world.run()
+    except LeaseLostError:
+        sys.exit(PASSED)
+
+
+def api(root: Path, port: int, moment: str) -> None:
+    """The HTTP API, that kills itself at a moment of the first post."""
+
+    def die(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    settings = Settings(state_dir=root, admin_token="secret")
+    ledger = Ledger.open(settings.ledger_url)
+    ring = die if moment == "before the answer" else lambda: None
+
+    if moment == "in the transaction":
+
+        @event.listens_for(ledger.engine, "before_cursor_execute")
+        def _(_c, _cursor, statement, *_):
+            if statement.startswith("INSERT INTO transitions"):
+                die()
+
+    if moment == "before the commit":
+
+        @event.listens_for(ledger.engine, "commit")
+        def _(connection):
+            if connection.get_execution_options().get("factd_write"):
+                die()
+
+    uvicorn.run(create_app(settings, ledger, [], ring), port=port, log_level="warning")
