@@ -121,7 +121,10 @@ def test_tail_follows_until_interrupted_and_ends_well(world):
     world.post("A", "fine", id="first")
     environment = os.environ | {"FACTD_STATE_DIR": str(world.root)}
     command = [sys.executable, "-m", "daemon", "tail", "--json"]
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as tail:
+    options: dict = {"cwd": ROOT, "env": environment, "stdout": subprocess.PIPE, "text": True}
+    # A shell's background jobs, and so what they start, ignore it.
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(command, **options) as tail:
         lines = [json.loads(tail.stdout.readline()) for _ in range(2)]
         world.post("B", "good", id="second")
         lines += [json.loads(tail.stdout.readline()) for _ in range(2)]
