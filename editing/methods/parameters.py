@@ -81,7 +81,7 @@ _METHODS: Mapping[str, Mapping[str, Any]] = {
         "finish": "argmax",
         "extra": 2,
         "unedited": True,
-        "pilots": 64,
+        "pilots": 32,
         "pilot_contexts": 6,
         "anchor_factor": 1.5,
     },
