@@ -22,6 +22,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -165,7 +166,7 @@ class Services:
 
 
 @dataclass
-class Producer:
+class Producer(ABC):
     """Posts `count` corrections; number `i` is of slot `i % SLOTS`. What was acknowledged is in `done`."""
 
     name: str
@@ -192,9 +193,9 @@ class Producer:
         told = {"subject": f"{self.name} {number % SLOTS}", "prompt": PROMPT, "target": f"answer {number}"}
         return told | {"key": f"{self.name}-{number}", "source": f"{self.name}-{number}"}
 
+    @abstractmethod
     def post(self, bodies: Sequence[dict[str, str]]) -> bool:
         """One attempt; whether it was acknowledged."""
-        raise NotImplementedError
 
 
 class Http(Producer):
