@@ -28,6 +28,8 @@ COUNT_SECONDS = 1.0
 FULL_SECONDS = 5.0
 #: corrections of several requests committed together, at most
 COMMIT_MOST = 2000
+#: two rings are so far apart at least, seconds; a batch takes seconds
+RING_SECONDS = 0.05
 #: a shared counter must not hold a request up, seconds
 COUNTER_SECONDS = 0.5
 
@@ -73,8 +75,10 @@ class Rates:
         from limits.strategies import SlidingWindowCounterRateLimiter
 
         url = settings.rates_url
+        #: whether to count takes no time worth a thread
+        self.in_memory = url.startswith("memory")
         quick = {"socket_connect_timeout": COUNTER_SECONDS, "socket_timeout": COUNTER_SECONDS}
-        options = {} if url.startswith("memory") else quick
+        options = {} if self.in_memory else quick
         self._limiter = SlidingWindowCounterRateLimiter(
             storage_from_string(url, wrap_exceptions=True, **options)
         )
@@ -191,6 +195,7 @@ class Bell:
             if self._due:
                 self._due = False
                 self._ring()
+                time.sleep(RING_SECONDS)  # the next ring stands for all posts of this time
 
 
 def submit_or_refuse(ledger: "Ledger", id: str, parse: Callable[[], "Correction"], actor: str) -> str:
