@@ -52,3 +52,15 @@ def test_every_state_has_a_row_and_final_states_stay():
 def test_addresses_that_may_hold_passwords_are_not_in_repr():
     settings = Settings(redis_url="redis://:secret@h", database_url="postgresql://u:secret@h/d")
     assert "secret" not in repr(settings)
+
+
+def test_a_named_model_has_a_directory_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("FACTD_NAME", "poems")
+    with pytest.raises(SettingsError, match=r"FACTD_NAME = 'poems': .*set FACTD_STATE_DIR"):
+        load_settings()
+    settings = load_settings(state_dir=tmp_path)
+    assert settings.names.queue("corrections") == "corrections.poems"
+    assert settings.names.stream == "factd:poems:corrections"
+    monkeypatch.setenv("FACTD_NAME", "a.b")
+    with pytest.raises(SettingsError, match="FACTD_NAME"):
+        load_settings(state_dir=tmp_path)
