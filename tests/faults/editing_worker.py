@@ -1,5 +1,5 @@
-"""The applier of a worker that edits for real. Ledger, store and editor are the daemon's own; judge and replica
-are fakes, and the replica serves what the store holds."""
+"""The applier of a worker that edits for real. Ledger, store and editor are the daemon's own; the judge and the
+replica, which serves what the store holds, are fakes."""
 
 from daemon.app import open_editor
 from daemon.applier import Applier
