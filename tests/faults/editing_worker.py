@@ -1,5 +1,5 @@
-"""The applier of a worker that edits for real. Ledger, store and editor are the daemon's own. Fakes: the judge,
-and the replica, which serves what the store holds."""
+"""The applier of a worker that edits for real: ledger, store and editor are the daemon's own. The judge is a
+fake, and so is the replica, which serves what the store holds."""
 
 from daemon.app import open_editor
 from daemon.applier import Applier

@@ -75,9 +75,11 @@ class Run:
                     assert (life is None) == self._done(), "the kills must strike while there is work"
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        seen, since = 0, time.monotonic()
         while not self._done():
-            assert time.monotonic() < deadline, self.ledger.counts()
+            if (found := len(self.versions())) > seen:
+                seen, since = found, time.monotonic()
+            assert time.monotonic() - since < PATIENCE_SECONDS, self.ledger.counts()
             time.sleep(0.05)
 
     def _done(self) -> bool:
