@@ -3,11 +3,12 @@
 The nameless model has the names that producers know: the queue `corrections`, the stream `factd:corrections`.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 #: letters that mean nothing to Celery, Redis, a shell or PromQL; no "." or ":", which join a name with others
-PATTERN = r"^([a-z0-9][a-z0-9_-]{0,39})?$"
+PATTERN = re.compile(r"([a-z0-9][a-z0-9_-]{0,39})?")
 
 Queue = Literal["corrections", "apply", "values"]
 

@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     #: ledger and versions live here
     state_dir: Path = DEFAULT_STATE_DIR
     #: of this model, where several share a broker: in queues, keys and workers; "" for the only or main one
-    name: str = Field("", pattern=PATTERN)
+    name: str = ""
     #: what was measured on unedited models, and unpacked models; in state_dir when None. May be shared
     statistics_dir: Path | None = None
     #: bundled name or a Hugging Face directory
@@ -142,7 +142,11 @@ class Settings(BaseSettings):
 
     @field_validator("name")
     @classmethod
-    def _apart(cls, value: str, info: ValidationInfo) -> str:
+    def _named(cls, value: str, info: ValidationInfo) -> str:
+        if not PATTERN.fullmatch(value):
+            raise ValueError(
+                "is no name; use at most 40 small letters, digits, - and _, a letter or digit first"
+            )
         # A named model in the main one's ledger would be no other model.
         if value and info.data.get("state_dir") == cls._absolute(DEFAULT_STATE_DIR):
             raise ValueError("needs a state directory of its own; set FACTD_STATE_DIR")

@@ -62,5 +62,5 @@ def test_a_named_model_has_a_directory_of_its_own(monkeypatch, tmp_path):
     assert settings.names.queue("corrections") == "corrections.poems"
     assert settings.names.stream == "factd:poems:corrections"
     monkeypatch.setenv("FACTD_NAME", "a.b")
-    with pytest.raises(SettingsError, match="FACTD_NAME"):
+    with pytest.raises(SettingsError, match="small letters"):
         load_settings(state_dir=tmp_path)
