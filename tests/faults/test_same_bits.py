@@ -4,9 +4,9 @@ journaled before its work starts, and repeated as it was.
 A real worker process, a real Valkey, a real ledger and store, and real editing; the replica is a file.
 """
 
+import math
 import os
 import random
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -31,7 +31,7 @@ from tests.tiny_models import save_checkpoint
 
 #: the longest time a worker needs to open a model, or a batch to go live, on a crowded core
 PATIENCE_SECONDS = 300.0
-#: a worker lives for so many batches at most
+#: a worker lives for so many batches at most, as long as the quickest one so far took
 LIFE_BATCHES = 1.4
 
 
@@ -51,8 +51,13 @@ class Run:
         posted = [(f"c{i}", parse_correction(_body(fact))) for i, fact in enumerate(self.facts)]
         self.ledger.submit_many(posted, actor="test")
 
-    def work(self, lives: Sequence[float] = ()) -> None:
-        """Workers are killed when they have lived so long, seconds; one more ends the work."""
+    def work(self, kills: int = 0, quickest: float = 0.0) -> None:
+        """So many workers are killed at a random moment each; one more ends the work.
+
+        Args:
+            quickest: batch of another run, seconds.
+        """
+        chance = random.Random(kills)
         with EmbeddedValkey(self.state / "valkey") as valkey:
             own = {
                 "FACTD_STATE_DIR": str(self.state),
@@ -63,16 +68,16 @@ class Run:
                 "FACTD_MAX_ATTEMPTS": "50",
                 "FACTD_GUARD_WATCH_SECONDS": "0",
             }
-            for life in (*lives, None):
+            for left in reversed(range(kills + 1)):
                 ready = CONTEXT.Event()
                 with process(worker, build_applier, ["apply"], {**own, **self.environment}, ready) as one:
                     assert ready.wait(PATIENCE_SECONDS)
-                    if life is None:
-                        self._wait()
+                    if left:
+                        time.sleep(chance.uniform(0.0, LIFE_BATCHES * min(quickest, self.quickest())))
+                        assert not self._done(), f"{left} kills were to come"
                     else:
-                        time.sleep(life)
+                        self._wait()
                     assert one.is_alive()
-                    assert (life is None) == self._done(), "the kills must strike while there is work"
 
     def _wait(self) -> None:
         seen, since = 0, time.monotonic()
@@ -88,8 +93,10 @@ class Run:
     def versions(self) -> list[VersionRow]:
         return [version for version in self.ledger.versions() if version.live_at]
 
-    def seconds_a_batch(self) -> float:
-        return statistics.median(version.live_at - version.created_at for version in self.versions())
+    def quickest(self) -> float:
+        """Seconds of a batch."""
+        seconds = [version.live_at - version.created_at for version in self.versions()]
+        return min(seconds, default=math.inf)
 
     def hashes(self) -> dict[str, str]:
         """Of the live version; the replica has that one."""
@@ -108,9 +115,7 @@ def compare(calm: Run, killed: Run, kills: int) -> None:
     """Runs both and compares what they wrote."""
     with closing(calm.ledger), closing(killed.ledger):
         calm.work()
-        chance = random.Random(kills)
-        longest = LIFE_BATCHES * calm.seconds_a_batch()
-        killed.work([chance.uniform(0.0, longest) for _ in range(kills)])
+        killed.work(kills, calm.quickest())
         tries = [version.attempts for version in killed.versions()]
         print(f"{len(calm.facts)} facts, {kills} kills, attempts of the {len(tries)} batches: {tries}")
         print(calm.hashes(), killed.hashes(), sep="\n")
