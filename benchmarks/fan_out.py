@@ -31,7 +31,7 @@ class Costs:
     @property
     def total(self) -> float:
         """Of one message, when nothing is done meanwhile."""
-        return self.send + self.carry + self.ask + self.take
+        return self.send + self.carry + self.take
 
 
 def makespan(tasks: Sequence[float], workers: int, costs: Costs) -> float:
