@@ -17,6 +17,8 @@ from monitoring.verdict import Verdict
 
 #: The label by which an alert names what it asks for; deploy/prometheus/rules.yml sets it.
 ACTION_LABEL, ROLLBACK = "factd_action", "rollback"
+#: The label that says which model an alert is about, where there are several: its FACTD_NAME.
+MODEL_LABEL = "factd_model"
 #: what goes into the ledger: no control characters
 PLAIN = r"^[^\x00-\x1f\x7f]*$"
 
@@ -54,9 +56,9 @@ class AlertDesk(Ledger):
     when two Alertmanagers send it to two API processes.
     """
 
-    def __init__(self, ledger: Ledger, policy: Policy) -> None:
+    def __init__(self, ledger: Ledger, policy: Policy, model: str = "") -> None:
         super().__init__(ledger.engine, ledger.clock)
-        self.rules = policy
+        self.rules, self.model = policy, model
 
     def answer(self, alert: Alert) -> dict[str, Any]:
         """Says what was done: `action` is rollback or none, `why` gives the reason of none."""
@@ -65,6 +67,9 @@ class AlertDesk(Ledger):
             return said | _none(f"status is {alert.status}")
         if alert.labels.get(ACTION_LABEL) != ROLLBACK:
             return said | _none(f"no label {ACTION_LABEL}={ROLLBACK}")
+        about = alert.labels.get(MODEL_LABEL, "")
+        if about != self.model:
+            return said | _none(f"{MODEL_LABEL} is {about!r}, and this model's name is {self.model!r}")
         with self.writing() as c:
             return said | (self._answered(alert) or self._not_now(alert) or self._ask(c, alert))
 

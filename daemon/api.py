@@ -58,7 +58,7 @@ class Service:
         self.submit = submit.get_secret_value().encode() if submit else self.admin
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry)
-        self.alert_desk = AlertDesk(ledger, guard_policy(settings))
+        self.alert_desk = AlertDesk(ledger, guard_policy(settings), settings.name)
         self.room, self.rates = Room(ledger, settings.max_pending), Rates(settings)
         self.writer = Writer(ledger)
 
@@ -380,7 +380,7 @@ def _doorbell(settings: Settings) -> Bell:
     from daemon.posting import producer
     from daemon.posting import ring as ring_bell
 
-    app = producer(settings.redis_url)
+    app = producer(settings.redis_url, settings.names)
 
     def ring() -> None:
         try:

@@ -12,6 +12,7 @@ from celery.signals import celeryd_after_setup, worker_ready, worker_shutting_do
 from daemon.errors import SettingsError
 from daemon.intake import Room
 from daemon.ledger import Ledger
+from daemon.names import Queue
 from daemon.progress import Progress, by_tenths
 from daemon.redelivery import GiveBack
 from daemon.settings import Settings, load_settings
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from monitoring.verdict import Thresholds
 
 log = logging.getLogger("factd")
-
-INTAKE_QUEUE, APPLY_QUEUE, VALUES_QUEUE = "corrections", "apply", "values"
 
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
@@ -81,12 +80,8 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "worker_send_task_events": True,
         "task_send_sent_event": True,
         # A producer's correction must not wait behind minutes of editing.
-        "task_routes": {
-            "factd.submit": {"queue": INTAKE_QUEUE},
-            "factd.apply": {"queue": APPLY_QUEUE},
-            "factd.values": {"queue": VALUES_QUEUE},
-        },
-        "task_default_queue": INTAKE_QUEUE,
+        "task_routes": settings.names.routes,
+        "task_default_queue": settings.names.queue("corrections"),
         "timezone": "UTC",
         "imports": ("daemon.tasks",),
     }
@@ -114,13 +109,14 @@ class Services:
 
     @functools.cached_property
     def valve(self) -> Valve:
-        return Valve(self.room, INTAKE_QUEUE)
+        return Valve(self.room, self.settings.names.queue("corrections"))
 
     @functools.cached_property
     def stream(self) -> StreamThread:
         from daemon.tasks import ring
 
-        return StreamThread(self.settings.redis_url, self.ledger, self.room, lambda: ring(celery))
+        url, names = self.settings.redis_url, self.settings.names
+        return StreamThread(url, self.ledger, self.room, lambda: ring(celery), names.stream)
 
     @functools.cached_property
     def applier(self) -> "Applier":
@@ -282,21 +278,21 @@ services = Services()
 
 
 #: What a worker of a queue opens before it takes messages: a property of `Services`.
-NEEDS_MODEL = {APPLY_QUEUE: "applier", VALUES_QUEUE: "values"}
+NEEDS_MODEL: dict[Queue, str] = {"apply": "applier", "values": "values"}
 
 
-def _takes(queue: str, app: Celery) -> bool:
-    return queue in app.amqp.queues.consume_from
+def _takes(queue: Queue) -> bool:
+    return services.settings.names.queue(queue) in celery.amqp.queues.consume_from
 
 
 @celeryd_after_setup.connect(weak=False)
 def _open_model(instance: Any = None, **_: Any) -> None:
     """An apply or value worker is ready only when its model is; an intake worker never loads one."""
-    wanted = [name for queue, name in NEEDS_MODEL.items() if _takes(queue, celery)]
-    if instance.app is celery and wanted:
+    if instance.app is celery:
         try:
-            for name in wanted:
-                getattr(services, name)
+            for queue, name in NEEDS_MODEL.items():
+                if _takes(queue):
+                    getattr(services, name)
         except Exception as error:
             # A signal would log it and let the worker start without a model.
             log.exception("the model cannot be opened")
@@ -306,7 +302,7 @@ def _open_model(instance: Any = None, **_: Any) -> None:
 @worker_ready.connect(weak=False)
 def _ring_by_itself(sender: Any = None, **_: Any) -> None:
     """Reconciles at start and while idle: replicas that restarted, corrections whose retry is due."""
-    if sender.app is celery and _takes(APPLY_QUEUE, celery):
+    if sender.app is celery and _takes("apply"):
         from daemon.tasks import ring
 
         every = max(1.0, services.settings.retry_seconds)
@@ -317,7 +313,7 @@ def _ring_by_itself(sender: Any = None, **_: Any) -> None:
 @worker_ready.connect(weak=False)
 def _take_in(sender: Any = None, **_: Any) -> None:
     """An intake worker reads the stream too, and stops taking while the ledger is full."""
-    if sender.app is celery and _takes(INTAKE_QUEUE, celery):
+    if sender.app is celery and _takes("corrections"):
         services.valve.watch(sender)
         services.stream.start()
 

@@ -208,7 +208,7 @@ def ring_doorbell(settings: Settings) -> None:
 
     from daemon.posting import producer, ring
 
-    app = producer(settings.redis_url)
+    app = producer(settings.redis_url, settings.names)
     try:
         ring(app)
     except OperationalError as error:

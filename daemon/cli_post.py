@@ -120,7 +120,7 @@ def _send(settings: Settings, corrections: "Sequence[Correction]") -> list[str]:
     try:
         # Not as Celery messages: one that a killed worker had just fetched is lost, and nobody waits for
         # its result here.
-        return append(settings.redis_url, corrections)
+        return append(settings.redis_url, corrections, settings.names.stream)
     except RedisError as error:
         mend = "start `factd up`, or set FACTD_REDIS_URL; `factd doctor` checks"
         raise CommandError(Exit.UNAVAILABLE, f"the broker does not answer: {error}", mend) from None

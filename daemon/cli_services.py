@@ -136,19 +136,24 @@ def worker(
     loglevel: Annotated[str, typer.Option(help="Celery's log level.")] = "info",
 ) -> None:
     """Run one Celery worker in the foreground."""
-    queues = {
-        "corrections": ("corrections", "intake"),
-        "apply": ("apply", "apply"),
-        "values": ("values", "values"),
-        "all": ("corrections,apply", "all"),
+    from daemon.names import Queue
+    from daemon.settings import load_settings
+
+    queues: dict[str, tuple[list[Queue], str]] = {
+        "corrections": (["corrections"], "intake"),
+        "apply": (["apply"], "apply"),
+        "values": (["values"], "values"),
+        "all": (["corrections", "apply"], "all"),
     }
     if queue not in queues:
         fail(
             CommandError(Exit.BAD_INPUT, f"there is no queue {queue!r}", f"one of {', '.join(queues)}"), False
         )
-    names, role = queues[queue]
-    argv = ["-m", "celery", "-A", "daemon.app:celery", "worker", "-Q", names, "-P", "solo"]
-    argv += ["-n", f"{name or role}@%h", "-l", loglevel, "--without-gossip", "--without-mingle"]
+    taken, role = queues[queue]
+    names = load_settings().names
+    argv = ["-m", "celery", "-A", "daemon.app:celery", "worker", "-P", "solo"]
+    argv += ["-Q", ",".join(map(names.queue, taken)), "-n", f"{names.worker(name or role)}@%h"]
+    argv += ["-l", loglevel, "--without-gossip", "--without-mingle"]
     os.execv(sys.executable, [sys.executable, *argv])
 
 

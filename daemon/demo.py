@@ -143,7 +143,7 @@ def _connect(running: Running, services: Up) -> Demo:
     return Demo(
         LiveServer(running.vllm_url, running.served_model),
         Client(running.api_url, services.tokens.admin),
-        producer(running.redis_url),
+        producer(running.redis_url, services.settings.names),
         services.tokens.admin,
     )
 

@@ -6,17 +6,19 @@ from typing import Any
 
 from celery import Celery
 
+from daemon.names import MAIN, Names
+
 SUBMIT, APPLY = "factd.submit", "factd.apply"
-CORRECTIONS_QUEUE, APPLY_QUEUE = "corrections", "apply"
 #: a doorbell nobody answered for so long is dropped; the next one says the same, seconds
 DOORBELL_SECONDS = 60
 CONNECT_SECONDS = 5
 
 
-def producer(redis_url: str) -> Celery:
-    """A Celery application that only sends. It fails within seconds when the broker is away."""
+def producer(redis_url: str, names: Names = MAIN) -> Celery:
+    """A Celery application that only sends, to one model. It fails within seconds when the broker is away."""
     app = Celery("factd-producer", broker=redis_url, set_as_current=False)
     app.conf.update(
+        task_routes=names.routes,
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
@@ -31,13 +33,13 @@ def post(app: Celery, corrections: Sequence[dict[str, Any]], ids: Sequence[str] 
     """Sends corrections to the queue in order; the returned task ids become the correction ids."""
     ids = list(ids) if ids else [str(uuid.uuid4()) for _ in corrections]
     for id, correction in zip(ids, corrections, strict=True):
-        app.send_task(SUBMIT, args=[correction], queue=CORRECTIONS_QUEUE, task_id=id)
+        app.send_task(SUBMIT, args=[correction], task_id=id)
     return ids
 
 
 def ring(app: Celery) -> None:
     """Wakes the apply worker."""
-    app.send_task(APPLY, queue=APPLY_QUEUE, expires=DOORBELL_SECONDS)
+    app.send_task(APPLY, expires=DOORBELL_SECONDS)
 
 
 def answering(app: Celery, names: Sequence[str], timeout: float = 1.5) -> set[str]:

@@ -41,8 +41,8 @@ class GiveBack(bootsteps.StartStopStep):
     """Gives back at the start of a worker and after each loss of its connection, before it takes anything."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
-    queue = "corrections"
 
     def start(self, parent: Any) -> None:
-        if self.queue in parent.app.amqp.queues.consume_from:
-            give_back(parent.task_consumer.channel, self.queue)
+        queue = parent.app.conf.task_default_queue
+        if queue in parent.app.amqp.queues.consume_from:
+            give_back(parent.task_consumer.channel, queue)

@@ -30,6 +30,7 @@ class Running:
     vllm_url: str
     tokens_file: str
     served_model: str = "factd"
+    name: str = ""
 
 
 def run_dir(state_dir: Path) -> Path:

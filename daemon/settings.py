@@ -5,10 +5,13 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from daemon.errors import SettingsError
+from daemon.names import PATTERN, Names
+
+DEFAULT_STATE_DIR = Path("~/.local/state/factd")
 
 
 class Settings(BaseSettings):
@@ -23,7 +26,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="FACTD_", frozen=True, extra="ignore")
 
     #: ledger and versions live here
-    state_dir: Path = Path("~/.local/state/factd")
+    state_dir: Path = DEFAULT_STATE_DIR
+    #: of this model, where several share a broker: in queues, keys and workers; "" for the only or main one
+    name: str = ""
     #: what was measured on unedited models, and unpacked models; in state_dir when None. May be shared
     statistics_dir: Path | None = None
     #: bundled name or a Hugging Face directory
@@ -135,10 +140,26 @@ class Settings(BaseSettings):
                 raise ValueError("is not a rate; write a count and a time, such as 100/10 seconds") from None
         return value
 
+    @field_validator("name")
+    @classmethod
+    def _named(cls, value: str, info: ValidationInfo) -> str:
+        if not PATTERN.fullmatch(value):
+            raise ValueError(
+                "is no name; use at most 40 small letters, digits, - and _, a letter or digit first"
+            )
+        # A named model in the main one's ledger would be no other model.
+        if value and info.data.get("state_dir") == cls._absolute(DEFAULT_STATE_DIR):
+            raise ValueError("needs a state directory of its own; set FACTD_STATE_DIR")
+        return value
+
     @field_validator("state_dir", "statistics_dir", "publish_dir")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value is not None else None
+
+    @property
+    def names(self) -> Names:
+        return Names(self.name)
 
     @property
     def statistics(self) -> Path:

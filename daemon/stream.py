@@ -21,11 +21,13 @@ from daemon.errors import ConflictError, CorrectionError, Problem, SettingsError
 from daemon.intake import Room, submit_or_refuse
 from daemon.ledger import Ledger
 from daemon.messages import Correction, parse_correction, parse_json
+from daemon.names import MAIN
 
 log = logging.getLogger("factd")
 
-STREAM, GROUP, CONSUMER, FIELD = "factd:corrections", "factd", "intake", "correction"
-LOCK = f"{STREAM}:reader"
+GROUP, CONSUMER, FIELD = "factd", "intake", "correction"
+#: key of the nameless model's stream
+STREAM = MAIN.stream
 #: a reader that was killed blocks the next one for so long, seconds
 LOCK_SECONDS = 5.0
 #: entries read and committed together, at most
@@ -38,7 +40,7 @@ SOCKET_SECONDS = 5.0
 Entry = tuple[bytes, Mapping[bytes, bytes] | None]
 
 
-def append(redis_url: str, corrections: Sequence[Correction]) -> list[str]:
+def append(redis_url: str, corrections: Sequence[Correction], stream: str = STREAM) -> list[str]:
     """Appends entries, all or none, and returns the ids that the corrections will have.
 
     Raises:
@@ -51,7 +53,7 @@ def append(redis_url: str, corrections: Sequence[Correction]) -> list[str]:
         raise SettingsError(f"FACTD_REDIS_URL names no Redis or Valkey server: {error}") from None
     with made as client, client.pipeline(transaction=True) as pipe:
         for correction in corrections:
-            pipe.xadd(STREAM, {FIELD: json.dumps(correction.model_dump())})
+            pipe.xadd(stream, {FIELD: json.dumps(correction.model_dump())})
         return [_name(entry) for entry in pipe.execute()]
 
 
@@ -63,8 +65,11 @@ class StreamReader:
     """Moves entries into the ledger. Of all readers one holds a lock and the others stand by: entries that
     were shared out among several would reach the ledger in any order."""
 
-    def __init__(self, client: Redis, ledger: Ledger, room: Room, ring: Callable[[], object]) -> None:
+    def __init__(
+        self, client: Redis, ledger: Ledger, room: Room, ring: Callable[[], object], stream: str = STREAM
+    ) -> None:
         self.client, self.ledger, self.room, self.ring = client, ledger, room, ring
+        self.stream, self.lock = stream, f"{stream}:reader"
 
     def run(self, stopping: threading.Event) -> None:
         """Reads until `stopping`; a fault of broker or ledger is logged, and everything is tried again."""
@@ -72,13 +77,13 @@ class StreamReader:
             try:
                 self._read(stopping)
             except (RedisError, DatabaseError) as error:
-                log.warning("the stream %s cannot be read: %s", STREAM, error)
+                log.warning("the stream %s cannot be read: %s", self.stream, error)
             except Exception:
-                log.exception("the stream %s cannot be read", STREAM)
+                log.exception("the stream %s cannot be read", self.stream)
             stopping.wait(PAUSE_SECONDS)
 
     def _read(self, stopping: threading.Event) -> None:
-        lock = self.client.lock(LOCK, timeout=LOCK_SECONDS, blocking=False, thread_local=False)
+        lock = self.client.lock(self.lock, timeout=LOCK_SECONDS, blocking=False, thread_local=False)
         if not lock.acquire():
             return
         try:
@@ -97,7 +102,7 @@ class StreamReader:
     def _make_group(self) -> None:
         """From the first entry: what was not acknowledged is still there, also when the group was lost."""
         try:
-            self.client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
+            self.client.xgroup_create(self.stream, GROUP, id="0", mkstream=True)
         except ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
@@ -106,12 +111,12 @@ class StreamReader:
         """Entries that a reader had in hand when it ended come before those that nobody has read."""
         start, last = b"0", b"0-0"
         while start != last:
-            start, entries, *_ = self.client.xautoclaim(STREAM, GROUP, CONSUMER, 0, start, count=ENTRIES)
+            start, entries, *_ = self.client.xautoclaim(self.stream, GROUP, CONSUMER, 0, start, count=ENTRIES)
             self._take(entries)
 
     def _unread(self) -> list[Entry]:
         wait = int(1000 * PAUSE_SECONDS)
-        found: Any = self.client.xreadgroup(GROUP, CONSUMER, {STREAM: ">"}, count=ENTRIES, block=wait)
+        found: Any = self.client.xreadgroup(GROUP, CONSUMER, {self.stream: ">"}, count=ENTRIES, block=wait)
         return found[0][1] if found else []
 
     def _take(self, entries: list[Entry]) -> None:
@@ -126,8 +131,8 @@ class StreamReader:
                     submit_or_refuse(self.ledger, id, lambda fields=fields: _correction(fields), "stream")
         ids = [id for id, _ in entries]
         with self.client.pipeline(transaction=True) as pipe:
-            pipe.xack(STREAM, GROUP, *ids)
-            pipe.xdel(STREAM, *ids)
+            pipe.xack(self.stream, GROUP, *ids)
+            pipe.xdel(self.stream, *ids)
             pipe.execute()
         self.room.add(len(kept))
         self.ring()
@@ -149,11 +154,13 @@ class StreamThread:
         ValueError: the URL is not one of a Redis or Valkey server.
     """
 
-    def __init__(self, redis_url: str, ledger: Ledger, room: Room, ring: Callable[[], object]) -> None:
+    def __init__(
+        self, redis_url: str, ledger: Ledger, room: Room, ring: Callable[[], object], stream: str = STREAM
+    ) -> None:
         self._client = Redis.from_url(
             redis_url, socket_timeout=SOCKET_SECONDS, socket_connect_timeout=SOCKET_SECONDS
         )
-        self._reader = StreamReader(self._client, ledger, room, ring)
+        self._reader = StreamReader(self._client, ledger, room, ring, stream)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="stream reader", daemon=True)
 

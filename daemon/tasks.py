@@ -10,7 +10,7 @@ from celery.worker import state as worker_state
 from kombu.exceptions import OperationalError
 from sqlalchemy.exc import OperationalError as DatabaseError
 
-from daemon.app import APPLY_QUEUE, celery, services
+from daemon.app import celery, services
 from daemon.errors import ConflictError, CorrectionError, LeaseHeldError, RefusedError
 from daemon.intake import submit_or_refuse
 from daemon.messages import parse_correction
@@ -92,6 +92,6 @@ def ring(app: Celery, expires: float | None = None) -> None:
     by itself as well.
     """
     try:
-        app.send_task("factd.apply", queue=APPLY_QUEUE, expires=expires, ignore_result=True)
+        app.send_task("factd.apply", expires=expires, ignore_result=True)
     except OperationalError as error:
         log.warning("the doorbell could not be rung: %s", error)

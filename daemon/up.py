@@ -138,6 +138,7 @@ class Up:
         return Running(
             pid=os.getpid(),
             model=self.settings.model,
+            name=self.settings.name,
             redis_url=redis_url,
             database_url=self.settings.ledger_url,
             api_url=f"http://{self.settings.api_host}:{api_port}",
@@ -163,6 +164,7 @@ class Up:
         replicas = ",".join((running.vllm_url, *self.settings.replicas))
         own = {
             "FACTD_STATE_DIR": str(self.state_dir),
+            "FACTD_NAME": self.settings.name,
             "FACTD_STATISTICS_DIR": str(self.settings.statistics),
             "FACTD_MODEL": running.model,
             "FACTD_REDIS_URL": running.redis_url,
@@ -237,9 +239,9 @@ class Up:
         from daemon.posting import answering, producer
 
         assert self.running is not None
-        app = producer(self.running.redis_url)
+        app, names = producer(self.running.redis_url, self.settings.names), self.settings.names
         deadline = time.monotonic() + WORKER_READY_SECONDS
-        missing = {"intake", "apply"}
+        missing = {names.worker("intake"), names.worker("apply")}
         # The server is ready when the apply worker has brought it to the live version.
         urls = (f"{self.running.api_url}/healthz", f"{self.running.vllm_url}/plugins/factd/ready")
         while missing or not all(map(answers, urls)):
@@ -251,7 +253,7 @@ class Up:
                     f"no answer from {sorted(missing) or ' or '.join(urls)}; see {self.state_dir / 'logs'}"
                 )
             found = answering(app, sorted(missing)) if missing else set()
-            if "apply" in found:
+            if names.worker("apply") in found:
                 self.seconds["init"] = time.monotonic() - started
             missing -= found
             time.sleep(0.1)
@@ -278,7 +280,7 @@ class Up:
         from daemon.posting import producer, ring
 
         assert self.running is not None
-        app, next_ring = producer(self.running.redis_url), 0.0
+        app, next_ring = producer(self.running.redis_url, self.settings.names), 0.0
         while not self._stopping.wait(WATCH_EVERY_SECONDS):
             self._restart_the_dead()
             if time.monotonic() >= next_ring:
@@ -353,6 +355,7 @@ def settings_for(state: Path | None = None, **overrides: Any) -> Settings:
         "submit_token": tokens.submit,
         "served_model_name": running.served_model,
         "model": running.model,
+        "name": running.name,
     }
     return load_settings(
         **{**{k: v for k, v in found.items() if k not in settings.model_fields_set}, **chosen}

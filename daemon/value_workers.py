@@ -65,7 +65,7 @@ class Fleet:
         """Keeps the values of all facts that some worker, or this process in its stead, has found."""
         key, base = install.value_key(layer, options), install.loaded.base_hash
         open_ = [
-            _Asked(part, self._send({"facts": _plain(part), "layer": layer, "key": key, "base": base}))
+            _Asked(part, self._send({"facts": plain(part), "layer": layer, "key": key, "base": base}))
             for part in parts(facts)
         ]
         until = self._clock() + self._deadline
@@ -151,5 +151,6 @@ def decoded(text: str, count: int) -> Values:
     return values
 
 
-def _plain(facts: Sequence[Fact]) -> list[list[str]]:
+def plain(facts: Sequence[Fact]) -> list[list[str]]:
+    """Facts as a message holds them."""
     return [[fact.subject, fact.prompt, fact.target] for fact in facts]

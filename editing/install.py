@@ -138,11 +138,15 @@ class Installation:
         """Values of facts at a layer; those found before are read.
 
         A value here follows from its unit of facts alone, so that a batch that was interrupted, and
-        methods that differ in how they write, need not look for it again.
+        methods that differ in how they write, need not look for it again. Its rounding, though, follows
+        from the facts found beside it: a batch of which a killed process kept only some is found anew.
         """
-        if self.elsewhere is not None and (lacking := self.lacking(facts, layer, options)):
+        lacking = self.lacking(facts, layer, options)
+        if lacking and self.elsewhere is not None:
             self.elsewhere(self, lacking, layer, options)
-        self.find(self.lacking(facts, layer, options), layer, options)
+            self.find(self.lacking(facts, layer, options), layer, options)
+        elif lacking:
+            self.find(facts, layer, options)
         read: list[Values | None] = [None] * len(facts)
         for unit, path in self._value_paths(facts, layer, options):
             found = Values(**load_file(path, device=str(self.loaded.device)))

@@ -56,3 +56,16 @@ def test_bad_options_exit_2_and_name_the_option(bench, tmp_path, arguments, name
     assert done.exit_code == 2
     assert named in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_values_measures_a_real_worker_and_simulates_many(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("FACTD_METHOD", "nse")
+    told = ["--model", checkpoint, "--state", tmp_path / "state", "--out", tmp_path, "--workers", 1]
+    done = CliRunner().invoke(app, ["bench", "values", *map(str, told), "--edits", "8", "--json"])
+    assert done.exit_code == 0, done.output
+    result = json.loads((tmp_path / "values.json").read_text())
+    assert json.loads(done.stdout) == result
+    assert len(result["task_seconds"]) == 2
+    assert [row["workers"] for row in result["measured"]] == [1]
+    assert {row["workers"] for row in result["simulated"]} >= {8, 64}
+    assert all(cost > 0 for cost in result["costs_seconds"].values())

@@ -61,6 +61,7 @@ def test_a_firing_alert_rolls_back_to_the_newest_healthy_version_once(grown):
         ({"status": "resolved"}, "status is resolved"),
         ({"factd_action": ""}, "no label factd_action=rollback"),
         ({"factd_action": "page"}, "no label factd_action=rollback"),
+        ({"factd_model": "poems"}, "factd_model is 'poems', and this model's name is ''"),
     ],
 )
 def test_resolved_alerts_and_those_that_name_no_rollback_change_nothing(grown, labels, why):
@@ -68,6 +69,13 @@ def test_resolved_alerts_and_those_that_name_no_rollback_change_nothing(grown, l
     said = desk.answer(alert(world, **labels))
     assert (said["action"], said["why"]) == ("none", why)
     assert world.ledger.operations() == []
+
+
+def test_a_named_model_hears_the_alerts_that_name_it(grown):
+    world, _ = grown()
+    desk = AlertDesk(world.ledger, guard_policy(world.settings), "poems")
+    assert desk.answer(alert(world))["why"] == "factd_model is '', and this model's name is 'poems'"
+    assert desk.answer(alert(world, factd_model="poems"))["action"] == "rollback"
 
 
 def test_two_alerts_of_one_drift_are_one_rollback(grown):

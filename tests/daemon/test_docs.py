@@ -178,7 +178,7 @@ class Queue:
     def __init__(self, world):
         self.world, self.ids = world, []
 
-    def append(self, _url, corrections):
+    def append(self, _url, corrections, _stream):
         new = [f"stream-{len(self.ids) + i}-0" for i in range(len(corrections))]
         self.world.now = time.time()
         self.world.ledger.submit_many(list(zip(new, corrections, strict=True)))
@@ -202,7 +202,7 @@ def session(world, monkeypatch, tmp_path):
     for name in [name for name in os.environ if name.startswith("FACTD_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("FACTD_STATE_DIR", str(world.root))
-    monkeypatch.setattr("daemon.posting.producer", lambda _url: queue)
+    monkeypatch.setattr("daemon.posting.producer", lambda *_: queue)
     monkeypatch.setattr("daemon.stream.append", queue.append)
     monkeypatch.chdir(tmp_path)
 

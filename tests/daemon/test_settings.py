@@ -1,10 +1,14 @@
 """The environment is read once; faults are told together; secrets stay hidden."""
 
+import os
+
 import pytest
 
 from daemon.errors import SettingsError
 from daemon.lifecycle import TRANSITIONS, State, check_transition
+from daemon.running import Running, announce
 from daemon.settings import Settings, load_settings
+from daemon.up import settings_for
 
 
 def test_replicas_are_a_comma_separated_list(monkeypatch):
@@ -52,3 +56,24 @@ def test_every_state_has_a_row_and_final_states_stay():
 def test_addresses_that_may_hold_passwords_are_not_in_repr():
     settings = Settings(redis_url="redis://:secret@h", database_url="postgresql://u:secret@h/d")
     assert "secret" not in repr(settings)
+
+
+def test_a_named_model_has_a_directory_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("FACTD_NAME", "poems")
+    with pytest.raises(SettingsError, match=r"FACTD_NAME = 'poems': .*set FACTD_STATE_DIR"):
+        load_settings()
+    settings = load_settings(state_dir=tmp_path)
+    assert settings.names.queue("corrections") == "corrections.poems"
+    assert settings.names.stream == "factd:poems:corrections"
+    monkeypatch.setenv("FACTD_NAME", "a.b")
+    with pytest.raises(SettingsError, match="small letters"):
+        load_settings(state_dir=tmp_path)
+
+
+def test_a_command_for_a_running_instance_takes_its_name(tmp_path, monkeypatch):
+    monkeypatch.delenv("FACTD_NAME", raising=False)
+    running = Running(
+        os.getpid(), "m", "redis://h:1/0", "sqlite://", "http://a", "http://v", "t", name="poems"
+    )
+    announce(tmp_path, running)
+    assert settings_for(tmp_path).names.stream == "factd:poems:corrections"

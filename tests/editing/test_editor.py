@@ -212,3 +212,17 @@ def test_values_of_the_unedited_model_are_found_once(open_editor, facts, monkeyp
     monkeypatch.setattr("editing.install.optimise", refused)
     second.apply([*facts, shared])
     assert second.weight_hashes() == hashes
+
+
+def test_a_batch_that_was_killed_between_two_of_its_values_ends_with_the_same_bits(open_editor, facts):
+    """What is found beside a fact changes the rounding of its value."""
+    editor = open_editor(options=replace(UNEDITED, steps=7))
+    editor.apply(facts)
+    hashes, install, layer = editor.weight_hashes(), editor.install, editor.rounds[0].target
+    kept = sorted((install.directory / install.value_key(layer, editor.options)).iterdir())
+    for lost in ([kept[0]], kept[1:], kept[:2]):
+        for path in lost:
+            path.unlink()
+        editor.restore(EditState())
+        editor.apply(facts)
+        assert editor.weight_hashes() == hashes

@@ -5,13 +5,17 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import uvicorn
+from celery.signals import worker_ready
 from sqlalchemy import event
 
+import daemon.app
 from daemon.api import create_app
 from daemon.errors import LeaseLostError
 from daemon.ledger import Ledger
@@ -64,6 +68,19 @@ def applier(root: Path, stage: str) -> None:
         world.run()
     except LeaseLostError:
         sys.exit(PASSED)
+
+
+def worker(build: Any, queues: Sequence[str], environment: Mapping[str, str], ready: Any) -> None:
+    """A real Celery worker, until it is killed. Sets the event `ready` when it takes messages.
+
+    Args:
+        build: in the place of `daemon.app.build_applier`.
+    """
+    os.environ |= environment
+    daemon.app.build_applier = build
+    worker_ready.connect(lambda **_: ready.set(), weak=False)
+    argv = ["worker", "-P", "solo", "-l", "warning", "--without-gossip", "--without-mingle"]
+    daemon.app.celery.worker_main([*argv, "-Q", ",".join(queues), "-n", f"{queues[0]}@%h"])
 
 
 def api(root: Path, port: int, moment: str) -> None:

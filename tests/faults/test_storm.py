@@ -29,6 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -167,7 +168,8 @@ class Services:
 
 @dataclass
 class Producer(ABC):
-    """Posts `count` corrections; number `i` is of slot `i % SLOTS`. What was acknowledged is in `done`."""
+    """Posts `count` corrections; number `i` is of slot `i % SLOTS`. What was acknowledged is in `done`, and
+    `repeats` counts the posts whose acknowledgement did not come."""
 
     name: str
     services: Services
@@ -175,6 +177,7 @@ class Producer(ABC):
     pause: float
     stop: threading.Event
     done: list[str] = field(default_factory=list)
+    repeats: int = 0
 
     #: corrections of one post
     size = 1
@@ -184,6 +187,7 @@ class Producer(ABC):
         while part := list(itertools.islice(numbers, self.size)):
             bodies = [self._body(number) for number in part]
             while not self.post(bodies):
+                self.repeats += 1
                 if self.stop.wait(RETRY_SECONDS):
                     return
             self.done += [body["source"] for body in bodies]
@@ -352,6 +356,18 @@ def check_agreement(services: Services, ledger: Ledger) -> None:
     assert dict(served.sha256) == store.weight_sha256(live) == applier.editor.weight_hashes()
 
 
+def told(services: Services, producers: Sequence[Producer], ledger: Ledger) -> dict[str, Any]:
+    """What a storm was; shown by `pytest -rP`."""
+    return {
+        "corrections": len(ledger.corrections()),
+        "kills": dict(services.kills),
+        "repeated_posts": {producer.name: producer.repeats for producer in producers},
+        "states": ledger.counts(),
+        "live_versions": sum(version.live_at is not None for version in ledger.versions()),
+        "audit": str(audit(ledger.engine)),
+    }
+
+
 @pytest.mark.parametrize(
     "size", [SMALL, pytest.param(LARGE, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
 )
@@ -360,6 +376,7 @@ def test_a_storm_of_kills_loses_nothing_and_repeats_nothing(size, tmp_path):
         producers = storm(services, size, seed=4)
     assert set(services.kills.values()) == {size.kills}
     with _opened(services) as ledger:
+        print(json.dumps(told(services, producers, ledger), indent=1))
         assert audit(ledger.engine).valid
         check_each_is_there_once(producers, ledger)
         check_none_was_applied_twice(ledger)

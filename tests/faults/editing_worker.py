@@ -1,0 +1,21 @@
+"""The applier of a worker that edits for real: ledger, store and editor are the daemon's own. The judge is a
+fake, and so is the replica, which serves what the store holds."""
+
+from daemon.app import open_editor
+from daemon.applier import Applier
+from daemon.ledger import Ledger
+from daemon.settings import Settings
+from daemon.store import Store
+from daemon.update import Monitoring
+from tests.daemon.fakes import DiskServing, fake_foresee, fake_judge, fake_measure
+
+
+def build_applier(settings: Settings, ledger: Ledger) -> Applier:
+    return Applier(
+        ledger,
+        Store(settings.store_dir),
+        open_editor(settings, lambda _stage, _fraction: None),
+        [DiskServing(settings.store_dir, settings.state_dir / "replica.json")],
+        monitoring=Monitoring(fake_measure, fake_judge, fake_foresee),
+        settings=settings,
+    )
