@@ -21,7 +21,7 @@ from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from daemon.serving import UNPUBLISHED
-from daemon.staging import Checkpoint, Staged, StagingError, admit, stage_version, to_served
+from daemon.staging import Checkpoint, Held, Staged, StagingError, admit, stage_version, to_served
 from daemon.vllm_routes import PublishPlugin
 
 logger = init_logger("vllm.factd")
@@ -48,6 +48,7 @@ class _Publisher:
         self.modules = dict(self.model.named_modules())
         self.fence = 0
         self.sound: set[str] = set()
+        self.held = Held()
         self.served = Staged(UNPUBLISHED, {}, {})
         self.previous: Staged | None = None
         self.staged: Staged | None = None
@@ -79,10 +80,11 @@ class _Publisher:
         torch._C.set_num_threads(1)
         try:
             manifest = admit(self.store, version, fence, self.base_hash, self.sound)
-            staged = stage_version(self.store, manifest, self.checkpoint, self.worker.model_config.dtype)
+            dtype = self.worker.model_config.dtype
+            staged = stage_version(self.store, manifest, self.checkpoint, dtype, self.held)
             tensors = dict(staged.tensors)
             for name in self.served.tensors.keys() - tensors.keys():
-                tensors[name] = to_served(name, self.checkpoint.read(name), self.worker.model_config.dtype)
+                tensors[name] = to_served(name, self.checkpoint.read(name), dtype)
             self.packed = {
                 name: packed for name in tensors if (packed := _pack(self._module(name), tensors[name]))
             }
