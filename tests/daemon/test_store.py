@@ -1,4 +1,4 @@
-"""How a version is told: as its parent, less some facts, plus some; its factors whole, and what is new of them."""
+"""How a version is told: as its parent, less some facts, plus some; its factors whole, and the new ones."""
 
 import torch
 

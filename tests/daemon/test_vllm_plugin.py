@@ -203,7 +203,9 @@ def test_of_a_version_that_grew_from_others_than_are_held_all_columns_are_read(s
     assert torch.equal(stage(store, "v000002", held=held).tensors[NAME], whole)
 
 
-@pytest.mark.parametrize("fault", ["damaged", "missing", "link", "other column", "other tensor", "other shape"])
+@pytest.mark.parametrize(
+    "fault", ["damaged", "missing", "link", "other column", "other tensor", "other shape"]
+)
 def test_added_columns_that_are_not_the_versions_are_refused_and_those_held_stay(store, fault):
     sound = {f"{NAME}/A": torch.full((6, 1), 0.3), f"{NAME}/B": torch.full((8, 1), 0.3)}
     added = {
