@@ -6,14 +6,14 @@ never by a path; what is read must lie under the store's root and be no symbolic
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from editing.delta import materialise, read_tensors, tensor_sha256
+from editing.delta import joined, materialise, read_tensors, tensor_sha256
 from editing.errors import DeltaError
 
 BASE_VERSION = "v000000"
@@ -23,6 +23,7 @@ MAX_MANIFEST_BYTES = 64 << 20  # lists of fact ids and per-case measurements; fa
 MAX_FACTORS_BYTES = 8 << 30  # one full-rank float32 factor pair of a 70B model's down_proj is about 1 GiB
 MAX_WEIGHTS_BYTES = 32 << 30  # some ten float32 down_proj of a 70B model
 FACTORS_FILE = "factors.safetensors"
+ADDED_FILE = "added.safetensors"
 WEIGHTS_FILE = "weights.safetensors"
 
 
@@ -52,6 +53,19 @@ class Staged:
     version: str
     tensors: dict[str, Tensor]
     sha256: dict[str, str]
+
+
+@dataclass
+class Held:
+    """The factors of the version staged last: of one that grew from it, only the added ones are read.
+
+    Attributes:
+        sha256: of the file that holds just these.
+        factors: "<tensor>/A" and "<tensor>/B".
+    """
+
+    sha256: str | None = None
+    factors: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Checkpoint:
@@ -182,6 +196,14 @@ def _parent(store: Path, manifest: dict) -> dict:
     return found
 
 
+def _factors(directory: Path, manifest: dict, held: Held) -> dict[str, Tensor]:
+    files, parent = manifest["files"], manifest.get("grown_from")
+    grown = ADDED_FILE in files and parent is not None and parent == held.sha256
+    name = ADDED_FILE if grown else FACTORS_FILE
+    read = read_tensors(_regular_file(directory / name, MAX_FACTORS_BYTES), files[name])
+    return joined(held.factors, read) if grown else read
+
+
 def _master(
     name: str, entry: dict, factors: dict[str, Tensor], whole: dict[str, Tensor], checkpoint: Checkpoint
 ) -> Tensor:
@@ -214,10 +236,15 @@ def to_served(name: str, master: Tensor, dtype: torch.dtype) -> Tensor:
     return served
 
 
-def stage_version(store: Path, manifest: dict, checkpoint: Checkpoint, dtype: torch.dtype) -> Staged:
+def stage_version(
+    store: Path, manifest: dict, checkpoint: Checkpoint, dtype: torch.dtype, held: Held | None = None
+) -> Staged:
     """Materialises every tensor of an admitted version and checks every hash.
 
     The base version needs no directory and has no tensors of its own.
+
+    Args:
+        held: what the caller keeps from one version to the next; nothing is trusted that it did not verify.
 
     Raises:
         StagingError: the version must not be served; nothing was changed.
@@ -226,11 +253,11 @@ def stage_version(store: Path, manifest: dict, checkpoint: Checkpoint, dtype: to
     if version == BASE_VERSION:
         return Staged(version, {}, {})
     directory = version_directory(store, version)
-    path = _regular_file(directory / FACTORS_FILE, MAX_FACTORS_BYTES)
+    held = held or Held()
     tensors: dict[str, Tensor] = {}
     whole: dict[str, Tensor] = {}
     try:
-        factors = read_tensors(path, manifest["files"][FACTORS_FILE])
+        factors = _factors(directory, manifest, held)
         if WEIGHTS_FILE in manifest["files"]:
             path = _regular_file(directory / WEIGHTS_FILE, MAX_WEIGHTS_BYTES)
             whole = read_tensors(path, manifest["files"][WEIGHTS_FILE])
@@ -243,4 +270,5 @@ def stage_version(store: Path, manifest: dict, checkpoint: Checkpoint, dtype: to
         raise StagingError("refused", str(error)) from error
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise StagingError("refused", f"the manifest of {version} is malformed: {error!r}") from error
+    held.sha256, held.factors = manifest["files"][FACTORS_FILE], factors
     return Staged(version, tensors, {name: manifest["tensors"][name]["sha256"] for name in tensors})

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # the store is opened by processes that must not load torch
 SCHEMA = 1
 VERSION = re.compile(r"v\d{6}")
 MANIFEST, FACTORS, FACTS = "manifest.json", "factors.safetensors", "facts.safetensors"
-WEIGHTS = "weights.safetensors"
+ADDED, WEIGHTS = "added.safetensors", "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Store:
             raise StoreError(f"version {draft.parent} was written by a newer applier; this one must stop")
 
     def _write_files(self, work: Path, draft: Draft, state: "EditState") -> dict[str, Any]:
-        from editing.delta import write_tensors
+        from editing.delta import added, write_tensors
 
         parent = self.load_state(draft.parent)
         removed = [id for id in parent.ids if id not in set(state.ids)]
@@ -142,10 +142,13 @@ class Store:
         first = first or 0
         files = {}
         metadata = {"version": draft.version, "schema": str(SCHEMA)}
-        factors = {}
-        for name, (a, b) in state.factors.items():
-            factors |= {f"{name}/A": a.clone(), f"{name}/B": b.clone()}
+        factors, grown_from = _flat(state.factors), None
         files[FACTORS] = write_tensors(work / FACTORS, factors, metadata)
+        new = added(factors, _flat(parent.factors)) if parent.factors else None
+        if new is not None:
+            # What a replica reads that holds the parent's. All are there too: no version needs another.
+            files[ADDED] = write_tensors(work / ADDED, new, metadata)
+            grown_from = self.manifest(draft.parent)["files"][FACTORS]
         columns = {name: column[:, first:].clone() for name, column in state.columns.items()}
         files[FACTS] = write_tensors(work / FACTS, columns, metadata)
         if draft.weights:
@@ -158,6 +161,7 @@ class Store:
             "settings_hash": draft.settings_hash,
             "tensors": {name: dict(tensor) for name, tensor in draft.tensors.items()},
             "files": files,
+            "grown_from": grown_from,
             "snapshot": snapshot,
             "facts_added": [_fact_json(fact) for fact in state.facts[first:]],
             "facts_removed": [] if snapshot else removed,
@@ -278,6 +282,11 @@ def _grown_from(parent: "EditState", state: "EditState") -> int | None:
         return None
     same = all(torch.equal(column, state.columns[name][:, :count]) for name, column in parent.columns.items())
     return count if same else None
+
+
+def _flat(factors: "Mapping[str, tuple[Tensor, Tensor]]") -> "dict[str, Tensor]":
+    pairs = factors.items()
+    return {f"{name}/{side}": factor for name, pair in pairs for side, factor in zip("AB", pair, strict=True)}
 
 
 def _names(tensors: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ while generation goes on), pause, swap, resume. Nothing is paused for a version 
 """
 
 import os
+import queue
 import threading
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from daemon.serving import UNPUBLISHED
-from daemon.staging import Checkpoint, Staged, StagingError, admit, stage_version, to_served
+from daemon.staging import Checkpoint, Held, Staged, StagingError, admit, stage_version, to_served
 from daemon.vllm_routes import PublishPlugin
 
 logger = init_logger("vllm.factd")
@@ -48,51 +49,62 @@ class _Publisher:
         self.modules = dict(self.model.named_modules())
         self.fence = 0
         self.sound: set[str] = set()
+        self.held = Held()
         self.served = Staged(UNPUBLISHED, {}, {})
         self.previous: Staged | None = None
         self.staged: Staged | None = None
         self.packed: dict[str, Any] = {}
         self.outcome: dict[str, Any] | None = None
-        self.thread: threading.Thread | None = None
+        self.busy = False
+        # One thread for all: the C library gives a new one any arena that is free, or another one, and
+        # each keeps what the largest staging took in it.
+        self.jobs: queue.SimpleQueue[tuple[str, int, int]] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="factd-stage", daemon=True).start()
 
     def begin(self, version: str, fence: int) -> dict[str, Any]:
-        """Starts staging in a thread; a stale fence is refused at once."""
+        """Starts staging in the thread; a stale fence is refused at once."""
         if fence < self.fence:
             return _failure(
                 "stale_fence", f"fence {fence} is older than {self.fence}: another writer took over"
             )
-        if self.thread is not None and self.thread.is_alive():
+        if self.busy:
             return _failure("stale_fence", "another version is being staged")
         if self.staged is not None and self.staged.version == version and fence == self.fence:
             return {}  # all replicas stage before the first one flips: the flip need not read it again
         self.fence, self.staged, self.outcome, self.packed = fence, None, None, {}
-        # vLLM's CPU worker replaces torch.set_num_threads by a no-op, which would let the product run on
-        # several threads and sum in another order. The native setter acts on the calling thread.
-        self.thread = threading.Thread(
-            target=self._stage, args=(version, fence, torch.get_num_threads()), daemon=True
-        )
-        self.thread.start()
+        self.busy = True
+        self.jobs.put((version, fence, torch.get_num_threads()))
         return {}
 
-    def _stage(self, version: str, fence: int, threads: int) -> None:
+    def _work(self) -> None:
+        while True:
+            outcome = self._stage(*self.jobs.get())
+            # First free, then told: whoever reads the outcome may begin the next at once.
+            self.busy = False
+            self.outcome = outcome
+
+    def _stage(self, version: str, fence: int, threads: int) -> dict[str, Any]:
         started = time.perf_counter()
+        # vLLM's CPU worker replaces torch.set_num_threads by a no-op, which would let the product run on
+        # several threads and sum in another order. The native setter acts on the calling thread.
         torch._C.set_num_threads(1)
         try:
             manifest = admit(self.store, version, fence, self.base_hash, self.sound)
-            staged = stage_version(self.store, manifest, self.checkpoint, self.worker.model_config.dtype)
+            dtype = self.worker.model_config.dtype
+            staged = stage_version(self.store, manifest, self.checkpoint, dtype, self.held)
             tensors = dict(staged.tensors)
             for name in self.served.tensors.keys() - tensors.keys():
-                tensors[name] = to_served(name, self.checkpoint.read(name), self.worker.model_config.dtype)
+                tensors[name] = to_served(name, self.checkpoint.read(name), dtype)
             self.packed = {
                 name: packed for name in tensors if (packed := _pack(self._module(name), tensors[name]))
             }
             self.staged = Staged(version, tensors, staged.sha256)
-            self.outcome = {"seconds": time.perf_counter() - started, "sha256": staged.sha256}
+            return {"seconds": time.perf_counter() - started, "sha256": staged.sha256}
         except StagingError as error:
-            self.outcome = _failure(error.code, str(error))
+            return _failure(error.code, str(error))
         except Exception as error:  # the caller must hear of it; a dead thread would be silence
             logger.exception("factd: staging %s failed", version)
-            self.outcome = _failure("refused", f"staging failed: {error!r}")
+            return _failure("refused", f"staging failed: {error!r}")
         finally:
             torch._C.set_num_threads(threads)
 

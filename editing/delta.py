@@ -67,6 +67,34 @@ def materialise(base: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return weight
 
 
+def added(factors: Mapping[str, Tensor], earlier: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The columns of `factors` after those of `earlier`; None when it does not begin with these very bits.
+
+    Args:
+        factors, earlier: ``"<tensor>/A"`` [d, n] and ``"<tensor>/B"`` [d_in, n] of each edited tensor.
+    """
+    if factors.keys() != earlier.keys():
+        return None
+    counts = {name: columns.shape[1] for name, columns in earlier.items()}
+    if not all(torch.equal(factors[name][:, : counts[name]], columns) for name, columns in earlier.items()):
+        return None
+    return {name: columns[:, counts[name] :] for name, columns in factors.items()}
+
+
+def joined(earlier: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Factors whose last columns are `new`: the inverse of `added`.
+
+    Raises:
+        DeltaError: the two are not of the same tensors.
+    """
+    if earlier.keys() != new.keys():
+        raise DeltaError("the added factors are of other tensors than those of the parent")
+    try:
+        return {name: torch.cat([columns, new[name]], dim=1) for name, columns in earlier.items()}
+    except (RuntimeError, IndexError) as error:
+        raise DeltaError(f"the added factors do not fit those of the parent: {error}") from error
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Writes a safetensors file, forces it to disk, and returns the file's SHA-256."""
     content = save_safetensors(

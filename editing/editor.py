@@ -339,7 +339,8 @@ class Editor:
                 values = self.loaded.projected(layer, output, residual)
                 columns = columns | {f"{name}/keys": keys, f"{name}/values": values}
                 table = self.state.with_columns((), columns).table(name)
-                factors = self._solvers[layer].factors(table, self.state.factors.get(name))
+                earlier = table.keys.shape[1] - len(facts)
+                factors = self._solvers[layer].factors(table, self.state.factors.get(name), earlier)
                 self.state = replace(self.state, factors=self.state.factors | {name: factors})
                 self._set_weight(layer, materialise(self._base[name], *factors))
         joined = self.state.with_columns((), columns).columns

@@ -34,6 +34,11 @@ class Protection:
     right: Tensor
     within: bool = False
 
+    @property
+    def after(self) -> bool:
+        """Whether the solve reckons with directions that `filtered` then takes away."""
+        return not self.within and self.right.shape[1] > 0
+
     def prior(self, prior: Prior) -> Prior:
         return ProtectedPrior(prior, self.right) if self.within else prior
 

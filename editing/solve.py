@@ -117,8 +117,19 @@ class NeuronPrior:
         return found
 
 
-def solve(base: Tensor, keys: Tensor, values: Tensor, prior: Prior, slack: float = 1.0) -> Factors:
-    """Factors of the update: A = (V − W₀K)G⁻¹ [d, n] and B = M₀⁻¹K [d_in, n], float32.
+def solve(
+    base: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    prior: Prior,
+    slack: float = 1.0,
+    written: Factors | None = None,
+    earlier: int = 0,
+) -> Factors:
+    """Factors of the update: with G = LLᵀ, A = (V − W₀K)L⁻ᵀ [d, n] and B = M₀⁻¹K L⁻ᵀ [d_in, n], float32.
+
+    Column i depends on the first i keys and values alone, so an update grows by columns: those of new
+    facts are A = (V − WK)L⁻ᵀ for the weight W that is there, with the new facts' rows and columns of L.
 
     Args:
         base: W₀ [d, d_in].
@@ -126,6 +137,8 @@ def solve(base: Tensor, keys: Tensor, values: Tensor, prior: Prior, slack: float
         values: V [d, n].
         prior: M₀.
         slack: ε, how far WK may stay from V.
+        written: factors of W − W₀; None: nothing was written.
+        earlier: how many of the columns `written` holds; the factors of the others are returned.
 
     Raises:
         SolveError: keys or values are not finite, or cannot all be given their values.
@@ -138,14 +151,23 @@ def solve(base: Tensor, keys: Tensor, values: Tensor, prior: Prior, slack: float
     factor, info = torch.linalg.cholesky_ex((gram + gram.T) / 2)
     if int(info):
         raise SolveError("the prior leaves a key no free direction; write the fact with another method")
-    a = torch.cholesky_solve((values - base @ keys).T, factor).T
+    b = torch.linalg.solve_triangular(factor, b.T, upper=False)[earlier:].T
+    keys, factor = keys[:, earlier:], factor[earlier:, earlier:]
+    residual = values[:, earlier:] - base @ keys
+    if written is not None:
+        residual -= written[0].double() @ (written[1].double().T @ keys)
+    a = torch.linalg.solve_triangular(factor, residual.T, upper=False).T
     return a.float(), b.float()
 
 
 def bounded(a: Tensor, b: Tensor) -> Factors:
-    """The same update with rank at most min(d, d_in): beyond it the dense update is the smaller file."""
+    """The same update with rank at most 2 · min(d, d_in).
+
+    Beyond it the columns become the dense update, of half that rank: what comes after can again be added
+    in columns of its own.
+    """
     limit = min(len(a), len(b))
-    if a.shape[1] <= limit:
+    if a.shape[1] <= 2 * limit:
         return a, b
     identity = torch.eye(limit, dtype=a.dtype, device=a.device)
     if len(a) == limit:

@@ -42,14 +42,11 @@ class ChainSolver:
     of_batch: Callable[[Tensor, Factors], Factors] | None = None
     of_total: Callable[[Tensor, Factors], Factors] | None = None
 
-    def factors(self, table: Table, written: Factors | None = None) -> Factors:
-        batches = list(table.by_batch())
+    def factors(self, table: Table, written: Factors | None = None, earlier: int = 0) -> Factors:
         if written is None:
             d, d_in = self.base.shape
-            written = (self.base.new_zeros(d, 0), self.base.new_zeros(d_in, 0))
-        else:
-            batches = batches[-1:]
-        for columns in batches:
+            written, earlier = (self.base.new_zeros(d, 0), self.base.new_zeros(d_in, 0)), 0
+        for columns in (batch for batch in table.by_batch() if batch.start >= earlier):
             for part in self._parts(columns):
                 written = self._step(written, table, part)
         return written
@@ -61,12 +58,10 @@ class ChainSolver:
 
     def _step(self, written: Factors, table: Table, columns: slice) -> Factors:
         keys = table.keys[:, columns].double()
-        # V − W_{b−1}K without forming W_{b−1}: `solve` takes W₀K off, this what was written since.
-        a, b = (factor.double() for factor in written)
-        values = table.values[:, columns].double() - a @ (b.T @ keys)
         prior = self.protection.prior(self.prior(keys, table.keys[:, : columns.start]))
-        new = solve(self.base, keys, values, prior, self.slack(keys.shape[1]))
+        new = solve(self.base, keys, table.values[:, columns], prior, self.slack(keys.shape[1]), written)
         if self.of_batch is not None:
+            a, b = (factor.double() for factor in written)
             new = self.of_batch(self.base.double() + a @ b.T, new)
         new = self.protection.filtered(*new)
         total = torch.cat([written[0], new[0]], dim=1), torch.cat([written[1], new[1]], dim=1)

@@ -4,6 +4,7 @@ The result depends on the set of facts, not on their order; taking one out is so
 column, as if it had never been written.
 """
 
+import torch
 from torch import Tensor
 
 from editing.methods.method import Method
@@ -14,14 +15,24 @@ from editing.state import Table
 
 
 class JointSolver:
-    """W = W₀ + (V − W₀K)(I + KᵀM₀⁻¹K)⁻¹(M₀⁻¹K)ᵀ over all live facts."""
+    """W = W₀ + (V − W₀K)(I + KᵀM₀⁻¹K)⁻¹(M₀⁻¹K)ᵀ over all live facts.
+
+    New facts add columns to the factors of the earlier ones: recursive least squares, the solve of all at
+    once to the rounding of the factors.
+    """
 
     def __init__(self, base: Tensor, prior: Prior, protection: Protection) -> None:
         self._base, self._prior, self._protection = base, protection.prior(prior), protection
 
-    def factors(self, table: Table, written: Factors | None = None) -> Factors:
-        solved = solve(self._base, table.keys, table.values, self._prior)
-        return bounded(*self._protection.filtered(*solved))
+    def factors(self, table: Table, written: Factors | None = None, earlier: int = 0) -> Factors:
+        if written is None or self._protection.after:
+            # A filter after the solve takes from earlier facts what the solve of all counts on.
+            written, earlier = None, 0
+        new = solve(self._base, table.keys, table.values, self._prior, written=written, earlier=earlier)
+        new = self._protection.filtered(*new)
+        if written is not None:
+            new = torch.cat([written[0], new[0]], dim=1), torch.cat([written[1], new[1]], dim=1)
+        return bounded(*new)
 
 
 def memit_seq(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) -> JointSolver:

@@ -20,12 +20,13 @@ Protect = Literal["revive", "revive-after", "none"]
 class Solver(Protocol):
     """Turns the table of a weight's keys and values into its update."""
 
-    def factors(self, table: Table, written: Factors | None = None) -> Factors:
+    def factors(self, table: Table, written: Factors | None = None, earlier: int = 0) -> Factors:
         """Factors of the whole update.
 
         Args:
-            written: factors of all batches but the table's last, where they are at hand; they spare
-                work and change no bit of the result.
+            written: factors of the update that the first `earlier` columns made, whole batches, where
+                they are at hand. They spare work and, where the method can, are the first columns of
+                the result, which is what it would be without them to their rounding.
         """
         ...
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 
 import pytest
 import requests
@@ -20,7 +21,7 @@ from daemon.ledger import Ledger
 from daemon.messages import parse_correction, parse_json, parse_lines
 from daemon.serving import StubServing
 from daemon.settings import Settings
-from daemon.staging import Checkpoint, Staged, StagingError, admit, stage_version
+from daemon.staging import Checkpoint, Held, Staged, StagingError, admit, stage_version
 
 TOKENS = {
     "none": {},
@@ -192,24 +193,30 @@ def test_a_manifest_that_was_changed_anywhere_is_refused_or_read(world):
     world.post("France", "Lyon")
     world.post("Spain", "Vigo")
     assert world.run().versions == ["v000001"]
+    world.post("Italy", "Bari")
+    assert world.run().versions == ["v000002"]
     save_file({world.fakes.NAME: world.editor.base}, world.root / "model.safetensors")
-    served, store = Checkpoint(world.root), world.settings.store_dir
-    file = world.store.path("v000001") / "manifest.json"
+    served, store, parent = Checkpoint(world.root), world.settings.store_dir, Held()
+    file = world.store.path("v000002") / "manifest.json"
     sound = file.read_bytes()
     manifest = json.loads(sound)
 
-    def stage() -> Staged:
-        return stage_version(store, admit(store, "v000001", 10**6, None, set()), served, torch.float32)
+    def stage(version: str, held: Held) -> Staged:
+        admitted = admit(store, version, 10**6, None, set())
+        return stage_version(store, admitted, served, torch.float32, held)
 
-    assert stage().sha256
+    assert stage("v000001", parent).sha256
+    assert manifest["grown_from"] == parent.sha256
+    assert stage("v000002", replace(parent)).sha256 == stage("v000002", Held()).sha256
 
     def attack(content: bytes) -> None:
         file.write_bytes(content)
         for read in (world.store.load_state, world.store.weight_sha256, world.store.verify):
             with suppress(StoreError):
-                read("v000001")
-        with suppress(StagingError):
-            stage()
+                read("v000002")
+        for held in (Held(), replace(parent)):
+            with suppress(StagingError):
+                stage("v000002", held)
 
     attack(b"[" * 100_000)
     spots = st.sampled_from([path for path in paths(manifest) if path])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from daemon.staging import BASE_VERSION, Checkpoint, StagingError, admit, stage_version
+from daemon.staging import BASE_VERSION, Checkpoint, Held, StagingError, admit, stage_version
 from editing.delta import materialise, tensor_sha256, write_tensors
 from editing.errors import DeltaError
 
@@ -44,9 +44,9 @@ def write(root, base, a, b, **changes):
     (directory / "manifest.json").write_text(json.dumps(manifest | changes))
 
 
-def stage(store, version="v000001", base_hash="b", dtype=torch.bfloat16):
+def stage(store, version="v000001", base_hash="b", dtype=torch.bfloat16, held=None):
     manifest = admit(store, version, 3, base_hash, set())
-    return stage_version(store, manifest, Checkpoint(store / "model"), dtype)
+    return stage_version(store, manifest, Checkpoint(store / "model"), dtype, held)
 
 
 def test_a_sound_version_is_cast_to_the_served_dtype(store):
@@ -160,6 +160,72 @@ def test_symbolic_links_are_refused(store):
     manifest.symlink_to(store / "elsewhere.json")
     with pytest.raises(StagingError, match="regular file"):
         stage(store)
+
+
+def grown(store, added=None, **changes):
+    """v000002: v000001 and a column, with a file of that column alone; or with these tensors in it."""
+    directory, earlier = store / "versions" / "v000002", store / "versions" / "v000001"
+    directory.mkdir()
+    base = Checkpoint(store / "model").read(NAME)
+    a, b = (torch.cat([torch.ones(n, 2), torch.full((n, 1), 0.3)], dim=1) for n in (6, 8))
+    added = added or {f"{NAME}/A": a[:, 2:], f"{NAME}/B": b[:, 2:]}
+    files = {
+        "factors.safetensors": write_tensors(
+            directory / "factors.safetensors", {f"{NAME}/A": a, f"{NAME}/B": b}, {}
+        ),
+        "added.safetensors": write_tensors(directory / "added.safetensors", added, {}),
+    }
+    parent = json.loads((earlier / "manifest.json").read_text())
+    manifest = parent | {"version": "v000002", "parent": "v000001", "files": files}
+    manifest["tensors"][NAME]["sha256"] = tensor_sha256(materialise(base, a, b))
+    manifest |= {"grown_from": parent["files"]["factors.safetensors"]} | changes
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    return directory
+
+
+def test_of_a_version_that_grew_only_the_new_columns_are_read_and_the_weight_is_the_same_bits(store):
+    directory, held = grown(store), Held()
+    whole = stage(store, "v000002").tensors[NAME]
+    stage(store, held=held)
+    (directory / "factors.safetensors").unlink()
+    (store / "versions" / "v000001" / "factors.safetensors").unlink()
+    assert torch.equal(stage(store, "v000002", held=held).tensors[NAME], whole)
+    with pytest.raises(StagingError, match="not a regular file"):
+        stage(store, "v000002")  # a server that holds nothing
+
+
+@pytest.mark.parametrize("changes", [{"grown_from": "0" * 64}, {"grown_from": None}, {"grown_from": 7}])
+def test_of_a_version_that_grew_from_others_than_are_held_all_columns_are_read(store, changes):
+    (grown(store, **changes) / "added.safetensors").write_bytes(b"not needed")
+    whole = stage(store, "v000002").tensors[NAME]
+    held = Held()
+    stage(store, held=held)
+    assert torch.equal(stage(store, "v000002", held=held).tensors[NAME], whole)
+
+
+@pytest.mark.parametrize(
+    "fault", ["damaged", "missing", "link", "other column", "other tensor", "other shape"]
+)
+def test_added_columns_that_are_not_the_versions_are_refused_and_those_held_stay(store, fault):
+    sound = {f"{NAME}/A": torch.full((6, 1), 0.3), f"{NAME}/B": torch.full((8, 1), 0.3)}
+    added = {
+        "other column": sound | {f"{NAME}/A": torch.full((6, 1), 0.4)},
+        "other tensor": sound | {"other/A": torch.ones(6, 1)},
+        "other shape": sound | {f"{NAME}/A": torch.full((5, 1), 0.3)},
+    }
+    path, held = grown(store, added.get(fault)) / "added.safetensors", Held()
+    if fault == "damaged":
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    elif fault in ("missing", "link"):
+        path.rename(store / "elsewhere")
+    if fault == "link":
+        path.symlink_to(store / "elsewhere")
+    stage(store, held=held)
+    before = held.sha256, held.factors
+    with pytest.raises(StagingError) as error:
+        stage(store, "v000002", held=held)
+    assert error.value.code == "refused"
+    assert (held.sha256, held.factors) == before
 
 
 def child(store, version, **changes):

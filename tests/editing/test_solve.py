@@ -91,6 +91,20 @@ def test_exact_retraction_is_the_solve_without_the_column(problem):
     torch.testing.assert_close(downdated, resolved, atol=1e-4, rtol=1e-4)
 
 
+def test_columns_added_to_any_factors_of_the_earlier_update_give_the_solve_of_all(problem):
+    base, keys, values, moment = problem
+    prior = RidgePrior(moment, 3.0)
+    joint = updated(base, keys, values, prior)
+    a, b = solve(base, keys[:, :3], values[:, :3], prior)
+    turned = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(1))).Q
+    for written in ((a, b), (a @ turned, b @ turned)):
+        new = solve(base, keys, values, prior, written=written, earlier=3)
+        assert new[0].shape[1] == new[1].shape[1] == keys.shape[1] - 3
+        pairs = (written, new)
+        weight = base + sum(left.double() @ right.double().T for left, right in pairs)
+        torch.testing.assert_close(weight, joint, atol=1e-5, rtol=1e-5)
+
+
 def test_heavier_prior_writes_less_and_none_writes_nothing(problem):
     base, keys, values, moment = problem
     sizes = [

@@ -90,7 +90,8 @@ def test_the_ranks_together_compute_with_the_published_tensor_and_with_the_base_
     before = product(made, x)
     for publisher, _ in made:
         assert publisher.begin("v000001", 3) == {}
-        publisher.thread.join()
+        while publisher.outcome is None:
+            time.sleep(0.01)
         assert "error" not in publisher.outcome
         assert publisher.packed == {}  # no rank holds the whole tensor
         assert "error" not in publisher.swap("v000001", 3)

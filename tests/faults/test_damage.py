@@ -2,6 +2,7 @@
 
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,14 +14,19 @@ from daemon.audit import audit
 from daemon.errors import StoreError
 from daemon.ledger import Ledger
 from daemon.messages import parse_correction
-from daemon.staging import Checkpoint, StagingError, admit, stage_version
+from daemon.staging import Checkpoint, Held, StagingError, admit, stage_version
 
 quick = settings(max_examples=25, deadline=None)
 bits = st.integers(1, 255)
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "factors.safetensors", "facts.safetensors"])
-@pytest.mark.parametrize("version", ["v000001", "v000002"])
+FILES = ["manifest.json", "factors.safetensors", "facts.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [*((v, name) for v in ("v000001", "v000002") for name in FILES), ("v000002", "added.safetensors")],
+)
 def test_a_damaged_byte_is_refused_or_changes_nothing(world, version, name):
     world.post("France", "Lyon")
     world.run()
@@ -28,6 +34,8 @@ def test_a_damaged_byte_is_refused_or_changes_nothing(world, version, name):
     assert world.run().live == "v000002"
     save_file({world.fakes.NAME: world.editor.base}, world.root / "model.safetensors")
     served, store = Checkpoint(world.root), world.settings.store_dir
+    parent = Held()
+    stage_version(store, admit(store, "v000001", 10**6, None, set()), served, torch.float32, parent)
     facts, columns, hashes = (
         world.editor.state.facts,
         world.editor.state.columns,
@@ -48,9 +56,10 @@ def test_a_damaged_byte_is_refused_or_changes_nothing(world, version, name):
             assert world.editor.weight_hashes() == hashes
             for column, values in columns.items():
                 assert torch.equal(world.editor.state.columns[column], values)
-        with suppress(StagingError):
-            manifest = admit(store, "v000002", 10**6, world.editor.base_hash, set())
-            assert stage_version(store, manifest, served, torch.float32).sha256 == hashes
+        for held in (Held(), replace(parent)):
+            with suppress(StagingError):
+                manifest = admit(store, "v000002", 10**6, world.editor.base_hash, set())
+                assert stage_version(store, manifest, served, torch.float32, held).sha256 == hashes
 
     damage()
     file.write_bytes(sound)
