@@ -56,3 +56,13 @@ def test_bad_options_exit_2_and_name_the_option(bench, tmp_path, arguments, name
     assert done.exit_code == 2
     assert named in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_measures_times_a_layer_of_the_shape_asked_for(tmp_path):
+    done = CliRunner().invoke(app, ["bench", "measures", "--out", str(tmp_path), "--shape", "24x48"])
+    assert done.exit_code == 0, done.output
+    assert "of the update of one fact" in done.stdout
+    assert json.loads((tmp_path / "measures.json").read_text())["shape"] == [24, 48]
+    wrong = CliRunner().invoke(app, ["bench", "measures", "--out", str(tmp_path), "--shape", "24"])
+    assert wrong.exit_code == 2
+    assert "4096x14336" in wrong.stderr
