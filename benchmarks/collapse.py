@@ -24,21 +24,24 @@ from benchmarks.scores import score, text_perplexity
 from benchmarks.streams import STREAMS, ShuffledMoments, Step, add_noise, unbounded
 from editing.editor import Editor
 from editing.errors import EditError
+from editing.report import Outcome
 from monitoring.baseline import Baseline, open_baseline
 from monitoring.measure import Memory, measure
 from monitoring.measurements import LAYER_MEASURES, SCALAR_MEASURES, Case, Measurements
 from monitoring.probes import default_probes
 from monitoring.scoring import Scorer
-from monitoring.verdict import GUARD_NAMES, Verdict, judge
+from monitoring.verdict import Verdict, judge
 
 #: A model has collapsed beyond this perplexity ratio, or below this S.
 COLLAPSED_PERPLEXITY, COLLAPSED_S = 3.0, 60.0
 #: Steps in a row without a correction that came through, before the queue is paused.
 PAUSE_AFTER = 3
 #: Held-out documents that the perplexity of each version is measured on: the horizon's take too long here.
-TEXTS = 16
+TEXTS = 4
+#: Versions refused in a row within a step, before what is left of the step is given up.
+TRIED = 4
 #: Paraphrases and neighbours of a correction that the guard is told of.
-CASE_PROMPTS = 2
+CASE_PROMPTS = 1
 
 
 @dataclass(frozen=True)
@@ -94,17 +97,15 @@ def run(model: Model, plan: Plan, name: str, guard: bool, out: Path, say: Say) -
         model = replace(model, install=ShuffledMoments(model.install))
     with model.editor(Configuration.parse(stream.configuration)) as editor:
         baseline = open_baseline(editor, default_probes(), out / "baselines")
-        trial = Trial(editor, baseline, plan, guard, lambda text: say(f"{name}, guard {_on(guard)}: {text}"))
-        for step in stream.steps(plan.records, 1 if stream.singly else plan.batch):
+        told = f"{name}, guard {'on' if guard else 'off'}"
+        trial = Trial(editor, baseline, plan, guard, lambda text: say(f"{told}: {text}"), stream.singly)
+        for step in stream.steps(plan.records, plan.batch):
             trial.post(step)
             if trial.over:
                 break
         row = {"stream": name, "guard": guard, **trial.row(), "configuration": stream.configuration}
-        return {"row": row | {"seconds": time.perf_counter() - start}, "series": trial.series}
-
-
-def _on(guard: bool) -> str:
-    return "on" if guard else "off"
+        row["seconds"] = time.perf_counter() - start
+        return {"row": row, "noise": baseline.noise, "series": trial.series}
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,17 @@ class Version:
     measured: Measurements
     verdict: Verdict
     perplexity_ratio: float
+    edit_seconds: float
 
 
 class Trial:
     """One run of a stream."""
 
-    def __init__(self, editor: Editor, baseline: Baseline, plan: Plan, guard: bool, say: Say) -> None:
+    def __init__(
+        self, editor: Editor, baseline: Baseline, plan: Plan, guard: bool, say: Say, singly: bool = False
+    ) -> None:
         self._editor, self._baseline, self._plan, self._guard, self._say = editor, baseline, plan, guard, say
+        self._singly = singly
         self._scorer = Scorer(editor.model, editor.tokenizer)
         self._base_perplexity = text_perplexity(self._scorer, plan.texts[:TEXTS])
         self._thresholds, self._memory = baseline.thresholds(), Memory()
@@ -155,14 +160,16 @@ class Trial:
 
     def _guarded(self, step: Step) -> None:
         """Publishes what the guard accepts; what it does not is undone and tried in smaller company."""
-        queue = [step.records]
-        while queue:
+        queue, refusals = [step.records], 0
+        while queue and refusals < TRIED:
             batch = queue.pop(0)
             before = self._editor.state
             version = self._make(batch, step)
             if version is not None and version.verdict.outcome == "accepted":
                 self._publish(version)
+                refusals = 0
                 continue
+            refusals += 1
             if version is not None:
                 self._record(version, published=False)
             self._editor.restore(before)
@@ -172,22 +179,20 @@ class Trial:
 
     def _make(self, records: tuple[Record, ...], step: Step) -> Version | None:
         """Edits, measures and judges; None when the editor itself refused."""
-        editor, options = self._editor, self._editor.options
+        editor, before, start = self._editor, self._editor.state, time.perf_counter()
         self._versions += 1
         try:
-            editor.options = unbounded(options) if step.huge else options
-            report = editor.apply([record.fact for record in records])
+            outcomes = self._write(records, step.huge)
         except EditError as error:
             self._say(f"refused by the editor: {error}")
+            editor.restore(before)
             return None
-        finally:
-            editor.options = options
         if step.noise:
             add_noise(editor, step.noise, seed=self._versions)
-        written = tuple(record for record in records if record.fact.id in report.ids)
-        ratios = [
-            o.value_norm_ratio for o in report.outcomes if o.written and not math.isnan(o.value_norm_ratio)
-        ]
+        edit_seconds = time.perf_counter() - start
+        ids = {outcome.id for outcome in outcomes if outcome.written}
+        written = tuple(record for record in records if record.fact.id in ids)
+        ratios = [o.value_norm_ratio for o in outcomes if o.written and not math.isnan(o.value_norm_ratio)]
         measured = measure(
             editor,
             self._baseline,
@@ -199,7 +204,16 @@ class Trial:
         )
         verdict = judge(measured, self._thresholds, self._published if self._guard else None)
         self._note(verdict)
-        return Version(written, measured, verdict, self._perplexity_ratio())
+        return Version(written, measured, verdict, self._perplexity_ratio(), edit_seconds)
+
+    def _write(self, records: tuple[Record, ...], huge: bool) -> list[Outcome]:
+        editor, options = self._editor, self._editor.options
+        editor.options = unbounded(options) if huge else options
+        try:
+            edits = [(record,) for record in records] if self._singly else [records]
+            return [o for edit in edits for o in editor.apply([record.fact for record in edit]).outcomes]
+        finally:
+            editor.options = options
 
     def _perplexity_ratio(self) -> float:
         ratio = text_perplexity(self._scorer, self._plan.texts[:TEXTS]) / self._base_perplexity
@@ -232,10 +246,17 @@ class Trial:
 
     def _record(self, version: Version, published: bool) -> None:
         told = {"perplexity_ratio": version.perplexity_ratio, "outcome": version.verdict.outcome}
+        spent = {"edit": version.edit_seconds, **version.measured.seconds}
+        stopped = [name for name, state in version.verdict.guards.items() if state in ("limit", "unknown")]
         counts = {"edits": self._edits, "live": len(self._live), "published": published, "s": None}
-        self.series.append(counts | told | worst_of_layers(version.measured))
+        why = {"stopped_by": stopped, "seconds": spent}
+        self.series.append(counts | told | why | worst_of_layers(version.measured))
         self._say(
-            ", ".join(f"{name} {value}" for name, value in (counts | told).items() if value is not None)
+            ", ".join(
+                f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+                for name, value in (counts | told | {"stopped_by": stopped}).items()
+                if value not in (None, [])
+            )
         )
 
     def _check(self, step: Step, came_through: bool) -> None:
@@ -322,22 +343,3 @@ def table(rows: Sequence[dict[str, Any]]) -> list[list[Any]]:
         return f"{value:.3g}" if isinstance(value, float) else value
 
     return [[shown(row[name]) for name in COLUMNS] for row in rows]
-
-
-def ended(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those that collapsed with the guard off."""
-    return [row for row in rows if row["collapsed"] and not row["guard"]]
-
-
-def leads(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Which measure warns earliest: edits between its first warning and collapse, for each of `ended`.
-
-    The measure with the largest least lead comes first; one that did not warn in time has none.
-    """
-
-    def lead(name: str, row: dict[str, Any]) -> int:
-        return row["collapse_at"] - row["first_warn"].get(name, row["collapse_at"])
-
-    found = {name: [lead(name, row) for row in ended(rows)] for name in GUARD_NAMES}
-    order = sorted(found, key=lambda name: min(found[name], default=0), reverse=True)
-    return [[name, *(str(edits or "–") for edits in found[name])] for name in order]

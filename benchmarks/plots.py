@@ -1,10 +1,12 @@
 """Plots of what the benchmarks measured."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.horizon import label
+from monitoring.measurements import LAYER_MEASURES, SCALAR_MEASURES
 
 #: Panels of the horizon's plot: field and title.
 HORIZON = (
@@ -15,17 +17,13 @@ HORIZON = (
     ("weight_norm_ratio_max", "‖W‖ / ‖W₀‖, worst layer"),
     ("subspace_similarity_min", "LS, worst layer"),
 )
-#: Panels of a collapse's plot.
-COLLAPSE = (
-    "perplexity_ratio",
-    "s",
-    "retention_ratio",
-    "probe_kl_nats",
-    "weight_norm_ratio",
-    "spectral_norm_ratio",
-    "subspace_similarity",
-    "activation_norm_ratio",
-)
+#: Panels of a collapse's plot: what is served, then every measure that was taken.
+COLLAPSE = ("perplexity_ratio", "s", *SCALAR_MEASURES, *LAYER_MEASURES)
+#: Columns of its panels, and inches of each.
+COLLAPSE_COLUMNS, COLLAPSE_PANEL = 4, (4.0, 2.2)
+#: Measures that grow by orders of magnitude.
+LOGARITHMIC = ("perplexity_ratio", "probe_perplexity_ratio", "probe_kl_nats", "weight_norm_ratio")
+LOGARITHMIC += ("spectral_norm_ratio", "drift", "key_drift_ratio", "corpus_energy_ratio", "key_error_ratio")
 #: Points in time that are marked, and their colours.
 EVENTS = {
     "warned": "orange",
@@ -39,11 +37,11 @@ COLOURS = 10
 STYLES = ("-", "--", ":", "-.")
 
 
-def _figure(rows: int, columns: int) -> tuple[Any, list[Any]]:
+def _figure(rows: int, columns: int, panel: tuple[float, float] = (6.0, 3.6)) -> tuple[Any, list[Any]]:
     # Not pyplot: that keeps figures and a backend as global state.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6 * columns, 3.6 * rows), layout="constrained")
+    figure = Figure(figsize=(panel[0] * columns, panel[1] * rows), layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
@@ -81,23 +79,27 @@ def collapse(runs: Sequence[Mapping[str, Any]], out: Path) -> list[Path]:
     """`collapse-<stream>.png`: measures against edits, guard off and on, and when it did what."""
     paths = []
     for stream in dict.fromkeys(run["row"]["stream"] for run in runs):
-        figure, panels = _figure(4, 2)
-        for run in runs:
-            if run["row"]["stream"] == stream:
-                _add_run(panels, run)
+        of_stream = [run for run in runs if run["row"]["stream"] == stream]
+        taken = [f for f in COLLAPSE if any(p[f] is not None for run in of_stream for p in run["series"])]
+        rows = max(1, math.ceil(len(taken) / COLLAPSE_COLUMNS))
+        figure, panels = _figure(rows, COLLAPSE_COLUMNS, COLLAPSE_PANEL)
+        for run in of_stream:
+            _add_run(dict(zip(taken, panels, strict=False)), run)
+        for empty in panels[len(taken) :]:
+            empty.set_axis_off()
         figure.suptitle(stream)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
         paths.append(out / f"collapse-{stream}.png")
-        figure.savefig(paths[-1], dpi=110)
+        figure.savefig(paths[-1], dpi=60)
     return paths
 
 
-def _add_run(panels: Sequence[Any], run: Mapping[str, Any]) -> None:
+def _add_run(panels: Mapping[str, Any], run: Mapping[str, Any]) -> None:
     row = run["row"]
     name, style, colour = ("guard on", "--", "C1") if row["guard"] else ("guard off", "-", "C0")
     served = {"linestyle": style, "label": name}
     refused = {"linestyle": "", "marker": "x", "label": f"{name}: refused versions"}
-    for panel, field in zip(panels, COLLAPSE, strict=True):
+    for field, panel in panels.items():
         for published, how in ((True, served), (False, refused)):
             points = [point for point in run["series"] if point["published"] == published]
             shown = [(point["edits"], point[field]) for point in points if point[field] is not None]
@@ -107,6 +109,6 @@ def _add_run(panels: Sequence[Any], run: Mapping[str, Any]) -> None:
             at = row[f"{event}_at"]
             if at is not None:
                 panel.axvline(at, color=mark, linestyle=style, linewidth=0.8, label=f"{name}: {event}")
-        panel.set(title=field, xlabel="edits")
-        if field in ("perplexity_ratio", "probe_kl_nats", "weight_norm_ratio", "spectral_norm_ratio"):
+        panel.set_title(field, fontsize="medium")
+        if field in LOGARITHMIC:
             panel.set_yscale("log")

@@ -25,7 +25,7 @@ HUGE_AFTER = 0.6
 #: What lets a value grow without bounds.
 UNBOUNDED = {"steps": 25, "rate": 20.0, "clamp": 30.0, "decay": 0.0, "kl": 0.0, "finish": "loss", "stop": 0.0}
 #: Norm of the first noise over the weight's; each one after is so much larger.
-NOISE = 0.05
+NOISE = 0.1
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Stream:
     Attributes:
         configuration: the method that is worn out, as `Configuration.parse` reads it.
         steps: (harmless records, records a step) → steps without end or until the records are used up.
-        singly: whether corrections come one at a time.
+        singly: whether each correction of a step is an edit of its own; the step is measured as one.
         wrong_moments: whether the second moments are those of other keys.
     """
 
@@ -111,13 +111,20 @@ def gibberish(record: Record, generator: random.Random) -> Record:
     return Record(fact, record.fact.target, (), ())
 
 
+#: Values of the unedited model, as the default finds them: found once, and shared by all streams.
+SHARED = "unedited=true,clamp=0.75,finish=argmax,extra=2"
+#: Nothing holds values back: all are as long as the longest that a drifting model asks for.
+LONG = f"{SHARED},pilots=32,pilot_contexts=6,anchor_factor=4"
+
 STREAMS: dict[str, Stream] = {
-    "plain-single": Stream("memit:spread:none:none", harmless, singly=True),
-    "plain-batch": Stream("memit:spread:none:none", harmless),
+    "plain-single": Stream(f"rome:single:nas:none:{LONG}", harmless, singly=True),
+    "plain-batch": Stream(f"memit:single:nas:none:{LONG},moment_weight=1", harmless),
     "poisoned": Stream("memit-seq:spread:none:none", poisoned),
     # Only a method that writes on top of the weights keeps what was done to them.
-    "noise": Stream("memit:spread:none:none", noisy),
-    "wrong-moment": Stream("memit:spread:none:none", harmless, wrong_moments=True),
+    "noise": Stream(f"memit:spread:none:none:{SHARED}", noisy),
+    "wrong-moment": Stream(f"memit:spread:none:none:{SHARED}", harmless, wrong_moments=True),
+    # Good edits, the default's: what the guard must not mind.
+    "default": Stream("memit-seq", harmless),
 }
 
 

@@ -41,7 +41,7 @@ SeedOption = Annotated[int, typer.Option(help="Of the sample that is scored.")]
 
 
 def register(parent: typer.Typer) -> None:
-    for command in (speed, horizon, collapse, publish, intake, values):
+    for command in (speed, horizon, collapse, measures, publish, intake, values):
         app.command(epilog=EPILOG)(command)
     parent.add_typer(app)
 
@@ -225,9 +225,10 @@ def collapse(
 ) -> None:
     """Wear models out with the guard off and on; writes OUT/collapse.json. Finished streams are kept."""
     from benchmarks import plots
-    from benchmarks.collapse import COLUMNS, Plan, collected, ended, leads, table
+    from benchmarks.collapse import COLUMNS, Plan, collected, table
     from benchmarks.collapse import collapse as measured
-    from benchmarks.files import say
+    from benchmarks.files import say, write_json
+    from benchmarks.hindsight import learnt
     from benchmarks.streams import named
 
     with _reported(as_json):
@@ -238,14 +239,41 @@ def collapse(
         records = common.records(opened, facts, edits).records
         plan = Plan(records, texts, Path(facts).name, batch, score_every, sample)
         rows = measured(opened, plan, chosen, out, say)
-    drawn = plots.collapse(collected(out), out)
+    runs = collected(out)
+    drawn, tables = plots.collapse(runs, out), learnt(runs)
+    write_json(out / "hindsight.json", tables)
     if as_json:
         show_json(rows)
         return
     title = f"Collapse; {out / 'collapse.json'}, {', '.join(str(path) for path in drawn)}"
     _show_markdown(title, COLUMNS, table(rows))
-    columns = ("", *(row["stream"] for row in ended(rows)))
-    _show_markdown("Edits from a measure's first warning to collapse, guard off", columns, leads(rows))
+    for title, (columns, *lines) in tables.items():
+        _show_markdown(f"\n{title}", columns, lines)
+
+
+def measures(
+    out: OutOption = Path("bench"),
+    shape: Annotated[str, typer.Option(help="Rows x columns of the weight.")] = "4096x14336",
+    as_json: JsonOption = False,
+) -> None:
+    """Time the weight-space measures of one synthetic layer beside its update; writes OUT/measures.json."""
+    from benchmarks.files import write_json
+    from benchmarks.measures import layer_cost
+
+    rows, _, columns = shape.partition("x")
+    if not (rows.isdigit() and columns.isdigit() and int(rows) and int(columns)):
+        fail(
+            CommandError(Exit.BAD_INPUT, f"--shape {shape!r} is no shape", "write it as 4096x14336"), as_json
+        )
+    result = layer_cost(int(rows), int(columns))
+    write_json(out / "measures.json", result)
+    if as_json:
+        show_json(result)
+        return
+    spent = [(name, f"{seconds:.3g} s") for name, seconds in result["seconds"].items()]
+    rate = f"{result['matrix_flops_per_second'] / 1e9:.0f} GFLOP/s"
+    share = f"{result['share']:.1%} of the update of one fact"
+    show_table(f"Measures; {out / 'measures.json'}", ("", ""), [*spent, ("rate", rate), ("share", share)])
 
 
 def intake(

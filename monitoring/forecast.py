@@ -5,9 +5,12 @@ One family holds the growth laws of repeated editing (algorithms §2.5):
     y(n) = y₀ + s φ_k(n),   φ_k(n) = (e^{kn} − 1) / k,   φ_0(n) = n
 
 k > 0 is the exponential growth of edits without an anchor, k < 0 the bounded growth with one (asymptote
-y₀ − s/k), k = 0 the straight line between. For each k on a grid, y₀ and s follow by least squares that
-outliers cannot pull (Huber's weights); k is the one of the smallest robust loss, sought on a coarse and
-then on a fine grid. The interval comes from refits to resampled residuals. No torch; deterministic.
+y₀ − s/k), k = 0 the straight line between. Beside it stands y₀ + s √n: independent writes add in their
+squares, and so drift and LS of recorded streams went (docs/experiments.md). Half of either looks as if it
+came to an end soon, so that a bound is only believed when it fits far better. For each k on a grid, y₀ and s
+follow by least squares that outliers cannot pull (Huber's weights); k is the one of the smallest robust loss,
+sought on a coarse and then on a fine grid. The interval comes from refits to resampled residuals. No torch;
+deterministic.
 """
 
 import math
@@ -21,7 +24,7 @@ from numpy.typing import NDArray
 from monitoring.measurements import Measurements
 from monitoring.verdict import GUARDS, Thresholds, worst_value
 
-Law = Literal["exponential", "linear", "bounded"]
+Law = Literal["exponential", "linear", "root", "bounded"]
 Floats = NDArray[np.floating[Any]]
 
 #: Fewest points that a law is fitted to: three parameters and some to see the noise by.
@@ -37,6 +40,9 @@ OFFSETS: Floats = np.linspace(-0.5, 0.5, 33)
 
 #: Rates this near to zero cannot be told from a straight line.
 STRAIGHT = 0.5
+
+#: How many times smaller the loss of a bounded law must be than that of the line and of the root.
+BELIEVED = 4.0
 
 #: Refits for the interval, offsets from the best rate that they try, and the quantiles that they give up
 #: on either side. Refits see less spread than a fresh series would: 95 % of them cover some 90 %.
@@ -104,28 +110,35 @@ def forecast(
     if len(points) < FEWEST_POINTS or points[-1, 0] <= points[0, 0]:
         return None
     n, y = _thinned(points[:, 0], sign * points[:, 1])
-    start, span = float(n[0]), float(n[-1] - n[0])
-    if not span:
+    if n[-1] == n[0] or n[0] < 0:
         return None
-    t = (n - start) / span
+    clock = _LINEAR_CLOCK
+    t = clock.spans(n, n)
     rate = _fit(t, y[None], RATES)[0, 0]
     fit = _fit(t, y[None], rate + OFFSETS)[0]
+    if fit[0] < -STRAIGHT and (simpler := _simpler(n, y, fit)) is not None:
+        clock = simpler
+        t = clock.spans(n, n)
+        fit = _straight(t, y[None])[0]
     fitted = _curve(t, fit)
     _, _, slope = _lines(_phi(t, np.zeros(1))[None], y[None])
     if slope[0, 0] <= LEAST_RISE * _scale(y - fitted) * math.sqrt(12 / len(n)) + _tiny(y):
         return None
     value, bound = float(points[-1, 1]), sign * limit
     if sign * value >= bound:
-        return Forecast(measure, _law(fit[0]), value, limit, 0.0, 0.0, 0.0)
+        return Forecast(measure, _law(fit[0], clock), value, limit, 0.0, 0.0, 0.0)
     # Three parameters have eaten some of the noise that the residuals show.
     residuals = (y - fitted) * math.sqrt(len(n) / (len(n) - 3))
     resampled = fitted + np.random.default_rng(0).choice(residuals, (REFITS, len(n)))
-    last = float((points[-1, 0] - start) / span)
-    left = [_crossing(refit, bound, last) for refit in _fit(t, resampled, fit[0] + REFIT_OFFSETS)]
-    low, high = (float(np.quantile(left, q, method="nearest")) * span for q in (TAIL, 1 - TAIL))
-    edits = _crossing(fit, bound, last) * span
+    now = float(points[-1, 0])
+    last = float(clock.spans(n, now))
+    straight = clock is _ROOT_CLOCK or not fit[0]
+    refits = _straight(t, resampled) if straight else _fit(t, resampled, fit[0] + REFIT_OFFSETS)
+    left = [clock.edits(n, last + _crossing(refit, bound, last)) - now for refit in refits]
+    low, high = (float(np.quantile(left, q, method="nearest")) for q in (TAIL, 1 - TAIL))
+    edits = clock.edits(n, last + _crossing(fit, bound, last)) - now
     low, high = min(low, edits * (1 - RESOLUTION)), max(high, edits * (1 + RESOLUTION))
-    return Forecast(measure, _law(fit[0]), value, limit, edits, low, high)
+    return Forecast(measure, _law(fit[0], clock), value, limit, edits, low, high)
 
 
 def forecasts(history: Sequence[tuple[int, Measurements]], thresholds: Thresholds) -> list[Forecast]:
@@ -165,7 +178,50 @@ def _thinned(n: Floats, y: Floats) -> tuple[Floats, Floats]:
     return np.array([np.median(n[b]) for b in bins]), np.array([np.median(y[b]) for b in bins])
 
 
-def _law(rate: float) -> Law:
+@dataclass(frozen=True)
+class _Clock:
+    """Time in which a law is fitted: edits to the power of `power`, in units of the series' length."""
+
+    power: float
+
+    def spans(self, n: Floats, at: Any) -> Any:
+        """Edits `at` in this time; `n` are those of the series."""
+        first, last = n[0] ** self.power, n[-1] ** self.power
+        return (at**self.power - first) / (last - first)
+
+    def edits(self, n: Floats, spans: float) -> float:
+        """Undoes `spans`."""
+        first, last = n[0] ** self.power, n[-1] ** self.power
+        return float((first + spans * (last - first)) ** (1 / self.power))
+
+
+_LINEAR_CLOCK, _ROOT_CLOCK = _Clock(1.0), _Clock(0.5)
+
+
+def _simpler(n: Floats, y: Floats, fit: Floats) -> _Clock | None:
+    """The time in which a straight line is to be believed rather than the bounded law `fit`."""
+    bounded = _loss(_LINEAR_CLOCK.spans(n, n), y, fit[0])
+    clocks = (_LINEAR_CLOCK, _ROOT_CLOCK)
+    losses = [_loss(clock.spans(n, n), y, 0.0) for clock in clocks]
+    best = int(np.argmin(losses))
+    return clocks[best] if losses[best] <= BELIEVED * bounded else None
+
+
+def _loss(t: Floats, y: Floats, rate: float) -> float:
+    """Sum of the squared residuals of the law of that rate."""
+    _, start, slope = _lines(_phi(t, np.array([rate]))[None], y[None])
+    return float(((y - _curve(t, np.array([rate, start[0, 0], slope[0, 0]]))) ** 2).sum())
+
+
+def _straight(t: Floats, y: Floats) -> Floats:
+    """(0, y₀, s) of the straight line through each row of y [rows, points]: [rows, 3]."""
+    _, start, slope = _lines(_phi(t, np.zeros(1))[None], y)
+    return np.stack([np.zeros(len(y)), start[:, 0], slope[:, 0]], axis=1)
+
+
+def _law(rate: float, clock: _Clock) -> Law:
+    if clock is _ROOT_CLOCK:
+        return "root"
     if abs(rate) < STRAIGHT:
         return "linear"
     return "exponential" if rate > 0 else "bounded"

@@ -69,3 +69,13 @@ def test_values_measures_a_real_worker_and_simulates_many(checkpoint, tmp_path, 
     assert [row["workers"] for row in result["measured"]] == [1]
     assert {row["workers"] for row in result["simulated"]} >= {8, 64}
     assert all(cost > 0 for cost in result["costs_seconds"].values())
+
+
+def test_measures_times_a_layer_of_the_shape_asked_for(tmp_path):
+    done = CliRunner().invoke(app, ["bench", "measures", "--out", str(tmp_path), "--shape", "24x48"])
+    assert done.exit_code == 0, done.output
+    assert "of the update of one fact" in done.stdout
+    assert json.loads((tmp_path / "measures.json").read_text())["shape"] == [24, 48]
+    wrong = CliRunner().invoke(app, ["bench", "measures", "--out", str(tmp_path), "--shape", "24"])
+    assert wrong.exit_code == 2
+    assert "4096x14336" in wrong.stderr

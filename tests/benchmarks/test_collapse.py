@@ -11,7 +11,7 @@ from benchmarks import plots
 from benchmarks.configuration import Configuration
 from benchmarks.data import load_texts
 from benchmarks.errors import ChoiceError
-from benchmarks.streams import STREAMS, ShuffledMoments, Step, add_noise, named, noisy, poisoned
+from benchmarks.streams import NOISE, STREAMS, ShuffledMoments, Step, add_noise, named, noisy, poisoned
 from monitoring.baseline import open_baseline
 from monitoring.probes import default_probes
 from monitoring.verdict import GUARD_NAMES, Verdict
@@ -56,7 +56,7 @@ def test_a_poisoned_stream_mixes_harmless_and_harmful(records):
 
 def test_noise_grows_and_comes_after_each_batch(records):
     steps = [(len(step.records), step.noise) for step in noisy(records, 4)]
-    assert steps == [(4, 0), (0, 0.05), (2, 0), (0, 0.1)]
+    assert steps == [(4, 0), (0, NOISE), (2, 0), (0, 2 * NOISE)]
 
 
 def test_noise_has_the_norm_asked_for_and_stays_under_the_next_batch(model, records):
@@ -140,6 +140,23 @@ def test_noise_that_the_guard_sees_is_rolled_back_to_the_same_bits(trial, record
     assert run.row()["refused_at"] is None
 
 
+def test_what_is_left_of_a_step_is_given_up_after_so_many_refusals(trial, records):
+    run, _editor = trial(judged(lambda _ids: True))
+    run.post(Step(tuple(records)))
+    assert len(run.series) == bench.TRIED
+    assert not run.over
+
+
+def test_edits_come_singly_where_a_stream_asks_for_it(model, plan, state_dir, records):
+    with model.editor(PLAIN) as editor:
+        baseline = open_baseline(editor, default_probes(), state_dir / "baselines")
+        trial = bench.Trial(editor, baseline, plan, False, quiet, singly=True)
+        trial.post(Step(tuple(records[:3])))
+        assert editor.state.columns["batches"].unique().numel() == 3
+        assert len(trial.series) == 1
+        assert set(trial.series[0]["seconds"]) >= {"edit", "weights", "probes"}
+
+
 def test_the_stream_is_paused_when_nothing_comes_through(trial, records):
     run, editor = trial(judged(lambda _ids: True))
     for record in records[: bench.PAUSE_AFTER]:
@@ -172,7 +189,7 @@ def test_a_huge_value_is_optimised_without_bounds_once(trial, records):
 
 def test_collapse_runs_each_stream_twice_and_finished_ones_once(model, plan, tmp_path, monkeypatch):
     for name, stream in STREAMS.items():
-        quick = replace(stream, configuration=f"{stream.configuration}:steps=3")
+        quick = replace(stream, configuration="memit:spread:none:none:steps=3")
         monkeypatch.setitem(STREAMS, name, quick)
     plan = replace(plan, batch=6)
     rows = bench.collapse(model, plan, ["noise", "wrong-moment"], tmp_path, quiet)
@@ -189,15 +206,3 @@ def test_collapse_runs_each_stream_twice_and_finished_ones_once(model, plan, tmp
     assert all(point["probe_kl_nats"] is not None for run in runs for point in run["series"])
     assert [path.name for path in plots.collapse(runs[:2], tmp_path)] == ["collapse-noise.png"]
     assert len(bench.table(rows)) == len(rows)
-
-
-def test_the_measure_that_warns_earliest_comes_first():
-    ended = {"guard": False, "collapsed": True}
-    rows = [
-        {"collapse_at": 100, "first_warn": {"probe_kl_nats": 90, "retention_ratio": 10}} | ended,
-        {"collapse_at": 50, "first_warn": {"probe_kl_nats": 20}} | ended,
-        {"collapse_at": None, "first_warn": {}, "guard": True, "collapsed": False},
-    ]
-    assert bench.leads(rows)[0] == ["probe_kl_nats", "10", "30"]
-    assert ["retention_ratio", "90", "–"] in bench.leads(rows)
-    assert len(bench.leads(rows)) == len(GUARD_NAMES)

@@ -73,15 +73,18 @@ STREAMS = {
         "Edited weights have 1.60 times the norm of the base model",
     ),
     "FactdSpectralNormHigh": level(
-        'factd_spectral_norm_ratio{layer="8"}', 2.5, 2, "A direction of an edited weight has grown 2.50 times"
+        'factd_spectral_norm_ratio{layer="8"}',
+        2.5,
+        1.5,
+        "A direction of an edited weight has grown 2.50 times",
     ),
     "FactdSubspaceTurned": level(
         'factd_subspace_similarity{layer="8"}',
-        0.7,
-        0.8,
-        "Dominant directions overlap the base's by only 0.70",
+        0.3,
+        0.4,
+        "Dominant directions overlap the base's by only 0.30",
     ),
-    "FactdProbesMoved": level("factd_probe_kl_nats", 0.6, 0.5, "Unrelated answers have moved by 0.60 nats"),
+    "FactdProbesMoved": level("factd_probe_kl_nats", 0.6, 0.3, "Unrelated answers have moved by 0.60 nats"),
     "FactdPerplexityHigh": level(
         "factd_probe_perplexity_ratio", 1.3, 1.2, "Perplexity on unrelated text is 1.30 times the base's"
     ),
@@ -98,16 +101,16 @@ STREAMS = {
     "FactdSpectralNormGrowing": ramp(
         'factd_spectral_norm_ratio{layer="8"}',
         "1.2+0.01",
-        1.9,
+        1.4,
         1.2,
         "A direction of an edited weight will have grown 4.30 times in four hours",
     ),
     "FactdSubspaceTurning": ramp(
         'factd_subspace_similarity{layer="8"}',
-        "0.98-0.002",
-        0.85,
+        "0.72-0.002",
+        0.55,
         0.95,
-        "Dominant directions will overlap the base's by 0.36 in four hours",
+        "Dominant directions will overlap the base's by 0.10 in four hours",
     ),
     "FactdPerplexityGrowing": ramp(
         "factd_probe_perplexity_ratio",

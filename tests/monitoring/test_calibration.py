@@ -67,10 +67,10 @@ def test_thresholds_are_the_further_out_of_floor_and_noise():
     floors = Thresholds()
     assert calibrated({}) == floors
     assert calibrated({"probe_kl_nats": 1e-4, "subspace_similarity": 1e-4}) == floors
-    loud = calibrated({"probe_kl_nats": 0.2, "probe_perplexity_ratio": 0.1, "subspace_similarity": 0.1})
+    loud = calibrated({"probe_kl_nats": 0.2, "probe_perplexity_ratio": 0.1, "subspace_similarity": 0.2})
     assert (loud.probe_kl_nats_warn, loud.probe_kl_nats_limit) == (0.4, 0.8)
     assert loud.probe_perplexity_ratio_limit == pytest.approx(1.4)
-    assert loud.subspace_similarity_limit == pytest.approx(0.6)
+    assert loud.subspace_similarity_limit == pytest.approx(0.2)
     assert calibrated({"retention_ratio": 0.125}).retention_ratio_limit == 0.875
 
 

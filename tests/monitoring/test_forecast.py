@@ -49,6 +49,24 @@ def test_half_way_with_noise_it_is_within_a_quarter_and_the_interval_covers(law)
     assert sum(f.low <= EDITS / 2 <= f.high for f in found) >= 9
 
 
+#: (LS, ‖W − W₀‖ / ‖W₀‖) of layer 8 after 20, 40, … 480 facts of the default on SmolLM2 (docs/experiments.md).
+RECORDED = (
+    *((0.968, 0.130), (0.908, 0.197), (0.869, 0.237), (0.828, 0.275), (0.801, 0.303), (0.778, 0.328)),
+    *((0.750, 0.353), (0.730, 0.375), (0.714, 0.394), (0.694, 0.416), (0.670, 0.439), (0.658, 0.456)),
+    *((0.643, 0.474), (0.623, 0.495), (0.609, 0.512), (0.585, 0.531), (0.573, 0.546), (0.556, 0.561)),
+    *((0.543, 0.577), (0.531, 0.591), (0.517, 0.605), (0.504, 0.620), (0.496, 0.632), (0.488, 0.644)),
+)
+
+
+@pytest.mark.parametrize("measure", [0, 1], ids=["subspace_similarity", "drift"])
+@pytest.mark.parametrize("half", [9, 10, 11, 12])
+def test_half_way_on_a_recorded_stream_it_is_within_a_quarter(measure, half):
+    series = [(20.0 * (i + 1), values[measure]) for i, values in enumerate(RECORDED)]
+    found = forecast(series[:half], series[2 * half - 1][1], high_is_bad=measure == 1)
+    assert found.law == "root"
+    assert found.edits == pytest.approx(20 * half, rel=0.25)
+
+
 def test_single_spikes_do_not_move_it():
     clean = half_way("exponential", 1)
     spiked = [(n, 50.0 if i in (7, 23) else v) for i, (n, v) in enumerate(clean)]

@@ -101,6 +101,24 @@ def test_a_case_that_damages_its_neighbours_is_blamed():
     assert verdict.blamed == ("c",)
 
 
+def test_what_500_good_edits_leave_of_the_weights_is_no_alarm():
+    """Recorded: the default on SmolLM2, docs/experiments.md."""
+    worn = replace(
+        HEALTHY,
+        weight_norm_ratio={8: 1.114},
+        spectral_norm_ratio={8: 1.063},
+        subspace_similarity={8: 0.512},
+        probe_kl_nats=0.155,
+        probe_perplexity_ratio=1.14,
+    )
+    verdict = judge(worn, Thresholds())
+    assert verdict.outcome == "accepted"
+    assert [name for name, state in verdict.guards.items() if state == "warn"] == [
+        "subspace_similarity",
+        "probe_perplexity_ratio",
+    ]
+
+
 def test_an_update_without_new_corrections_needs_no_efficacy():
     empty = replace(HEALTHY, cases={}, efficacy_ratio=None, value_norm_ratio=None)
     assert judge(empty, LIMITS).outcome == "accepted"
