@@ -282,7 +282,7 @@ services = Services()
 
 
 #: What a worker of a queue opens before it takes messages: a property of `Services`.
-NEEDS_MODEL = {APPLY_QUEUE: "applier", VALUES_QUEUE: "values"}
+OPENED = {INTAKE_QUEUE: "ledger", APPLY_QUEUE: "applier", VALUES_QUEUE: "values"}
 
 
 def _takes(queue: str, app: Celery) -> bool:
@@ -290,16 +290,17 @@ def _takes(queue: str, app: Celery) -> bool:
 
 
 @celeryd_after_setup.connect(weak=False)
-def _open_model(instance: Any = None, **_: Any) -> None:
-    """An apply or value worker is ready only when its model is; an intake worker never loads one."""
-    wanted = [name for queue, name in NEEDS_MODEL.items() if _takes(queue, celery)]
+def _open(instance: Any = None, **_: Any) -> None:
+    """An apply or value worker is ready only when its model is; an intake worker never loads one. It takes
+    no message before it has a ledger: one that cannot be opened would cost every message it took."""
+    wanted = [name for queue, name in OPENED.items() if _takes(queue, celery)]
     if instance.app is celery and wanted:
         try:
             for name in wanted:
                 getattr(services, name)
         except Exception as error:
-            # A signal would log it and let the worker start without a model.
-            log.exception("the model cannot be opened")
+            # A signal would log it and let the worker start without.
+            log.exception("the model or the ledger cannot be opened")
             raise SystemExit(1) from error
 
 

@@ -158,9 +158,9 @@ def test_a_state_comes_back_bit_for_bit(model, records, tmp_path):
     with model.editor(SEQUENTIAL) as editor:
         editor.apply([record.fact for record in records])
         hashes, state = editor.weight_hashes(), editor.state
-        write_state(tmp_path / "state.pt", state)
+        write_state(tmp_path / "state", state)
     with model.editor(SEQUENTIAL) as editor:
-        editor.restore(read_state(tmp_path / "state.pt"))
+        editor.restore(read_state(tmp_path / "state"))
         assert editor.weight_hashes() == hashes
         assert editor.state.facts == state.facts
         assert all(editor.state.columns[name].equal(column) for name, column in state.columns.items())
