@@ -4,6 +4,7 @@ import pytest
 
 from daemon.errors import LeaseLostError, StoreError
 from daemon.lifecycle import OperationState
+from monitoring.metrics import STAGES
 
 
 def test_a_correction_becomes_live_with_answers_before_and_after(world):
@@ -269,6 +270,12 @@ def test_rollback_to_a_damaged_version_fails_and_the_live_one_stays(world):
     assert world.ledger.operation(number).state == "failed"
     assert "damaged" in world.ledger.operation(number).reason
     world.check_agreement()
+
+
+def test_every_stage_of_an_update_is_a_label_of_its_own_and_no_label_is_dead(world):
+    world.post("France", "Lyon")
+    world.run()
+    assert {stage for _, stage, _ in world.ledger.stage_seconds()} == set(STAGES) - {"other"}
 
 
 def test_from_a_live_version_that_is_damaged_an_operator_can_roll_back(world):
