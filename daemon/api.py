@@ -202,7 +202,7 @@ def _parsed(many: list[Any]) -> list[Correction]:
 def list_corrections(
     service: ServiceOf,
     state: State | None = None,
-    containing: Annotated[str | None, Query(max_length=200)] = None,
+    containing: Annotated[str | None, Query(max_length=200, pattern=PLAIN)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
 ) -> list[dict[str, Any]]:
     """The newest first; of one state, and with a text in them, when asked."""

@@ -108,7 +108,11 @@ class Applier:
                 self.settings,
                 self.checkpoint,
             )
-            return _Run(update, self._proved, stopping).go()
+            # What was proved is forgotten with a run that ends in a fault: nobody has looked at what it left.
+            proved, self._proved = self._proved, Proved()
+            report = _Run(update, proved, stopping).go()
+            self._proved = proved
+            return report
 
 
 class _Run:

@@ -208,7 +208,8 @@ def test_corrections_are_listed_newest_first_and_searched(client):
     assert found(containing="where the eiffel TOWER stands") == ids[:1]
     assert found(containing="oslo") == found(containing="%_") == ids[1:2]
     assert found(containing="nothing like it") == found(state="live") == []
-    assert client.get("/v1/corrections?state=odd", headers=SUBMIT).status_code == 422
+    for asked in ("state=odd", "containing=a%00b"):
+        assert client.get(f"/v1/corrections?{asked}", headers=SUBMIT).status_code == 422
 
 
 def test_measures_that_cannot_be_read_are_shown_as_not_measured(client, ledger):

@@ -272,6 +272,31 @@ def test_rollback_to_a_damaged_version_fails_and_the_live_one_stays(world):
     world.check_agreement()
 
 
+def test_after_a_fault_the_weights_in_memory_are_looked_at_anew(world, monkeypatch):
+    world.post("France", "Lyon")
+    world.run()
+    apply, found = world.editor.apply, []
+
+    def out_of_memory(*_told, **_more):  # when undoing, too
+        factors = world.editor.state.factors
+        factors[world.fakes.NAME] = tuple(2 * factor for factor in factors[world.fakes.NAME])
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(world.editor, "apply", out_of_memory)
+    world.post("Spain", "Vigo")
+    with pytest.raises(RuntimeError):
+        world.run()
+
+    def looked_at(*told, **more):
+        found.append(world.editor.weight_hashes())
+        return apply(*told, **more)
+
+    monkeypatch.setattr(world.editor, "apply", looked_at)
+    assert world.run().live == "v000002"
+    assert found == [world.store.weight_sha256("v000001")]
+    world.check_agreement()
+
+
 def test_every_stage_of_an_update_is_a_label_of_its_own_and_no_label_is_dead(world):
     world.post("France", "Lyon")
     world.run()

@@ -209,9 +209,8 @@ def test_replicas_that_share_a_directory_are_staged_at_once(store, tmp_path, mon
     replicas = [lora(store, tmp_path / "published", StockVllm()) for _ in range(2)]
     for number, replica in enumerate(replicas):
         replica.name = f"http://stock{number}"
-    publisher = Publisher(replicas, store, fence=1)
-    publisher.publish("v000001")
-    publisher.confirm("v000001")
+    Publisher(replicas, store, fence=1).publish("v000001")
+    assert [replica.served().version for replica in replicas] == ["v000001"] * 2
 
 
 @pytest.mark.parametrize("mode", ["checkpoint", "lora"])
