@@ -101,7 +101,8 @@ def read_items(path: Path) -> list[dict[str, Any]]:
     try:
         if text.lstrip().startswith("["):
             return json.loads(text)
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        # Not splitlines(): that also breaks at U+2028, which is legal inside a JSON string.
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: not JSON at line {error.lineno}: {error.msg}") from error
 

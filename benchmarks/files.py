@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
+from benchmarks.errors import DataError
 from editing.facts import Fact
 from editing.state import EditState
 
 Say = Callable[[str], None]
 
+#: What the names of a state's tensors begin with in its file.
+FACTORS, COLUMNS = "factors/", "columns/"
 #: Seconds between two lines about the same stage.
 QUIET_SECONDS = 15.0
 
@@ -54,20 +59,37 @@ def read_json(path: Path, default: Any) -> Any:
 
 
 def write_state(path: Path, state: EditState) -> None:
-    """Everything that an editor needs to go on."""
-    content = {
-        "facts": [(fact.subject, fact.prompt, fact.target, fact.id) for fact in state.facts],
-        "factors": state.factors,
-        "columns": state.columns,
-    }
-    _replaced(path, lambda unfinished: torch.save(content, unfinished))
+    """Everything that an editor needs to go on, as one safetensors file."""
+    facts = [(fact.subject, fact.prompt, fact.target, fact.id) for fact in state.facts]
+    tensors = {f"{COLUMNS}{name}": column for name, column in state.columns.items()}
+    for name, (a, b) in state.factors.items():
+        tensors |= {f"{FACTORS}{name}/A": a, f"{FACTORS}{name}/B": b}
+    # Copies: a file holds no tensor that shares its memory with another.
+    copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    metadata = {"facts": json.dumps(facts)}
+    _replaced(path, lambda unfinished: save_file(copies, unfinished, metadata))
 
 
 def read_state(path: Path) -> EditState:
-    """What `write_state` wrote, bit for bit."""
-    content = torch.load(path, weights_only=True)
-    facts = tuple(Fact(*fact) for fact in content["facts"])
-    return EditState(facts, content["factors"], content["columns"])
+    """What `write_state` wrote, bit for bit.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = tuple(Fact(*fact) for fact in json.loads(file.metadata()["facts"]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} cannot be read ({error}); remove its folder to begin anew") from error
+    found = {name.removeprefix(FACTORS): t for name, t in tensors.items() if name.startswith(FACTORS)}
+    factors = {
+        name.removesuffix("/A"): (a, found[f"{name.removesuffix('/A')}/B"])
+        for name, a in found.items()
+        if name.endswith("/A")
+    }
+    columns = {name.removeprefix(COLUMNS): t for name, t in tensors.items() if name.startswith(COLUMNS)}
+    return EditState(facts, factors, columns)
 
 
 def _replaced(path: Path, write: Callable[[Path], Any]) -> None:

@@ -181,7 +181,7 @@ class Run:
         # Rows without their state would be taken for done, so they come second; then the old state may go.
         write_state(self._state(), editor.state)
         write_json(self._file, {"edits": self._edits, "seconds": self._seconds, "rows": self._rows})
-        for old in set(self._folder.glob("state-*.pt")) - {self._state()}:
+        for old in set(self._folder.glob("state-*")) - {self._state()}:
             old.unlink()
         for row in rows:
             self._say(
@@ -191,7 +191,7 @@ class Run:
             )
 
     def _state(self) -> Path:
-        return self._folder / f"state-{self._edits}.pt"
+        return self._folder / f"state-{self._edits}.safetensors"
 
     def _row(self, editor: Editor, measured: "Weights", suffix: str) -> dict[str, Any]:
         stream, chosen = self._stream, self._configuration

@@ -32,7 +32,7 @@ from daemon.replicas import open_replicas
 from daemon.ruling import guard_policy
 from daemon.serving import ServingClient
 from daemon.settings import Settings
-from daemon.status_page import PAGE_HEADERS, numbers_only, page_view, snapshot
+from daemon.status_page import PAGE_HEADERS, healthy, numbers_only, page_view, snapshot
 from daemon.views import correction_view, operation_view, version_view
 from monitoring.metrics import Metrics
 
@@ -202,7 +202,7 @@ def _parsed(many: list[Any]) -> list[Correction]:
 def list_corrections(
     service: ServiceOf,
     state: State | None = None,
-    containing: Annotated[str | None, Query(max_length=200)] = None,
+    containing: Annotated[str | None, Query(max_length=200, pattern=PLAIN)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
 ) -> list[dict[str, Any]]:
     """The newest first; of one state, and with a text in them, when asked."""
@@ -265,13 +265,13 @@ def compact(service: ServiceOf, why: Why = None) -> dict[str, Any]:
 
 
 @router.post("/v1/pause", status_code=202, dependencies=ADMIN)
-def pause(service: ServiceOf, why: str | None = None) -> dict[str, Any]:
+def pause(service: ServiceOf, why: Why = None) -> dict[str, Any]:
     """Corrections stay queued until somebody resumes."""
     return _request(service, "pause", None, why)
 
 
 @router.post("/v1/resume", status_code=202, dependencies=ADMIN)
-def resume(service: ServiceOf, why: str | None = None) -> dict[str, Any]:
+def resume(service: ServiceOf, why: Why = None) -> dict[str, Any]:
     """Also ends what the guard has paused."""
     return _request(service, "resume", None, why)
 
@@ -304,7 +304,8 @@ def healthz() -> dict[str, str]:
 def readyz(service: ServiceOf) -> JSONResponse:
     """The ledger can be read and every replica answers."""
     live = service.ledger.live_version()
-    replicas = {replica.name: replica.healthy() for replica in service.replicas}
+    # Numbered as in /metrics: addresses are not for everybody.
+    replicas = {f"replica {i}": answers for i, answers in enumerate(healthy(service.replicas))}
     ready = all(replicas.values())
     return JSONResponse({"ready": ready, "live": live, "replicas": replicas}, 200 if ready else 503)
 

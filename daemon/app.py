@@ -278,7 +278,7 @@ services = Services()
 
 
 #: What a worker of a queue opens before it takes messages: a property of `Services`.
-NEEDS_MODEL: dict[Queue, str] = {"apply": "applier", "values": "values"}
+OPENED: dict[Queue, str] = {"corrections": "ledger", "apply": "applier", "values": "values"}
 
 
 def _takes(queue: Queue) -> bool:
@@ -286,16 +286,17 @@ def _takes(queue: Queue) -> bool:
 
 
 @celeryd_after_setup.connect(weak=False)
-def _open_model(instance: Any = None, **_: Any) -> None:
-    """An apply or value worker is ready only when its model is; an intake worker never loads one."""
+def _open(instance: Any = None, **_: Any) -> None:
+    """An apply or value worker is ready only when its model is; an intake worker never loads one. It takes
+    no message before it has a ledger: one that cannot be opened would cost every message it took."""
     if instance.app is celery:
         try:
-            for queue, name in NEEDS_MODEL.items():
+            for queue, name in OPENED.items():
                 if _takes(queue):
                     getattr(services, name)
         except Exception as error:
-            # A signal would log it and let the worker start without a model.
-            log.exception("the model cannot be opened")
+            # A signal would log it and let the worker start without.
+            log.exception("the model or the ledger cannot be opened")
             raise SystemExit(1) from error
 
 

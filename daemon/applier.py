@@ -108,7 +108,11 @@ class Applier:
                 self.settings,
                 self.checkpoint,
             )
-            return _Run(update, self._proved, stopping).go()
+            # What was proved is forgotten with a run that ends in a fault: nobody has looked at what it left.
+            proved, self._proved = self._proved, Proved()
+            report = _Run(update, proved, stopping).go()
+            self._proved = proved
+            return report
 
 
 class _Run:
@@ -120,29 +124,33 @@ class _Run:
         self._base_sha256: dict[str, str] | None = None
 
     def go(self) -> RunReport:
-        known = {version.id for version in self.journal.versions() if version.live_at is not None}
+        known = self._ever_live()
         held = self._reconcile()
         self.checkpoint(Stage.RECONCILED)
         if held is None:
             held = self._drain()
             while self.update.watch() or self.ladder.look_ahead():
                 held = self._step()
-        fresh = [v.id for v in self.journal.versions() if v.live_at is not None and v.id not in known]
+        fresh = sorted(self._ever_live() - known)
         return RunReport(self.journal.live_version(), fresh, held, dict(self.publisher.out))
+
+    def _ever_live(self) -> set[str]:
+        return {id for id, (_, live) in self.journal.outline().items() if live}
 
     # -- reconcile ------------------------------------------------------------------------------
 
     def _reconcile(self) -> str | None:
         """Ledger is the truth; the model in memory, the files and the replicas follow it."""
-        gone = (VersionState.PLANNED, VersionState.DISCARDED)
         # Nobody can take the lease meanwhile: what is cleared away is never a newer applier's.
         with self.journal.writing():
-            self.store.clean({row.id for row in self.journal.versions() if row.state not in gone})
-        self._restore(self.journal.live_version())
-        flight = self.journal.version_in_flight()
+            self._clean()
         try:
+            held = self._restore_live()
+            if held is not None:
+                return held
             # While no replica can be reached nothing is tried and no attempt is counted.
             self.publisher.find_present()
+            flight = self.journal.version_in_flight()
             if flight is not None and flight.state is not VersionState.PLANNED:
                 return self._resume_written(flight.id)
             live = self.journal.live_version()
@@ -154,6 +162,40 @@ class _Run:
         if flight is not None:
             return self.update.apply(flight)
         return None
+
+    def _clean(self) -> None:
+        """Raises StoreError rather than clear away everything for a ledger that is new or another one."""
+        known, there = self.journal.outline(), self.store.ids()
+        if there and not known:
+            raise StoreError(
+                f"{self.store.versions} holds {len(there)} versions and the ledger knows of none: restore "
+                "the ledger, correct FACTD_DATABASE_URL or FACTD_STATE_DIR, or move the folder away"
+            )
+        gone = (VersionState.PLANNED, VersionState.DISCARDED)
+        self.store.clean({id for id, (state, _) in known.items() if state not in gone})
+
+    def _restore_live(self) -> str | None:
+        """Of a live version that cannot be rebuilt the rollbacks asked for are all that can be done.
+
+        Returns:
+            Why the run should pause.
+        """
+        while True:
+            try:
+                self._restore(self.journal.live_version())
+                return None
+            except StoreError as damage:
+                pending = self.journal.operations(OperationState.PENDING)
+                asked = [each for each in pending if each.kind is OperationKind.ROLLBACK]
+                if not asked:
+                    raise
+                self.publisher.find_present()
+                flight = self.journal.version_in_flight()
+                if flight is not None:  # it grew from what is left
+                    self.journal.discard(flight.id, f"its parent is damaged: {damage}")
+                held = self._operate(asked[0])
+                if held is not None:
+                    return held
 
     def _resume_written(self, id: str) -> str | None:
         try:
@@ -333,8 +375,8 @@ class _Run:
             self.publisher.prove(self.journal.rows(sorted(differ)))
             self.checkpoint(Stage.ROLLBACK_FLIPPED)
         except StoreError as error:
-            self._restore(live)
             self.journal.finish(operation.id, OperationState.FAILED, str(error))
+            self._restore(live)
             return None
         except (ServingError, PublishError) as error:
             self.update.push_back(live)

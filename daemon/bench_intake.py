@@ -18,8 +18,7 @@ from typing import Any
 
 from daemon.client import Client
 from daemon.embedded import EmbeddedValkey
-from daemon.processes import ManagedProcess, free_port
-from daemon.up import answers
+from daemon.processes import ManagedProcess, answers, free_port
 
 #: an API process is up within seconds on a free core, within minutes on a crowded one
 READY_SECONDS = 180.0

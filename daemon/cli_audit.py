@@ -4,7 +4,8 @@ from dataclasses import asdict
 
 import typer
 
-from daemon.cli_ledger import JsonOption, StateOption, open_ledger
+from daemon.cli_ledger import open_ledger
+from daemon.cli_options import JsonOption, StateOption
 from daemon.cli_output import EPILOG, CommandError, Exit, show_json
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from daemon.cli_options import JsonOption, ModelOption, StateOption, settings_of
 from daemon.cli_output import EPILOG, CommandError, Exit, fail, reported, show_json, show_table
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ app = typer.Typer(
 )
 
 OutOption = Annotated[Path, typer.Option(help="Folder for the results.")]
-ModelOption = Annotated[str | None, typer.Option(help="Bundled name or Hugging Face directory.")]
-StateOption = Annotated[Path | None, typer.Option(help="State directory; default FACTD_STATE_DIR.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DataOption = Annotated[Path | None, typer.Option(help="Folder of the data sets; default ../shared/data.")]
 FactsOption = Annotated[str, typer.Option(help="counterfact, zsre, or a file of either schema.")]
 TextOption = Annotated[Path | None, typer.Option(help="Documents; perplexity is measured on the last ones.")]
@@ -63,7 +61,7 @@ class Common:
         from benchmarks.files import Progress, say
 
         told = {"model": self.model, "state_dir": self.state, "corpus": self.corpus, "dtype": self.dtype}
-        settings = _settings(**told)
+        settings = settings_of(**told)
         corpus = settings.corpus and corpus_file(settings.corpus, settings.statistics / "corpora")
         name, folder, dtype = settings.model, settings.statistics, settings.dtype
         return Model.open(name, folder, Progress(say), dtype=dtype, corpus=corpus, tokens=self.tokens)
@@ -83,17 +81,11 @@ class Common:
         return held_out(load_texts(find(str(text or TEXT), self.data, "--text")))
 
 
-def _settings(**told: Any) -> Any:
-    from daemon.settings import load_settings
-
-    return load_settings(**{name: value for name, value in told.items() if value is not None})
-
-
 def _own(values: str = "") -> "Configuration":
     """The product's own configuration."""
     from benchmarks.configuration import Configuration
 
-    settings = _settings()
+    settings = settings_of()
     parts = (settings.method, settings.placement or "", settings.anchor or "", settings.protect)
     return Configuration.parse(":".join(parts), values)
 
@@ -353,7 +345,7 @@ def publish(
 
     plan = Plan(clients, seconds, every, publications, tokens, edits, seed)
     with reported(as_json):
-        settings = _settings(model=model, state_dir=state)
+        settings = settings_of(model=model, state_dir=state)
         try:
             outline = outlined_model(settings.model, settings.statistics)
             result, more = bench(outline, plan, out, say)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli_ledger import JsonOption, StateOption, open_ledger
+from daemon.cli_ledger import open_ledger
+from daemon.cli_options import JsonOption, StateOption
 from daemon.cli_output import EPILOG, CommandError, Exit, show_json, show_table
 
 if TYPE_CHECKING:

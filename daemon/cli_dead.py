@@ -5,13 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from daemon.cli_ledger import JsonOption, StateOption, open_ledger, ring_doorbell
+from daemon.cli_ledger import open_ledger, ring_doorbell
+from daemon.cli_options import JsonOption, StateOption, WhyOption
 from daemon.cli_output import EPILOG, CommandError, Exit, show_json, show_table
 from daemon.lifecycle import OperationKind, State
 
 IdsArgument = Annotated[list[str] | None, typer.Argument(help="Ids of dead corrections.")]
 AllOption = Annotated[bool, typer.Option("--all", help="All that are dead now.")]
-WhyOption = Annotated[str | None, typer.Option(help="Kept in the ledger.")]
 SHOWN = ("id", "prompt", "target", "attempts", "reason")
 
 

@@ -1,15 +1,11 @@
 """`factd diff`: what lies between two versions."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from daemon.cli_options import JsonOption, ModelOption, StateOption
 from daemon.cli_output import EPILOG, CommandError, Exit, progress, reported, show_json, show_table
-
-StateOption = Annotated[Path | None, typer.Option(help="State directory; default FACTD_STATE_DIR.")]
-ModelOption = Annotated[str | None, typer.Option(help="Bundled name or Hugging Face directory.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -5,16 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from daemon.cli_options import JsonOption, ModelOption, StateOption
 from daemon.cli_output import EPILOG, CommandError, Exit, progress, reported, show_json, show_table
 
 if TYPE_CHECKING:
     from daemon.settings import Settings
     from daemon.store import Store
     from editing.model import LoadedModel
-
-StateOption = Annotated[Path | None, typer.Option(help="State directory; default FACTD_STATE_DIR.")]
-ModelOption = Annotated[str | None, typer.Option(help="Bundled name or Hugging Face directory.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def register(app: typer.Typer) -> None:

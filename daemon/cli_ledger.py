@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from daemon.cli_options import JsonOption, StateOption, WhyOption
 from daemon.cli_output import EPILOG, CommandError, Exit, nearest, reported, show_json, show_table, waiting
 from daemon.settings import Settings
 
 if TYPE_CHECKING:
     from daemon.ledger import Ledger
 
-StateOption = Annotated[Path | None, typer.Option(help="State directory; default FACTD_STATE_DIR.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TimeoutOption = Annotated[float, typer.Option(help="Seconds to wait for the result; 0 does not wait.")]
 POLL_SECONDS = 0.1
 
@@ -122,7 +121,7 @@ def versions(state: StateOption = None, as_json: JsonOption = False) -> None:
 
 def retract(
     id: Annotated[str, typer.Argument(help="The correction's id.")],
-    why: Annotated[str | None, typer.Option(help="Kept in the ledger.")] = None,
+    why: WhyOption = None,
     timeout: TimeoutOption = 60.0,
     state: StateOption = None,
     as_json: JsonOption = False,
@@ -135,7 +134,7 @@ def rollback(
     version: Annotated[
         str, typer.Argument(help="A version that was live, e.g. v000012; v000000 is the base.")
     ],
-    why: Annotated[str | None, typer.Option(help="Kept in the ledger.")] = None,
+    why: WhyOption = None,
     timeout: TimeoutOption = 60.0,
     state: StateOption = None,
     as_json: JsonOption = False,
@@ -145,7 +144,7 @@ def rollback(
 
 
 def compact(
-    why: Annotated[str | None, typer.Option(help="Kept in the ledger.")] = None,
+    why: WhyOption = None,
     timeout: TimeoutOption = 600.0,
     state: StateOption = None,
     as_json: JsonOption = False,
@@ -155,7 +154,7 @@ def compact(
 
 
 def pause(
-    why: Annotated[str | None, typer.Option(help="Kept in the ledger.")] = None,
+    why: WhyOption = None,
     timeout: TimeoutOption = 60.0,
     state: StateOption = None,
     as_json: JsonOption = False,
@@ -165,7 +164,7 @@ def pause(
 
 
 def resume(
-    why: Annotated[str | None, typer.Option(help="Kept in the ledger.")] = None,
+    why: WhyOption = None,
     timeout: TimeoutOption = 60.0,
     state: StateOption = None,
     as_json: JsonOption = False,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from daemon.cli_options import JsonOption, StateOption
 from daemon.cli_output import EPILOG, CommandError, Exit, reported, show_json, show_table, waiting
 from daemon.lifecycle import FINAL
 from daemon.settings import Settings
@@ -44,8 +45,8 @@ def post(
         bool, typer.Option("--wait", help="Wait until every correction has ended somewhere.")
     ] = False,
     timeout: Annotated[float, typer.Option(help="Seconds that --wait waits.")] = 120.0,
-    state: Annotated[Path | None, typer.Option(help="State directory; default FACTD_STATE_DIR.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    state: StateOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Post corrections through the queue and print their ids."""
     from daemon.up import settings_for

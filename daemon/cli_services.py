@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from daemon.cli_options import JsonOption, ModelOption, StateOption, settings_of
 from daemon.cli_output import (
     EPILOG,
     CommandError,
@@ -21,10 +22,6 @@ from daemon.cli_output import (
     show_json,
     show_table,
 )
-
-StateOption = Annotated[Path | None, typer.Option(help="State directory; default FACTD_STATE_DIR.")]
-ModelOption = Annotated[str | None, typer.Option(help="Bundled name or Hugging Face directory.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -40,12 +37,10 @@ def demo(
     """Show the main job end to end on embedded services; exit 0 only if every step was observed."""
     from daemon.demo import run_demo
     from daemon.embedded import ProcessError
-    from daemon.settings import load_settings
 
-    overrides: dict[str, Any] = {k: v for k, v in (("state_dir", state), ("model", model)) if v is not None}
     _terminate_like_interrupt()
     try:
-        ok = run_demo(load_settings(**overrides), json_file)
+        ok = run_demo(settings_of(state_dir=state, model=model), json_file)
     except ProcessError as error:
         fail(CommandError(Exit.UNAVAILABLE, str(error), "run `factd doctor`"), False)
     except KeyboardInterrupt:
@@ -61,17 +56,15 @@ def up(
 ) -> None:
     """Run all services in the foreground until Ctrl-C."""
     from daemon.embedded import ProcessError
-    from daemon.settings import load_settings
     from daemon.up import Up
 
-    overrides: dict[str, Any] = {k: v for k, v in (("state_dir", state), ("model", model)) if v is not None}
     if ready_file is not None:
         ready_file.unlink(missing_ok=True)
     _terminate_like_interrupt()
     out = console()
     with (
         reported(as_json),
-        Up(load_settings(**overrides), lambda text: out.print(f"factd: {text}")) as services,
+        Up(settings_of(state_dir=state, model=model), lambda text: out.print(f"factd: {text}")) as services,
     ):
         try:
             services.start()
@@ -102,11 +95,9 @@ def _terminate_like_interrupt() -> None:
 def init(model: ModelOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Prepare a model: hashes, second moments, anchor. Resumable; done once."""
     from daemon.app import open_editor
-    from daemon.settings import load_settings
     from editing.errors import EditError
 
-    overrides: dict[str, Any] = {k: v for k, v in (("state_dir", state), ("model", model)) if v is not None}
-    settings = load_settings(**overrides)
+    settings = settings_of(state_dir=state, model=model)
     started = time.monotonic()
     with reported(as_json):
         try:
@@ -198,9 +189,8 @@ def api(
     import uvicorn
 
     from daemon.api import create_app
-    from daemon.settings import load_settings
 
-    settings = load_settings(**({"state_dir": state} if state else {}))
+    settings = settings_of(state_dir=state)
     uvicorn.run(
         create_app(settings),
         host=host or settings.api_host,

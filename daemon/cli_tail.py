@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from daemon.cli_ledger import JsonOption, StateOption, open_ledger
+from daemon.cli_ledger import open_ledger
+from daemon.cli_options import JsonOption, StateOption
 from daemon.cli_output import EPILOG, CommandError, Exit
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def tail(
 
 
 def _follow(ledger: "Ledger", since: float | None) -> "Iterator[TransitionRow]":
-    rows = ledger.transitions()[-BEFORE:] if since is None else ledger.transitions(since=since)
+    rows = ledger.transitions(limit=BEFORE) if since is None else ledger.transitions(since=since)
     last = 0
     while True:
         yield from rows

@@ -27,6 +27,7 @@ from daemon.up import Up
 WAIT_SECONDS = 240.0
 POLL_SECONDS = 0.2
 HARMFUL_BATCH, HARMFUL_ROUNDS = 3, 12
+NOT_FOUND = 404
 #: Shown after the table of corrections.
 SHOWN_GAUGES = (
     "weight_norm_ratio",
@@ -71,7 +72,9 @@ class Demo:
                     continue
                 try:
                     view = self.api.get(id)
-                except ClientError:
+                except ClientError as error:
+                    if error.status != NOT_FOUND:
+                        raise
                     continue  # still in the queue
                 if view["state"] in FINAL:
                     views[id] = view

@@ -19,7 +19,8 @@ class LiveServer:
     """Asks the served model, greedily."""
 
     def __init__(self, url: str, model: str) -> None:
-        self._client = httpx.Client(base_url=url, timeout=REQUEST_SECONDS)
+        # trust_env=False: the server is on this host, and a proxy would be given the admin token
+        self._client = httpx.Client(base_url=url, timeout=REQUEST_SECONDS, trust_env=False)
         self._model = model
 
     def ask_all(self, prompts: Sequence[str], tokens: int = ANSWER_TOKENS) -> list[str]:

@@ -6,20 +6,20 @@ import secrets
 import socket
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from daemon.processes import ManagedProcess, ProcessError, free_port, log_tail
+from daemon.processes import ManagedProcess, ProcessError, answers, free_port, log_tail
 
 __all__ = [
     "EmbeddedValkey",
     "ManagedProcess",
     "ProcessError",
     "VllmOptions",
+    "answers",
     "free_port",
     "log_tail",
     "vllm_command",
@@ -96,14 +96,7 @@ def vllm_command(model_path: Path, port: int, options: VllmOptions) -> tuple[lis
 
 def vllm_process(argv: Sequence[str], env: Mapping[str, str], *, port: int, log: Path) -> ManagedProcess:
     """The server as a supervised child; ready when /health answers 200."""
-
-    def ready() -> bool:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
-                return answer.status == 200
-        except (urllib.error.URLError, OSError):
-            return False
-
+    ready = partial(answers, f"http://127.0.0.1:{port}/health")
     return ManagedProcess("vLLM", argv, log=log, env=env, ready=ready, grace=VLLM_GRACE_SECONDS)
 
 

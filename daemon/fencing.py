@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from daemon.serving import ServingError
@@ -16,16 +18,21 @@ class FenceFile:
     @property
     def value(self) -> int:
         try:
-            return int(self.path.read_text() or 0)
+            return self._number(self.path.read_text())
         except FileNotFoundError:
             return 0
 
-    def admit(self, fence: int) -> None:
-        """Raises ServingError when a newer writer was here."""
+    @contextmanager
+    def admitted(self, fence: int) -> Iterator[None]:
+        """Keeps the directory to one writer; the next one, of another replica that shares it, waits.
+
+        Raises:
+            ServingError: a newer writer was here.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644), "r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            known = int(file.read() or 0)
+            known = self._number(file.read())
             if fence < known:
                 what = f"fence {fence} is older than {known}: another writer took over"
                 raise ServingError(what, retryable=False, code="stale_fence")
@@ -35,3 +42,11 @@ class FenceFile:
                 file.write(f"{fence:020d}")
                 file.flush()
                 os.fsync(file.fileno())
+            yield
+
+    def _number(self, text: str) -> int:
+        try:
+            return int(text or 0)
+        except ValueError:
+            what = f"{self.path} holds no fence but {text[:40]!r}; remove it while no apply worker runs"
+            raise ServingError(what, retryable=False, code="refused") from None

@@ -194,7 +194,10 @@ class Bell:
             self._wake.clear()
             if self._due:
                 self._due = False
-                self._ring()
+                try:
+                    self._ring()
+                except Exception:  # a thread that ended would ring for nobody any more
+                    log.exception("the doorbell could not be rung")
                 time.sleep(RING_SECONDS)  # the next ring stands for all posts of this time
 
 

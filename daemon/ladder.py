@@ -88,9 +88,9 @@ class Ladder:
         every, live = self.settings.guard_watch_seconds, self.journal.live_version()
         if not every or live == BASE_VERSION:
             return False
-        last = max(self.journal.version(live).live_at or 0.0, self.journal.watched_at() or 0.0)
-        # A clock that was set back makes it due: the age of the last look is not known.
-        return not 0 <= self.journal.clock() - last < every
+        now, looked = self.journal.clock(), (self.journal.version(live).live_at, self.journal.watched_at())
+        # A time ahead of a clock that was set back counts for nothing: how long ago it was is not known.
+        return not any(at is not None and 0 <= now - at < every for at in looked)
 
     def watched(self, verdict: Verdict, measurements: dict[str, Any]) -> bool:
         """Records what the live version is found to be now; asks for its rollback, and says so, if that

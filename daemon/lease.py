@@ -19,6 +19,9 @@ from daemon.ledger_tables import lease
 
 #: renewals within one life of the lease; two may fail before it expires
 RENEWALS = 3
+#: A lease good for more lives than this stems from before the clock was set back: a living holder has renewed
+#: it by the new clock within a third of a life. Another host's may be set to be longer than ours.
+LIVES = 10
 NAME = "apply"
 
 
@@ -65,7 +68,8 @@ class Lease:
             if row is None:
                 c.execute(insert(lease).values(name=NAME, fence=1, **values))
                 return 1
-            if row.expires_at > now and row.holder != self.holder and not self._is_dead(row.host, row.pid):
+            held = 0 < row.expires_at - now <= LIVES * self.seconds
+            if held and row.holder != self.holder and not self._is_dead(row.host, row.pid):
                 raise LeaseHeldError(row.holder, row.expires_at - now)
             # Nobody came between: the write lock is held since before the row was read (daemon.database).
             c.execute(update(lease).where(lease.c.name == NAME).values(fence=row.fence + 1, **values))

@@ -85,6 +85,12 @@ class LedgerQueries:
         with self._read() as c:
             return [version_row(row) for row in c.execute(select(versions).order_by(versions.c.id))]
 
+    def outline(self) -> dict[str, tuple[VersionState, bool]]:
+        """Version → its state, and whether it ever went live. Without measurements, which make rows large."""
+        query = select(versions.c.id, versions.c.state, versions.c.live_at)
+        with self._read() as c:
+            return {row[0]: (VersionState(row[1]), row[2] is not None) for row in c.execute(query)}
+
     def version(self, id: str) -> VersionRow:
         """Raises UnknownIdError. The base is a version without parent."""
         with self._read() as c:
@@ -263,7 +269,6 @@ class LedgerQueries:
                 last_step=_last_step(c),
                 watched_at=(get_control(c, "watched") or {}).get("at"),
                 forecast=get_control(c, "forecast"),
-                stage_totals=_stage_totals(c),
             )
 
 
@@ -346,12 +351,6 @@ def _ended(c: Connection) -> dict[str, int]:
 def _counts(c: Connection) -> dict[str, int]:
     found = c.execute(select(corrections.c.state, func.count()).group_by(corrections.c.state))
     return {state.value: 0 for state in State} | {row[0]: row[1] for row in found}
-
-
-def _stage_totals(c: Connection) -> dict[str, tuple[int, float]]:
-    table = stage_seconds
-    query = select(table.c.stage, func.count(), func.sum(table.c.seconds)).group_by(table.c.stage)
-    return {row[0]: (row[1], row[2]) for row in c.execute(query)}
 
 
 def _rollbacks(c: Connection) -> dict[str, int]:

@@ -321,7 +321,6 @@ class LedgerStatus:
     last_step: TransitionRow | None = None
     watched_at: float | None = None
     forecast: dict[str, Any] | None = None
-    stage_totals: dict[str, tuple[int, float]] = field(default_factory=dict)
 
 
 def correction_row(row: Any) -> CorrectionRow:

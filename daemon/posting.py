@@ -37,9 +37,9 @@ def post(app: Celery, corrections: Sequence[dict[str, Any]], ids: Sequence[str] 
     return ids
 
 
-def ring(app: Celery) -> None:
+def ring(app: Celery, expires: float = DOORBELL_SECONDS) -> None:
     """Wakes the apply worker."""
-    app.send_task(APPLY, expires=DOORBELL_SECONDS)
+    app.send_task(APPLY, expires=expires, ignore_result=True)
 
 
 def answering(app: Celery, names: Sequence[str], timeout: float = 1.5) -> set[str]:

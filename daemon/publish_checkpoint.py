@@ -51,8 +51,7 @@ class CheckpointDirectory:
 
     def stage(self, version: str, fence: int) -> None:
         """Exports the version beside the live one, unless it lies there already."""
-        self.fence.admit(fence)
-        with _as_serving_errors(self.name):
+        with _as_serving_errors(self.name), self.fence.admitted(fence):
             path = self.directory / version
             wanted = self.store.weight_sha256(version)
             if _weights_of(path) == wanted:

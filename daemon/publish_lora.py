@@ -119,10 +119,11 @@ class LoraReplica(VllmReplica):
 
     def stage(self, version: str, fence: int) -> None:
         """Writes the adapter; every hash of the version is checked."""
-        self.fence.admit(fence)
         try:
-            if version != BASE_VERSION and not self._path(version).exists():
-                self._write(version)
+            # Replicas that share the directory are staged at once: the first one writes, the others find it.
+            with self.fence.admitted(fence):
+                if version != BASE_VERSION and not self._path(version).exists():
+                    self._write(version)
         except StoreError as error:
             raise ServingError(str(error), retryable=False, code="refused") from error
         except OSError as error:

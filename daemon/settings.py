@@ -1,7 +1,9 @@
 """The one reader of the environment: frozen settings with the prefix FACTD_."""
 
 import json
+import math
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -125,7 +127,28 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             text = value.strip()
             parts = json.loads(text) if text.startswith("[") else text.split(",")
-            return tuple(part.strip().rstrip("/") for part in parts if part.strip())
+            if all(isinstance(part, str) for part in parts):
+                return tuple(part.strip().rstrip("/") for part in parts if part.strip())
+            return parts  # pydantic says which of them is no text
+        return value
+
+    @field_validator("admin_token", "submit_token", "serving_api_key")
+    @classmethod
+    def _given(cls, value: SecretStr | None) -> SecretStr | None:
+        # An empty token is the one that a request without any carries: it would open everything.
+        return value if value is not None and value.get_secret_value().strip() else None
+
+    @field_validator("thresholds")
+    @classmethod
+    def _known(cls, value: dict[str, float]) -> dict[str, float]:
+        from monitoring.verdict import Thresholds
+
+        known = {each.name for each in fields(Thresholds)}
+        for name, number in value.items():
+            if name not in known:
+                raise ValueError(f"{name!r} is none of {', '.join(sorted(known))}")
+            if math.isnan(number):  # nothing lies beyond it: the guard would be off, and nobody would know
+                raise ValueError(f"{name} is NaN; give a number")
         return value
 
     @field_validator("request_rate", "correction_rate")

@@ -1,9 +1,9 @@
 """What the status page and the metrics show: read from ledger and replicas when somebody asks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from daemon.ledger import BASE_VERSION, Ledger
 from daemon.ledger_queries import edits_left
@@ -15,6 +15,8 @@ from monitoring.errors import MeasurementError
 from monitoring.measurements import Measurements
 from monitoring.metrics import StatusSnapshot
 from monitoring.verdict import GUARDS, worst_value
+
+T = TypeVar("T")
 
 #: The newest versions, which are also the points of the plots, and the newest steps of the guard.
 VERSIONS_SHOWN, STEPS_SHOWN = 60, 20
@@ -68,10 +70,20 @@ def snapshot(ledger: Ledger, replicas: Sequence[ServingClient]) -> StatusSnapsho
     )
 
 
+def healthy(replicas: Sequence[ServingClient]) -> list[bool]:
+    """Whether each replica answers its health check."""
+    return _each(lambda replica: replica.healthy(), replicas)
+
+
 def _served(replicas: Sequence[ServingClient]) -> list[str]:
-    """What each replica says; "" when it does not answer. All are asked at once."""
+    """What each replica says; "" when it does not answer."""
+    return _each(_served_by, replicas)
+
+
+def _each(ask: Callable[[ServingClient], T], replicas: Sequence[ServingClient]) -> list[T]:
+    """Asks all at once: several that hang take no longer than one."""
     with ThreadPoolExecutor(max(1, len(replicas))) as pool:
-        return list(pool.map(_served_by, replicas))
+        return list(pool.map(ask, replicas))
 
 
 def _served_by(replica: ServingClient) -> str:

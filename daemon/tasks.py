@@ -8,8 +8,9 @@ from celery import Celery
 from celery.exceptions import Reject
 from celery.worker import state as worker_state
 from kombu.exceptions import OperationalError
-from sqlalchemy.exc import OperationalError as DatabaseError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
+from daemon import posting
 from daemon.app import celery, services
 from daemon.errors import ConflictError, CorrectionError, LeaseHeldError, RefusedError
 from daemon.intake import submit_or_refuse
@@ -48,7 +49,11 @@ def _record(id: str, correction: dict[str, Any]) -> str:
     while True:
         try:
             return submit_or_refuse(services.ledger, id, lambda: parse_correction(correction), "celery")
-        except DatabaseError as error:
+        except DBAPIError as error:
+            # A standby that only reads, a damaged file and the like are mended one day; what the database
+            # refuses for its content would be refused for ever.
+            if isinstance(error, DataError | IntegrityError):
+                raise
             if _stopping():
                 raise Reject(error, requeue=True) from None
             log.error("correction %s waits: the ledger does not answer: %s", id, error.orig)
@@ -85,13 +90,13 @@ def values(facts: list[list[str]], layer: int, key: str, base: str) -> str:
     return answer(install, options, facts, layer, key, base)
 
 
-def ring(app: Celery, expires: float | None = None) -> None:
+def ring(app: Celery, expires: float = posting.DOORBELL_SECONDS) -> None:
     """Rings the applier's doorbell; `expires` in seconds keeps bells from piling up behind a long run.
 
     A bell that cannot be rung is no fault of the correction, which is in the ledger; the apply worker rings
     by itself as well.
     """
     try:
-        app.send_task("factd.apply", expires=expires, ignore_result=True)
+        posting.ring(app, expires)
     except OperationalError as error:
         log.warning("the doorbell could not be rung: %s", error)

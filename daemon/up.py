@@ -1,12 +1,12 @@
 """`factd up`: starts every process of one host, keeps them running, and stops them together."""
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from daemon.embedded import (
     ManagedProcess,
     ProcessError,
     VllmOptions,
+    answers,
     free_port,
     vllm_command,
     vllm_process,
@@ -282,21 +283,19 @@ class Up:
         assert self.running is not None
         app, next_ring = producer(self.running.redis_url, self.settings.names), 0.0
         while not self._stopping.wait(WATCH_EVERY_SECONDS):
-            self._restart_the_dead()
-            if time.monotonic() >= next_ring:
-                next_ring = time.monotonic() + DOORBELL_EVERY_SECONDS
-                try:
+            try:
+                self._restart_the_dead()
+                if time.monotonic() >= next_ring:
+                    next_ring = time.monotonic() + DOORBELL_EVERY_SECONDS
                     ring(app)
-                except Exception as error:  # the broker may be restarting; the next ring tells
-                    self.progress(f"doorbell: {error!r}")
+            except Exception as error:  # a supervisor that ended would restart nobody; it looks again
+                with contextlib.suppress(OSError):  # where stdout is a file on a full disk
+                    self.progress(f"supervisor: {error!r}")
 
     def _restart_the_dead(self) -> None:
         if self._valkey is not None and not self._valkey.running():
             self.progress("Valkey ended; starting it again")
-            try:
-                self._valkey.start()
-            except ProcessError as error:
-                self.progress(str(error))
+            self._start_again("Valkey", self._valkey.start)
         for name, child in self._children.items():
             if child.running() or time.monotonic() < self._retry_at.get(name, 0.0):
                 continue
@@ -310,7 +309,13 @@ class Up:
             self._retry_at[name] = time.monotonic() + self._pauses[name]
             self.progress(f"{name} ended with status {child.returncode}; starting it again (see {child.log})")
             child.stop()
-            child.start()
+            self._start_again(name, child.start)
+
+    def _start_again(self, name: str, start: Callable[[], None]) -> None:
+        try:
+            start()
+        except (ProcessError, OSError) as error:  # a full disk, say: the others must not suffer for it
+            self.progress(f"{name} cannot be started: {error}")
 
     # -- stop -----------------------------------------------------------------------------------
 
@@ -360,12 +365,3 @@ def settings_for(state: Path | None = None, **overrides: Any) -> Settings:
     return load_settings(
         **{**{k: v for k, v in found.items() if k not in settings.model_fields_set}, **chosen}
     )
-
-
-def answers(url: str) -> bool:
-    """Whether a GET is answered with 200 within two seconds."""
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return answer.status == 200
-    except OSError:
-        return False

@@ -122,6 +122,8 @@ class _Publisher:
 
     def swap(self, version: str, fence: int) -> dict[str, Any]:
         """Puts the staged version in place; on failure the last good tensors are put back."""
+        # A rank that refuses or fails has nothing to undo, least of all an earlier publication.
+        self.previous = None
         if fence < self.fence or self.staged is None or self.staged.version != version:
             return _failure("stale_fence", f"{version} is not what this worker staged last")
         started = time.perf_counter()
@@ -130,7 +132,6 @@ class _Publisher:
             self._load({name: t for name, t in staged.tensors.items() if name not in self.packed})
         except Exception as error:
             logger.exception("factd: swap to %s failed; restoring %s", version, last.version)
-            self.previous = None
             self._load(self._absolute(last, staged.tensors.keys() - self.packed.keys()))
             return _failure("swap_failed", f"swap failed, {last.version} was restored: {error!r}")
         for name, packed in self.packed.items():

@@ -22,7 +22,8 @@ PREFIX = "factd_"
 #: Ends of a correction's life (design: life of a correction). Others are counted as "other".
 OUTCOMES = ("live", "rejected", "already_known", "superseded", "retracted", "rolled_back", "dead", "other")
 QUEUES = ("corrections", "apply")
-STAGES = ("values", "keys", "solve", "measure", "judge", "write", "publish", "read_back", "total", "other")
+#: Of an update, in order (daemon.update), and `pause`, the replicas' part of `publish`.
+STAGES = ("before_answers", "edit", "measure", "write", "publish", "pause", "confirm", "other")
 LADDER_STEPS = (
     *("refuse", "quarantine", "hold", "rollback", "compact", "pause"),
     *("would_refuse", "would_hold", "would_rollback", "would_compact", "would_pause"),

@@ -137,3 +137,10 @@ def test_the_corpus_leaves_the_held_out_documents_out(data_dir, tmp_path):
     assert made.read_text() == "\n\n".join(texts[:4])
     assert corpus_file(path, tmp_path) == made
     assert corpus_file(made, tmp_path) == made
+
+
+def test_a_line_separator_within_a_text_ends_no_record(tmp_path):
+    path = tmp_path / "a.jsonl"
+    texts = ["one\u2028two", "three\x85four"]
+    path.write_text("\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in texts), "utf-8")
+    assert load_texts(path) == texts

@@ -8,6 +8,7 @@ import pytest
 from benchmarks import horizon, plots, speed
 from benchmarks.configuration import Configuration
 from benchmarks.data import load_texts
+from benchmarks.errors import DataError
 from benchmarks.files import read_json, read_state, write_json, write_state
 
 SPEED_FIELDS = {
@@ -158,12 +159,19 @@ def test_a_state_comes_back_bit_for_bit(model, records, tmp_path):
     with model.editor(SEQUENTIAL) as editor:
         editor.apply([record.fact for record in records])
         hashes, state = editor.weight_hashes(), editor.state
-        write_state(tmp_path / "state.pt", state)
+        write_state(tmp_path / "state", state)
     with model.editor(SEQUENTIAL) as editor:
-        editor.restore(read_state(tmp_path / "state.pt"))
+        editor.restore(read_state(tmp_path / "state"))
         assert editor.weight_hashes() == hashes
         assert editor.state.facts == state.facts
         assert all(editor.state.columns[name].equal(column) for name, column in state.columns.items())
+
+
+def test_a_state_that_is_missing_or_damaged_is_told(tmp_path):
+    (tmp_path / "damaged").write_bytes(b"PK")
+    for name in ("missing", "damaged"):
+        with pytest.raises(DataError, match="remove its folder"):
+            read_state(tmp_path / name)
 
 
 def test_what_is_not_finite_is_null_in_json(tmp_path):

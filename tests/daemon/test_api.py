@@ -208,7 +208,8 @@ def test_corrections_are_listed_newest_first_and_searched(client):
     assert found(containing="where the eiffel TOWER stands") == ids[:1]
     assert found(containing="oslo") == found(containing="%_") == ids[1:2]
     assert found(containing="nothing like it") == found(state="live") == []
-    assert client.get("/v1/corrections?state=odd", headers=SUBMIT).status_code == 422
+    for asked in ("state=odd", "containing=a%00b"):
+        assert client.get(f"/v1/corrections?{asked}", headers=SUBMIT).status_code == 422
 
 
 def test_measures_that_cannot_be_read_are_shown_as_not_measured(client, ledger):
@@ -225,6 +226,7 @@ def test_pause_and_resume_are_recorded_as_operations(client, ledger):
     for kind in ("pause", "resume"):
         answer = client.post(f"/v1/{kind}?why=night", headers=ADMIN)
         assert (answer.status_code, answer.json()["kind"], answer.json()["why"]) == (202, kind, "night")
+        assert client.post(f"/v1/{kind}?why=a%00b", headers=ADMIN).status_code == 422
     assert [operation.actor for operation in ledger.operations()] == ["operator:http"] * 2
 
 
@@ -232,9 +234,15 @@ def test_not_ready_when_a_replica_is_down(settings, ledger):
     replica = StubServing()
     replica.alive = False
     with TestClient(create_app(settings, ledger, [replica], lambda: None)) as client:
-        assert client.get("/readyz").status_code == httpx.codes.SERVICE_UNAVAILABLE
+        answer = client.get("/readyz")
+    assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
+    # Whoever asks has no token: addresses stay at home.
+    assert answer.json()["replicas"] == {"replica 0": False}
 
 
-def test_api_without_admin_token_does_not_start(tmp_path, ledger):
+@pytest.mark.parametrize("token", [None, "", " "])
+def test_api_without_admin_token_does_not_start(tmp_path, ledger, monkeypatch, token):
+    if token is not None:  # an empty one would be what a request without any sends
+        monkeypatch.setenv("FACTD_ADMIN_TOKEN", token)
     with pytest.raises(SettingsError, match="FACTD_ADMIN_TOKEN"):
         create_app(Settings(state_dir=tmp_path), ledger, [], lambda: None)

@@ -1,5 +1,11 @@
 """The composition root, with a tiny model and no replica."""
 
+from types import SimpleNamespace
+
+import pytest
+from sqlalchemy.exc import DatabaseError, IntegrityError, InternalError
+
+from daemon import app, tasks
 from daemon.app import build_applier
 from daemon.ledger import Ledger
 from daemon.settings import Settings
@@ -15,3 +21,38 @@ def test_the_applier_of_the_settings_opens_a_model_and_runs(tmp_path):
     ledger = Ledger.open(settings.ledger_url)
     report = build_applier(settings, ledger).run()
     assert (report.live, report.held) == ("v000000", None)
+
+
+def test_a_message_waits_for_a_ledger_that_only_reads_and_not_for_one_that_refuses_it(monkeypatch):
+    faults = [InternalError("", {}, Exception("read-only")), DatabaseError("", {}, Exception("malformed"))]
+
+    def submit(_ledger, id, _parse, _actor):
+        if faults:
+            raise faults.pop(0)
+        return id
+
+    monkeypatch.setattr(tasks, "submit_or_refuse", submit)
+    monkeypatch.setattr(tasks, "time", SimpleNamespace(sleep=lambda _seconds: None))
+    monkeypatch.setattr(tasks, "services", SimpleNamespace(ledger=None, settings=Settings()))
+    assert tasks._record("one", {}) == "one"
+    faults.append(IntegrityError("", {}, Exception("twice")))
+    with pytest.raises(IntegrityError):
+        tasks._record("two", {})
+
+
+def test_an_intake_worker_takes_nothing_before_it_has_a_ledger(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    services = app.Services()
+    services.settings = Settings(state_dir=tmp_path / "file")
+    monkeypatch.setattr(app, "services", services)
+    monkeypatch.setattr(app, "_takes", lambda queue: queue == "corrections")
+    with pytest.raises(SystemExit):
+        app._open(SimpleNamespace(app=app.celery))
+
+
+def test_a_doorbell_that_nobody_answers_does_not_stay(monkeypatch):
+    sent = []
+    celery = SimpleNamespace(send_task=lambda name, **how: sent.append((name, how["queue"], how["expires"])))
+    tasks.ring(celery)
+    tasks.ring(celery, 5.0)
+    assert sent == [("factd.apply", "apply", 60), ("factd.apply", "apply", 5.0)]

@@ -4,6 +4,7 @@ import pytest
 
 from daemon.errors import LeaseLostError, StoreError
 from daemon.lifecycle import OperationState
+from monitoring.metrics import STAGES
 
 
 def test_a_correction_becomes_live_with_answers_before_and_after(world):
@@ -269,6 +270,112 @@ def test_rollback_to_a_damaged_version_fails_and_the_live_one_stays(world):
     assert world.ledger.operation(number).state == "failed"
     assert "damaged" in world.ledger.operation(number).reason
     world.check_agreement()
+
+
+def test_after_a_fault_the_weights_in_memory_are_looked_at_anew(world, monkeypatch):
+    world.post("France", "Lyon")
+    world.run()
+    apply, found = world.editor.apply, []
+
+    def out_of_memory(*_told, **_more):  # when undoing, too
+        factors = world.editor.state.factors
+        factors[world.fakes.NAME] = tuple(2 * factor for factor in factors[world.fakes.NAME])
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(world.editor, "apply", out_of_memory)
+    world.post("Spain", "Vigo")
+    with pytest.raises(RuntimeError):
+        world.run()
+
+    def looked_at(*told, **more):
+        found.append(world.editor.weight_hashes())
+        return apply(*told, **more)
+
+    monkeypatch.setattr(world.editor, "apply", looked_at)
+    assert world.run().live == "v000002"
+    assert found == [world.store.weight_sha256("v000001")]
+    world.check_agreement()
+
+
+def test_every_stage_of_an_update_is_a_label_of_its_own_and_no_label_is_dead(world):
+    world.post("France", "Lyon")
+    world.run()
+    assert {stage for _, stage, _ in world.ledger.stage_seconds()} == set(STAGES) - {"other"}
+
+
+def test_from_a_live_version_that_is_damaged_an_operator_can_roll_back(world):
+    world.post("France", "Lyon")
+    world.run()
+    world.post("Spain", "Vigo")
+    assert world.run().live == "v000002"
+    file = world.store.path("v000002") / "factors.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    world.close()
+    world.open()
+    with pytest.raises(StoreError, match="roll back"):
+        world.run()
+    world.ledger.request("rollback", "v000001", actor="operator")
+    world.post("Greece", "Volos")
+    report = world.run()
+    assert report.held is None
+    assert [row.id for row in world.ledger.facts()] == ["id-France-Lyon", "id-Greece-Volos"]
+    world.check_agreement()
+
+
+def test_a_rollback_that_cannot_leave_a_damaged_version_fails_with_its_reason(world):
+    world.post("France", "Lyon")
+    world.run()
+    world.post("Spain", "Vigo")
+    world.run()
+    for version in ("v000001", "v000002"):
+        (world.store.path(version) / "factors.safetensors").write_bytes(b"")
+    world.close()
+    world.open()
+    number = world.ledger.request("rollback", "v000001", actor="operator")
+    with pytest.raises(StoreError):
+        world.run()
+    assert world.ledger.operation(number).state == "failed"
+    assert "damaged" in world.ledger.operation(number).reason
+    world.ledger.request("rollback", "v000000", actor="operator")
+    assert world.run().live == "v000000"
+    world.check_agreement()
+
+
+def test_a_version_in_flight_on_a_damaged_one_is_given_up_for_the_rollback(world):
+    world.post("France", "Lyon")
+    world.run()
+    world.post("Spain", "Vigo")
+    world.run()
+
+    def die(stage):
+        if stage == "written":
+            raise KeyboardInterrupt
+
+    world.applier.checkpoint = die
+    world.post("Italy", "Bari")
+    with pytest.raises(KeyboardInterrupt):
+        world.run()
+    (world.store.path("v000002") / "facts.safetensors").write_bytes(b"")
+    world.close()
+    world.open()
+    world.ledger.request("rollback", "v000001", actor="operator")
+    world.run()
+    assert world.states() == {
+        "id-France-Lyon": "live", "id-Spain-Vigo": "rolled_back", "id-Italy-Bari": "live",
+    }  # fmt: skip
+    assert world.ledger.version("v000003").state == "discarded"
+    world.check_agreement()
+
+
+def test_a_ledger_that_knows_no_version_clears_none_away(world, tmp_path):
+    world.post("France", "Lyon")
+    world.run()
+    world.settings = world.settings.model_copy(update={"database_url": f"sqlite:///{tmp_path / 'other'}"})
+    world.close()
+    world.open()
+    with pytest.raises(StoreError, match="FACTD_DATABASE_URL"):
+        world.run()
+    assert world.store.ids() == ["v000001"]
 
 
 def test_pause_holds_corrections_but_not_operations(world):

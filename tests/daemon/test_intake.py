@@ -144,6 +144,24 @@ def test_many_rings_while_one_is_under_way_are_one():
     assert len(rung) == 2
 
 
+def test_a_ring_that_fails_is_not_the_last(caplog):
+    rung = []
+
+    def ring():
+        rung.append(len(rung))
+        if len(rung) == 1:
+            raise ValueError("READONLY")
+
+    bell = Bell(ring)
+    bell()
+    while not rung:
+        time.sleep(0.01)
+    bell()
+    bell.close()
+    assert rung == [0, 1]
+    assert "READONLY" in caplog.text
+
+
 def test_a_message_under_a_taken_id_is_recorded_as_refused_beside_it(ledger):
     submit_or_refuse(ledger, "x", lambda: parse_correction(body(1)), "test")
     with pytest.raises(ConflictError):

@@ -79,6 +79,20 @@ def test_with_a_schedule_of_zero_the_live_version_is_never_looked_at(grown):
     assert look_again(grown("rotten", guard_watch_seconds=0), 10**6).live == "v000001"
 
 
+def test_after_the_clock_was_set_back_the_live_version_is_looked_at_once(world):
+    world.post("A", "B")
+    world.run()
+    looks = []
+    measure = world.applier.monitoring.measure
+    watch = world.applier.monitoring._replace(measure=lambda *told: looks.append(1) or measure(*told))
+    world.applier.monitoring = watch
+    world.now -= 500.0
+    for _ in range(3):
+        world.run()
+        world.now += 5.0
+    assert len(looks) == 1
+
+
 def test_looking_keeps_what_the_version_said_of_its_own_batch(world, monkeypatch):
     told = [{"efficacy_ratio": 1.0, "probe_kl_nats": 0.1}, {"efficacy_ratio": None, "probe_kl_nats": 0.5}]
     monkeypatch.setattr(world.fakes.FakeMeasurements, "to_json", lambda self: told.pop(0))

@@ -45,6 +45,18 @@ def test_a_dead_process_on_this_host_need_not_be_waited_for(world):
         assert taken.fence == 2
 
 
+def test_a_lease_from_before_the_clock_was_set_back_is_not_waited_for(world):
+    world.now = 10**6
+    gone = Lease(world.ledger, 30, holder="gone", host="elsewhere")
+    gone._acquire()
+    world.now -= 40  # some other clock is a little ahead
+    with pytest.raises(LeaseHeldError), Lease(world.ledger, 30, holder="next"):
+        pass
+    world.now -= 86400
+    with Lease(world.ledger, 30, holder="next") as taken:
+        assert taken.fence == 2
+
+
 def test_of_many_that_want_it_at_once_one_gets_it(world):
     leases = [Lease(world.ledger, 30, holder=str(n)) for n in range(4)]
 

@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -194,6 +195,39 @@ def test_what_a_killed_writer_left_is_cleared_away(mode, base, store, tmp_path):
     )
     replica.publish("v000002", 1)
     assert not list(directory.glob(".*"))
+
+
+def test_replicas_that_share_a_directory_are_staged_at_once(store, tmp_path, monkeypatch):
+    both, load = threading.Barrier(2), store.load_factors
+
+    def together(version):
+        with suppress(threading.BrokenBarrierError):  # the other one waits for the directory, as it must
+            both.wait(0.3)
+        return load(version)
+
+    monkeypatch.setattr(store, "load_factors", together)
+    replicas = [lora(store, tmp_path / "published", StockVllm()) for _ in range(2)]
+    for number, replica in enumerate(replicas):
+        replica.name = f"http://stock{number}"
+    Publisher(replicas, store, fence=1).publish("v000001")
+    assert [replica.served().version for replica in replicas] == ["v000001"] * 2
+
+
+@pytest.mark.parametrize("mode", ["checkpoint", "lora"])
+@pytest.mark.parametrize(("fault", "code"), [("damaged", "refused"), ("unwritable", "unreachable")])
+def test_a_fence_that_cannot_be_used_is_told_as_the_replicas_fault(mode, fault, code, base, store, tmp_path):
+    directory = tmp_path / "published"
+    if fault == "damaged":
+        directory.mkdir()
+        (directory / "fence").write_text("seven")
+    else:
+        directory.write_text("a file")
+    replica = (
+        checkpoints(base, store, directory) if mode == "checkpoint" else lora(store, directory, StockVllm())
+    )
+    with pytest.raises(ServingError) as refused:
+        replica.stage("v000001", 1)
+    assert refused.value.code == code
 
 
 def test_an_adapter_adds_the_very_change(store):

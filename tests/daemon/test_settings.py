@@ -25,6 +25,28 @@ def test_all_faults_are_told_at_once_and_secrets_are_masked(monkeypatch):
         load_settings()
 
 
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_token_is_none(monkeypatch, empty):
+    for name in ("ADMIN_TOKEN", "SUBMIT_TOKEN", "SERVING_API_KEY"):
+        monkeypatch.setenv(f"FACTD_{name}", empty)
+    settings = load_settings()
+    assert (settings.admin_token, settings.submit_token, settings.serving_api_key) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("FACTD_THRESHOLDS", '{"probe_kl_nats_limit": NaN}', "probe_kl_nats_limit is NaN"),
+        ("FACTD_THRESHOLDS", '{"probe_kl_limit": 1}', "'probe_kl_limit' is none of .*probe_kl_nats_limit"),
+        ("FACTD_REPLICAS", "[1]", "FACTD_REPLICAS"),
+    ],
+)
+def test_what_would_switch_something_off_in_silence_is_refused(monkeypatch, name, value, said):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=said):
+        load_settings()
+
+
 def test_secrets_come_from_files_and_a_variable_wins(monkeypatch, tmp_path):
     (tmp_path / "factd_admin_token").write_text("from a file\n")
     (tmp_path / "factd_redis_url").write_text("redis://:word@broker:6379/0")

@@ -1,7 +1,10 @@
 """Staging refuses whatever is not exactly the version that was written; no vLLM needed."""
 
+import importlib.util
 import json
 import shutil
+import sys
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -279,3 +282,26 @@ def test_a_writer_may_not_publish_what_a_newer_one_wrote(store):
     with pytest.raises(StagingError) as error:
         admit(store, "v000001", 2, "b", set())
     assert error.value.code == "stale_fence"
+
+
+@pytest.fixture
+def plugin(monkeypatch):
+    """daemon.vllm_plugin beside a vLLM that is not there: what is tested here needs nothing of it."""
+    names = ("config", "logger", "model_executor.layers.utils", "model_executor.model_loader.reload")
+    for name in names:
+        monkeypatch.setitem(sys.modules, f"vllm.{name}", MagicMock())
+    spec = importlib.util.find_spec("daemon.vllm_plugin")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_rank_that_refuses_a_swap_does_not_undo_an_earlier_one(plugin):
+    """Ranks are undone together when one of them refuses: the one that did nothing has to stay as it is."""
+    rank = object.__new__(plugin._Publisher)
+    first, second = (plugin.Staged(f"v{n:06d}", {}, {}) for n in (1, 2))
+    rank.fence, rank.served, rank.previous, rank.staged, rank.packed = 1, first, None, second, {}
+    assert "error" not in rank.swap("v000002", 1)
+    assert rank.swap("v000003", 1)["error"]["code"] == "stale_fence"
+    rank.undo()
+    assert rank.served.version == "v000002"

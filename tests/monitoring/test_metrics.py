@@ -66,7 +66,7 @@ def test_a_snapshot_is_exported_as_it_is(exported):
             outcomes={"live": 3, "rejected": 1},
             queue_depth={"corrections": 4},
             oldest_pending_seconds=12.5,
-            stage_seconds={"solve": [0.2, 0.3, 500.0]},
+            stage_seconds={"edit": [0.2, 0.3, 500.0]},
             measurements=Measurements(
                 weight_norm_ratio={8: 1.25}, probe_kl_nats=0.03, efficacy_ratio=1.0, measured_at=1.6e9
             ),
