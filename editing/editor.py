@@ -25,10 +25,10 @@ from editing.model import BUNDLED, LoadedModel, load_model
 from editing.placement import Write, rounds
 from editing.report import Clock, Outcome, Report, outcomes, tuned
 from editing.revive import protection
+from editing.says import says
 from editing.second_moment import Progress
 from editing.state import BATCHES, EditState
 from editing.tokens import encode
-from editing.says import says
 from editing.values import ValueOptions, Values, optimise, units
 
 #: Where statistics and unpacked models are kept unless told otherwise.
@@ -70,7 +70,7 @@ class Editor:
         self.rule: AnchorRule
         placement, self.rule, protect = self.method.combined(method, placement, anchor, protect)
         self.loaded, self.install = loaded, install
-        numbers = numbers or parameters(method, loaded)
+        numbers = numbers or parameters(method, loaded, placement)
         numbers = replace(numbers, values=options or numbers.values)
         self.numbers = methods.numbers_of(method, loaded, numbers)
         self.options = self.numbers.values
@@ -241,9 +241,7 @@ class Editor:
         """The targets [d, n] of each round, those of the facts `wanting` optimised on the model as it is."""
         chosen, found = [facts[i] for i in wanting], {}
         for write in self.rounds:
-            values = optimise(
-                self.loaded, chosen, write.target, self.contexts, self.options, merged=True
-            )
+            values = optimise(self.loaded, chosen, write.target, self.contexts, self.options, merged=True)
             targets, _, outliers = self._anchored(values, write.target)
             # What the anchor refuses keeps the target it has.
             kept = [n for n, bad in enumerate(outliers.tolist()) if not bad]
