@@ -69,7 +69,7 @@ class Configuration:
 
     def numbers(self, loaded: LoadedModel) -> Parameters:
         """The method's numbers for a model, with the changes."""
-        found = parameters(self.method, loaded)
+        found = parameters(self.method, loaded, self.placement)
         for name, value in self.changes:
             if name in _VALUES:
                 values = replace(found.values, **{name: _converted(name, value, getattr(found.values, name))})

@@ -1,7 +1,7 @@
 """The editor: a model, its memory of facts, and the one way to change them."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -25,10 +25,11 @@ from editing.model import BUNDLED, LoadedModel, load_model
 from editing.placement import Write, rounds
 from editing.report import Clock, Outcome, Report, outcomes, tuned
 from editing.revive import protection
+from editing.says import says
 from editing.second_moment import Progress
 from editing.state import BATCHES, EditState
 from editing.tokens import encode
-from editing.values import ValueOptions, Values, optimise
+from editing.values import ValueOptions, Values, optimise, units
 
 #: Where statistics and unpacked models are kept unless told otherwise.
 DEFAULT_STATE_DIR = Path.home() / ".local" / "state" / "factd"
@@ -69,7 +70,7 @@ class Editor:
         self.rule: AnchorRule
         placement, self.rule, protect = self.method.combined(method, placement, anchor, protect)
         self.loaded, self.install = loaded, install
-        numbers = numbers or parameters(method, loaded)
+        numbers = numbers or parameters(method, loaded, placement)
         numbers = replace(numbers, values=options or numbers.values)
         self.numbers = methods.numbers_of(method, loaded, numbers)
         self.options = self.numbers.values
@@ -194,31 +195,66 @@ class Editor:
         """Takes facts out: the weights are as if solved without their columns.
 
         Of joint methods that is as if they had never been written; see `editing.methods.chain` for those
-        that write batch after batch.
+        that write batch after batch. Facts that shared a value with one of them get one of their own.
 
         Raises:
             EditError: an id is not live, or the method tunes weights and records no columns.
         """
         self._check_ids((), ids)
         with self._all_or_nothing():
-            self._drop(ids)
+            self._apply([], ids)
 
     def compact(self) -> None:
         """Writes all live facts anew from the base weights in one batch, with their recorded targets.
 
-        Keys of the upper layers, recorded while other facts were not yet there, become exact again.
+        Keys of the upper layers, recorded while other facts were not yet there, become exact again. Targets
+        of facts that the model then does not say word for word are optimised again, on the model as it is;
+        they are kept where more facts are said with them.
 
         Raises:
             EditError: the method tunes weights and records no targets.
         """
         self._check_recorded("compact")
-        old = self.state
+        facts, columns = self.state.facts, self.state.columns
+        if not facts:
+            return
+        recorded = {f"{kind}/{w.target}" for kind in ("targets", "interference") for w in self.rounds}
+        columns = {name: column for name, column in columns.items() if name in recorded}
         with self._all_or_nothing():
-            self.restore(EditState())
-            for write in self.rounds if old.facts else ():
-                recorded = (f"targets/{write.target}", f"interference/{write.target}")
-                columns = {name: old.columns[name] for name in recorded if name in old.columns}
-                self._write(old.facts, write, columns, Clock())
+            self._write_anew(facts, columns)
+            said, plain = says(self.loaded, facts), self.state
+            wanting = [i for unit in units(facts) for i in unit if not all(said[j] for j in unit)]
+            if wanting:
+                self._write_anew(facts, columns | self._found_again(facts, wanting, columns))
+                if sum(says(self.loaded, facts)) <= sum(said):
+                    self.restore(plain)
+
+    def _write_anew(self, facts: Sequence[Fact], columns: dict[str, Tensor]) -> None:
+        self.restore(EditState())
+        for write in self.rounds:
+            own = {name: x for name, x in columns.items() if name.endswith(f"/{write.target}")}
+            self._write(facts, write, own, Clock())
+
+    def _found_again(
+        self, facts: Sequence[Fact], wanting: Sequence[int], columns: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The targets [d, n] of each round, those of the facts `wanting` optimised on the model as it is."""
+        chosen, found = [facts[i] for i in wanting], {}
+        for write in self.rounds:
+            values = optimise(self.loaded, chosen, write.target, self.contexts, self.options, merged=True)
+            targets, _, outliers = self._anchored(values, write.target)
+            # What the anchor refuses keeps the target it has.
+            kept = [n for n, bad in enumerate(outliers.tolist()) if not bad]
+            name = f"targets/{write.target}"
+            found[name] = columns[name].clone()
+            found[name][:, [wanting[n] for n in kept]] = targets.cpu()[:, kept]
+        return found
+
+    def _anchored(self, values: Values, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """See `editing.anchor.anchored`."""
+        values = values if self.method.target == "hidden" else values.of_outputs()
+        longest, factor = self.method.outlier, self.numbers.anchor_factor
+        return anchored(values, self.anchors[layer], self.rule, longest, factor)
 
     def _check_recorded(self, operation: str) -> None:
         if self.method.tuned:
@@ -249,38 +285,48 @@ class Editor:
             self.restore(before)
             raise
 
-    def _apply(self, facts: list[Fact], remove: Sequence[str]) -> Report:
-        start = self.state
-        self._drop(remove)
-        clock = Clock()
+    def _apply(self, facts: list[Fact], remove: Sequence[str], stay: Set[str] = frozenset()) -> Report:
+        start, clock = self.state, Clock()
+        mates = [] if self.method.tuned else self._mates(facts, remove, stay)
+        self._drop([*remove, *(fact.id for fact in mates)])
         if self.method.tuned:
             return self._tune(facts, clock)
         told: dict[str, Outcome] = {}
-        for write in self.rounds if facts else ():
+        batch = [*mates, *facts]
+        for write in self.rounds if batch else ():
             layer, avoid, columns = write.target, None, {}
             with clock.time("values"):
                 if self.method.bars:
-                    avoid, columns = bars(self.loaded, self.state, facts, layer, self.numbers)
-                values = self._values(facts, layer, avoid)
-            values = values if self.method.target == "hidden" else values.of_outputs()
-            anchor, longest = self.anchors[layer], self.method.outlier
-            factor = self.numbers.anchor_factor
-            targets, norms, outliers = anchored(values, anchor, self.rule, longest, factor)
+                    avoid, columns = bars(self.loaded, self.state, batch, layer, self.numbers)
+                values = self._values(batch, layer, avoid)
+            targets, norms, outliers = self._anchored(values, layer)
             columns[f"targets/{layer}"] = targets.cpu()
-            told |= outcomes(facts, values, norms, outliers, anchor, longest)
-            bad = skipped(outliers, facts)
-            if bad and write is not self.rounds[0]:
-                # An earlier round has written them already: begin again without them.
+            told |= outcomes(batch, values, norms, outliers, self.anchors[layer], self.method.outlier)
+            bad = skipped(outliers, batch)
+            if bad and (write is not self.rounds[0] or any(fact.id in bad for fact in mates)):
+                # An earlier round has written them already, or they are live: begin again without them.
                 self.restore(start)
-                again = self._apply([fact for fact in facts if fact.id not in bad], remove)
+                again = self._apply([fact for fact in facts if fact.id not in bad], remove, stay | bad)
                 found = told | {outcome.id: outcome for outcome in again.outcomes}
-                return Report(tuple(found[id] for id in told), again.seconds)
-            keep = torch.tensor([fact.id not in bad for fact in facts])
-            facts = [fact for fact in facts if fact.id not in bad]
-            if not facts:
+                return Report(tuple(found[fact.id] for fact in facts), again.seconds)
+            keep = torch.tensor([fact.id not in bad for fact in batch])
+            batch = [fact for fact in batch if fact.id not in bad]
+            if not batch:
                 break
-            self._write(facts, write, {name: column[:, keep] for name, column in columns.items()}, clock)
-        return Report(tuple(told.values()), clock.seconds)
+            self._write(batch, write, {name: column[:, keep] for name, column in columns.items()}, clock)
+        return Report(tuple(told[fact.id] for fact in facts), clock.seconds)
+
+    def _mates(self, facts: Sequence[Fact], remove: Sequence[str], stay: Set[str]) -> list[Fact]:
+        """Live facts whose key is that of a fact to be written or removed: they share its value.
+
+        They are written again with the new ones, or without the removed one, whose answer their value holds.
+        """
+        live = self.state.facts
+        changed = {fact.id for fact in facts} | set(remove)
+        every = [*live, *facts]
+        shared = [unit for unit in units(every) if any(every[i].id in changed for i in unit)]
+        found = sorted(i for unit in shared for i in unit if i < len(live))
+        return [live[i] for i in found if live[i].id not in changed | stay]
 
     def _values(self, facts: Sequence[Fact], layer: int, avoid: Barred | None) -> Values:
         unedited = self.options.unedited

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests. Nothing here needs a network."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 def pytest_addoption(parser):
     parser.addoption("--screenshots", action="store_true", help="write the status page into docs/images/")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def on_the_processor():
+    """Where there is a GPU, all tests but those of `editing/test_cuda.py` leave it alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        # A run of tests that need no torch does not wait for its import.
+        if "torch" in sys.modules:
+            patch.setattr("torch.cuda.is_available", lambda: False)
+        yield
 
 
 @pytest.fixture(scope="session")

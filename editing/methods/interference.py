@@ -35,6 +35,7 @@ def bars(
     now = interference(update, keys)
     earlier = state.columns.get(name, now[:, :0])
     flagged = deviating(torch.cat([earlier, now], dim=1)[0], earlier.shape[1], p.deviations)
+    flagged = flagged.to(loaded.device)
     return barred(update, flagged, p.barred_share), {name: now}
 
 
@@ -71,4 +72,4 @@ def barred(update: Factors | None, flagged: Tensor, share: float) -> Barred | No
     q, r = torch.linalg.qr(a)
     left, values, _ = torch.linalg.svd(q @ (r @ torch.linalg.qr(b).R.T), full_matrices=False)
     count = max(1, min(int(share * len(a)), int((values > 1e-6 * values[0]).sum())))
-    return Barred(left[:, :count].float(), flagged)
+    return Barred(left[:, :count].float().to(flagged.device), flagged)

@@ -5,14 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
+from editing.anchor import anchored
 from editing.errors import EditError, OptionError
 from editing.facts import Fact
+from editing.forward import capture
 from editing.methods import METHODS
 from editing.methods.parameters import numbers
 from editing.methods.tuning import tune
 from editing.placement import rounds
 from editing.state import EditState
-from editing.values import ValueOptions
+from editing.tokens import encode
+from editing.values import ValueOptions, optimise
 
 TUNED = ["ft", "lora"]
 SOLVED = [name for name in METHODS if name not in TUNED]
@@ -233,6 +236,53 @@ def mean_loss(editor, fact):
     return -torch.stack([log_p[i - 1, ids[i]] for i in range(start, len(ids))]).mean()
 
 
+def test_lora_is_adam_on_both_factors(open_editor, facts):
+    editor = open_editor(method="lora", placement="single")
+    layer, name = editor.layers[0], editor.tensor_names[0]
+    p = replace(editor.numbers, tuning_steps=3, tuning_rate=0.01, tuning_rank=2)
+    update, losses = tune(editor.loaded, facts, [layer], p, low_rank=True, seed=7)
+    weight = editor.model.get_parameter(name)
+    drawn = torch.randn(weight.shape[1], 2, generator=torch.Generator().manual_seed(7))
+    a, b = torch.zeros(len(weight), 2, requires_grad=True), (drawn / weight.shape[1] ** 0.5).requires_grad_()
+    optimiser, base = torch.optim.Adam([a, b], lr=0.01), weight.detach().clone()
+    for _ in range(3):
+        weight.copy_(base + (a @ b.T).detach())
+        weight.requires_grad_(True)
+        loss = torch.stack([mean_loss(editor, fact) for fact in facts])
+        (gradient,) = torch.autograd.grad(loss.mean(), weight)
+        weight.requires_grad_(False)
+        a.grad, b.grad = gradient @ b.detach(), gradient.T @ a.detach()
+        optimiser.step()
+    for found, expected in zip(update[layer], (a, b), strict=True):
+        torch.testing.assert_close(found, expected.detach(), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(losses, loss.detach(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["memit", "alphaedit"])
+def test_boundary_writes_the_full_residual_of_a_value_found_after_the_first_layer(open_editor, facts, method):
+    """BLUE: the last layer's value is that of the model whose first layer is written already."""
+    options = ValueOptions(steps=4, rate=0.1)
+    editor = open_editor(method=method, placement="boundary", options=options)
+    editor.apply(facts)
+    found = open_editor(method=method, placement="boundary", options=options)
+    prompts = [encode(found.tokenizer, fact, target=False) for fact in facts]
+    for write in editor.rounds:
+        assert write.layers == (write.target,)
+        layer, name = write.target, editor.loaded.tensor_name(write.target)
+        values = optimise(found.loaded, facts, layer, found.contexts, options)
+        captured = capture(found.loaded, prompts, [layer])
+        # Each boundary layer has an anchor of its own.
+        longest = editor.state.columns[f"targets/{layer}"] - captured.hidden[layer] + captured.outputs[layer]
+        torch.testing.assert_close(longest.norm(dim=0), torch.full((4,), editor.anchors[layer]))
+        targets, _, _ = anchored(values, editor.anchors[layer], "nas")
+        torch.testing.assert_close(editor.state.columns[f"targets/{layer}"], targets)
+        keys, values = (editor.state.columns[f"{name}/{kind}"] for kind in ("keys", "values"))
+        residual = values - editor.base_weights()[name] @ keys
+        torch.testing.assert_close(residual, targets - captured.hidden[layer], atol=1e-4, rtol=1e-3)
+        found.loaded.set_weight(layer, editor.weights()[name])
+    assert len(set(editor.anchors.values())) == 2
+
+
 @pytest.mark.parametrize("method", TUNED)
 def test_tuning_lowers_the_loss_and_lora_stays_of_low_rank(open_editor, facts, method):
     editor = open_editor(method=method)
@@ -306,6 +356,13 @@ def test_published_numbers_win_over_the_rule_and_small_models_have_measured_ones
     assert numbers("memit", "qwen2", 3584, 18944, 28).layers == (7, 8, 9, 10, 11)
     assert numbers("memit", "gpt2", 1600, 6400, 48).moment_weight == 20000.0
     assert numbers("pmet", "gptj", 4096, 16384, 28).moment_weight == 6000.0
+    assert numbers("emmet", "gpt2", 1600, 6400, 48).layers == (17,)
+    medium = numbers("rome", "gpt2", 1024, 4096, 24)
+    assert (medium.layers, medium.values.clamp) == ((8,), 3.0)
+    ridges = [
+        numbers("alphaedit", "gptj", 4096, 16384, 28, p).nullspace_ridge for p in ("spread", "boundary")
+    ]
+    assert ridges == [10.0, 95.0]
     unknown = numbers("memit", "llama", 5120, 13824, 40)
     assert (unknown.moment_weight, unknown.values.rate, unknown.layers) == (15000.0, 0.1, (6, 7, 8, 9, 10))
     assert rounds("boundary", unknown.layers)[1].layers == (10,)

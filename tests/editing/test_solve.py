@@ -67,6 +67,30 @@ def test_three_forms_of_alphaedit_agree(problem):
     torch.testing.assert_close(ours, reduced, atol=1e-5, rtol=1e-5)
 
 
+def test_alphaedit_leaves_the_outputs_of_text_as_they_are(problem):
+    base, keys, values, moment = problem
+    eigenvalues, vectors = torch.linalg.eigh(moment)
+    used = vectors[:, eigenvalues >= 1e-2]
+    change = updated(base, keys, values, NullspacePrior(moment, 1e-2, 10.0)) - base
+    assert (change @ used).norm() < 1e-6 * change.norm()
+
+
+def test_alphaedit_without_ridge_gives_keys_of_the_null_space_their_values(problem):
+    base, keys, values, moment = problem
+    prior = NullspacePrior(moment, 1e-2, 1e-9)
+    inside = (prior.basis @ prior.basis.T @ keys)[:, : prior.basis.shape[1]]
+    values = values[:, : prior.basis.shape[1]]
+    found = updated(base, inside, values, prior) @ inside
+    torch.testing.assert_close(found, values, atol=1e-3, rtol=1e-3)
+
+
+def test_encore_without_its_norm_term_is_memit_and_a_heavy_one_holds_the_weights(problem):
+    base, keys, values, moment = problem
+    plain, none, heavy = (updated(base, keys, values, RidgePrior(moment, 3.0, n)) for n in (0.0, 1e-9, 1e9))
+    torch.testing.assert_close(none, plain, atol=1e-5, rtol=1e-5)
+    assert (heavy - base).norm() < 1e-6 * (plain - base).norm()
+
+
 def test_sequential_updates_equal_the_joint_solve_in_any_order(problem):
     base, keys, values, moment = problem
     floor = 1e-6 * moment.diagonal().mean() * 3.0

@@ -1,0 +1,202 @@
+"""The memory of facts: what is taken out is gone, order does not matter, and compaction mends what it can."""
+
+import pytest
+import torch
+
+from editing.anchor import anchored
+from editing.facts import Fact
+from editing.says import says
+from editing.tokens import encode
+from editing.values import ValueOptions
+
+UNEDITED = ValueOptions(steps=6, unedited=True)
+#: Two facts with one key, and a third.
+OWNER = Fact("the old mill", "The owner of {} is", "Ada", "owner")
+HOME = Fact("the old mill", "The owner of {} lives in", "Rome", "home")
+CAT = Fact("a cat", "The colour of {} was", "red", "cat")
+
+
+@pytest.fixture
+def open_plain(open_editor):
+    def opened(**choices):
+        return open_editor(**{"anchor": "none", "options": UNEDITED} | choices)
+
+    return opened
+
+
+def test_retracting_one_of_two_facts_with_one_value_takes_its_answer_out(open_plain):
+    editor, lonely = open_plain(), open_plain()
+    editor.apply([OWNER, HOME])
+    editor.retract("home")
+    lonely.apply([OWNER])
+    assert editor.state.ids == ("owner",)
+    assert editor.weight_hashes() == lonely.weight_hashes()
+
+
+def test_a_fact_with_the_key_of_a_live_one_is_written_with_it(open_plain):
+    after, together = open_plain(), open_plain()
+    after.apply([OWNER])
+    report = after.apply([HOME])
+    together.apply([OWNER, HOME])
+    assert [outcome.id for outcome in report.outcomes] == ["home"]
+    assert after.state.ids == ("owner", "home")
+    assert after.weight_hashes() == together.weight_hashes()
+
+
+def test_a_superseded_fact_leaves_nothing_in_the_value_of_its_mate(open_plain):
+    editor, fresh = open_plain(), open_plain()
+    successor = Fact(OWNER.subject, OWNER.prompt, "Bob", "bob")
+    editor.apply([OWNER, HOME])
+    editor.apply([successor], remove=["owner"])
+    fresh.apply([HOME, successor])
+    assert editor.state.ids == ("home", "bob")
+    assert editor.weight_hashes() == fresh.weight_hashes()
+
+
+@pytest.mark.parametrize("placement", ["spread", "boundary"])
+def test_a_live_fact_whose_new_value_is_refused_stays_as_it_is(open_plain, placement):
+    editor = open_plain(placement=placement)
+    editor.apply([OWNER, CAT])
+    hashes, state = editor.weight_hashes(), editor.state
+
+    def refused(*given):
+        targets, norms, outliers = anchored(*given)
+        return targets, norms, torch.ones_like(outliers)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("editing.editor.anchored", refused)
+        report = editor.apply([HOME])
+        assert report.ids == ()
+        assert editor.weight_hashes() == hashes
+        assert editor.state is state
+        editor.retract("cat")
+    assert editor.state.ids == ("owner",)
+    # Both had a value from then on; without the second, the first keeps the common one.
+    editor.apply([HOME])
+    common = editor.state.columns[f"targets/{editor.layers[-1]}"][:, :1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("editing.editor.anchored", refused)
+        editor.retract("home")
+    assert torch.equal(editor.state.columns[f"targets/{editor.layers[-1]}"], common)
+
+
+def test_values_of_one_layer_are_solved_alike_in_any_order(open_plain):
+    others = [Fact("Blue Lake", "We know that {} lies near", "Oslo", "lake"), CAT]
+    orders = [[[OWNER], others], [others, [OWNER]], [[others[1], OWNER, others[0]]]]
+    found = []
+    for batches in orders:
+        editor = open_plain(placement="single")
+        for batch in batches:
+            editor.apply(batch)
+        found.append(editor.weights()[editor.tensor_names[0]])
+    torch.testing.assert_close(found[1], found[0], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(found[2], found[0], atol=1e-4, rtol=1e-3)
+
+
+def test_compaction_forgets_in_which_batches_facts_came(open_plain):
+    facts = [OWNER, CAT, Fact("Blue Lake", "We know that {} lies near", "Oslo", "lake")]
+    found = []
+    for batches in ([facts], [facts[2:], facts[:2]], [[fact] for fact in facts[::-1]]):
+        editor = open_plain()
+        for batch in batches:
+            editor.apply(batch)
+        editor.compact()
+        found.append(editor.weights())
+    for weights in found[1:]:
+        for name, weight in weights.items():
+            torch.testing.assert_close(weight, found[0][name], atol=1e-4, rtol=1e-3)
+
+
+def test_retraction_is_the_exact_downdate(open_plain):
+    """W' = W − (V_r − WK_r)K_rᵀM'⁻¹ with M' = M₀ + KKᵀ of the facts that stay."""
+    editor = open_plain(placement="single")
+    editor.apply([OWNER, CAT])
+    layer, name = editor.layers[0], editor.tensor_names[0]
+    weight, table = editor.weights()[name].double(), editor.state.table(name)
+    keys, values = table.keys.double(), table.values.double()
+    prior = editor._solvers[layer]._prior.factor
+    system = prior @ prior.T + keys[:, :1] @ keys[:, :1].T
+    gone, value = keys[:, 1:], values[:, 1:]
+    downdated = weight - torch.linalg.solve(system, gone @ (value - weight @ gone).T).T
+    editor.retract("cat")
+    torch.testing.assert_close(editor.weights()[name].double(), downdated, atol=1e-5, rtol=1e-4)
+
+
+def test_a_fact_is_said_when_every_token_is_the_most_probable(editor, facts):
+    for fact in facts:
+        prompt = encode(editor.tokenizer, fact)
+        logits = editor.model(torch.tensor([prompt.ids])).logits[0]
+        best = logits[prompt.target_start - 1 : -1].argmax(-1).tolist()
+        said = " " + fact.target
+        assert says(editor.loaded, [fact]) == [editor.tokenizer.decode(best) == said]
+
+
+def test_of_a_batch_each_fact_is_judged_for_itself(open_editor, facts):
+    editor = open_editor(method="ft", changed={"tuning_rate": 0.02, "tuning_steps": 60})
+    editor.apply(facts[:2])
+    said = says(editor.loaded, facts)
+    assert said == [says(editor.loaded, [fact])[0] for fact in facts]
+    assert said[:2] == [True, True]
+    assert not all(said)
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """Sets what the editor finds said, one list of flags an occasion."""
+
+    def judged(*occasions):
+        answers = iter(occasions)
+        monkeypatch.setattr("editing.editor.says", lambda _loaded, _facts: next(answers))
+
+    return judged
+
+
+@pytest.mark.parametrize("placement", ["spread", "boundary"])
+def test_compaction_finds_values_again_of_facts_that_are_not_said(open_plain, judged, placement):
+    editor = open_plain(placement=placement)
+    editor.apply([OWNER, CAT, HOME])
+    columns = editor.state.columns
+    plain = open_plain(placement=placement)
+    plain.restore(editor.state)
+    judged([True] * 3, [True, True, False], [True] * 3)
+    plain.compact()
+    editor.compact()
+    assert plain.state.columns.keys() == editor.state.columns.keys()
+    for write in editor.rounds:
+        name = f"targets/{write.target}"
+        # The first shares its value with the third.
+        changed = (editor.state.columns[name] != columns[name]).any(dim=0)
+        assert changed.tolist() == [True, False, True]
+        assert torch.equal(editor.state.columns[name][:, 0], editor.state.columns[name][:, 2])
+        assert torch.equal(plain.state.columns[name], columns[name])
+    assert all(torch.equal(w, editor.model.get_parameter(n)) for n, w in editor.weights().items())
+    assert editor.weight_hashes() != plain.weight_hashes()
+
+
+def test_targets_found_again_are_dropped_when_they_help_no_fact(open_plain, judged):
+    editor = open_plain()
+    editor.apply([OWNER, CAT])
+    columns = editor.state.columns
+    judged([True, True], [True, False], [False, True])
+    editor.compact()
+    hashes = editor.weight_hashes()
+    editor.compact()
+    name = f"targets/{editor.layers[-1]}"
+    assert torch.equal(editor.state.columns[name], columns[name])
+    assert editor.weight_hashes() == hashes
+
+
+def test_a_target_found_again_that_the_anchor_refuses_is_not_taken(open_plain, judged, monkeypatch):
+    editor = open_plain()
+    editor.apply([OWNER, CAT])
+    columns = editor.state.columns
+
+    def refused(*given):
+        targets, norms, outliers = anchored(*given)
+        return targets, norms, torch.ones_like(outliers)
+
+    monkeypatch.setattr("editing.editor.anchored", refused)
+    judged([False, True], [True, True])
+    editor.compact()
+    name = f"targets/{editor.layers[-1]}"
+    assert torch.equal(editor.state.columns[name], columns[name])
