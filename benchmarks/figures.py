@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monitoring.verdict import Thresholds
+
 DOCS = Path(__file__).parents[1] / "docs"
 #: Inches of a panel; two or three stand in a row of text.
 WIDTH, HEIGHT = 3.6, 2.9
@@ -23,12 +25,18 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Panel:
-    """`y` against `x`, both fields of a row; `start`: the value of y at the unedited model, when it is known."""
+    """`y` against `x`, both fields of a row.
+
+    Attributes:
+        start: y of the unedited model, when it is known.
+        limit: y at which the guard stops a version.
+    """
 
     y: str
     title: str
     x: str = "edits"
     start: float | None = None
+    limit: float | None = None
 
 
 @dataclass(frozen=True)
@@ -41,10 +49,13 @@ class Figure:
     panels: tuple[Panel, ...]
 
 
+LIMITS = Thresholds()
 NORM = Panel("weight_norm_ratio_max", "‖W‖ / ‖W₀‖, worst layer", start=1.0)
-PERPLEXITY = Panel("perplexity_ratio", "perplexity over the base's", start=1.0)
+PERPLEXITY = Panel(
+    "perplexity_ratio", "perplexity over the base's", start=1.0, limit=LIMITS.probe_perplexity_ratio_limit
+)
 EXACT = Panel("exact_match", "answered word for word, %")
-LS = Panel("subspace_similarity_min", "LS, worst layer", start=1.0)
+LS = Panel("subspace_similarity_min", "LS, worst layer", start=1.0, limit=LIMITS.subspace_similarity_limit)
 LS_COST = Panel("perplexity_ratio", "perplexity over the base's", x="subspace_similarity_min")
 
 DEFAULT, NONE = "nas-cap, 1.5 anchors (default)", "no anchor"
@@ -84,13 +95,21 @@ def draw(figure: Figure, rows: Sequence[Row], out: Path) -> None:
                 points = [(row[panel.x], row[panel.y]) for row in measured[name]]
                 if panel.start is not None:
                     points.insert(0, (0, panel.start))
+                # The first is dashed and on top: another may lie where it does.
+                dash, order = ("--", 3) if i == 0 else ("-", 2)
                 style = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 3.5, "linewidth": 1.3}
-                axes.plot(*zip(*points, strict=True), label=name, **style)
+                axes.plot(*zip(*points, strict=True), label=name, linestyle=dash, zorder=order, **style)
+            if panel.limit is not None:
+                axes.axhline(panel.limit, color="#999999", linewidth=1, label="the guard's limit")
             axes.set(title=panel.title, xlabel=AXES[panel.x])
             axes.grid(color="#dddddd", linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
-        handles = panels[0].get_legend_handles_labels()
-        canvas.legend(*handles, loc="outside lower center", ncols=3, frameon=False)
+        shown = {
+            name: handle
+            for axes in panels
+            for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        canvas.legend(shown.values(), shown, loc="outside lower center", ncols=3, frameon=False)
         canvas.savefig(out, metadata={"Date": None, "Creator": None})
 
 
