@@ -74,9 +74,8 @@ def test_shell_blocks_of_other_pages_are_carried_out_by_a_test_of_their_own():
 
 def test_targets_of_make_exist():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = {
-        name for page in PAGES for name in re.findall(r"(?:^|`)make ([a-z]+)(?=`|  |$)", page.read_text(), re.MULTILINE)
-    }
+    command = re.compile(r"(?:^|`)make ([a-z]+)(?=`|  |$)", re.MULTILINE)
+    named = {name for page in PAGES for name in command.findall(page.read_text())}
     assert {"demo", "setup", "test"} <= named <= targets
 
 
@@ -86,6 +85,11 @@ def test_targets_of_make_exist():
 @pytest.mark.parametrize("name", ["cli.md", "settings.md", "metrics.md", "api.md"])
 def test_generated_pages_are_those_of_the_code(name):
     assert (ROOT / "docs" / name).read_text() == docs.pages()[name], "run `make docs`"
+
+
+def test_routes_that_need_no_token_are_those_that_tell_no_texts():
+    routes = re.findall(r"^\| `([A-Z]+ /[^`?]*)\S*` \| open \|", docs.api_page(), re.MULTILINE)
+    assert set(routes) == {"GET /healthz", "GET /readyz", "GET /metrics", "GET /v1/status", "GET /"}
 
 
 def test_every_setting_and_option_has_a_meaning():
