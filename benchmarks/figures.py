@@ -61,6 +61,7 @@ LS_COST = Panel("perplexity_ratio", "perplexity over the base's", x="subspace_si
 DEFAULT, NONE = "nas-cap, 1.5 anchors (default)", "no anchor"
 ANCHORS = (DEFAULT, NONE, "nas-cap, 1 anchor", "nas, 1 anchor", "nas, 0.87 anchors")
 FIGURES = (
+    Figure("horizon", "horizon-1000.json", ("default", "default, compacted"), (EXACT, PERPLEXITY, LS)),
     Figure("anchor", "horizon-500.json", ANCHORS, (NORM, PERPLEXITY, EXACT)),
     Figure("dominant", "horizon-500.json", (*ANCHORS, "no anchor, λ 500"), (LS, LS_COST)),
     Figure(
