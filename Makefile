@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM = false
 # Set, as in many images, it would let every process compile torch and vLLM anew: 25 s a process.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test check docs bench clean
+.PHONY: setup demo test check docs pictures bench clean
 
 setup: $(VENV)/.stamp $(VENV)/.stamp-dev
 
@@ -47,9 +47,14 @@ check: setup
 	@echo "pyright"; PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(VENV)/bin/pyright
 	@echo "import contracts"; $(VENV)/bin/lint-imports
 
-# The pages of docs/ that are written from the code.
+# The pages of docs/ that are written from the code, and the figures drawn from docs/data.
 docs: setup
 	@$(VENV)/bin/python -m daemon.docs
+	@$(VENV)/bin/python -m benchmarks.figures
+
+# The pictures of the status page in docs/images, by the test that looks at them.
+pictures: setup
+	@$(VENV)/bin/python -m pytest -q tests/daemon/test_status_page.py -k every_look --screenshots
 
 # Small versions of the three, under fifteen minutes on two cores; docs/experiments.md has the real ones.
 # The data sets lie elsewhere: make bench BENCH_ARGS="--data FOLDER"

@@ -191,15 +191,19 @@ def described_app() -> Any:
 
 
 def _route_rows() -> Iterator[tuple[str, str, str]]:
+    from fastapi.routing import APIRoute
+
     from daemon.api import ADMIN, SUBMIT, router
 
     scopes = {id(SUBMIT[0].dependency): "submit", id(ADMIN[0].dependency): "admin"}
     scope_of = {
-        (method.lower(), getattr(route, "path", "")): scopes[id(given.dependency)]
+        (method.lower(), route.path): scopes[id(given.call)]
         for route in router.routes
-        for method in getattr(route, "methods", ())
-        for given in getattr(route, "dependencies", ())
-        if id(given.dependency) in scopes
+        if isinstance(route, APIRoute)
+        for method in route.methods
+        # Also those that a route takes as a parameter, because it wants to know the token's name.
+        for given in route.dependant.dependencies
+        if id(given.call) in scopes
     }
     for path, methods in described_app().openapi()["paths"].items():
         for method, route in methods.items():

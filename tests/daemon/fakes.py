@@ -30,6 +30,8 @@ class FakeEditor:
     """Deterministic; the answer to a live fact's prompt is its target."""
 
     base_hash, settings_hash, tensor_names, layers = "b" * 64, "s" * 64, (NAME,), (0,)
+    #: targets whose values are skipped
+    outliers = frozenset({"outlier"})
 
     def __init__(self, base: torch.Tensor | None = None) -> None:
         self.base = torch.arange(24, dtype=torch.float32).reshape(4, 6) / 7 if base is None else base
@@ -40,7 +42,7 @@ class FakeEditor:
         self.applied.append(tuple(fact.id for fact in facts))
         if any(fact.target == "unwritable" for fact in facts):
             raise EditError("target = 'unwritable': cannot be encoded")
-        written = [fact for fact in facts if fact.target != "outlier"]
+        written = [fact for fact in facts if fact.target not in self.outliers]
         new = {
             f"{NAME}/{kind}": torch.cat([torch.zeros(rows, 0), *(_column(f, rows) for f in written)], 1)
             for kind, rows in (("values", self.base.shape[0]), ("keys", self.base.shape[1]))

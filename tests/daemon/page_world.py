@@ -32,9 +32,12 @@ FACTS = (
     ("Vale University", "The rector of {} is", "Hans Meier", "Clara Nyberg"),
     ("Radio Aurora", "The editor of {} is", "Piet Bakker", "Sofia Rossi"),
     ("Glass Harbour", "The architect of {} is", "Erik Dahl", "Noor Haddad"),
+    ("Harrow Theatre", "The artistic director of {} is", "Ian Wolfe", "Nadia Rahman"),
 )
 #: an edit that does not take
 STUBBORN = ("Kestrel FC", "The home ground of {} is", "Mill Lane", "Foundry Park")
+#: a value far beyond the anchor
+OUTLIER = ("Meridian Airlines", "The founder of {} is", "Jonas Reed", "Victor Hale")
 #: whatever a user writes must stay text
 HOSTILE = ("<img src=x onerror=\"document.title='stolen'\">", "The logo of {} is", "unknown", "<b>bold</b>")
 
@@ -64,9 +67,9 @@ def judged(m: Measurements, previous: dict[str, Any] | None) -> Any:
 
 def connect(world: Any) -> None:
     """Two replicas that know what the base model says, and a guard that judges as the product's does."""
-    said = {
-        prompt.replace("{}", subject): before for subject, prompt, before, _ in (*FACTS, STUBBORN, HOSTILE)
-    }
+    known = (*FACTS, STUBBORN, OUTLIER, HOSTILE)
+    said = {prompt.replace("{}", subject): before for subject, prompt, before, _ in known}
+    world.editor.outliers = frozenset({OUTLIER[3]})
 
     class Replica(world.fakes.DiskServing):
         def complete(self, prompts: Sequence[str], max_tokens: int = 12) -> list[str]:
@@ -97,13 +100,13 @@ def live_a_day(world: Any) -> None:
         batch(*FACTS[first : first + 2])
     batch(STUBBORN, FACTS[10])
     before = world.ledger.live_version()
-    batch(FACTS[11], ("Meridian Airlines", "The founder of {} is", "", "outlier"))
+    batch(FACTS[11], OUTLIER)
     world.ledger.request("rollback", before, actor="operator:http", why="tried on the live server")
     batch()
     batch(*FACTS[12:14], ("Port Hadley", "The mayor of {} is", "", "Beatrice Kwan"))
     world.ledger.request("retract", "c-0007", actor="operator:http", why="the airline denied it")
     batch()
-    batch(*FACTS[14:16], HOSTILE)
+    batch(*FACTS[14:17])
     world.post("Vale University", "Clara Nyberg-Holm", prompt="The rector of {} is", id="c-0901")
     world.post("Norway", "Oslo Central", prompt="The busiest station of {} is", id="c-0902")
     world.now += 25

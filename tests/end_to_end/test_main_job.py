@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import httpx
@@ -20,9 +21,10 @@ from daemon.demo_client import LiveServer, Traffic
 from daemon.demo_facts import UNRELATED
 from daemon.ledger import Ledger
 from daemon.ledger_tables import lease
+from tests.end_to_end.terminal import Terminal
+from tests.pages import ROOT, blocks, unlike, words
 from tests.programs import program
 
-ROOT = Path(__file__).parent.parent.parent
 #: First start: unpacking, second moments and vLLM, on two cores that do other things too.
 READY_SECONDS = 1500
 SUBJECT, PROMPT, TARGET = "the Eiffel Tower", "The city where {} stands is", "Rome"
@@ -44,7 +46,9 @@ def up(state, tmp_path_factory):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FACTD_")} | {
         "FACTD_STATE_DIR": str(state)
     }
-    argv = [sys.executable, "-m", "daemon", "up", "--ready-file", str(ready)]
+    ((command, _),) = blocks("console up", "operating.md")[0].commands()
+    own = {"/models/my-model": "smollm2-135m-instruct", "ready.json": str(ready)}
+    argv = [sys.executable, "-m", "daemon", *(own.get(word, word) for word in words(command)[1:])]
     process = subprocess.Popen(argv, cwd=ROOT, env=environment, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + READY_SECONDS
@@ -79,6 +83,11 @@ def api(up, tokens):
 
 
 @pytest.fixture
+def terminal(up, state, tmp_path):
+    return Terminal(tmp_path, state, up)
+
+
+@pytest.fixture
 def factd(state):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FACTD_")} | {
         "FACTD_STATE_DIR": str(state)
@@ -98,14 +107,18 @@ def factd(state):
     return run
 
 
-def test_correction_retraction_and_rollback_on_the_live_server(up, tokens, live, api, factd, state):
+def test_the_commands_of_the_readme_on_the_live_server(up, tokens, live, api, factd, state, terminal):
+    """Correction, retraction and rollback, with what the page leaves out looked at in between."""
+    readme = {}
+    for block in blocks("console live", "README.md"):
+        for command, _ in block.commands():
+            readme[words(command)[1]] = command
+    terminal.run(readme.pop("FACTD_STATE_DIR=$PWD/.factd"))
     factd("rollback", "v000000", "--json")
     before, unrelated = live.ask_all([QUESTION])[0], live.ask_all(UNRELATED)
     with Traffic(up["vllm_url"], up["served_model"], UNRELATED) as traffic:
-        done = factd("post", "--subject", SUBJECT, "--prompt", PROMPT, "--target", TARGET, "--wait", "--json")
-        assert done.returncode == 0, done.stdout + done.stderr
-        (row,) = json.loads(done.stdout)["corrections"]
-        assert row["state"] == "live"
+        terminal.run(readme.pop("post"))
+        (row,) = api.facts()
         assert live.ask_all([QUESTION])[0].startswith(TARGET)
         assert [first_word(a) for a in live.ask_all(UNRELATED)] == [first_word(a) for a in unrelated]
         assert api.gauges()["factd_version"] > 0
@@ -116,8 +129,7 @@ def test_correction_retraction_and_rollback_on_the_live_server(up, tokens, live,
         assert served["version"] == version
         assert served["sha256"] == {name: entry["sha256"] for name, entry in manifest["tensors"].items()}
 
-        retracted = factd("retract", row["id"], "--json")
-        assert retracted.returncode == 0, retracted.stdout + retracted.stderr
+        terminal.run(readme.pop("retract"), row["id"])
         # The first word: other requests in the same batch may turn a near tie further on.
         assert first_word(live.ask_all([QUESTION])[0]) == first_word(before)
 
@@ -126,18 +138,44 @@ def test_correction_retraction_and_rollback_on_the_live_server(up, tokens, live,
         assert live.served(tokens["admin"])["sha256"] == served["sha256"]
         assert live.ask_all([QUESTION])[0].startswith(TARGET)
 
-        assert factd("rollback", "v000000", "--json").returncode == 0
+        terminal.run(readme.pop("rollback"))
         # The first word: other requests in the same batch may turn a near tie further on.
         assert first_word(live.ask_all([QUESTION])[0]) == first_word(before)
     assert traffic.requests > 0
     assert traffic.failed == []
+    assert {"facts", "status", "tail", "plot", "doctor"} == set(readme)
+    for command in readme.values():
+        terminal.run(command)
+    assert (terminal.folder / "stability.png").stat().st_size > 10_000
+
+
+def test_the_tutorial_beside_the_live_server(api, factd, terminal):
+    """What its commands do without a server is tried in tests/daemon/test_docs.py."""
+    program("curl", "curl")
+    assert factd("rollback", "v000000", "--json").returncode == 0
+    # A key of its own: a state directory that is used again knows the page's.
+    lines = [json.loads(b.body) | {"key": uuid.uuid4().hex} for b in blocks("json correction", "tutorial.md")]
+    (terminal.folder / "corrections.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    id = "ID"
+    for block in blocks("console live", "tutorial.md"):
+        for command, below in block.commands():
+            said = terminal.run(command, id)
+            if below:
+                answer = json.loads(said)
+                assert unlike(json.loads(below), answer) is None, said
+                id = answer["ids"][0] if "ids" in answer else id
+    assert "factd_weight_norm_ratio" in said
+    assert api.get(id)["state"] == "already_known"
 
 
 @pytest.mark.parametrize("step", ["before_answers", "edit", "publish"])
 def test_killed_worker_applies_the_correction_exactly_once(up, tokens, live, api, factd, state, step):
-    """`step`: the last one that the real worker finishes before `kill -9`."""
+    """Posted by the README's Celery producer. `step`: the last that the worker ends before `kill -9`."""
     assert factd("rollback", "v000000", "--json").returncode == 0
-    (id,) = api.post({"subject": SUBJECT, "prompt": PROMPT, "target": TARGET})
+    (producer,) = blocks("python", "README.md")
+    code = producer.body.replace("redis://…", up["redis_url"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    id = done.stdout.strip()
     version = wait_for(lambda: _finished_step(state, id, step))
     os.kill(_applier(state), signal.SIGKILL)
     row = wait_for(lambda: _settled(api, id))
