@@ -326,7 +326,7 @@ class _Run:
         try:
             self._restore(target)
             self.checkpoint(Stage.ROLLBACK_RESTORED)
-            pause = self.publisher.publish(target)
+            pause = self.publisher.publish(target).pause_seconds
             self.journal.record_publication(target, "rollback", self.publisher.names, pause=pause)
             self.publisher.confirm(target)
             differ = set(self._fact_ids(live)) ^ set(self._fact_ids(target))

@@ -189,7 +189,7 @@ class Update:
         """Publishes an accepted version and commits it; brings the old one back when that fails."""
         try:
             with self._timed(version, "publish"):
-                pause = self.publisher.publish(version.id, staged=self._staged)
+                pause = self.publisher.publish(version.id, staged=self._staged).pause_seconds
                 self.journal.record_publication(version.id, "update", self.publisher.names, pause=pause)
                 self.checkpoint(Stage.FLIPPED)
                 if version.state is VersionState.WRITTEN:
