@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from daemon.canary import Canary
 from daemon.errors import PublishError, StoreError
 from daemon.journal import Journal
 from daemon.ladder import Ladder
@@ -85,7 +86,8 @@ class Applier:
         """Reconciles, then drains operations and batches until nothing waits or something holds.
 
         Args:
-            stopping: asked between batches; when true, what waits is left to the next run.
+            stopping: asked between batches and while a canary is watched; when true, what waits is left
+                to the next run.
 
         Raises:
             LeaseHeldError: another applier is at work.
@@ -107,8 +109,15 @@ class Applier:
                 ladder,
                 self.settings,
                 self.checkpoint,
+                self._canary(journal, publisher, stopping),
             )
             return _Run(update, self._proved, stopping).go()
+
+    def _canary(self, journal: Journal, publisher: Publisher, stopping: Callable[[], bool]) -> Canary | None:
+        name, seconds = self.settings.canary, self.settings.canary_seconds
+        if name is None:
+            return None
+        return Canary(journal, publisher, name, seconds, stopping, self.checkpoint)
 
 
 class _Run:
@@ -337,7 +346,7 @@ class _Run:
             self.journal.finish(operation.id, OperationState.FAILED, str(error))
             return None
         except (ServingError, PublishError) as error:
-            self.update.push_back(live)
+            self.update.push_back(live, self.publisher)
             self._restore(live)
             return f"rollback to {target} held: {error}"
         self.journal.record_rollback(target, operation)

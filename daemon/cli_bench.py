@@ -303,7 +303,9 @@ def publish(
         # The settings know the policies and refuse any other.
         policy = {"in_flight": in_flight, "in_flight_seconds": in_flight_seconds}
         settings = _settings(model=model, state_dir=state, **policy)
-        plan = Plan(clients, seconds, every, publications, tokens, edits, seed, settings.in_flight, in_flight_seconds)
+        plan = Plan(
+            clients, seconds, every, publications, tokens, edits, seed, settings.in_flight, in_flight_seconds
+        )
         try:
             outline = outlined_model(settings.model, settings.statistics)
             result, more = bench(outline, plan, out, say)

@@ -110,9 +110,7 @@ class EnginePublisher:
         The caches are cleared in every mode: what is kept recomputes on the new weights.
         """
         started = time.perf_counter()
-        pausing = asyncio.ensure_future(
-            self.engine.pause_generation(mode=body.in_flight, clear_cache=True)
-        )
+        pausing = asyncio.ensure_future(self.engine.pause_generation(mode=body.in_flight, clear_cache=True))
         if body.in_flight != "wait":
             await pausing
             return 0.0

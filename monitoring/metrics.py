@@ -22,14 +22,17 @@ PREFIX = "factd_"
 #: Ends of a correction's life (design: life of a correction). Others are counted as "other".
 OUTCOMES = ("live", "rejected", "already_known", "superseded", "retracted", "rolled_back", "dead", "other")
 QUEUES = ("corrections", "apply")
-STAGES = ("values", "keys", "solve", "measure", "judge", "write", "publish", "read_back", "total", "other")
+STAGES = (
+    *("values", "keys", "solve", "measure", "judge", "write", "canary", "publish", "read_back"),
+    *("total", "other"),
+)
 LADDER_STEPS = (
     *("refuse", "quarantine", "hold", "rollback", "compact", "pause"),
     *("would_refuse", "would_hold", "would_rollback", "would_compact", "would_pause"),
     "other",
 )
 PAUSERS = ("operator", "guard")
-ROLLBACK_REASONS = ("operator", "alert", "guard", "publish_failed", "other")
+ROLLBACK_REASONS = ("operator", "alert", "guard", "publish_failed", "canary_failed", "other")
 
 #: Value of `guard_state` for each state.
 GUARD_VALUES: dict[GuardState, int] = {"ok": 0, "warn": 1, "limit": 2, "unknown": 3}
