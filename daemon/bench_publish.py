@@ -20,7 +20,7 @@ import psutil
 from daemon.embedded import VllmOptions, free_port, vllm_command, vllm_process
 from daemon.ledger_tables import BASE_VERSION
 from daemon.publishing import Publisher
-from daemon.serving import InFlight, ServingClient, VllmReplica
+from daemon.serving import IN_FLIGHT_SECONDS, InFlight, ServingClient, VllmReplica
 from daemon.store import FACTORS, MANIFEST, Draft, Store
 from daemon.streaming import Answer, Clients
 from daemon.up import SERVER_CORES, VLLM_READY_SECONDS
@@ -63,7 +63,7 @@ class Plan:
     edits: int = 16
     seed: int = 0
     in_flight: InFlight = "keep"
-    in_flight_seconds: float = 10.0
+    in_flight_seconds: float = IN_FLIGHT_SECONDS
 
     @property
     def count(self) -> int:

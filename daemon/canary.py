@@ -61,7 +61,8 @@ class Canary:
             ServingError, PublishError: the canary failed, or does not serve the version any more.
         """
         names = alone.names
-        pause = alone.publish(version.id).pause_seconds
+        # A replica that restarted has forgotten the fence, so it could not refuse an older writer.
+        pause = alone.publish(version.id, staged=self.journal.check_fence).pause_seconds
         self.checkpoint(Stage.CANARY_FLIPPED)
         self.journal.record_publication(version.id, "canary", names, pause=pause)
         self.journal.record_canary(version.id, f"{names[0]} alone, for {self.seconds:g} s")

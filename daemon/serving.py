@@ -13,6 +13,8 @@ ANSWER_SECONDS = 60.0
 PUBLISH_SECONDS = 300.0  # staging reads and hashes every tensor of a version
 #: what becomes of requests that run when a version is flipped, see docs/serving.md
 InFlight = Literal["keep", "wait", "abort"]
+#: how long "wait" waits by default: most answers end in this time on a GPU, and new requests wait for it
+IN_FLIGHT_SECONDS = 10.0
 #: New requests wait while running ones end: for longer than this nobody would hold them.
 IN_FLIGHT_MOST_SECONDS = 600.0
 
@@ -87,7 +89,7 @@ class VllmReplica:
         api_key: str | None = None,
         *,
         in_flight: InFlight = "keep",
-        in_flight_seconds: float = 0.0,
+        in_flight_seconds: float = IN_FLIGHT_SECONDS,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.name = base_url.rstrip("/")

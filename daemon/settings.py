@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from daemon.errors import SettingsError
-from daemon.serving import IN_FLIGHT_MOST_SECONDS, InFlight
+from daemon.serving import IN_FLIGHT_MOST_SECONDS, IN_FLIGHT_SECONDS, InFlight
 
 
 class Settings(BaseSettings):
@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     #: "abort" (answered with what they have); plugin mode only
     in_flight: InFlight = "keep"
     #: "wait": after so long what still runs is kept and recomputed, seconds; new requests wait meanwhile
-    in_flight_seconds: float = Field(10.0, ge=0, le=IN_FLIGHT_MOST_SECONDS)
+    in_flight_seconds: float = Field(IN_FLIGHT_SECONDS, ge=0, le=IN_FLIGHT_MOST_SECONDS)
     #: replica that gets each new version first: its URL, or "first"; None: all get it at once
     canary: str | None = None
     #: so long it is watched there before the others get it, seconds

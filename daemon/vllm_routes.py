@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from daemon.serving import IN_FLIGHT_MOST_SECONDS, UNPUBLISHED, InFlight
+from daemon.serving import IN_FLIGHT_MOST_SECONDS, IN_FLIGHT_SECONDS, UNPUBLISHED, InFlight
 
 logger = logging.getLogger("vllm.factd")
 
@@ -42,7 +42,7 @@ class Publication(Staging):
     """Body of `publish`: also what becomes of requests that run, and how long "wait" waits for them."""
 
     in_flight: InFlight = "keep"
-    in_flight_seconds: float = Field(0.0, ge=0, le=IN_FLIGHT_MOST_SECONDS)
+    in_flight_seconds: float = Field(IN_FLIGHT_SECONDS, ge=0, le=IN_FLIGHT_MOST_SECONDS)
 
 
 class PublicationError(Exception):
