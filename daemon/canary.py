@@ -6,13 +6,13 @@ anew from the beginning (`daemon.applier`), and until it is live the ledger says
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from daemon.errors import CondemnedError, PublishError, SoakStoppedError
 from daemon.journal import Journal
-from daemon.ledger_tables import CorrectionRow, VersionRow
-from daemon.lifecycle import OperationKind, OperationState
+from daemon.ledger_tables import CorrectionRow, OperationRow, VersionRow
+from daemon.lifecycle import OperationKind, OperationState, VersionState
 from daemon.publishing import Publisher
 from daemon.stages import Stage
 
@@ -60,7 +60,9 @@ class Canary:
             SoakStoppedError: the applier was told to stop.
             ServingError, PublishError: the canary failed, or does not serve the version any more.
         """
-        names = alone.names
+        # Of one that was on the canary already when its applier died, any rollback is later.
+        fresh = version.state is not VersionState.CANARY
+        names, earlier = alone.names, {asked.id for asked in self._rollbacks() if fresh}
         # A replica that restarted has forgotten the fence, so it could not refuse an older writer.
         pause = alone.publish(version.id, staged=self.journal.check_fence).pause_seconds
         self.checkpoint(Stage.CANARY_FLIPPED)
@@ -69,30 +71,35 @@ class Canary:
         self.checkpoint(Stage.SOAKING)
         alone.confirm(version.id)
         alone.prove(rows)
-        self._soak(alone, version)
+        self._soak(alone, version.id, earlier)
         alone.prove(rows)
         self.checkpoint(Stage.SOAKED)
 
-    def _soak(self, alone: Publisher, version: VersionRow) -> None:
+    def _soak(self, alone: Publisher, version: str, earlier: Collection[int]) -> None:
         """Looks at least once, and once more when the time is over."""
         end = time.monotonic() + self.seconds
         while True:
             left = end - time.monotonic()
-            self._check_wanted(version)
+            self._check_wanted(earlier)
             alone.find_present()
-            alone.confirm(version.id)
+            alone.confirm(version)
             if left <= 0:
                 return
             self._bring_others(alone.names)
             time.sleep(min(left, LOOK_SECONDS))
 
-    def _check_wanted(self, version: VersionRow) -> None:
-        """A rollback that was asked for since the version was begun may be for what it does there."""
+    def _check_wanted(self, earlier: Collection[int]) -> None:
+        """A rollback that was asked for since the flip may be for what the version does there."""
         if self.stopping():
             raise SoakStoppedError("the applier was told to stop while the canary was watched")
-        for asked in self.journal.operations(OperationState.PENDING):
-            if asked.kind is OperationKind.ROLLBACK and asked.created_at >= version.created_at:
+        for asked in self._rollbacks():
+            if asked.id not in earlier:
                 raise CondemnedError(asked)
+
+    def _rollbacks(self) -> list[OperationRow]:
+        """Those that were asked for and not done yet."""
+        pending = self.journal.operations(OperationState.PENDING)
+        return [asked for asked in pending if asked.kind is OperationKind.ROLLBACK]
 
     def _bring_others(self, canary: Sequence[str]) -> None:
         """A replica that restarts during a long soak must not wait for its end to get the live version."""

@@ -200,7 +200,7 @@ def test_running_requests_that_end_in_time_end_on_the_old_weights(serve):
     answer = publish(client, "v000001", in_flight="wait", in_flight_seconds=60)
     assert engine.log == ["pause wait", "v000001", "resume"]
     told = answer.json()
-    assert 0.05 <= told["drain_seconds"] <= told["seconds"] - told["pause_seconds"]
+    assert 0 < told["drain_seconds"] <= told["seconds"] - told["pause_seconds"]
 
 
 def test_running_requests_that_outlast_the_deadline_are_kept(serve):
@@ -210,7 +210,7 @@ def test_running_requests_that_outlast_the_deadline_are_kept(serve):
     # Both pauses are over before a weight is touched: vLLM clears its caches at the end of each.
     assert engine.log[2:] == ["v000001", "resume"]
     assert sorted(engine.log[:2]) == ["pause keep", "pause wait"]
-    assert answer.json()["drain_seconds"] >= 0.05
+    assert answer.json()["drain_seconds"] > 0
 
 
 def test_a_policy_is_refused_that_is_unknown_endless_or_not_of_a_flip(serve):
