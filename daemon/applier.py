@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from daemon.canary import Canary
 from daemon.errors import PublishError, StoreError
 from daemon.journal import Journal
 from daemon.ladder import Ladder
@@ -85,7 +86,8 @@ class Applier:
         """Reconciles, then drains operations and batches until nothing waits or something holds.
 
         Args:
-            stopping: asked between batches; when true, what waits is left to the next run.
+            stopping: asked between batches and while a canary is watched; when true, what waits is left
+                to the next run.
 
         Raises:
             LeaseHeldError: another applier is at work.
@@ -107,12 +109,19 @@ class Applier:
                 ladder,
                 self.settings,
                 self.checkpoint,
+                self._canary(journal, publisher, stopping),
             )
             # What was proved is forgotten with a run that ends in a fault: nobody has looked at what it left.
             proved, self._proved = self._proved, Proved()
             report = _Run(update, proved, stopping).go()
             self._proved = proved
             return report
+
+    def _canary(self, journal: Journal, publisher: Publisher, stopping: Callable[[], bool]) -> Canary | None:
+        name, seconds = self.settings.canary, self.settings.canary_seconds
+        if name is None:
+            return None
+        return Canary(journal, publisher, name, seconds, stopping, self.checkpoint)
 
 
 class _Run:
@@ -368,7 +377,7 @@ class _Run:
         try:
             self._restore(target)
             self.checkpoint(Stage.ROLLBACK_RESTORED)
-            pause = self.publisher.publish(target)
+            pause = self.publisher.publish(target).pause_seconds
             self.journal.record_publication(target, "rollback", self.publisher.names, pause=pause)
             self.publisher.confirm(target)
             differ = set(self._fact_ids(live)) ^ set(self._fact_ids(target))
@@ -379,7 +388,7 @@ class _Run:
             self._restore(live)
             return None
         except (ServingError, PublishError) as error:
-            self.update.push_back(live)
+            self.update.push_back(live, self.publisher)
             self._restore(live)
             return f"rollback to {target} held: {error}"
         self.journal.record_rollback(target, operation)

@@ -20,7 +20,7 @@ import psutil
 from daemon.embedded import VllmOptions, free_port, vllm_command, vllm_process
 from daemon.ledger_tables import BASE_VERSION
 from daemon.publishing import Publisher
-from daemon.serving import ServingClient, VllmReplica
+from daemon.serving import IN_FLIGHT_SECONDS, InFlight, ServingClient, VllmReplica
 from daemon.store import FACTORS, MANIFEST, Draft, Store
 from daemon.streaming import Answer, Clients
 from daemon.up import SERVER_CORES, VLLM_READY_SECONDS
@@ -51,6 +51,8 @@ class Plan:
         tokens: length of every answer.
         edits: facts that a version holds.
         seed: of the random updates.
+        in_flight: what becomes of the answers that run at a flip.
+        in_flight_seconds: how long "wait" waits for them.
     """
 
     clients: int = 16
@@ -60,6 +62,8 @@ class Plan:
     tokens: int = 64
     edits: int = 16
     seed: int = 0
+    in_flight: InFlight = "keep"
+    in_flight_seconds: float = IN_FLIGHT_SECONDS
 
     @property
     def count(self) -> int:
@@ -76,6 +80,7 @@ class Flip:
         flipped: every replica serves it.
         confirmed: the replicas' hashes were read back.
         pause_seconds: how long the scheduler stood still.
+        drain_seconds: how long answers were let end before, while new ones waited.
         bytes: what a replica reads of the version.
         rss_bytes: memory of the server's processes afterwards.
     """
@@ -88,6 +93,7 @@ class Flip:
     pause_seconds: float
     bytes: int
     rss_bytes: int
+    drain_seconds: float = 0.0
 
 
 class Updates:
@@ -173,7 +179,12 @@ def bench(model: "LoadedModel", plan: Plan, out: Path, say: Say) -> tuple[dict[s
         log = out / "publish-vllm.log"
         with vllm_process(argv, env, port=port, log=log) as server:
             server.wait_until_ready(VLLM_READY_SECONDS)
-            replica = VllmReplica(f"http://127.0.0.1:{port}", ADMIN_TOKEN)
+            replica = VllmReplica(
+                f"http://127.0.0.1:{port}",
+                ADMIN_TOKEN,
+                in_flight=plan.in_flight,
+                in_flight_seconds=plan.in_flight_seconds,
+            )
             clients = Clients(replica.name, SERVED_NAME, plan.clients, plan.tokens)
             guard = psutil.Process(server.pid)
             updates = Updates(model, plan.edits, plan.seed)
@@ -204,12 +215,13 @@ def publications(
         staged: list[float] = []
         accepted = time.perf_counter()
         version = updates.write(store, number)
-        pause = publisher.publish(version, staged=lambda at=staged: at.append(time.perf_counter()))
+        stood = publisher.publish(version, staged=lambda at=staged: at.append(time.perf_counter()))
         flipped = time.perf_counter()
         publisher.confirm(version)
         confirmed = time.perf_counter()
         read = sum((store.path(version) / name).stat().st_size for name in (MANIFEST, FACTORS))
-        flips.append(Flip(version, accepted, staged[0], flipped, confirmed, pause, read, resident()))
+        times = accepted, staged[0], flipped, confirmed, stood.pause_seconds
+        flips.append(Flip(version, *times, read, resident(), stood.drain_seconds))
         if number % max(1, plan.count // 10) == 0:
             say(f"{number} of {plan.count} publications; the last took {confirmed - accepted:.2f} s")
     return flips
@@ -241,6 +253,17 @@ def felt_pauses(flips: Sequence[Flip], answers: Sequence[Answer]) -> list[float]
                 key = number, answer.client
                 longest[key] = max(longest.get(key, 0.0), *waits)
     return list(longest.values())
+
+
+def longest_wait(flips: Sequence[Flip], answers: Sequence[Answer]) -> float | None:
+    """Of any client around any flip, for the next token or for the first: new requests wait too."""
+    waits = [
+        after - before
+        for answer in answers
+        for before, after in pairwise((answer.asked, *answer.times))
+        if any(before <= flip.flipped and after >= flip.staged for flip in flips)
+    ]
+    return max(waits, default=None)
 
 
 def ordinary_waits(flips: Sequence[Flip], answers: Sequence[Answer]) -> list[float]:
@@ -297,6 +320,9 @@ def details(flips: Sequence[Flip], answers: Sequence[Answer], plan: Plan, model:
         **asdict(plan),
         "scheduler_pause_p50_seconds": percentile(pauses, 0.5),
         "scheduler_pause_p99_seconds": percentile(pauses, 0.99),
+        "drain_p50_seconds": percentile([flip.drain_seconds for flip in flips], 0.5),
+        "drain_max_seconds": max((flip.drain_seconds for flip in flips), default=None),
+        "longest_wait_seconds": longest_wait(flips, answers),
         "accepted_to_confirmed_p50_seconds": percentile([f.confirmed - f.accepted for f in flips], 0.5),
         "ordinary_wait_p50_seconds": percentile(ordinary, 0.5),
         "ordinary_wait_p99_seconds": percentile(ordinary, 0.99),

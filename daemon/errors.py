@@ -19,11 +19,17 @@ DaemonError                   anything below; `retryable` says whether the same 
 ├── ClientError               our HTTP API refuses a request of a client
 ├── ExportError               a checkpoint cannot be written where it was asked for
 └── PublishError              replicas do not serve what they were told to serve (retryable)
-    └── ProofError            a replica serves the version but computes something else
+    ├── ProofError            a replica serves the version but computes something else
+    ├── CondemnedError        a rollback was asked for while a version was on the canary only
+    └── SoakStoppedError      the applier was told to stop while a version was on the canary only
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from daemon.ledger_tables import OperationRow
 
 
 class DaemonError(Exception):
@@ -205,6 +211,25 @@ class ProofError(PublishError):
     """Raised when a replica's log-probabilities are not those of the model in memory."""
 
     retryable = False
+
+
+class CondemnedError(PublishError):
+    """Raised when a rollback is asked for while a version is on the canary only.
+
+    Attributes:
+        asked: the operation (daemon.ledger_tables.OperationRow).
+        alert: whether an alert asked for it, and no operator.
+    """
+
+    retryable = False
+
+    def __init__(self, asked: "OperationRow") -> None:
+        self.asked, self.alert = asked, asked.actor.split(":")[0] == "alert"
+        super().__init__(f"{asked.actor} asked for a rollback: {asked.why or 'no reason given'}")
+
+
+class SoakStoppedError(PublishError):
+    """Raised when the applier is told to stop while a version is on the canary only."""
 
 
 class ClientError(DaemonError):

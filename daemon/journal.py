@@ -165,6 +165,12 @@ class Journal(Ledger):
             self._rule(c, version, ruling)
             self._advance_all(c, version, State.VERIFIED)
 
+    def record_canary(self, version: str, reason: str) -> None:
+        """Once a version: one that is tried out anew stays in the state."""
+        with self.writing() as c:
+            if find_version(c, version).state is not VersionState.CANARY:
+                self._advance_version(c, version, VersionState.CANARY, ACTOR, reason)
+
     def record_published(self, version: str) -> None:
         with self.writing() as c:
             self._advance_version(c, version, VersionState.PUBLISHED, ACTOR)
@@ -248,8 +254,13 @@ class Journal(Ledger):
                     changes = {"version": None, "attempts": tried} | retry
                     self._advance(c, fact.id, State.VALIDATED, ACTOR, reason, **changes)
 
-    def record_disproved(self, version: str, reason: str) -> None:
-        """A published version that the replicas do not compute rightly: rolled back, never live."""
+    def record_disproved(self, version: str, reason: str, asked: OperationRow | None = None) -> None:
+        """A version that a replica served but must not: rolled back, never live.
+
+        Args:
+            asked: an alert's request for a rollback; it is answered by this one, and the version before is
+                not at fault.
+        """
         with self.writing() as c:
             row = find_version(c, version)
             self._advance_version(c, version, VersionState.ROLLED_BACK, ACTOR, reason)
@@ -257,6 +268,9 @@ class Journal(Ledger):
                 self._advance(c, id, State.ROLLED_BACK, ACTOR, reason)
             if row.operation is not None:
                 self._finish(c, row.operation, OperationState.FAILED, reason)
+            if asked is not None:
+                instead = f"not done: {version} was on the canary only and was rolled back there"
+                self._finish(c, asked.id, OperationState.FAILED, instead)
 
     def record_rollback(self, target: str, operation: OperationRow) -> None:
         """The commit of a rollback: `target` is live; facts it does not hold are rolled back."""
@@ -365,7 +379,8 @@ class Journal(Ledger):
         """What the replicas were told, and how it went.
 
         Args:
-            cause: update, rollback, push_back (the new version could not be confirmed) or reconcile.
+            cause: canary, update, rollback, push_back (the new version could not be confirmed) or
+                reconcile.
             pause: longest pause of a replica's scheduler, in seconds.
         """
         with self.writing() as c:

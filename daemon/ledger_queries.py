@@ -31,7 +31,7 @@ from daemon.ruling import GUARD
 from monitoring.policy import PolicyState
 
 #: causes of a rollback that metrics tell apart; an actor `<cause>` or `<cause>:<name>` names it
-ROLLBACK_CAUSES = ("operator", "alert", "guard", "publish_failed")
+ROLLBACK_CAUSES = ("operator", "alert", "guard", "publish_failed", "canary_failed")
 
 
 #: columns of a correction that a search looks at, besides the prompt with the subject filled in
@@ -98,7 +98,8 @@ class LedgerQueries:
 
     def version_in_flight(self) -> VersionRow | None:
         """The version that was begun and neither went live nor was given up."""
-        begun = (VersionState.PLANNED, VersionState.WRITTEN, VersionState.PUBLISHED)
+        state = VersionState
+        begun = (state.PLANNED, state.WRITTEN, state.CANARY, state.PUBLISHED)
         with self._read() as c:
             row = c.execute(select(versions).where(versions.c.state.in_(begun))).first()
             return version_row(row) if row else None
@@ -359,6 +360,7 @@ def _rollbacks(c: Connection) -> dict[str, int]:
     for (actor,) in c.execute(select(operations.c.actor).where(done)):
         cause = actor.split(":")[0]
         result[cause if cause in result else "operator"] += 1
-    failed = transitions.c.reason.like("publish failed%") & (transitions.c.kind == "version")
-    result["publish_failed"] += c.scalar(select(func.count()).select_from(transitions).where(failed)) or 0
+    for cause, words in (("publish_failed", "publish failed%"), ("canary_failed", "canary failed%")):
+        failed = transitions.c.reason.like(words) & (transitions.c.kind == "version")
+        result[cause] += c.scalar(select(func.count()).select_from(transitions).where(failed)) or 0
     return result

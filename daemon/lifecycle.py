@@ -27,6 +27,7 @@ class VersionState(StrEnum):
 
     PLANNED = "planned"  # batch journaled, before any work; redone after a crash
     WRITTEN = "written"  # accepted, files fsynced; rolled forward after a crash
+    CANARY = "canary"  # on one replica, which is watched; tried out anew after a crash
     PUBLISHED = "published"  # on every replica, not read back yet; rolled forward after a crash
     LIVE = "live"  # the one that is served
     PAST = "past"  # was live, a newer one grew from it; can be rolled back to
@@ -66,7 +67,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     _S.RECEIVED: frozenset({_S.VALIDATED, _S.REJECTED, _S.DEAD}),
     _S.VALIDATED: frozenset({_S.STAGED, _S.REJECTED, _S.ALREADY_KNOWN, _S.SUPERSEDED, _S.RETRACTED, _S.DEAD}),
     _S.STAGED: frozenset({_S.VERIFIED, _S.VALIDATED, _S.REJECTED, _S.DEAD}),
-    _S.VERIFIED: frozenset({_S.PUBLISHED, _S.VALIDATED, _S.DEAD}),
+    _S.VERIFIED: frozenset({_S.PUBLISHED, _S.VALIDATED, _S.ROLLED_BACK, _S.DEAD}),
     _S.PUBLISHED: frozenset({_S.LIVE, _S.VALIDATED, _S.ROLLED_BACK, _S.DEAD}),
     _S.LIVE: frozenset({_S.SUPERSEDED, _S.RETRACTED, _S.ROLLED_BACK}),
     _S.REJECTED: frozenset(),
@@ -80,7 +81,8 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 _V = VersionState
 VERSION_TRANSITIONS: dict[VersionState, frozenset[VersionState]] = {
     _V.PLANNED: frozenset({_V.WRITTEN, _V.DISCARDED}),
-    _V.WRITTEN: frozenset({_V.PUBLISHED, _V.DISCARDED}),
+    _V.WRITTEN: frozenset({_V.CANARY, _V.PUBLISHED, _V.DISCARDED}),
+    _V.CANARY: frozenset({_V.PUBLISHED, _V.ROLLED_BACK, _V.DISCARDED}),
     _V.PUBLISHED: frozenset({_V.LIVE, _V.ROLLED_BACK, _V.DISCARDED}),
     _V.LIVE: frozenset({_V.PAST, _V.ROLLED_BACK}),
     _V.PAST: frozenset({_V.LIVE, _V.ROLLED_BACK}),

@@ -7,7 +7,7 @@ from typing import TypeVar
 from daemon.errors import PublishError
 from daemon.ledger_tables import CorrectionRow
 from daemon.proof import Proof
-from daemon.serving import Served, ServingClient, ServingError
+from daemon.serving import PublishResult, Served, ServingClient, ServingError
 from daemon.store import Store
 
 T = TypeVar("T")
@@ -47,19 +47,24 @@ class Publisher:
         """Takes out the replicas that do not answer; raises PublishError when none is left."""
         self._each(_look, lenient=True)
 
-    def publish(self, version: str, staged: Callable[[], None] = lambda: None) -> float:
+    def publish(
+        self, version: str, staged: Callable[[], None] = lambda: None, *, canary: str | None = None
+    ) -> PublishResult:
         """Stages on all before any replica is flipped: a damaged version harms none.
 
         Args:
             staged: called between the two.
+            canary: name of a replica that serves the version already and is left alone.
 
         Returns:
-            The longest pause of a replica's scheduler, in seconds.
+            The longest of each time that a replica tells.
         """
-        self._each(lambda replica: replica.stage(version, self.fence))
+        self._each(lambda replica: replica.stage(version, self.fence), but=canary)
         staged()
-        flipped = self._each(lambda replica: replica.publish(version, self.fence))
-        return max((result.pause_seconds for result in flipped), default=0.0)
+        flipped = self._each(lambda replica: replica.publish(version, self.fence), but=canary)
+        names = ("seconds", "pause_seconds", "swap_seconds", "drain_seconds")
+        longest = {name: max((getattr(one, name) for one in flipped), default=0.0) for name in names}
+        return PublishResult(version, **longest)
 
     def confirm(self, version: str) -> None:
         """Raises PublishError unless every replica serves the version with the manifest's hashes."""
@@ -119,18 +124,24 @@ class Publisher:
         return {}
 
     def _each(
-        self, act: Callable[[ServingClient], T], *, lenient: bool = False, empty: bool = False
+        self,
+        act: Callable[[ServingClient], T],
+        *,
+        but: str | None = None,
+        lenient: bool = False,
+        empty: bool = False,
     ) -> list[T]:
         """Acts on all replicas at once and returns the results of those that did not fail.
 
         Args:
+            but: name of one that is left alone.
             lenient: take a healthy replica that fails out too, instead of raising.
             empty: it is no error when none is left.
 
         Raises:
             ServingError, PublishError: of the first healthy replica that failed; or none is left.
         """
-        present = self.present
+        present = [replica for replica in self.present if replica.name != but]
         if not present and not self.replicas:
             return []
         with ThreadPoolExecutor(max(1, len(present))) as pool:

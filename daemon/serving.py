@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import httpx
 
@@ -11,6 +11,12 @@ UNPUBLISHED = "default"  # a replica that restarted: it serves the base weights
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 60.0
 PUBLISH_SECONDS = 300.0  # staging reads and hashes every tensor of a version
+#: what becomes of requests that run when a version is flipped, see docs/serving.md
+InFlight = Literal["keep", "wait", "abort"]
+#: how long "wait" waits by default: most answers end in this time on a GPU, and new requests wait for it
+IN_FLIGHT_SECONDS = 10.0
+#: New requests wait while running ones end: for longer than this nobody would hold them.
+IN_FLIGHT_MOST_SECONDS = 600.0
 
 
 class ServingError(Exception):
@@ -31,12 +37,14 @@ class ServingError(Exception):
 
 @dataclass(frozen=True)
 class PublishResult:
-    """`seconds` includes reading and verifying; generation stood still for `pause_seconds` only."""
+    """`seconds` includes reading and verifying; generation stood still for `pause_seconds` only. Before
+    that, running requests had `drain_seconds` to end, while new ones waited."""
 
     version: str
     seconds: float
     pause_seconds: float
     swap_seconds: float = 0.0
+    drain_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,8 @@ class VllmReplica:
         base_url: e.g. ``http://127.0.0.1:8000``.
         admin_token: FACTD_ADMIN_TOKEN of that server.
         api_key: its ``--api-key``, if it has one.
+        in_flight: what becomes of requests that run when a version is flipped.
+        in_flight_seconds: after so long "wait" keeps what still runs.
         transport: for tests.
     """
 
@@ -78,9 +88,13 @@ class VllmReplica:
         admin_token: str,
         api_key: str | None = None,
         *,
+        in_flight: InFlight = "keep",
+        in_flight_seconds: float = IN_FLIGHT_SECONDS,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.name = base_url.rstrip("/")
+        self.in_flight: InFlight = in_flight
+        self.in_flight_seconds = in_flight_seconds
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
         # trust_env=False: a proxy variable must not carry the admin token elsewhere
         self._http = httpx.Client(base_url=self.name, timeout=timeout, transport=transport, trust_env=False)
@@ -94,13 +108,16 @@ class VllmReplica:
 
     def publish(self, version: str, fence: int) -> PublishResult:
         """Has the replica serve a version; ``v000000`` is the base. Repeating it is harmless."""
-        answer = self._admin_post("publish", version, fence)
+        # "keep" is the route's default and stays unsaid: a server with an older plugin takes it too
+        policy = {"in_flight": self.in_flight, "in_flight_seconds": self.in_flight_seconds}
+        answer = self._admin_post("publish", version, fence, {} if self.in_flight == "keep" else policy)
         try:
             return PublishResult(
                 str(answer["version"]),
                 float(answer["seconds"]),
                 float(answer["pause_seconds"]),
                 float(answer.get("swap_seconds", 0.0)),
+                float(answer.get("drain_seconds", 0.0)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise self._protocol_error(error) from error
@@ -164,10 +181,12 @@ class VllmReplica:
                 raise self._protocol_error(error) from error
         return self._model
 
-    def _admin_post(self, action: str, version: str, fence: int) -> dict[str, Any]:
-        body = {"version": version, "fence": fence}
-        path = f"/plugins/factd/{action}"
-        return self._call("POST", path, headers=self._admin, json=body, timeout=PUBLISH_SECONDS)
+    def _admin_post(
+        self, action: str, version: str, fence: int, policy: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        body = {"version": version, "fence": fence, **(policy or {})}
+        path, timeout = f"/plugins/factd/{action}", PUBLISH_SECONDS + self.in_flight_seconds
+        return self._call("POST", path, headers=self._admin, json=body, timeout=timeout)
 
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         try:

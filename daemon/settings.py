@@ -14,6 +14,7 @@ from daemon.errors import SettingsError
 from daemon.names import PATTERN, Names
 
 DEFAULT_STATE_DIR = Path("~/.local/state/factd")
+from daemon.serving import IN_FLIGHT_MOST_SECONDS, IN_FLIGHT_SECONDS, InFlight
 
 
 class Settings(BaseSettings):
@@ -46,6 +47,15 @@ class Settings(BaseSettings):
     #: how they get it: "plugin" (vLLM with factd's plugin), "lora" (stock vLLM: each version is an adapter),
     #: or "checkpoint" (any server: no URLs; a directory with the link `current` to the live checkpoint)
     publish: Literal["plugin", "lora", "checkpoint"] = "plugin"
+    #: requests that run at a flip: "keep" (recomputed on the new weights), "wait" (end on the old ones), or
+    #: "abort" (answered with what they have); plugin mode only
+    in_flight: InFlight = "keep"
+    #: "wait": after so long what still runs is kept and recomputed, seconds; new requests wait meanwhile
+    in_flight_seconds: float = Field(IN_FLIGHT_SECONDS, ge=0, le=IN_FLIGHT_MOST_SECONDS)
+    #: replica that gets each new version first: its URL, or "first"; None: all get it at once
+    canary: str | None = None
+    #: so long it is watched there before the others get it, seconds
+    canary_seconds: float = Field(60.0, ge=0, le=86400)
     #: where the modes without the plugin write, seen by the servers under the same path; STATE/published
     publish_dir: Path | None = None
     #: bearer token of the publish routes of the replicas and of the admin scope of the HTTP API
@@ -150,6 +160,12 @@ class Settings(BaseSettings):
             if math.isnan(number):  # nothing lies beyond it: the guard would be off, and nobody would know
                 raise ValueError(f"{name} is NaN; give a number")
         return value
+
+    @field_validator("canary")
+    @classmethod
+    def _named(cls, value: str | None) -> str | None:
+        # as the names of replicas are; "" in an environment file means none
+        return value.strip().rstrip("/") or None if value else None
 
     @field_validator("request_rate", "correction_rate")
     @classmethod

@@ -19,6 +19,9 @@ class Stage(StrEnum):
     WRITING = "writing"  # files complete under the temporary name
     STORED = "stored"  # renamed; the ledger does not know yet
     WRITTEN = "written"  # ledger knows; from here on recovery rolls forward
+    CANARY_FLIPPED = "canary_flipped"  # the canary serves it; the ledger does not know yet
+    SOAKING = "soaking"  # ledger knows; the canary is watched from here on
+    SOAKED = "soaked"  # time over, proved again; no other replica was told
     STAGED = "staged"  # every replica has read and verified it
     FLIPPED = "flipped"  # every replica serves it
     PUBLISHED = "published"  # ledger knows

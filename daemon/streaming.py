@@ -24,12 +24,14 @@ class Answer:
         times: `time.perf_counter()` at the arrival of each chunk of tokens.
         tokens: how many the server says it made.
         failure: why the request counts as failed; None for an answer of full length.
+        asked: `time.perf_counter()` when the request was sent.
     """
 
     client: int
     times: tuple[float, ...]
     tokens: int = 0
     failure: str | None = None
+    asked: float = 0.0
 
 
 @dataclass
@@ -89,13 +91,13 @@ class Clients:
     async def _ask(self, http: httpx.AsyncClient, number: int, prompt: str) -> Answer:
         body = {"model": self.model, "prompt": prompt, "max_tokens": self.tokens, "temperature": 0.0}
         body |= {"ignore_eos": True, "stream": True, "stream_options": {"include_usage": True}}
-        times: list[float] = []
+        asked, times = time.perf_counter(), list[float]()
         made, ended = 0, None
         try:
             async with http.stream("POST", "/v1/completions", json=body) as stream:
                 if stream.status_code != 200:
                     text = (await stream.aread()).decode(errors="replace")
-                    return Answer(number, (), failure=f"status {stream.status_code}: {text[:200]}")
+                    return Answer(number, (), 0, f"status {stream.status_code}: {text[:200]}", asked)
                 async for line in stream.aiter_lines():
                     chunk = _chunk(line)
                     if chunk.get("choices"):
@@ -103,10 +105,10 @@ class Clients:
                         ended = chunk["choices"][0]["finish_reason"] or ended
                     made = (chunk.get("usage") or {}).get("completion_tokens", made)
         except (httpx.HTTPError, ValueError, KeyError) as error:
-            return Answer(number, tuple(times), made, f"after {len(times)} chunks: {error!r}")
+            return Answer(number, tuple(times), made, f"after {len(times)} chunks: {error!r}", asked)
         whole = ended == "length" and made == self.tokens
         why = None if whole else f"ended with {ended!r} after {made} of {self.tokens} tokens"
-        return Answer(number, tuple(times), made, why)
+        return Answer(number, tuple(times), made, why, asked)
 
 
 def _chunk(line: str) -> dict[str, Any]:

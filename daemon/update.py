@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from daemon.errors import ProofError, PublishError, StoreError
+from daemon.canary import Canary
+from daemon.errors import CondemnedError, ProofError, PublishError, SoakStoppedError, StoreError
 from daemon.journal import Journal
 from daemon.ladder import Foresee, Ladder
 from daemon.ledger_tables import BASE_VERSION, CorrectionRow, VersionRow
@@ -55,6 +56,7 @@ class Update:
     ladder: Ladder
     settings: Settings
     checkpoint: Callable[[Stage], None]
+    canary: Canary | None = None
 
     def apply(self, version: VersionRow) -> str | None:
         """Works a planned version off. Returns why the run should pause, or None to go on."""
@@ -187,49 +189,66 @@ class Update:
 
     def roll_forward(self, version: VersionRow) -> str | None:
         """Publishes an accepted version and commits it; brings the old one back when that fails."""
+        rows = self.journal.rows([*version.added, *version.removed]) or self.journal.facts()
+        told, canary = self.publisher, None
         try:
+            if self.canary and version.state is not VersionState.PUBLISHED:
+                told = self.canary.alone()
+                with self._timed(version, "canary"):
+                    self.canary.try_out(told, version, rows)
+                told, canary = self.publisher, told.names[0]
             with self._timed(version, "publish"):
-                pause = self.publisher.publish(version.id, staged=self._staged)
+                flipped = self.publisher.publish(version.id, staged=self._staged, canary=canary)
+                pause = flipped.pause_seconds
                 self.journal.record_publication(version.id, "update", self.publisher.names, pause=pause)
                 self.checkpoint(Stage.FLIPPED)
-                if version.state is VersionState.WRITTEN:
+                if version.state is not VersionState.PUBLISHED:
                     self.journal.record_published(version.id)
                 self.checkpoint(Stage.PUBLISHED)
             with self._timed(version, "confirm"):
                 self.publisher.confirm(version.id)
-                rows = self.journal.rows([*version.added, *version.removed])
-                self.publisher.prove(rows or self.journal.facts())  # a compaction concerns all
+                self.publisher.prove(rows)
                 after = self.publisher.answers(self.journal.rows(version.added))
             self.checkpoint(Stage.CONFIRMED)
             self.journal.record_live(version.id, after)
             self.checkpoint(Stage.LIVE)
-        except ProofError as error:
-            self._disprove(version, f"publish failed: {error}")
         except (ServingError, PublishError) as error:
-            return self.withdraw(version, f"publish failed: {error}")
+            return self._fall_back(version, error, told)
         return None
 
-    def _disprove(self, version: VersionRow, reason: str) -> None:
-        """Not tried again: the same weights would be computed as wrongly."""
-        self._bring_back()
-        self.journal.record_disproved(version.id, reason)
-        self.checkpoint(Stage.REFUSED)
+    def _fall_back(self, version: VersionRow, error: Exception, told: Publisher) -> str | None:
+        """Brings the live version back where another was told; says what becomes of the version."""
+        reason = f"{'publish' if told is self.publisher else 'canary'} failed: {error}"
+        self._bring_back(told)
+        if isinstance(error, ProofError | CondemnedError):
+            # Not tried again: the same weights would be computed as wrongly. An operator has named the
+            # version to go back to, which is done next; an alert means the one that it saw.
+            asked = error.asked if isinstance(error, CondemnedError) and error.alert else None
+            self.journal.record_disproved(version.id, reason, asked)
+            self.checkpoint(Stage.REFUSED)
+            return None
+        if isinstance(error, SoakStoppedError):
+            # No failed attempt: the next applier begins afresh.
+            self.journal.discard(version.id, str(error))
+            self.checkpoint(Stage.REFUSED)
+            return str(error)
+        return self._hold(version, reason)
 
     def withdraw(self, version: VersionRow, reason: str) -> str:
         """Brings the live version back on the replicas and in memory; the corrections wait again."""
-        self._bring_back()
+        self._bring_back(self.publisher)
         return self._hold(version, reason)
 
-    def _bring_back(self) -> None:
+    def _bring_back(self, told: Publisher) -> None:
         live = self.journal.live_version()
-        self.push_back(live)
+        self.push_back(live, told)
         self.editor.restore(self.store.load_state(live))
 
-    def push_back(self, live: str) -> None:
-        """Brings the live version back on the replicas that can be reached."""
-        self.publisher.push_back(live)
-        failures = [f"{name}: {why}" for name, why in self.publisher.out.items()]
-        self.journal.record_publication(live, "push_back", self.publisher.names, failures=failures)
+    def push_back(self, live: str, told: Publisher) -> None:
+        """Brings the live version back on those replicas that can be reached."""
+        told.push_back(live)
+        failures = [f"{name}: {why}" for name, why in told.out.items()]
+        self.journal.record_publication(live, "push_back", told.names, failures=failures)
 
     def _reject(self, version: VersionRow, reason: str, ruling: Ruling | None = None) -> None:
         """Refused by the guard, or by the editor when there is no ruling."""

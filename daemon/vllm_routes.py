@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from daemon.serving import UNPUBLISHED
+from daemon.serving import IN_FLIGHT_MOST_SECONDS, IN_FLIGHT_SECONDS, UNPUBLISHED, InFlight
 
 logger = logging.getLogger("vllm.factd")
 
@@ -30,12 +30,19 @@ STATUS = {"stale_fence": 409, "missing": 404, "refused": 422, "swap_failed": 500
 RETRYABLE = {"swap_failed"}
 
 
-class Publication(BaseModel):
-    """Body of `stage` and `publish`."""
+class Staging(BaseModel):
+    """Body of `stage`."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     version: str = Field(pattern=r"^v\d{6}$")
     fence: int = Field(ge=0, lt=1 << 63)
+
+
+class Publication(Staging):
+    """Body of `publish`: also what becomes of requests that run, and how long "wait" waits for them."""
+
+    in_flight: InFlight = "keep"
+    in_flight_seconds: float = Field(IN_FLIGHT_SECONDS, ge=0, le=IN_FLIGHT_MOST_SECONDS)
 
 
 class PublicationError(Exception):
@@ -61,7 +68,7 @@ class EnginePublisher:
                 raise PublicationError(answer["error"]["code"], answer["error"]["message"])
         return answers
 
-    async def _stage(self, body: Publication) -> dict[str, Any]:
+    async def _stage(self, body: Staging) -> dict[str, Any]:
         await self._all("factd_stage", body.version, body.fence)
         while True:
             outcomes = await self._all("factd_stage_outcome")
@@ -69,7 +76,7 @@ class EnginePublisher:
                 return outcomes[0]
             await asyncio.sleep(POLL_SECONDS)
 
-    async def stage(self, body: Publication) -> dict[str, Any]:
+    async def stage(self, body: Staging) -> dict[str, Any]:
         async with self.lock:
             outcome = await self._stage(body)
             return {"version": body.version, "seconds": outcome["seconds"], "sha256": outcome["sha256"]}
@@ -78,23 +85,42 @@ class EnginePublisher:
         async with self.lock:
             started = time.perf_counter()
             await self._stage(body)
-            pause = time.perf_counter()
+            pause, drain = time.perf_counter(), 0.0
             try:
-                # "keep" holds running requests; the cache is cleared, so they recompute on the new weights
-                await self.engine.pause_generation(mode="keep", clear_cache=True)
+                drain = await self._pause(body)
                 swapped = await self._swap(body)
                 await self.engine.update_weight_version(body.version)
                 self.history.append(body.version)  # before the first token of the new weights
             finally:
                 await self.engine.resume_generation()
             done = time.perf_counter()
-            logger.info("factd: published %s, paused for %.1f ms", body.version, (done - pause) * 1e3)
+            stood = (done - pause - drain) * 1e3
+            logger.info("factd: published %s, drained %.1f s, paused %.1f ms", body.version, drain, stood)
             return {
                 "version": body.version,
                 "seconds": done - started,
-                "pause_seconds": done - pause,
+                "pause_seconds": done - pause - drain,
+                "drain_seconds": drain,
                 "swap_seconds": max(answer["seconds"] for answer in swapped),
             }
+
+    async def _pause(self, body: Publication) -> float:
+        """Pauses generation; returns for how many seconds running requests were let end before.
+
+        The caches are cleared in every mode: what is kept recomputes on the new weights.
+        """
+        started = time.perf_counter()
+        pausing = asyncio.ensure_future(self.engine.pause_generation(mode=body.in_flight, clear_cache=True))
+        if body.in_flight != "wait":
+            await pausing
+            return 0.0
+        # Not cancelled at the deadline: the engine would go on with the pause that was asked for.
+        await asyncio.wait([pausing], timeout=body.in_flight_seconds)
+        waited = time.perf_counter() - started
+        if not pausing.done():
+            await self.engine.pause_generation(mode="keep", clear_cache=True)
+        await pausing
+        return waited
 
     async def _swap(self, body: Publication) -> list[Any]:
         try:
@@ -188,7 +214,7 @@ class PublishPlugin:
             return JSONResponse({"version": version}, 503 if version == UNPUBLISHED else 200)
 
         @app.post("/plugins/factd/stage", dependencies=guarded)
-        async def stage(body: Publication, request: Request) -> Any:
+        async def stage(body: Staging, request: Request) -> Any:
             return await _answer(request.app.state.factd.stage(body))
 
         @app.post("/plugins/factd/publish", dependencies=guarded)

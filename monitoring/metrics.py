@@ -23,14 +23,14 @@ PREFIX = "factd_"
 OUTCOMES = ("live", "rejected", "already_known", "superseded", "retracted", "rolled_back", "dead", "other")
 QUEUES = ("corrections", "apply")
 #: Of an update, in order (daemon.update), and `pause`, the replicas' part of `publish`.
-STAGES = ("before_answers", "edit", "measure", "write", "publish", "pause", "confirm", "other")
+STAGES = ("before_answers", "edit", "measure", "write", "canary", "publish", "pause", "confirm", "other")
 LADDER_STEPS = (
     *("refuse", "quarantine", "hold", "rollback", "compact", "pause"),
     *("would_refuse", "would_hold", "would_rollback", "would_compact", "would_pause"),
     "other",
 )
 PAUSERS = ("operator", "guard")
-ROLLBACK_REASONS = ("operator", "alert", "guard", "publish_failed", "other")
+ROLLBACK_REASONS = ("operator", "alert", "guard", "publish_failed", "canary_failed", "other")
 
 #: Value of `guard_state` for each state.
 GUARD_VALUES: dict[GuardState, int] = {"ok": 0, "warn": 1, "limit": 2, "unknown": 3}

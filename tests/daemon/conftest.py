@@ -24,12 +24,12 @@ fakes = _fakes()
 
 
 class World:
-    """Ledger, store, editor, one replica, applier; `reopen` is a new process on the same disk."""
+    """Ledger, store, editor, replicas, applier; `open` is a new process on the same disk."""
 
-    def __init__(self, root: Path, **settings):
+    def __init__(self, root: Path, replicas: int = 1, **settings):
         from daemon.settings import Settings
 
-        self.root, self.now = root, 1000.0
+        self.root, self.now, self.count = root, 1000.0, replicas
         # The clock stands still: nothing would ever have waited long enough.
         own = {"state_dir": root, "retry_seconds": 5.0, "batch_wait_seconds": 0.0}
         self.settings = Settings(**(own | settings))
@@ -45,12 +45,16 @@ class World:
         self.ledger = Ledger.open(self.settings.ledger_url, lambda: self.now)
         self.store = Store(self.settings.store_dir)
         self.editor = fakes.FakeEditor()
-        self.replica = fakes.DiskServing(self.settings.store_dir, self.root / "replica.json")
+        self.replicas = [
+            fakes.DiskServing(self.settings.store_dir, self.root / f"replica{i or ''}.json", f"disk{i or ''}")
+            for i in range(self.count)
+        ]
+        self.replica = self.replicas[0]
         self.applier = Applier(
             self.ledger,
             self.store,
             self.editor,
-            [self.replica],
+            self.replicas,
             monitoring=Monitoring(fakes.fake_measure, fakes.fake_judge, fakes.fake_foresee),
             settings=self.settings,
             proof=fakes.fake_proof(self.editor),

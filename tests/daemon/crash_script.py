@@ -1,6 +1,7 @@
 """One applier run, FACTD_CRASH_AFTER seconds later, in a process of its own that kills itself at the stage
-named in FACTD_CRASH_AT."""
+named in FACTD_CRASH_AT. FACTD_CRASH_WORLD: JSON, what the world is made with besides."""
 
+import json
 import os
 import signal
 import sys
@@ -9,7 +10,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 import conftest
 
-world = conftest.World(Path(sys.argv[1]), batch_size=4)
+more = json.loads(os.environ.get("FACTD_CRASH_WORLD", "{}"))
+world = conftest.World(Path(sys.argv[1]), batch_size=4, **more)
 world.now += float(os.environ["FACTD_CRASH_AFTER"])
 
 

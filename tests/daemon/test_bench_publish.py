@@ -13,6 +13,7 @@ from daemon.bench_publish import (
     details,
     felt_pauses,
     growth,
+    longest_wait,
     percentile,
     publications,
     summary,
@@ -91,6 +92,16 @@ def test_the_pause_is_the_longest_wait_around_the_flip_of_each_client_that_is_an
         Answer(3, (12.6, 12.7), 2),
     ]
     assert sorted(felt_pauses([flip(10.0, 10.2)], answers)) == pytest.approx([0.35, 3.0])
+
+
+def test_the_longest_wait_is_also_that_of_a_request_which_waits_for_its_first_token():
+    answers = [
+        Answer(0, (9.9, 10.4), 2, asked=9.8),
+        Answer(1, (14.0, 14.1), 2, asked=10.1),  # came while answers were let end
+        Answer(2, (25.0, 26.0), 2, asked=15.0),  # nothing was flipped then
+    ]
+    assert longest_wait([flip(10.0, 13.0)], answers) == pytest.approx(3.9)
+    assert longest_wait([flip(100.0, 101.0)], answers) is None
 
 
 def test_the_summary_has_the_fields_of_the_contract_and_counts_failures():

@@ -1,5 +1,6 @@
 """`kill -9` at every boundary between steps: applied exactly once, and everything agrees afterwards."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from daemon.stages import Stage
+from daemon.status_page import snapshot
 
 SCRIPT = Path(__file__).parent / "crash_script.py"
 ROOT = Path(__file__).parents[2]
@@ -19,16 +21,24 @@ WATCH = {Stage.WATCHED, Stage.CONDEMNED}
 COMPACTION = {Stage.COMPACT_ASKED, Stage.COMPACTED}
 
 
-def crash(world, stage, after=0):
+CANARY = {Stage.CANARY_FLIPPED, Stage.SOAKING, Stage.SOAKED}
+
+
+def in_sync(world):
+    """As /metrics says it."""
+    return list(snapshot(world.ledger, world.replicas).in_sync.values())
+
+
+def crash(world, stage, after=0, **more):
     environment = os.environ | {"FACTD_CRASH_AT": stage.value, "PYTHONPATH": str(ROOT)}
-    environment |= {"FACTD_CRASH_AFTER": str(after)}
+    environment |= {"FACTD_CRASH_AFTER": str(after), "FACTD_CRASH_WORLD": json.dumps(more)}
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(world.root)], env=environment, timeout=120, check=False
     )
     assert done.returncode == -signal.SIGKILL, f"{stage} was never reached"
 
 
-@pytest.mark.parametrize("stage", [s for s in Stage if s not in {*WATCH, *COMPACTION, Stage.PAUSED}])
+@pytest.mark.parametrize("stage", [s for s in Stage if s not in {*WATCH, *COMPACTION, *CANARY, Stage.PAUSED}])
 def test_a_kill_at_any_stage_applies_exactly_once(world, stage):
     world.post("Z", "first")
     world.run()
@@ -106,6 +116,30 @@ def test_a_kill_when_the_guard_has_paused_leaves_it_paused(world, stage):
     assert [step for step, _ in world.steps()].count("pause") == 1
     assert world.ledger.paused()["actor"] == "guard"
     world.check_agreement()
+
+
+@pytest.mark.parametrize("stage", [*sorted(CANARY), Stage.STAGED, Stage.FLIPPED, Stage.PUBLISHED])
+def test_a_kill_while_a_canary_is_watched_is_never_told_as_in_sync(make_world, monkeypatch, stage):
+    # The world's measurements are not of the kind that metrics are made of.
+    monkeypatch.setattr("daemon.status_page.Measurements.from_json", lambda stored: None)
+    fleet = {"replicas": 3, "canary": "disk1", "canary_seconds": 0.0}
+    world = make_world(**fleet)
+    world.post("A", "B")
+    world.run()
+    world.post("C", "D")
+    crash(world, stage, **fleet)
+    world.open()
+    told = Stage.FLIPPED, Stage.PUBLISHED
+    assert [r.served().version for r in world.replicas] == (
+        ["v000002"] * 3 if stage in told else ["v000001", "v000002", "v000001"]
+    )
+    assert world.ledger.live_version() == "v000001"
+    assert in_sync(world) == ([False] * 3 if stage in told else [True, False, True])
+    assert world.run().live == "v000002"
+    assert [r.served().version for r in world.replicas] == ["v000002"] * 3
+    assert world.states() == {"id-A-B": "live", "id-C-D": "live"}
+    world.check_agreement()
+    assert world.run().versions == []
 
 
 def test_a_batch_that_kills_the_process_each_time_is_given_up(world):

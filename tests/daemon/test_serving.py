@@ -1,5 +1,6 @@
 """The client of a replica turns every answer into a result or a ServingError; no server needed."""
 
+import json
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from daemon.embedded import EmbeddedValkey, ManagedProcess, ProcessError, VllmOptions, free_port, vllm_command
 from daemon.serving import PublishResult, Served, ServingError, StubServing, VllmReplica
+from daemon.vllm_routes import Publication
 
 
 def replica(handler) -> VllmReplica:
@@ -22,6 +24,24 @@ def test_publish_sends_the_admin_token_and_reads_the_times():
         return httpx.Response(200, json={"version": "v000003", "seconds": 0.2, "pause_seconds": 0.03})
 
     assert replica(handler).publish("v000003", 7) == PublishResult("v000003", 0.2, 0.03)
+
+
+def test_a_policy_for_running_requests_travels_with_the_flip_and_not_with_the_staging():
+    def handler(request: httpx.Request) -> httpx.Response:
+        bodies.append(json.loads(request.read()))
+        told = {"version": "v000003", "seconds": 2.3, "pause_seconds": 0.03, "drain_seconds": 2.0}
+        return httpx.Response(200, json=told)
+
+    bodies: list[dict] = []
+    transport = httpx.MockTransport(handler)
+    client = VllmReplica(
+        "http://replica", "admin", in_flight="wait", in_flight_seconds=10.0, transport=transport
+    )
+    client.stage("v000003", 7)
+    assert client.publish("v000003", 7).drain_seconds == 2.0
+    version = {"version": "v000003", "fence": 7}
+    assert bodies == [version, version | {"in_flight": "wait", "in_flight_seconds": 10.0}]
+    assert Publication(**bodies[1]).in_flight_seconds == 10.0
 
 
 def test_complete_uses_the_api_key_and_the_served_model_name():

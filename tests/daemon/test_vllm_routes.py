@@ -1,6 +1,7 @@
 """The half of the plugin in vLLM's API server, over an engine of two ranks that is a few lists."""
 
 import asyncio
+import contextlib
 from types import SimpleNamespace
 
 import pytest
@@ -45,12 +46,20 @@ class Rank:
 class Engine:
     def __init__(self, *ranks: Rank) -> None:
         self.ranks, self.log = ranks, []
+        self.idle, self.runs_seconds = asyncio.Event(), 0.0
 
     async def collective_rpc(self, method, args=()):
         return [getattr(rank, method)(*args) for rank in self.ranks]
 
     async def pause_generation(self, mode, clear_cache):
-        self.log.append("pause")
+        assert clear_cache
+        if mode == "wait":
+            # ends by itself, or as vLLM's does: with the next pause that leaves nothing to run
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.idle.wait(), self.runs_seconds)
+        else:
+            self.idle.set()
+        self.log.append(f"pause {mode}")
 
     async def resume_generation(self):
         self.log.append("resume")
@@ -90,8 +99,8 @@ def serve(monkeypatch, tmp_path):
     return served
 
 
-def publish(client, version):
-    body = {"version": version, "fence": 1}
+def publish(client, version, **policy):
+    body = {"version": version, "fence": 1, **policy}
     return client.post("/plugins/factd/publish", json=body, headers=ADMIN)
 
 
@@ -131,7 +140,7 @@ def test_when_one_rank_fails_to_swap_the_others_go_back_and_generation_goes_on(s
     assert answer.status_code == 500
     assert answer.json()["error"] == {"code": "swap_failed", "message": "swap", "retryable": True}
     assert good.undone == 1
-    assert engine.log == ["pause", "resume"]
+    assert engine.log == ["pause keep", "resume"]
     assert client.get("/v1/answer").headers["x-factd-version"] == "default"
 
 
@@ -141,7 +150,7 @@ def test_a_server_whose_weights_are_unknown_stops(serve, monkeypatch):
     client, engine = serve(Rank(), Rank("dies"))
     assert publish(client, "v000001").status_code == 500
     assert stopped == ["SIGTERM"]
-    assert engine.log == ["pause", "resume"]
+    assert engine.log == ["pause keep", "resume"]
 
 
 def test_ranks_that_serve_different_versions_are_never_reported_as_one(serve):
@@ -172,3 +181,51 @@ def test_a_command_line_that_would_lie_is_refused():
     ):
         with pytest.raises(RuntimeError, match="start vLLM with"):
             asyncio.run(plugin.init_state(engine, SimpleNamespace(), arguments))
+
+
+# --- requests that run at a flip ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["keep", "abort"])
+def test_running_requests_are_kept_or_aborted_as_the_body_says(serve, mode):
+    client, engine = serve(Rank())
+    answer = publish(client, "v000001", in_flight=mode, in_flight_seconds=60)
+    assert engine.log == [f"pause {mode}", "v000001", "resume"]
+    assert answer.json()["drain_seconds"] == 0.0
+
+
+def test_running_requests_that_end_in_time_end_on_the_old_weights(serve):
+    client, engine = serve(Rank())
+    engine.runs_seconds = 0.05
+    answer = publish(client, "v000001", in_flight="wait", in_flight_seconds=60)
+    assert engine.log == ["pause wait", "v000001", "resume"]
+    told = answer.json()
+    assert 0 < told["drain_seconds"] <= told["seconds"] - told["pause_seconds"]
+
+
+def test_running_requests_that_outlast_the_deadline_are_kept(serve):
+    client, engine = serve(Rank())
+    engine.runs_seconds = 60.0
+    answer = publish(client, "v000001", in_flight="wait", in_flight_seconds=0.05)
+    # Both pauses are over before a weight is touched: vLLM clears its caches at the end of each.
+    assert engine.log[2:] == ["v000001", "resume"]
+    assert sorted(engine.log[:2]) == ["pause keep", "pause wait"]
+    assert answer.json()["drain_seconds"] > 0
+
+
+def test_a_policy_is_refused_that_is_unknown_endless_or_not_of_a_flip(serve):
+    client, engine = serve(Rank())
+    for policy in (
+        {"in_flight": "drop"},
+        {"in_flight": None},
+        {"in_flight": "wait", "in_flight_seconds": -1},
+        {"in_flight": "wait", "in_flight_seconds": 601},
+        {"in_flight": "wait", "in_flight_seconds": "10"},
+        {"in_flight": "wait", "deadline": 1},
+    ):
+        answer = publish(client, "v000001", **policy)
+        assert answer.status_code == 422, policy
+        assert list(policy)[-1] in answer.text
+    staging = {"version": "v000001", "fence": 1, "in_flight": "keep"}
+    assert client.post("/plugins/factd/stage", json=staging, headers=ADMIN).status_code == 422
+    assert engine.log == []

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -422,6 +423,54 @@ def test_clients_see_no_failed_request_during_publications(live):
           f"swap p50 {sorted(swaps)[10]:.4f} max {max(swaps):.4f} s")  # fmt: skip
     assert not failures
     assert set(statuses) == {200}
+
+
+def stream(replica: VllmReplica, begun: threading.Event) -> tuple[str, str | None]:
+    """A long answer's text and why it ended; `begun` is set at its first token."""
+    body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 300, "temperature": 0, "ignore_eos": True}
+    text, ended = "", None
+    with httpx.stream(
+        "POST", f"{replica.name}/v1/completions", json=body | {"stream": True}, timeout=300
+    ) as s:
+        for line in s.iter_lines():
+            if line.startswith("data: {"):
+                choice = json.loads(line.removeprefix("data: "))["choices"][0]
+                text, ended = text + choice["text"], choice["finish_reason"] or ended
+                begun.set()
+    return text, ended
+
+
+#: policy → seconds of its deadline, and how the answer ends; 0 s: nothing ends in time
+POLICIES = {
+    "keep": (0, "length"),
+    "wait": (120, "length"),
+    "wait, too long": (0, "length"),
+    "abort": (0, "abort"),
+}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_an_answer_that_runs_at_a_flip_goes_the_way_of_the_policy(live, policy):
+    replica, _, _ = live
+    replica.publish("v000000", 1)
+    undisturbed, _ = stream(replica, threading.Event())
+    seconds, end = POLICIES[policy]
+    told = VllmReplica(replica.name, TOKEN, in_flight=policy.split(",")[0], in_flight_seconds=seconds)
+    begun = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(stream, replica, begun)
+        assert begun.wait(120)
+        result = told.publish("v000001", 1)
+        text, ended = running.result()
+    told.close()
+    print(f"\n{policy}: drained {result.drain_seconds:.2f} s, paused {result.pause_seconds:.3f} s")
+    assert ended == end
+    # Only who was waited for ends on the weights that it began with.
+    assert (text == undisturbed) == (policy == "wait")
+    assert undisturbed.startswith(text) == (policy in ("wait", "abort"))
+    assert replica.served().version == "v000001"
+    assert stream(replica, threading.Event())[1] == "length"
+    replica.publish("v000000", 1)
 
 
 def test_a_stale_fence_is_refused(live):
