@@ -93,11 +93,12 @@ class _Rows:
     Facts that share their value make one unit.
 
     Attributes:
-        part: suffixes of the rewriting prompts, all contexts of a fact and facts of a unit together.
+        part: suffixes of the units' rewriting prompts, all contexts of a fact and facts of a unit together,
+            each unit's followed by its essence prompt, of which there is one position.
         owner: [rows] index of the unit a row belongs to.
         row, step, token, weight: [k] where each target token is predicted, which one it is, and its
             share in the unit's mean loss.
-        essence: suffixes of the units' essence prompts, one position each, in the units' order.
+        essence: [m] the rows of the units' essence prompts.
         before: [m, vocabulary] what the model answered to them.
         kl: weight of the divergence from it.
     """
@@ -109,21 +110,34 @@ class _Rows:
     step: Tensor
     token: Tensor
     weight: Tensor
-    essence: Suffixes
+    essence: Tensor
     before: Tensor
     kl: float
 
     def evaluate(self, delta: Tensor) -> Evaluation:
         """`delta` is [m, d] float32."""
-        hidden = _moved(self.part.hidden, delta[self.owner])
-        log_p = finish(self.loaded, self.part, hidden, self.row, self.step)
+        log_p, now = self._answers(delta)
         unit, found = self.owner[self.row], log_p.gather(1, self.token[:, None])[:, 0]
         none = torch.zeros(len(delta), device=delta.device)
         nll = none.index_add(0, unit, -found * self.weight)
         missed = none.index_add(0, unit, (log_p.detach().argmax(1) != self.token).float())
-        now = _first_answers(self.loaded, self.essence, _moved(self.essence.hidden, delta))
         kl = self.kl * (now.exp() * (now - self.before)).sum(1)
         return Evaluation(nll, kl, missed == 0)
+
+    def _answers(self, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities where target tokens are predicted [k, vocabulary] and after the essence
+        prompts [m, vocabulary]."""
+        part = self.part
+        hidden = part.hidden.index_add(0, part.first, delta[self.owner].to(part.hidden.dtype))
+        at = torch.cat([part.first[self.row] + self.step, part.first[self.essence]])
+        log_p = finish(self.loaded, part, hidden, at)
+        return log_p[: len(self.row)], log_p[len(self.row) :]
+
+    @torch.no_grad()
+    def unchanged(self) -> Tensor:
+        """What the model answers to the essence prompts with δ = 0, [m, vocabulary]."""
+        part = self.part.select(self.essence)
+        return finish(self.loaded, part, part.hidden, part.first)
 
     def first_rows(self) -> Tensor:
         """The row of each unit's first bare prompt, [m]."""
@@ -148,21 +162,10 @@ class _Rows:
             self.step[kept],
             self.token[kept],
             self.weight[kept],
-            self.essence.select(facts),
+            new_row[self.essence[facts]],
             self.before[facts],
             self.kl,
         )
-
-
-def _moved(hidden: Tensor, delta: Tensor) -> Tensor:
-    """`hidden` [rows, t, d] with `delta` [rows, d] added at its first position."""
-    return torch.cat([hidden[:, :1] + delta[:, None].to(hidden.dtype), hidden[:, 1:]], dim=1)
-
-
-def _first_answers(loaded: LoadedModel, part: Suffixes, hidden: Tensor) -> Tensor:
-    """Log-probabilities [rows, vocabulary] after each row's first position."""
-    rows = torch.arange(len(hidden), device=hidden.device)
-    return finish(loaded, part, hidden, rows, torch.zeros_like(rows))
 
 
 def optimise(
@@ -188,21 +191,21 @@ def optimise(
         FactError: a fact cannot be tokenised as needed.
     """
     found = units(facts) if merged else [[i] for i in range(len(facts))]
-    # Facts of like length share a batch, so that little of it is padding.
-    order = sorted(found, key=lambda unit: max(_suffix_length(loaded, facts[i]) for i in unit))
+    # Facts of like length share a batch: their prompts' attention is padded to the longest.
+    found.sort(key=lambda unit: max(_suffix_length(loaded, facts[i]) for i in unit))
     size = max(1, options.rows // len(contexts))
     parts = []
-    for start in range(0, len(order), size):
-        chunk = order[start : start + size]
+    for start in range(0, len(found), size):
+        chunk = found[start : start + size]
         first = torch.tensor([unit[0] for unit in chunk], device=loaded.device)
         restraint = barred.select(first) if barred else Restraint()
         values = _optimise_chunk(
             loaded, [[facts[i] for i in unit] for unit in chunk], layer, contexts, options, restraint
         )
         parts.append(values)
-        done(min(1.0, (start + size) / len(order)))
-    unit_of = [place for place, unit in enumerate(order) for _ in unit]
-    back = torch.tensor([i for unit in order for i in unit], device=loaded.device).argsort()
+        done(min(1.0, (start + size) / len(found)))
+    unit_of = [place for place, unit in enumerate(found) for _ in unit]
+    back = torch.tensor([i for unit in found for i in unit], device=loaded.device).argsort()
     return Values.joined(parts).select(torch.tensor(unit_of, device=loaded.device)[back])
 
 
@@ -229,7 +232,7 @@ def _rows(
     contexts: Sequence[str],
     options: ValueOptions,
 ) -> _Rows:
-    prompts, owner = [], []
+    prompts, owner, essence = [], [], []
     row, step, token, weight = [], [], [], []
     for unit, facts in enumerate(units):
         for fact in facts:
@@ -241,31 +244,29 @@ def _rows(
                     token.append(prompt.ids[position])
                     share = (len(prompt.ids) - prompt.target_start) * len(contexts) * len(facts)
                     weight.append(1.0 / share)
-                prompts.append(prompt)
+                # The last target token is predicted, never read.
+                prompts.append(replace(prompt, ids=prompt.ids[:-1]))
                 owner.append(unit)
-    # The last target token is predicted, never read; of an essence prompt only the subject is.
-    read = [replace(prompt, ids=prompt.ids[:-1]) for prompt in prompts]
-    essence = [
-        encode(loaded.tokenizer, Fact(f.subject, ESSENCE, f.target), target=False, allow_first=True)
-        for f, *_ in units
-    ]
-    essence = [replace(prompt, ids=prompt.ids[: prompt.subject_last + 1]) for prompt in essence]
-    subjects = suffixes(loaded, essence, layer)
-    with torch.no_grad():
-        before = _first_answers(loaded, subjects, subjects.hidden)
+        about = Fact(facts[0].subject, ESSENCE, facts[0].target)
+        prompt = encode(loaded.tokenizer, about, target=False, allow_first=True)
+        essence.append(len(prompts))
+        # Only the subject is read.
+        prompts.append(replace(prompt, ids=prompt.ids[: prompt.subject_last + 1]))
+        owner.append(unit)
     device = loaded.device
-    return _Rows(
+    rows = _Rows(
         loaded,
-        suffixes(loaded, read, layer),
+        suffixes(loaded, prompts, layer),
         torch.tensor(owner, device=device),
         torch.tensor(row, device=device),
         torch.tensor(step, device=device),
         torch.tensor(token, device=device),
         torch.tensor(weight, device=device),
-        subjects,
-        before,
+        torch.tensor(essence, device=device),
+        torch.empty(0, device=device),
         options.kl,
     )
+    return replace(rows, before=rows.unchanged())
 
 
 def _optimise_chunk(
@@ -278,7 +279,7 @@ def _optimise_chunk(
 ) -> Values:
     rows = _rows(loaded, units, layer, contexts, options)
     first = rows.first_rows()
-    hidden, output = rows.part.hidden[first, 0].float(), rows.part.output[first]
+    hidden, output = rows.part.hidden[rows.part.first[first]].float(), rows.part.output[first]
     norms = hidden.norm(dim=1, keepdim=True)
     if options.attention:
         # What the block adds to its input less the MLP's output is the attention's. Its change is added
