@@ -102,8 +102,7 @@ def _capture_batch(loaded: LoadedModel, prompts: Sequence[Prompt], layers: Seque
     handles += [loaded.mlp_output(layer).register_forward_hook(on_mlp_output(layer)) for layer in layers]
     handles += [loaded.layers[layer].register_forward_hook(on_block(layer)) for layer in layers]
     with _hooks(handles):
-        with suppress(_Stop):
-            tree.run(loaded, None)
+        tree.run(loaded)
     return found
 
 
@@ -151,7 +150,9 @@ class _Tree:
     shared: int
 
     @staticmethod
-    def of(prompts: Sequence[Prompt], shared: Callable[[Prompt], int] = lambda prompt: len(prompt.ids)) -> "_Tree":
+    def of(
+        prompts: Sequence[Prompt], shared: Callable[[Prompt], int] = lambda prompt: len(prompt.ids)
+    ) -> "_Tree":
         """`shared` says how many of a prompt's first tokens it may share."""
         ids, position, paths = [], [], []
         known: dict[tuple[int, int], int] = {}
@@ -183,8 +184,15 @@ class _Tree:
             found &= position[:, None] - position < window
         return found
 
-    def run(self, loaded: LoadedModel, cache: Any) -> dict[int | None, "_Attention"]:
-        """Runs the model's own pass; returns what the blocks of each attention window were called with."""
+    def run(
+        self, loaded: LoadedModel, cache: Any = None, whole: int | None = None
+    ) -> dict[int | None, "_Attention"]:
+        """Runs the model's own pass; returns what the blocks of each attention window are called with.
+
+        Args:
+            cache: takes keys and values.
+            whole: above this layer the shared tokens run alone; None: nowhere.
+        """
         device, dtype = loaded.device, loaded.model.dtype
         windows = {loaded.window(index) for index in range(len(loaded.layers))}
         seen = {
@@ -193,13 +201,21 @@ class _Tree:
         }
 
         def before_block(index: int):
+            # A sequence of no tokens is not for every model.
+            count = max(1, self.shared) if whole is not None and index > whole else len(self.ids)
+
             def hook(_module, inputs, named):
                 attention = seen[loaded.window(index)]
                 attention.rotary = named.get("position_embeddings")
+                cut = {
+                    name: _first(value, count) for name, value in named.items() if name.startswith("position")
+                }
+                mask = attention.mask[:, :, :count, :count]
+                hidden = inputs[0][:, :count]
                 if "attention_mask" in named:
-                    return inputs, named | {"attention_mask": attention.mask}
+                    return (hidden, *inputs[1:]), named | cut | {"attention_mask": mask}
                 # GPT-2 gives its blocks the mask by position.
-                return (*inputs[:2], attention.mask, *inputs[3:]), named
+                return (hidden, inputs[1], mask, *inputs[3:]), named | cut
 
             return hook
 
@@ -207,7 +223,12 @@ class _Tree:
             block.register_forward_pre_hook(before_block(index), with_kwargs=True)
             for index, block in enumerate(loaded.layers)
         ]
-        with _hooks(handles):
+
+        def on_last_block(_module, _inputs, _output):
+            raise _Stop
+
+        handles += [loaded.layers[-1].register_forward_hook(on_last_block)]
+        with _hooks(handles), suppress(_Stop):
             loaded.model.base_model(
                 input_ids=torch.tensor([self.ids], device=device),
                 position_ids=torch.tensor([self.position], device=device),
@@ -215,6 +236,13 @@ class _Tree:
                 use_cache=cache is not None,
             )
         return seen
+
+
+def _first(x: Any, count: int) -> Any:
+    """The first `count` positions of [1, t, …], or of each of several."""
+    if isinstance(x, tuple):
+        return tuple(_first(part, count) for part in x)
+    return None if x is None else x[:, :count]
 
 
 class _Prefix:
@@ -330,7 +358,7 @@ def suffixes(loaded: LoadedModel, prompts: Sequence[Prompt], layer: int) -> Suff
     # Made without the config it keeps all positions, those out of a sliding window too.
     cache = DynamicCache()
     with _hooks(handles):
-        seen = tree.run(loaded, cache)
+        seen = tree.run(loaded, cache, layer)
     device = loaded.device
     lengths = torch.tensor([len(p.ids) - p.subject_last for p in prompts], device=device)
     row = torch.arange(len(prompts), device=device).repeat_interleave(lengths)

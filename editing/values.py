@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from editing.descent import DENSE_STEPS, Barred, Compressed, Evaluation, Finish, Restraint, descend
+from editing.descent import DENSE_STEPS, Barred, Compressed, Evaluation, Finish, Objective, Restraint, descend
 from editing.facts import SLOT, Fact
 from editing.forward import Suffixes, capture, finish, suffixes
 from editing.model import LoadedModel
@@ -39,6 +39,8 @@ class ValueOptions:
         kept: share of the dimensions that it then moves.
         unedited: whether a value is found on the unedited model, so that it follows from its fact alone
             (NSE's code), or on the model as it is (MEMIT).
+        contexts: how many of the contexts one evaluation asks, in turn; 0 for all. Facts are then done when
+            every context, when last asked, gave the target.
         rows: how many prompts are run at once; bounds memory, does not change results.
     """
 
@@ -54,6 +56,7 @@ class ValueOptions:
     compressed: bool = False
     kept: float = 0.05
     unedited: bool = False
+    contexts: int = 0
     rows: int = 96
 
 
@@ -130,8 +133,8 @@ class _Rows:
         part = self.part
         hidden = part.hidden.index_add(0, part.first, delta[self.owner].to(part.hidden.dtype))
         at = torch.cat([part.first[self.row] + self.step, part.first[self.essence]])
-        log_p = finish(self.loaded, part, hidden, at)
-        return log_p[: len(self.row)], log_p[len(self.row) :]
+        # Not two slices: of each the backward pass would fill the whole with zeros first.
+        return finish(self.loaded, part, hidden, at).split([len(self.row), len(self.essence)])
 
     @torch.no_grad()
     def unchanged(self) -> Tensor:
@@ -147,10 +150,24 @@ class _Rows:
 
     def select(self, facts: Tensor) -> "_Rows":
         """Only the units given (ascending indices), renumbered from 0."""
-        device = facts.device
+        return self._only(torch.isin(self.owner, facts), facts)
+
+    def turn(self, index: int, turns: int, contexts: int) -> "_Rows":
+        """Of each fact's prompts every `turns`-th, which stand for all; the essence prompts stay."""
+        context = torch.arange(len(self.owner), device=self.owner.device) - self.first_rows()[self.owner]
+        context[self.essence] = contexts
+        asked = context % contexts % turns == index
+        asked[self.essence] = True
+        part = self._only(asked, torch.arange(len(self.before), device=self.owner.device))
+        total = torch.zeros(len(self.before), device=self.owner.device)
+        total.index_add_(0, part.owner[part.row], part.weight)
+        return replace(part, weight=part.weight / total[part.owner[part.row]])
+
+    def _only(self, chosen: Tensor, facts: Tensor) -> "_Rows":
+        """The rows `chosen` (a mask) of the units `facts`."""
+        rows, device = chosen.nonzero()[:, 0], facts.device
         new_owner = torch.full((len(self.before),), -1, device=device)
         new_owner[facts] = torch.arange(len(facts), device=device)
-        rows = (new_owner[self.owner] >= 0).nonzero()[:, 0]
         new_row = torch.full((len(self.owner),), -1, device=device)
         new_row[rows] = torch.arange(len(rows), device=device)
         kept = new_row[self.row] >= 0
@@ -166,6 +183,37 @@ class _Rows:
             self.before[facts],
             self.kl,
         )
+
+
+@dataclass
+class _Turns:
+    """Groups of the facts' prompts, of which each evaluation asks the next: an `Objective`.
+
+    Attributes:
+        passed: [m, groups] whether every target token was the most probable when the group was last asked.
+        next: the group to ask.
+    """
+
+    groups: Sequence[_Rows]
+    passed: Tensor
+    next: int = 0
+
+    def evaluate(self, delta: Tensor) -> Evaluation:
+        seen = self.groups[self.next].evaluate(delta)
+        self.passed[:, self.next] = seen.top
+        self.next = (self.next + 1) % len(self.groups)
+        return replace(seen, top=self.passed.all(1))
+
+    def select(self, facts: Tensor) -> "_Turns":
+        return _Turns([rows.select(facts) for rows in self.groups], self.passed[facts], self.next)
+
+
+def _in_turn(rows: _Rows, contexts: int, at_once: int) -> Objective:
+    turns = -(-contexts // at_once) if at_once else 1
+    if turns == 1:
+        return rows
+    groups = [rows.turn(index, turns, contexts) for index in range(turns)]
+    return _Turns(groups, torch.zeros(len(rows.before), turns, dtype=torch.bool, device=rows.owner.device))
 
 
 def optimise(
@@ -288,11 +336,12 @@ def _optimise_chunk(
         bare = [encode(loaded.tokenizer, facts[0], target=False) for facts in units]
         below = capture(loaded, bare, [layer - 1]).hidden[layer - 1].T
         norms = torch.stack([output.norm(dim=1), (hidden - below - output).norm(dim=1)], dim=1)
+    asked = _in_turn(rows, len(contexts), options.contexts)
     spent = 0
     if options.compressed:
-        dense = descend(rows, hidden.shape[1], norms, replace(options, steps=DENSE_STEPS), restraint)
+        dense = descend(asked, hidden.shape[1], norms, replace(options, steps=DENSE_STEPS), restraint)
         restraint = Compressed(dense, options.kept)
         options = replace(options, steps=max(1, options.steps - DENSE_STEPS))
         spent = dense.steps
-    found = descend(rows, hidden.shape[1], norms, options, restraint)
+    found = descend(asked, hidden.shape[1], norms, options, restraint)
     return Values(found.delta[:, 0].T, hidden.T, output.T, found.loss, found.steps + spent)
