@@ -98,9 +98,8 @@ def test_turns_ask_each_context_once(rows):
 def test_a_fact_is_done_when_every_turn_gave_the_target(rows, monkeypatch):
     turns = _in_turn(rows, 3, 1)
     told = iter([[True, True, False], [True, False, True], [True, True, True], [True, True, True]])
-    monkeypatch.setattr(
-        _Rows, "evaluate", lambda _self, _d: Evaluation(*[torch.zeros(3)] * 2, torch.tensor(next(told)))
-    )
+    none = torch.zeros(3)
+    monkeypatch.setattr(_Rows, "evaluate", lambda _s, _d: Evaluation(none, none, torch.tensor(next(told))))
     seen = [turns.evaluate(torch.zeros(3, 32)).top.tolist() for _ in range(4)]
     assert seen == [[False] * 3, [False] * 3, [True, False, False], [True, False, True]]
 
