@@ -1,8 +1,8 @@
 """Running parts of a decoder: what editing needs of a forward pass, and nothing twice.
 
 The one place that calls transformers' decoder blocks. Where the model's own pass can be used it is,
-so that no family's embedding or rotary variant is copied here. Prompts are padded on the right; a
-position never sees what comes after it, so padding behind a prompt changes nothing.
+so that no family's embedding or rotary variant is copied here. Prompts run as one row of tokens without
+padding, their common beginnings once; an attention mask keeps them apart (`_Tree`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from editing.model import LoadedModel
-from editing.tokens import Prompt, pad
+from editing.row_attention import Grid, by_rows
+from editing.tokens import Prompt
 
 
 class _Stop(Exception):
@@ -70,13 +71,12 @@ def capture(
 
 
 def _capture_batch(loaded: LoadedModel, prompts: Sequence[Prompt], layers: Sequence[int]) -> Captured:
-    ids, mask = pad([p.ids for p in prompts], loaded.tokenizer.pad_token_id, loaded.device)
-    row = torch.arange(len(prompts), device=loaded.device)
-    position = torch.tensor([p.subject_last for p in prompts], device=loaded.device)
+    tree = _Tree.of(prompts)
+    at = torch.tensor([path[-1] for path in tree.paths], device=loaded.device)
     found = Captured({}, {}, {})
 
     def at_subject(x: Tensor) -> Tensor:
-        return x[row, position].float().T.contiguous()
+        return x[0, at].float().T.contiguous()
 
     def on_projection(layer: int):
         def hook(_module, inputs):
@@ -102,8 +102,7 @@ def _capture_batch(loaded: LoadedModel, prompts: Sequence[Prompt], layers: Seque
     handles += [loaded.mlp_output(layer).register_forward_hook(on_mlp_output(layer)) for layer in layers]
     handles += [loaded.layers[layer].register_forward_hook(on_block(layer)) for layer in layers]
     with _hooks(handles):
-        with suppress(_Stop):
-            loaded.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+        tree.run(loaded)
     return found
 
 
@@ -132,40 +131,157 @@ def _stream(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
+@dataclass(frozen=True)
+class _Tree:
+    """Prompts as one row of tokens in which a token sees its own prompt's earlier ones alone.
+
+    Up to the subject's last token, which a change makes a prompt's own, prompts share their common
+    beginnings: contexts and what is put between them and the subject run once for all.
+
+    Attributes:
+        ids: tokens; the shared ones, of which there are `shared`, first.
+        position: of each token in its prompts.
+        paths: of each prompt, where its tokens stand in the row.
+    """
+
+    ids: list[int]
+    position: list[int]
+    paths: list[list[int]]
+    shared: int
+
+    @staticmethod
+    def of(
+        prompts: Sequence[Prompt], shared: Callable[[Prompt], int] = lambda prompt: len(prompt.ids)
+    ) -> "_Tree":
+        """`shared` says how many of a prompt's first tokens it may share."""
+        ids, position, paths = [], [], []
+        known: dict[tuple[int, int], int] = {}
+        for prompt in prompts:
+            path = []
+            for token in prompt.ids[: shared(prompt)]:
+                branch = (path[-1] if path else -1, token)
+                if branch not in known:
+                    known[branch] = len(ids)
+                    ids.append(token)
+                    position.append(len(path))
+                path.append(known[branch])
+            paths.append(path)
+        count = len(ids)
+        for prompt, path in zip(prompts, paths, strict=True):
+            own = range(len(path), len(prompt.ids))
+            path += range(len(ids), len(ids) + len(own))
+            ids += prompt.ids[own.start :]
+            position += own
+        return _Tree(ids, position, paths, count)
+
+    def allowed(self, window: int | None) -> Tensor:
+        """Whether a token (row) attends to another (column), [t, t]."""
+        found = torch.zeros(len(self.ids), len(self.ids), dtype=torch.bool)
+        for path in map(torch.tensor, self.paths):
+            found[path[:, None], path] = torch.ones(len(path), len(path), dtype=torch.bool).tril()
+        if window is not None:
+            position = torch.tensor(self.position)
+            found &= position[:, None] - position < window
+        return found
+
+    def run(
+        self, loaded: LoadedModel, cache: Any = None, whole: int | None = None
+    ) -> dict[int | None, "_Attention"]:
+        """Runs the model's own pass; returns what the blocks of each attention window are called with.
+
+        Args:
+            cache: takes keys and values.
+            whole: above this layer the shared tokens run alone; None: nowhere.
+        """
+        device, dtype = loaded.device, loaded.model.dtype
+        windows = {loaded.window(index) for index in range(len(loaded.layers))}
+        seen = {
+            window: _Attention(additive(self.allowed(window).to(device), dtype)[None, None], None)
+            for window in windows
+        }
+
+        def before_block(index: int):
+            # A sequence of no tokens is not for every model.
+            count = max(1, self.shared) if whole is not None and index > whole else len(self.ids)
+
+            def hook(_module, inputs, named):
+                attention = seen[loaded.window(index)]
+                attention.rotary = named.get("position_embeddings")
+                cut = {
+                    name: _first(value, count) for name, value in named.items() if name.startswith("position")
+                }
+                mask = attention.mask[:, :, :count, :count]
+                hidden = inputs[0][:, :count]
+                if "attention_mask" in named:
+                    return (hidden, *inputs[1:]), named | cut | {"attention_mask": mask}
+                # GPT-2 gives its blocks the mask by position.
+                return (hidden, inputs[1], mask, *inputs[3:]), named | cut
+
+            return hook
+
+        handles = [
+            block.register_forward_pre_hook(before_block(index), with_kwargs=True)
+            for index, block in enumerate(loaded.layers)
+        ]
+
+        def on_last_block(_module, _inputs, _output):
+            raise _Stop
+
+        handles += [loaded.layers[-1].register_forward_hook(on_last_block)]
+        with _hooks(handles), suppress(_Stop):
+            loaded.model.base_model(
+                input_ids=torch.tensor([self.ids], device=device),
+                position_ids=torch.tensor([self.position], device=device),
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
+        return seen
+
+
+def _first(x: Any, count: int) -> Any:
+    """The first `count` positions of [1, t, …], or of each of several."""
+    if isinstance(x, tuple):
+        return tuple(_first(part, count) for part in x)
+    return None if x is None else x[:, :count]
+
+
 class _Prefix:
-    """Keys and values of the positions before each row's first recomputed one, joined to new ones.
+    """Keys and values of the tokens before the subjects' last ones, joined to new ones.
 
     Stands in for a transformers cache: `update` returns the joined tensors and stores nothing, so
     that every optimisation step starts from the same prefix.
     """
 
-    def __init__(self) -> None:
-        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
+    def __init__(self, kept: dict[int, tuple[Tensor, Tensor]]) -> None:
+        self.kept = kept
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_args, **_kwargs):
         kept = self.kept[layer_idx]
         return torch.cat([kept[0], key], dim=2), torch.cat([kept[1], value], dim=2)
 
-    def select(self, rows: Tensor) -> "_Prefix":
-        chosen = _Prefix()
-        chosen.kept = {layer: (k[rows], v[rows]) for layer, (k, v) in self.kept.items()}
-        return chosen
+    def select(self, tokens: Tensor) -> "_Prefix":
+        return _Prefix({layer: (k[:, :, tokens], v[:, :, tokens]) for layer, (k, v) in self.kept.items()})
 
 
 @dataclass
 class _Attention:
-    """What the blocks of one attention window are called with, for the suffixes' positions.
+    """What the blocks of one attention window are called with.
 
     Attributes:
-        mask: [rows, 1, t, p + t] additive attention mask over prefix and suffix.
-        rotary: cosines and sines [rows, t, …] as the model itself passed them; None where it passed none.
+        mask: [1, 1, t, p + t] additive attention mask, of t positions over a prefix of p and themselves.
+        rotary: cosines and sines [1, t, …] as the model itself passed them; None where it passed none.
+        grid: the same mask by rows, of positions that are suffixes.
     """
 
     mask: Tensor
     rotary: tuple[Tensor, ...] | None
+    grid: Grid | None = None
 
-    def select(self, rows: Tensor) -> "_Attention":
-        return _Attention(self.mask[rows], self.rotary and tuple(x[rows] for x in self.rotary))
+    def select(self, positions: Tensor, columns: Tensor, row: Tensor, first: Tensor) -> "_Attention":
+        """Only some positions and columns; rows as in `Suffixes`."""
+        mask = self.mask[:, :, positions[:, None], columns]
+        rotary = self.rotary and tuple(x[:, positions] for x in self.rotary)
+        return _Attention(mask, rotary, Grid.of(mask[0, 0], row, first))
 
 
 @dataclass
@@ -173,15 +289,19 @@ class Suffixes:
     """Prompts ready to be run again from their subject's last token through the layers above one.
 
     Attributes:
-        hidden: [rows, t, d] output of block `layer` from each prompt's subject-last token on.
+        hidden: [t, d] output of block `layer` from each prompt's subject-last token on, prompt by prompt.
+        row: [t] which prompt a position belongs to, ascending.
+        first: [rows] where a prompt's subject-last token is.
         output: [rows, d] float32, what that layer's MLP adds to the stream at the subject-last token.
         attention: window of a block → mask and rotary embedding.
-        position: [rows, t] position ids.
-        prefix: keys and values before the subject's last token, for the layers above.
+        position: [1, t] position ids.
+        prefix: keys and values before the subjects' last tokens, for the layers above.
         layer: the layer whose output may be changed.
     """
 
     hidden: Tensor
+    row: Tensor
+    first: Tensor
     output: Tensor
     attention: dict[int | None, _Attention]
     position: Tensor
@@ -189,15 +309,29 @@ class Suffixes:
     layer: int
 
     def select(self, rows: Tensor) -> "Suffixes":
-        """Only the rows given, in that order."""
+        """Only the rows given (ascending), and of the prefix what they see."""
+        new = torch.full_like(self.first, -1)
+        new[rows] = torch.arange(len(rows), device=rows.device)
+        kept = (new[self.row] >= 0).nonzero()[:, 0]
+        seen = torch.stack([(a.mask[0, 0, kept] == 0).any(0) for a in self.attention.values()]).any(0)
+        columns = seen.nonzero()[:, 0]
+        before = len(seen) - len(self.row)
+        row = new[self.row[kept]]
+        first = _starts(row, len(rows))
         return Suffixes(
-            self.hidden[rows],
+            self.hidden[kept],
+            row,
+            first,
             self.output[rows],
-            {window: attention.select(rows) for window, attention in self.attention.items()},
-            self.position[rows],
-            self.prefix.select(rows),
+            {w: attention.select(kept, columns, row, first) for w, attention in self.attention.items()},
+            self.position[:, kept],
+            self.prefix.select(columns[columns < before]),
             self.layer,
         )
+
+
+def _starts(row: Tensor, count: int) -> Tensor:
+    return torch.searchsorted(row, torch.arange(count, device=row.device))
 
 
 @torch.no_grad()
@@ -209,64 +343,40 @@ def suffixes(loaded: LoadedModel, prompts: Sequence[Prompt], layer: int) -> Suff
     """
     from transformers import DynamicCache
 
-    ids, mask = pad([p.ids for p in prompts], loaded.tokenizer.pad_token_id, loaded.device)
-    start = torch.tensor([p.subject_last for p in prompts], device=loaded.device)
-    row = torch.arange(len(prompts), device=loaded.device)
-    above = range(layer + 1, len(loaded.layers))
-    rotary: dict[int | None, tuple[Tensor, ...] | None] = {}
+    tree = _Tree.of(prompts, lambda prompt: prompt.subject_last)
+    before = tree.shared
     found: dict[str, Tensor] = {}
 
     def on_block(_module, _inputs, output):
-        found["hidden"] = _stream(output)
+        found["hidden"] = _stream(output)[0, before:]
 
     def on_mlp_output(_module, _inputs, output):
-        found["output"] = output[row, start].float()
-
-    def before_block(index: int):
-        def hook(_module, _inputs, named):
-            rotary[loaded.window(index)] = named.get("position_embeddings")
-
-        return hook
+        found["output"] = output[0, before:]
 
     handles = [loaded.layers[layer].register_forward_hook(on_block)]
     handles += [loaded.mlp_output(layer).register_forward_hook(on_mlp_output)]
-    handles += [
-        loaded.layers[index].register_forward_pre_hook(before_block(index), with_kwargs=True)
-        for index in above
-    ]
     # Made without the config it keeps all positions, those out of a sliding window too.
     cache = DynamicCache()
     with _hooks(handles):
-        loaded.model.base_model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
-    before = int(start.max())
-    steps = torch.arange(int((mask.sum(1) - start).max()), device=loaded.device)
-    # Behind a prompt's end the last position is repeated; nothing reads what comes of it.
-    position = (start[:, None] + steps).clamp(max=ids.shape[1] - 1)
-    hidden = found["hidden"][row[:, None], position]
-    prefix = _Prefix()
-    for index in above:
-        kept: Any = cache.layers[index]
-        prefix.kept[index] = (kept.keys[:, :, :before], kept.values[:, :, :before])
-    attention = {
-        window: _Attention(
-            additive(_allowed(start, before, steps, window), hidden.dtype),
-            seen and tuple(x.expand(len(row), -1, -1)[row[:, None], position] for x in seen),
-        )
-        for window, seen in rotary.items()
-    }
-    return Suffixes(hidden, found["output"], attention, position, prefix, layer)
-
-
-def _allowed(start: Tensor, before: int, steps: Tensor, window: int | None) -> Tensor:
-    """Which of p prefix and t suffix positions each suffix position attends to: [rows, 1, t, p + t]."""
-    read = start[:, None] + steps
-    first = torch.arange(before, device=start.device).expand(len(start), -1)
-    written = torch.cat([first, read], dim=1)
-    # A row's own suffix begins before the longest prefix of the batch ends.
-    real = torch.cat([first < start[:, None], torch.ones_like(read, dtype=torch.bool)], dim=1)
-    distance = read[:, :, None] - written[:, None, :]
-    allowed = real[:, None, :] & (distance >= 0)
-    return (allowed if window is None else allowed & (distance < window))[:, None]
+        seen = tree.run(loaded, cache, layer)
+    device = loaded.device
+    lengths = torch.tensor([len(p.ids) - p.subject_last for p in prompts], device=device)
+    row = torch.arange(len(prompts), device=device).repeat_interleave(lengths)
+    first = _starts(row, len(prompts))
+    kept: dict[int, Any] = {index: cache.layers[index] for index in range(layer + 1, len(loaded.layers))}
+    prefix = {index: (x.keys[:, :, :before], x.values[:, :, :before]) for index, x in kept.items()}
+    read = torch.arange(before, len(tree.ids), device=device)
+    every = torch.arange(len(tree.ids), device=device)
+    return Suffixes(
+        found["hidden"],
+        row,
+        first,
+        found["output"][first].float(),
+        {window: attention.select(read, every, row, first) for window, attention in seen.items()},
+        torch.tensor([tree.position[before:]], device=device),
+        _Prefix(prefix),
+        layer,
+    )
 
 
 def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
@@ -276,24 +386,28 @@ def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     )
 
 
-def finish(loaded: LoadedModel, part: Suffixes, hidden: Tensor, row: Tensor, step: Tensor) -> Tensor:
-    """Log-probabilities [k, vocabulary] float32 at (row, step) after the layers above `part.layer`.
+def finish(loaded: LoadedModel, part: Suffixes, hidden: Tensor, at: Tensor) -> Tensor:
+    """Log-probabilities [k, vocabulary] float32 after the layers above `part.layer`.
 
     Args:
-        hidden: [rows, t, d], `part.hidden` or a changed copy of it.
-        row, step: [k] which positions are wanted; the head runs on those only.
+        hidden: [t, d], `part.hidden` or a changed copy of it.
+        at: [k] which of the t positions are wanted; the head runs on those only.
     """
-    for index in range(part.layer + 1, len(loaded.layers)):
-        attention = part.attention[loaded.window(index)]
-        cache = {loaded.family.cache: part.prefix}
-        hidden = _stream(
-            loaded.layers[index](
-                hidden,
-                attention_mask=attention.mask,
-                position_ids=part.position,
-                position_embeddings=attention.rotary,
-                use_cache=True,
-                **cache,
+    hidden = hidden[None]
+    with by_rows(loaded.model.config) as rows:
+        for index in range(part.layer + 1, len(loaded.layers)):
+            attention = part.attention[loaded.window(index)]
+            named: dict[str, Any] = {loaded.family.cache: part.prefix}
+            if rows:
+                named["grid"] = attention.grid
+            hidden = _stream(
+                loaded.layers[index](
+                    hidden,
+                    attention_mask=attention.mask,
+                    position_ids=part.position,
+                    position_embeddings=attention.rotary,
+                    use_cache=True,
+                    **named,
+                )
             )
-        )
-    return loaded.logits(hidden[row, step]).float().log_softmax(dim=-1)
+    return loaded.logits(hidden[0, at]).float().log_softmax(dim=-1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from editing.descent import DENSE_STEPS, Barred, Compressed, Evaluation, Finish, Restraint, descend
+from editing.descent import DENSE_STEPS, Barred, Compressed, Evaluation, Finish, Objective, Restraint, descend
 from editing.facts import SLOT, Fact
 from editing.forward import Suffixes, capture, finish, suffixes
 from editing.model import LoadedModel
@@ -39,6 +39,8 @@ class ValueOptions:
         kept: share of the dimensions that it then moves.
         unedited: whether a value is found on the unedited model, so that it follows from its fact alone
             (NSE's code), or on the model as it is (MEMIT).
+        contexts: how many of the contexts one evaluation asks, in turn; 0 for all. Facts are then done when
+            every context, when last asked, gave the target.
         rows: how many prompts are run at once; bounds memory, does not change results.
     """
 
@@ -54,6 +56,7 @@ class ValueOptions:
     compressed: bool = False
     kept: float = 0.05
     unedited: bool = False
+    contexts: int = 0
     rows: int = 96
 
 
@@ -93,11 +96,12 @@ class _Rows:
     Facts that share their value make one unit.
 
     Attributes:
-        part: suffixes of the rewriting prompts, all contexts of a fact and facts of a unit together.
+        part: suffixes of the units' rewriting prompts, all contexts of a fact and facts of a unit together,
+            each unit's followed by its essence prompt, of which there is one position.
         owner: [rows] index of the unit a row belongs to.
         row, step, token, weight: [k] where each target token is predicted, which one it is, and its
             share in the unit's mean loss.
-        essence: suffixes of the units' essence prompts, one position each, in the units' order.
+        essence: [m] the rows of the units' essence prompts.
         before: [m, vocabulary] what the model answered to them.
         kl: weight of the divergence from it.
     """
@@ -109,21 +113,34 @@ class _Rows:
     step: Tensor
     token: Tensor
     weight: Tensor
-    essence: Suffixes
+    essence: Tensor
     before: Tensor
     kl: float
 
     def evaluate(self, delta: Tensor) -> Evaluation:
         """`delta` is [m, d] float32."""
-        hidden = _moved(self.part.hidden, delta[self.owner])
-        log_p = finish(self.loaded, self.part, hidden, self.row, self.step)
+        log_p, now = self._answers(delta)
         unit, found = self.owner[self.row], log_p.gather(1, self.token[:, None])[:, 0]
         none = torch.zeros(len(delta), device=delta.device)
         nll = none.index_add(0, unit, -found * self.weight)
         missed = none.index_add(0, unit, (log_p.detach().argmax(1) != self.token).float())
-        now = _first_answers(self.loaded, self.essence, _moved(self.essence.hidden, delta))
         kl = self.kl * (now.exp() * (now - self.before)).sum(1)
         return Evaluation(nll, kl, missed == 0)
+
+    def _answers(self, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities where target tokens are predicted [k, vocabulary] and after the essence
+        prompts [m, vocabulary]."""
+        part = self.part
+        hidden = part.hidden.index_add(0, part.first, delta[self.owner].to(part.hidden.dtype))
+        at = torch.cat([part.first[self.row] + self.step, part.first[self.essence]])
+        # Not two slices: of each the backward pass would fill the whole with zeros first.
+        return finish(self.loaded, part, hidden, at).split([len(self.row), len(self.essence)])
+
+    @torch.no_grad()
+    def unchanged(self) -> Tensor:
+        """What the model answers to the essence prompts with δ = 0, [m, vocabulary]."""
+        part = self.part.select(self.essence)
+        return finish(self.loaded, part, part.hidden, part.first)
 
     def first_rows(self) -> Tensor:
         """The row of each unit's first bare prompt, [m]."""
@@ -133,10 +150,24 @@ class _Rows:
 
     def select(self, facts: Tensor) -> "_Rows":
         """Only the units given (ascending indices), renumbered from 0."""
-        device = facts.device
+        return self._only(torch.isin(self.owner, facts), facts)
+
+    def turn(self, index: int, turns: int, contexts: int) -> "_Rows":
+        """Of each fact's prompts every `turns`-th, which stand for all; the essence prompts stay."""
+        context = torch.arange(len(self.owner), device=self.owner.device) - self.first_rows()[self.owner]
+        context[self.essence] = contexts
+        asked = context % contexts % turns == index
+        asked[self.essence] = True
+        part = self._only(asked, torch.arange(len(self.before), device=self.owner.device))
+        total = torch.zeros(len(self.before), device=self.owner.device)
+        total.index_add_(0, part.owner[part.row], part.weight)
+        return replace(part, weight=part.weight / total[part.owner[part.row]])
+
+    def _only(self, chosen: Tensor, facts: Tensor) -> "_Rows":
+        """The rows `chosen` (a mask) of the units `facts`."""
+        rows, device = chosen.nonzero()[:, 0], facts.device
         new_owner = torch.full((len(self.before),), -1, device=device)
         new_owner[facts] = torch.arange(len(facts), device=device)
-        rows = (new_owner[self.owner] >= 0).nonzero()[:, 0]
         new_row = torch.full((len(self.owner),), -1, device=device)
         new_row[rows] = torch.arange(len(rows), device=device)
         kept = new_row[self.row] >= 0
@@ -148,21 +179,41 @@ class _Rows:
             self.step[kept],
             self.token[kept],
             self.weight[kept],
-            self.essence.select(facts),
+            new_row[self.essence[facts]],
             self.before[facts],
             self.kl,
         )
 
 
-def _moved(hidden: Tensor, delta: Tensor) -> Tensor:
-    """`hidden` [rows, t, d] with `delta` [rows, d] added at its first position."""
-    return torch.cat([hidden[:, :1] + delta[:, None].to(hidden.dtype), hidden[:, 1:]], dim=1)
+@dataclass
+class _Turns:
+    """Groups of the facts' prompts, of which each evaluation asks the next: an `Objective`.
+
+    Attributes:
+        passed: [m, groups] whether every target token was the most probable when the group was last asked.
+        next: the group to ask.
+    """
+
+    groups: Sequence[_Rows]
+    passed: Tensor
+    next: int = 0
+
+    def evaluate(self, delta: Tensor) -> Evaluation:
+        seen = self.groups[self.next].evaluate(delta)
+        self.passed[:, self.next] = seen.top
+        self.next = (self.next + 1) % len(self.groups)
+        return replace(seen, top=self.passed.all(1))
+
+    def select(self, facts: Tensor) -> "_Turns":
+        return _Turns([rows.select(facts) for rows in self.groups], self.passed[facts], self.next)
 
 
-def _first_answers(loaded: LoadedModel, part: Suffixes, hidden: Tensor) -> Tensor:
-    """Log-probabilities [rows, vocabulary] after each row's first position."""
-    rows = torch.arange(len(hidden), device=hidden.device)
-    return finish(loaded, part, hidden, rows, torch.zeros_like(rows))
+def _in_turn(rows: _Rows, contexts: int, at_once: int) -> Objective:
+    turns = -(-contexts // at_once) if at_once else 1
+    if turns == 1:
+        return rows
+    groups = [rows.turn(index, turns, contexts) for index in range(turns)]
+    return _Turns(groups, torch.zeros(len(rows.before), turns, dtype=torch.bool, device=rows.owner.device))
 
 
 def optimise(
@@ -188,21 +239,21 @@ def optimise(
         FactError: a fact cannot be tokenised as needed.
     """
     found = units(facts) if merged else [[i] for i in range(len(facts))]
-    # Facts of like length share a batch, so that little of it is padding.
-    order = sorted(found, key=lambda unit: max(_suffix_length(loaded, facts[i]) for i in unit))
+    # Facts of like length share a batch: their prompts' attention is padded to the longest.
+    found.sort(key=lambda unit: max(_suffix_length(loaded, facts[i]) for i in unit))
     size = max(1, options.rows // len(contexts))
     parts = []
-    for start in range(0, len(order), size):
-        chunk = order[start : start + size]
+    for start in range(0, len(found), size):
+        chunk = found[start : start + size]
         first = torch.tensor([unit[0] for unit in chunk], device=loaded.device)
         restraint = barred.select(first) if barred else Restraint()
         values = _optimise_chunk(
             loaded, [[facts[i] for i in unit] for unit in chunk], layer, contexts, options, restraint
         )
         parts.append(values)
-        done(min(1.0, (start + size) / len(order)))
-    unit_of = [place for place, unit in enumerate(order) for _ in unit]
-    back = torch.tensor([i for unit in order for i in unit], device=loaded.device).argsort()
+        done(min(1.0, (start + size) / len(found)))
+    unit_of = [place for place, unit in enumerate(found) for _ in unit]
+    back = torch.tensor([i for unit in found for i in unit], device=loaded.device).argsort()
     return Values.joined(parts).select(torch.tensor(unit_of, device=loaded.device)[back])
 
 
@@ -229,7 +280,7 @@ def _rows(
     contexts: Sequence[str],
     options: ValueOptions,
 ) -> _Rows:
-    prompts, owner = [], []
+    prompts, owner, essence = [], [], []
     row, step, token, weight = [], [], [], []
     for unit, facts in enumerate(units):
         for fact in facts:
@@ -241,31 +292,29 @@ def _rows(
                     token.append(prompt.ids[position])
                     share = (len(prompt.ids) - prompt.target_start) * len(contexts) * len(facts)
                     weight.append(1.0 / share)
-                prompts.append(prompt)
+                # The last target token is predicted, never read.
+                prompts.append(replace(prompt, ids=prompt.ids[:-1]))
                 owner.append(unit)
-    # The last target token is predicted, never read; of an essence prompt only the subject is.
-    read = [replace(prompt, ids=prompt.ids[:-1]) for prompt in prompts]
-    essence = [
-        encode(loaded.tokenizer, Fact(f.subject, ESSENCE, f.target), target=False, allow_first=True)
-        for f, *_ in units
-    ]
-    essence = [replace(prompt, ids=prompt.ids[: prompt.subject_last + 1]) for prompt in essence]
-    subjects = suffixes(loaded, essence, layer)
-    with torch.no_grad():
-        before = _first_answers(loaded, subjects, subjects.hidden)
+        about = Fact(facts[0].subject, ESSENCE, facts[0].target)
+        prompt = encode(loaded.tokenizer, about, target=False, allow_first=True)
+        essence.append(len(prompts))
+        # Only the subject is read.
+        prompts.append(replace(prompt, ids=prompt.ids[: prompt.subject_last + 1]))
+        owner.append(unit)
     device = loaded.device
-    return _Rows(
+    rows = _Rows(
         loaded,
-        suffixes(loaded, read, layer),
+        suffixes(loaded, prompts, layer),
         torch.tensor(owner, device=device),
         torch.tensor(row, device=device),
         torch.tensor(step, device=device),
         torch.tensor(token, device=device),
         torch.tensor(weight, device=device),
-        subjects,
-        before,
+        torch.tensor(essence, device=device),
+        torch.empty(0, device=device),
         options.kl,
     )
+    return replace(rows, before=rows.unchanged())
 
 
 def _optimise_chunk(
@@ -278,7 +327,7 @@ def _optimise_chunk(
 ) -> Values:
     rows = _rows(loaded, units, layer, contexts, options)
     first = rows.first_rows()
-    hidden, output = rows.part.hidden[first, 0].float(), rows.part.output[first]
+    hidden, output = rows.part.hidden[rows.part.first[first]].float(), rows.part.output[first]
     norms = hidden.norm(dim=1, keepdim=True)
     if options.attention:
         # What the block adds to its input less the MLP's output is the attention's. Its change is added
@@ -287,11 +336,12 @@ def _optimise_chunk(
         bare = [encode(loaded.tokenizer, facts[0], target=False) for facts in units]
         below = capture(loaded, bare, [layer - 1]).hidden[layer - 1].T
         norms = torch.stack([output.norm(dim=1), (hidden - below - output).norm(dim=1)], dim=1)
+    asked = _in_turn(rows, len(contexts), options.contexts)
     spent = 0
     if options.compressed:
-        dense = descend(rows, hidden.shape[1], norms, replace(options, steps=DENSE_STEPS), restraint)
+        dense = descend(asked, hidden.shape[1], norms, replace(options, steps=DENSE_STEPS), restraint)
         restraint = Compressed(dense, options.kept)
         options = replace(options, steps=max(1, options.steps - DENSE_STEPS))
         spent = dense.steps
-    found = descend(rows, hidden.shape[1], norms, options, restraint)
+    found = descend(asked, hidden.shape[1], norms, options, restraint)
     return Values(found.delta[:, 0].T, hidden.T, output.T, found.loss, found.steps + spent)

@@ -104,10 +104,10 @@ def test_cached_batched_pass_equals_a_full_pass_with_a_hook(loaded, facts):
     generator = torch.Generator().manual_seed(1)
     delta = torch.randn(len(prompts), 32, generator=generator).requires_grad_(True)
     part = suffixes(loaded, prompts, LAYER)
-    moved = torch.cat([part.hidden[:, :1] + delta[:, None], part.hidden[:, 1:]], dim=1)
     for row, prompt in enumerate(prompts):
         steps = torch.arange(len(prompt.ids) - prompt.subject_last)
-        ours = finish(loaded, part, moved, torch.full_like(steps, row), steps)
+        moved = part.hidden.index_add(0, part.first, delta)
+        ours = finish(loaded, part, moved, part.first[row] + steps)
         plain, seen = plain_pass(loaded, prompt, delta[row])
         plain = plain[prompt.subject_last :]
         torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-4)

@@ -135,13 +135,12 @@ def test_every_target_token_of_every_prompt_must_be_the_most_probable(
 ):
     """The published code's slice leaves the bare prompt out."""
     rows = _rows(editor.loaded, [[fact] for fact in facts], LAYER, CONTEXTS, ValueOptions())
-    asked = (rows.row == len(CONTEXTS) * 1 + context).nonzero()[:, 0]
+    asked = (rows.row == (len(CONTEXTS) + 1) * 1 + context).nonzero()[:, 0]
     missed = asked[-1 if last else 0]
 
-    def answers(_loaded, part, hidden, row, _step):
-        if part is not rows.part:
-            return finish(_loaded, part, hidden, row, _step)
-        logits = torch.nn.functional.one_hot(rows.token, 257).float()
+    def answers(_loaded, part, hidden, at):
+        logits = finish(_loaded, part, hidden, at)
+        logits[: len(rows.token)] = torch.nn.functional.one_hot(rows.token, 257).float()
         logits[missed] = 0.0
         logits[missed, 0] = 1.0
         return logits.log_softmax(-1)

@@ -1,11 +1,13 @@
 """The batched value optimiser against the published serial procedure (`benchmarks.serial`)."""
 
+import pytest
 import torch
 
 from benchmarks.serial import optimise_one
-from editing.forward import finish, suffixes
+from editing.descent import Evaluation
+from editing.forward import _Tree, finish, suffixes
 from editing.tokens import encode
-from editing.values import ValueOptions, optimise
+from editing.values import ValueOptions, _in_turn, _Rows, _rows, optimise
 
 CONTEXTS = ["", "The sky. ", "I went home. "]
 LAYER = 3
@@ -52,5 +54,73 @@ def test_cached_prefix_gives_the_log_probabilities_of_a_full_forward(editor, fac
         full = editor.model(input_ids=torch.tensor([prompt.ids])).logits[0].log_softmax(-1)
         steps = torch.arange(len(prompt.ids) - prompt.subject_last)
         with torch.no_grad():
-            ours = finish(editor.loaded, part, part.hidden, torch.full_like(steps, row), steps)
+            ours = finish(editor.loaded, part, part.hidden, part.first[row] + steps)
         torch.testing.assert_close(ours, full[prompt.subject_last :], atol=1e-4, rtol=1e-4)
+
+
+def test_prompts_share_their_common_beginnings(editor, facts):
+    prompts = [encode(editor.tokenizer, fact, context) for fact in facts for context in CONTEXTS]
+    tree = _Tree.of(prompts, lambda prompt: prompt.subject_last)
+    assert tree.shared < sum(prompt.subject_last for prompt in prompts)
+    for prompt, path in zip(prompts, tree.paths, strict=True):
+        assert tuple(tree.ids[place] for place in path) == prompt.ids
+        assert [tree.position[place] for place in path] == list(range(len(prompt.ids)))
+        assert all(place >= tree.shared for place in path[prompt.subject_last :])
+    own = [place for path in tree.paths for place in path if place >= tree.shared]
+    assert sorted(own) == list(range(tree.shared, len(tree.ids)))
+
+
+@pytest.fixture
+def rows(editor, facts):
+    units = [facts[:2], facts[2:3], facts[3:]]
+    return _rows(editor.loaded, units, LAYER, CONTEXTS, ValueOptions(kl=1.0))
+
+
+def test_turns_together_are_the_whole(rows):
+    delta = torch.randn(3, 32, generator=torch.Generator().manual_seed(3))
+    whole = rows.evaluate(delta)
+    parts = [rows.turn(i, 3, 3).evaluate(delta) for i in range(3)]
+    torch.testing.assert_close(sum(part.nll for part in parts) / 3, whole.nll)
+    for part in parts:
+        torch.testing.assert_close(part.kl, whole.kl)
+
+
+def test_turns_ask_each_context_once(rows):
+    groups = [rows.turn(i, 2, 3) for i in range(2)]
+    # Two facts, then one and one; an essence prompt for each unit.
+    assert [len(group.owner) for group in groups] == [2 * 4 + 3, 4 + 3]
+    for group in groups:
+        torch.testing.assert_close(
+            torch.zeros(3).index_add(0, group.owner[group.row], group.weight), torch.ones(3)
+        )
+
+
+def test_a_fact_is_done_when_every_turn_gave_the_target(rows, monkeypatch):
+    turns = _in_turn(rows, 3, 1)
+    told = iter([[True, True, False], [True, False, True], [True, True, True], [True, True, True]])
+    none = torch.zeros(3)
+    monkeypatch.setattr(_Rows, "evaluate", lambda _s, _d: Evaluation(none, none, torch.tensor(next(told))))
+    seen = [turns.evaluate(torch.zeros(3, 32)).top.tolist() for _ in range(4)]
+    assert seen == [[False] * 3, [False] * 3, [True, False, False], [True, False, True]]
+
+
+def test_all_contexts_at_once_are_no_turns(rows):
+    assert _in_turn(rows, 3, 0) is rows
+    assert _in_turn(rows, 3, 3) is rows
+
+
+def test_a_turning_fact_does_not_depend_on_its_batch_and_repeats(editor, facts):
+    options = ValueOptions(steps=9, rate=0.1, contexts=2, finish="argmax")
+    together = optimise(editor.loaded, facts, LAYER, CONTEXTS, options)
+    again = optimise(editor.loaded, facts, LAYER, CONTEXTS, options)
+    alone = optimise(editor.loaded, facts[2:3], LAYER, CONTEXTS, options)
+    assert torch.equal(together.delta, again.delta)
+    torch.testing.assert_close(together.delta[:, 2:3], alone.delta, atol=1e-4, rtol=1e-4)
+
+
+def test_turning_values_lower_the_loss_over_all_contexts(editor, facts):
+    rows = _rows(editor.loaded, [[fact] for fact in facts], LAYER, CONTEXTS, ValueOptions())
+    options = ValueOptions(steps=12, rate=0.1, contexts=1)
+    delta = optimise(editor.loaded, facts, LAYER, CONTEXTS, options).delta.T
+    with torch.no_grad():
+        assert (rows.evaluate(delta).nll < rows.evaluate(torch.zeros_like(delta)).nll).all()
