@@ -307,7 +307,7 @@ def values(
 
     with reported(as_json):
         try:
-            result = bench(_settings(model=model, state_dir=state), edits, workers, say)
+            result = bench(settings_of(model=model, state_dir=state), edits, workers, say)
         except (EditError, ProcessError) as error:
             raise CommandError(Exit.FAILED, str(error), "run `factd doctor`") from None
     write_json(out / "values.json", result)

@@ -12,9 +12,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from daemon.errors import SettingsError
 from daemon.names import PATTERN, Names
+from daemon.serving import IN_FLIGHT_MOST_SECONDS, IN_FLIGHT_SECONDS, InFlight
 
 DEFAULT_STATE_DIR = Path("~/.local/state/factd")
-from daemon.serving import IN_FLIGHT_MOST_SECONDS, IN_FLIGHT_SECONDS, InFlight
 
 
 class Settings(BaseSettings):
@@ -181,7 +181,7 @@ class Settings(BaseSettings):
 
     @field_validator("name")
     @classmethod
-    def _named(cls, value: str, info: ValidationInfo) -> str:
+    def _own_name(cls, value: str, info: ValidationInfo) -> str:
         if not PATTERN.fullmatch(value):
             raise ValueError(
                 "is no name; use at most 40 small letters, digits, - and _, a letter or digit first"

@@ -89,7 +89,7 @@ class _Attend(torch.autograd.Function):
         padded[grid.back] = above[0]
         g = _rows(padded.transpose(0, 1)[None], None, rows, heads)
         scores = torch.bmm(g, v.transpose(1, 2))
-        scores = torch._softmax_backward_data(scores, p, -1, p.dtype).mul_(ctx.scale)
+        scores = torch.ops.aten._softmax_backward_data(scores, p, -1, p.dtype).mul_(ctx.scale)
         to_query = _sequence(torch.bmm(scores, k), grid, all_heads).transpose(1, 2)
         own, weights = scores[:, :, prefix:], p[:, :, prefix:]
         to_key = _sequence(torch.bmm(own.transpose(1, 2), q), grid, heads)

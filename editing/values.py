@@ -134,7 +134,8 @@ class _Rows:
         hidden = part.hidden.index_add(0, part.first, delta[self.owner].to(part.hidden.dtype))
         at = torch.cat([part.first[self.row] + self.step, part.first[self.essence]])
         # Not two slices: of each the backward pass would fill the whole with zeros first.
-        return finish(self.loaded, part, hidden, at).split([len(self.row), len(self.essence)])
+        asked, essence = finish(self.loaded, part, hidden, at).split([len(self.row), len(self.essence)])
+        return asked, essence
 
     @torch.no_grad()
     def unchanged(self) -> Tensor:
