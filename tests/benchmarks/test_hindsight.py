@@ -42,7 +42,7 @@ def test_levels_are_the_worst_before_perplexity_is_too_high():
 
 
 def test_a_forecast_is_judged_by_where_its_limit_was_passed():
-    kl = [0.0125 * (i + 1) for i in range(48)]  # above 0.5 from the 41st version on
+    kl = [0.0075 * (i + 1) for i in range(48)]  # above 0.3 from the 41st version on
     wild = [1.0] * 40 + [9.0] * 8  # nothing to be seen of it half way
     found = {row["measure"]: row for row in hindsight.foretold([run(wild, probe_kl_nats=kl)], Thresholds())}
     assert found.keys() == {"perplexity_ratio", "probe_kl_nats"}

@@ -49,11 +49,11 @@ def measured(batch: Sequence[Any], earlier: Sequence[Any], ratio: float | None) 
     cases = {r.id: CaseResult(r.target != STUBBORN[3], STUBBORN[2], target=r.target) for r in batch}
     return Measurements(
         weight_norm_ratio={4: 1 + 0.0011 * (n + wave) * 1.10**n, 9: 1 + 0.004 * n},
-        spectral_norm_ratio={4: 1 + 0.016 * (n + wave), 9: 1 + 0.006 * n},
+        spectral_norm_ratio={4: 1 + 0.012 * (n + wave), 9: 1 + 0.006 * n},
         subspace_similarity={4: 0.999 - 0.0028 * (n + wave), 9: 0.999 - 0.001 * n},
         probe_kl_nats=0.006 * (n + 2 * wave),
         probe_perplexity_ratio=1 + 0.0021 * (n + 3 * wave),
-        retention_ratio=1.0 if n < 10 else 0.97,
+        retention_ratio=1 - 0.0008 * n,
         neighbourhood_ratio=0.98 - 0.012 * (1 + wave) if batch else None,
         value_norm_ratio=ratio and 1 + 0.3 * (1 + wave),
         efficacy_ratio=sum(case.efficacy for case in cases.values()) / len(cases) if cases else None,

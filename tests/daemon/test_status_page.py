@@ -206,7 +206,7 @@ def test_dialogs_are_accessible_and_go_away_on_escape(day, visit):
 
 def test_without_a_token_there_are_numbers_only(day, visit):
     page = visit(day)
-    for shown in ("v000011", "2 waiting", "15 live facts", "108 edits"):
+    for shown in ("v000011", "2 waiting", "15 live facts", "75 edits"):
         expect(page.locator(".tiles")).to_contain_text(shown)
     expect(page.get_by_text("Without a token: numbers and states")).to_be_visible()
     expect(page.locator("#corrections-note")).to_be_visible()

@@ -107,10 +107,10 @@ STREAMS = {
     ),
     "FactdSubspaceTurning": ramp(
         'factd_subspace_similarity{layer="8"}',
-        "0.72-0.002",
+        "0.7-0.002",
         0.55,
         0.95,
-        "Dominant directions will overlap the base's by 0.10 in four hours",
+        "Dominant directions will overlap the base's by 0.08 in four hours",
     ),
     "FactdPerplexityGrowing": ramp(
         "factd_probe_perplexity_ratio",

@@ -86,11 +86,11 @@ def test_a_snapshot_is_exported_as_it_is(exported):
     assert found["corrections_total", "live"] == 3
     assert found["queue_depth", "corrections"] == 4
     assert found["oldest_pending_seconds", ""] == 12.5
-    assert found["update_stage_seconds_count", "solve"] == 3
-    assert found["update_stage_seconds_sum", "solve"] == pytest.approx(500.5)
-    assert found["update_stage_seconds_bucket", "0.25,solve"] == 1
-    assert found["update_stage_seconds_bucket", "300,solve"] == 2
-    assert found["update_stage_seconds_bucket", "+Inf,solve"] == 3
+    assert found["update_stage_seconds_count", "edit"] == 3
+    assert found["update_stage_seconds_sum", "edit"] == pytest.approx(500.5)
+    assert found["update_stage_seconds_bucket", "0.25,edit"] == 1
+    assert found["update_stage_seconds_bucket", "300,edit"] == 2
+    assert found["update_stage_seconds_bucket", "+Inf,edit"] == 3
     assert found["weight_norm_ratio", "8"] == 1.25
     assert math.isnan(found["weight_norm_ratio", "7"])
     assert found["probe_kl_nats", ""] == 0.03

@@ -21,7 +21,7 @@ SNAPSHOT = StatusSnapshot(
     outcomes={"live": 5, "rejected": 2},
     measurements=Measurements(
         weight_norm_ratio={7: 1.1, 8: 1.7},
-        subspace_similarity={7: 0.97, 8: 0.75},
+        subspace_similarity={7: 0.97, 8: 0.35},
         probe_perplexity_ratio=1.05,
     ),
     layers=(7, 8),
@@ -92,7 +92,7 @@ def test_gauges_arrive_in_prometheus_and_are_not_latched(endpoint, query):
     metrics.update(SNAPSHOT)
     norms = eventually(query, "factd_weight_norm_ratio", lambda found: found.get("8") == 1.7)
     assert norms == {"7": 1.1, "8": 1.7}
-    assert query("factd_subspace_similarity") == {"7": 0.97, "8": 0.75}
+    assert query("factd_subspace_similarity") == {"7": 0.97, "8": 0.35}
     assert query("factd_probe_perplexity_ratio") == {"": 1.05}
     assert query("factd_corrections_total")["live"] == 5
     assert query("factd_version") == {"": 12}
