@@ -191,7 +191,7 @@ def open_installation(settings: Settings, progress: Progress) -> "tuple[Installa
     from editing.model import load_model
 
     loaded = load_model(settings.model, settings.statistics, settings.dtype)
-    install = Installation(loaded, settings.statistics, settings.corpus, progress)
+    install = Installation(loaded, settings.statistics, settings.corpus, progress, settings.tokens)
     return install, numbers_of(settings.method, loaded).values
 
 
@@ -212,6 +212,7 @@ def open_editor(settings: Settings, progress: Progress) -> "Editor":
         protect=settings.protect,
         dtype=settings.dtype,
         corpus=settings.corpus,
+        tokens=settings.tokens,
         progress=progress,
     )
 

@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     dtype: str = "auto"
     #: text file for the second moments; the model's own samples when None
     corpus: Path | None = None
+    #: tokens that the second moments are measured on; None: 10 times the FFN's width. More cost time once and
+    #: disturb what is not edited less
+    tokens: int | None = Field(None, ge=1)
 
     #: corrections written by one solve at most
     batch_size: int = Field(16, ge=1, le=1000)
