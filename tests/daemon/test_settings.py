@@ -82,6 +82,7 @@ def test_addresses_that_may_hold_passwords_are_not_in_repr():
 
 def test_a_named_model_has_a_directory_of_its_own(monkeypatch, tmp_path):
     monkeypatch.setenv("FACTD_NAME", "poems")
+    monkeypatch.delenv("FACTD_STATE_DIR", raising=False)  # make sets it
     with pytest.raises(SettingsError, match=r"FACTD_NAME = 'poems': .*set FACTD_STATE_DIR"):
         load_settings()
     settings = load_settings(state_dir=tmp_path)
