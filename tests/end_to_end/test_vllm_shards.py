@@ -3,6 +3,7 @@
 Two ranks in one process, each with a real RowParallelLinear that believes in its rank; no server.
 """
 
+import time
 from types import SimpleNamespace
 
 import pytest
