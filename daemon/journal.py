@@ -384,12 +384,8 @@ class Journal(Ledger):
             pause: longest pause of a replica's scheduler, in seconds.
         """
         with self.writing() as c:
-            told = {
-                "version": version,
-                "cause": cause,
-                "replicas": list(replicas),
-                "failures": list(failures),
-            }
+            told = {"version": version, "cause": cause}
+            told |= {"replicas": list(replicas), "failures": list(failures)}
             at = {"fence": self.fence, "at": self.clock()}
             c.execute(insert(publications).values(**told, pause_seconds=pause, **at))
         if pause is not None:

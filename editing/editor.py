@@ -12,11 +12,11 @@ from torch import Tensor
 
 from editing import methods
 from editing.anchor import AnchorRule, anchored, skipped
+from editing.checks import check_facts, check_recorded
 from editing.delta import materialise, tensor_sha256
 from editing.descent import Barred
-from editing.errors import EditError, FactError
 from editing.facts import Fact
-from editing.forward import Captured, capture
+from editing.forward import Captured, capture, mean_keys
 from editing.install import Installation
 from editing.methods.interference import bars
 from editing.methods.parameters import Parameters, parameters
@@ -187,7 +187,7 @@ class Editor:
             EditError: an id of `remove` is not live.
             SolveError: the numbers went bad.
         """
-        self._check_ids(facts, remove)
+        check_facts(self.state.ids, facts, remove, self.tokenizer, self.contexts)
         with self._all_or_nothing():
             return self._apply(list(facts), remove)
 
@@ -200,7 +200,7 @@ class Editor:
         Raises:
             EditError: an id is not live, or the method tunes weights and records no columns.
         """
-        self._check_ids((), ids)
+        check_facts(self.state.ids, (), ids, self.tokenizer, self.contexts)
         with self._all_or_nothing():
             self._apply([], ids)
 
@@ -214,7 +214,7 @@ class Editor:
         Raises:
             EditError: the method tunes weights and records no targets.
         """
-        self._check_recorded("compact")
+        check_recorded(self.method, "compact")
         facts, columns = self.state.facts, self.state.columns
         if not facts:
             return
@@ -255,26 +255,6 @@ class Editor:
         values = values if self.method.target == "hidden" else values.of_outputs()
         longest, factor = self.method.outlier, self.numbers.anchor_factor
         return anchored(values, self.anchors[layer], self.rule, longest, factor)
-
-    def _check_recorded(self, operation: str) -> None:
-        if self.method.tuned:
-            raise EditError(
-                f"cannot {operation}: a method that tunes weights records no keys and values of its facts; "
-                "restore an earlier version, or open the editor with another method, such as memit-seq"
-            )
-
-    def _check_ids(self, facts: Sequence[Fact], remove: Sequence[str]) -> None:
-        live = set(self.state.ids)
-        for id in remove:
-            if id not in live:
-                raise EditError(f"no live fact has id {id!r}; see editor.state.ids")
-        seen = live - set(remove)
-        for fact in facts:
-            if fact.id in seen:
-                raise FactError("id", fact.id, "it is live already or twice in the batch; use another id")
-            seen.add(fact.id)
-            for context in self.contexts:
-                encode(self.tokenizer, fact, context)
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
@@ -376,7 +356,7 @@ class Editor:
         for i, layer in enumerate(write.layers):
             with clock.time("keys"):
                 captured = capture(self.loaded, prompts, [layer])
-                keys = self._mean_keys(captured.keys[layer])
+                keys = mean_keys(captured.keys[layer], len(self.contexts))
                 current = self._current(prompts, captured, write, layer)
             with clock.time("solve"):
                 name = self.loaded.tensor_name(layer)
@@ -395,16 +375,9 @@ class Editor:
     def _current(self, prompts: Sequence[Any], captured: Captured, write: Write, layer: int) -> Tensor:
         """What the model has where the method's targets are meant, [d, n]."""
         if self.method.target == "averaged":
-            return self._mean_keys(captured.outputs[layer])
+            return mean_keys(captured.outputs[layer], len(self.contexts))
         bare = capture(self.loaded, prompts[:: len(self.contexts)], [write.target])
         return getattr(bare, self.method.target)[write.target].cpu()
-
-    def _mean_keys(self, keys: Tensor) -> Tensor:
-        """[d_in, n · contexts] → [d_in, n]: half the bare prompt's key, half the others' mean (MEMIT)."""
-        grouped = keys.reshape(len(keys), -1, len(self.contexts)).cpu()
-        if len(self.contexts) == 1:
-            return grouped[:, :, 0].contiguous()
-        return (grouped[:, :, 0] / 2 + grouped[:, :, 1:].mean(dim=2) / 2).contiguous()
 
     def _drop(self, ids: Sequence[str]) -> None:
         """Removes columns and solves every layer without them."""
@@ -414,7 +387,7 @@ class Editor:
         if not left.facts:
             self.restore(EditState())
             return
-        self._check_recorded("take a fact out")
+        check_recorded(self.method, "take a fact out")
         names = {layer: self.loaded.tensor_name(layer) for layer in self.layers}
         factors = {name: self._solvers[layer].factors(left.table(name)) for layer, name in names.items()}
         self.restore(EditState(left.facts, factors, left.columns))

@@ -2,7 +2,7 @@
 
 The one place that calls transformers' decoder blocks. Where the model's own pass can be used it is,
 so that no family's embedding or rotary variant is copied here. Prompts run as one row of tokens without
-padding, their common beginnings once; an attention mask keeps them apart (`_Tree`).
+padding, their common beginnings once; an attention mask keeps them apart (`editing.tree`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +16,7 @@ from torch import Tensor
 from editing.model import LoadedModel
 from editing.row_attention import Grid, by_rows
 from editing.tokens import Prompt
+from editing.tree import Tree
 
 
 class _Stop(Exception):
@@ -71,7 +72,7 @@ def capture(
 
 
 def _capture_batch(loaded: LoadedModel, prompts: Sequence[Prompt], layers: Sequence[int]) -> Captured:
-    tree = _Tree.of(prompts)
+    tree = Tree.of(prompts)
     at = torch.tensor([path[-1] for path in tree.paths], device=loaded.device)
     found = Captured({}, {}, {})
 
@@ -102,7 +103,7 @@ def _capture_batch(loaded: LoadedModel, prompts: Sequence[Prompt], layers: Seque
     handles += [loaded.mlp_output(layer).register_forward_hook(on_mlp_output(layer)) for layer in layers]
     handles += [loaded.layers[layer].register_forward_hook(on_block(layer)) for layer in layers]
     with _hooks(handles):
-        tree.run(loaded)
+        _run(tree, loaded)
     return found
 
 
@@ -131,111 +132,56 @@ def _stream(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-@dataclass(frozen=True)
-class _Tree:
-    """Prompts as one row of tokens in which a token sees its own prompt's earlier ones alone.
+def _run(
+    tree: Tree, loaded: LoadedModel, cache: Any = None, whole: int | None = None
+) -> dict[int | None, "_Attention"]:
+    """Runs the model's own pass; returns what the blocks of each attention window are called with.
 
-    Up to the subject's last token, which a change makes a prompt's own, prompts share their common
-    beginnings: contexts and what is put between them and the subject run once for all.
-
-    Attributes:
-        ids: tokens; the shared ones, of which there are `shared`, first.
-        position: of each token in its prompts.
-        paths: of each prompt, where its tokens stand in the row.
+    Args:
+        cache: takes keys and values.
+        whole: above this layer the shared tokens run alone; None: nowhere.
     """
+    device, dtype = loaded.device, loaded.model.dtype
+    windows = {loaded.window(index) for index in range(len(loaded.layers))}
+    seen = {
+        window: _Attention(additive(tree.allowed(window).to(device), dtype)[None, None], None)
+        for window in windows
+    }
 
-    ids: list[int]
-    position: list[int]
-    paths: list[list[int]]
-    shared: int
+    def before_block(index: int):
+        # A sequence of no tokens is not for every model.
+        count = max(1, tree.shared) if whole is not None and index > whole else len(tree.ids)
 
-    @staticmethod
-    def of(
-        prompts: Sequence[Prompt], shared: Callable[[Prompt], int] = lambda prompt: len(prompt.ids)
-    ) -> "_Tree":
-        """`shared` says how many of a prompt's first tokens it may share."""
-        ids, position, paths = [], [], []
-        known: dict[tuple[int, int], int] = {}
-        for prompt in prompts:
-            path = []
-            for token in prompt.ids[: shared(prompt)]:
-                branch = (path[-1] if path else -1, token)
-                if branch not in known:
-                    known[branch] = len(ids)
-                    ids.append(token)
-                    position.append(len(path))
-                path.append(known[branch])
-            paths.append(path)
-        count = len(ids)
-        for prompt, path in zip(prompts, paths, strict=True):
-            own = range(len(path), len(prompt.ids))
-            path += range(len(ids), len(ids) + len(own))
-            ids += prompt.ids[own.start :]
-            position += own
-        return _Tree(ids, position, paths, count)
+        def hook(_module, inputs, named):
+            attention = seen[loaded.window(index)]
+            attention.rotary = named.get("position_embeddings")
+            cut = {name: _first(value, count) for name, value in named.items() if name.startswith("position")}
+            mask = attention.mask[:, :, :count, :count]
+            hidden = inputs[0][:, :count]
+            if "attention_mask" in named:
+                return (hidden, *inputs[1:]), named | cut | {"attention_mask": mask}
+            # GPT-2 gives its blocks the mask by position.
+            return (hidden, inputs[1], mask, *inputs[3:]), named | cut
 
-    def allowed(self, window: int | None) -> Tensor:
-        """Whether a token (row) attends to another (column), [t, t]."""
-        found = torch.zeros(len(self.ids), len(self.ids), dtype=torch.bool)
-        for path in map(torch.tensor, self.paths):
-            found[path[:, None], path] = torch.ones(len(path), len(path), dtype=torch.bool).tril()
-        if window is not None:
-            position = torch.tensor(self.position)
-            found &= position[:, None] - position < window
-        return found
+        return hook
 
-    def run(
-        self, loaded: LoadedModel, cache: Any = None, whole: int | None = None
-    ) -> dict[int | None, "_Attention"]:
-        """Runs the model's own pass; returns what the blocks of each attention window are called with.
+    handles = [
+        block.register_forward_pre_hook(before_block(index), with_kwargs=True)
+        for index, block in enumerate(loaded.layers)
+    ]
 
-        Args:
-            cache: takes keys and values.
-            whole: above this layer the shared tokens run alone; None: nowhere.
-        """
-        device, dtype = loaded.device, loaded.model.dtype
-        windows = {loaded.window(index) for index in range(len(loaded.layers))}
-        seen = {
-            window: _Attention(additive(self.allowed(window).to(device), dtype)[None, None], None)
-            for window in windows
-        }
+    def on_last_block(_module, _inputs, _output):
+        raise _Stop
 
-        def before_block(index: int):
-            # A sequence of no tokens is not for every model.
-            count = max(1, self.shared) if whole is not None and index > whole else len(self.ids)
-
-            def hook(_module, inputs, named):
-                attention = seen[loaded.window(index)]
-                attention.rotary = named.get("position_embeddings")
-                cut = {
-                    name: _first(value, count) for name, value in named.items() if name.startswith("position")
-                }
-                mask = attention.mask[:, :, :count, :count]
-                hidden = inputs[0][:, :count]
-                if "attention_mask" in named:
-                    return (hidden, *inputs[1:]), named | cut | {"attention_mask": mask}
-                # GPT-2 gives its blocks the mask by position.
-                return (hidden, inputs[1], mask, *inputs[3:]), named | cut
-
-            return hook
-
-        handles = [
-            block.register_forward_pre_hook(before_block(index), with_kwargs=True)
-            for index, block in enumerate(loaded.layers)
-        ]
-
-        def on_last_block(_module, _inputs, _output):
-            raise _Stop
-
-        handles += [loaded.layers[-1].register_forward_hook(on_last_block)]
-        with _hooks(handles), suppress(_Stop):
-            loaded.model.base_model(
-                input_ids=torch.tensor([self.ids], device=device),
-                position_ids=torch.tensor([self.position], device=device),
-                past_key_values=cache,
-                use_cache=cache is not None,
-            )
-        return seen
+    handles += [loaded.layers[-1].register_forward_hook(on_last_block)]
+    with _hooks(handles), suppress(_Stop):
+        loaded.model.base_model(
+            input_ids=torch.tensor([tree.ids], device=device),
+            position_ids=torch.tensor([tree.position], device=device),
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+    return seen
 
 
 def _first(x: Any, count: int) -> Any:
@@ -343,7 +289,7 @@ def suffixes(loaded: LoadedModel, prompts: Sequence[Prompt], layer: int) -> Suff
     """
     from transformers import DynamicCache
 
-    tree = _Tree.of(prompts, lambda prompt: prompt.subject_last)
+    tree = Tree.of(prompts, lambda prompt: prompt.subject_last)
     before = tree.shared
     found: dict[str, Tensor] = {}
 
@@ -358,7 +304,7 @@ def suffixes(loaded: LoadedModel, prompts: Sequence[Prompt], layer: int) -> Suff
     # Made without the config it keeps all positions, those out of a sliding window too.
     cache = DynamicCache()
     with _hooks(handles):
-        seen = tree.run(loaded, cache, layer)
+        seen = _run(tree, loaded, cache, layer)
     device = loaded.device
     lengths = torch.tensor([len(p.ids) - p.subject_last for p in prompts], device=device)
     row = torch.arange(len(prompts), device=device).repeat_interleave(lengths)
@@ -411,3 +357,11 @@ def finish(loaded: LoadedModel, part: Suffixes, hidden: Tensor, at: Tensor) -> T
                 )
             )
     return loaded.logits(hidden[0, at]).float().log_softmax(dim=-1)
+
+
+def mean_keys(keys: Tensor, contexts: int) -> Tensor:
+    """[d_in, n · contexts] → [d_in, n]: half the bare prompt's key, half the others' mean (MEMIT)."""
+    grouped = keys.reshape(len(keys), -1, contexts).cpu()
+    if contexts == 1:
+        return grouped[:, :, 0].contiguous()
+    return (grouped[:, :, 0] / 2 + grouped[:, :, 1:].mean(dim=2) / 2).contiguous()

@@ -9,6 +9,7 @@ from editing.anchor import anchored, pilot_facts
 from editing.editor import Editor
 from editing.errors import EditError, FactError, OptionError
 from editing.facts import Fact
+from editing.forward import mean_keys
 from editing.state import EditState
 from editing.values import ValueOptions, Values
 
@@ -178,7 +179,7 @@ def test_pilots_are_seeded_and_distinct():
 
 def test_bare_key_weighs_as_much_as_all_contexts_together(editor):
     keys = torch.arange(12.0).reshape(1, 12)
-    mean = editor._mean_keys(keys)
+    mean = mean_keys(keys, len(editor.contexts))
     assert mean.tolist() == [[0.5 * 0 + 0.5 * 3, 0.5 * 6 + 0.5 * 9]]
 
 

@@ -5,8 +5,9 @@ import torch
 
 from benchmarks.serial import optimise_one
 from editing.descent import Evaluation
-from editing.forward import _Tree, finish, suffixes
+from editing.forward import finish, suffixes
 from editing.tokens import encode
+from editing.tree import Tree
 from editing.values import ValueOptions, _in_turn, _Rows, _rows, optimise
 
 CONTEXTS = ["", "The sky. ", "I went home. "]
@@ -60,7 +61,7 @@ def test_cached_prefix_gives_the_log_probabilities_of_a_full_forward(editor, fac
 
 def test_prompts_share_their_common_beginnings(editor, facts):
     prompts = [encode(editor.tokenizer, fact, context) for fact in facts for context in CONTEXTS]
-    tree = _Tree.of(prompts, lambda prompt: prompt.subject_last)
+    tree = Tree.of(prompts, lambda prompt: prompt.subject_last)
     assert tree.shared < sum(prompt.subject_last for prompt in prompts)
     for prompt, path in zip(prompts, tree.paths, strict=True):
         assert tuple(tree.ids[place] for place in path) == prompt.ids

@@ -1,0 +1,35 @@
+"""What is refused before anything is computed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from editing.errors import EditError, FactError
+from editing.facts import Fact
+from editing.methods.method import Method
+from editing.tokens import encode
+
+
+def check_recorded(method: Method, operation: str) -> None:
+    """Raises EditError where the method keeps no keys and values."""
+    if method.tuned:
+        raise EditError(
+            f"cannot {operation}: a method that tunes weights records no keys and values of its facts; "
+            "restore an earlier version, or open the editor with another method, such as memit-seq"
+        )
+
+
+def check_facts(
+    ids: Sequence[str], facts: Sequence[Fact], remove: Sequence[str], tokenizer: Any, contexts: Sequence[str]
+) -> None:
+    """Raises EditError or FactError unless `facts` can join the live ids and `remove` can leave them."""
+    live = set(ids)
+    for id in remove:
+        if id not in live:
+            raise EditError(f"no live fact has id {id!r}; see editor.state.ids")
+    seen = live - set(remove)
+    for fact in facts:
+        if fact.id in seen:
+            raise FactError("id", fact.id, "it is live already or twice in the batch; use another id")
+        seen.add(fact.id)
+        for context in contexts:
+            encode(tokenizer, fact, context)
