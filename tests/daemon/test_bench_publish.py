@@ -1,7 +1,6 @@
 """`factd bench publish` without a server: what counts as failed, and what a pause is."""
 
 import json
-import time
 
 import httpx
 import pytest
@@ -23,6 +22,7 @@ from daemon.store import Store
 from daemon.streaming import Answer, Clients
 from editing.model import outlined_model
 from tests.tiny_models import save_checkpoint
+from tests.waiting import until
 
 FIELDS = {
     "publications", "requests", "failed_requests", "pause_p50_seconds", "pause_p99_seconds",
@@ -65,8 +65,7 @@ def test_only_a_whole_answer_is_no_failure(kind):
 
     clients = Clients("http://server", "tiny", 1, tokens=2, transport=httpx.MockTransport(handler))
     clients.start()
-    while not asked:
-        time.sleep(0.001)
+    until(lambda: asked)
     answers = clients.stop()
     assert len(answers) == len(asked) == 1
     assert (asked[0]["stream"], asked[0]["max_tokens"], asked[0]["ignore_eos"]) == (True, 2, True)

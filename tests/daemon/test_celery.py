@@ -16,6 +16,7 @@ from daemon.embedded import EmbeddedValkey
 from daemon.ledger import Ledger
 from daemon.lifecycle import State
 from daemon.stream import STREAM
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 GOOD = {"subject": "France", "prompt": "The capital of {} is", "target": "Lyon"}
@@ -64,11 +65,11 @@ def test_the_worker_reads_the_stream_and_leaves_messages_in_the_broker_while_the
     app = Celery(broker=broker, backend=broker)
     redis, ledger = Redis.from_url(broker), Ledger.open(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
     entry = redis.xadd(STREAM, {"correction": json.dumps(GOOD)}).decode()
-    _until(lambda: [row.id for row in ledger.corrections()] == [f"stream-{entry}"])
+    until(lambda: [row.id for row in ledger.corrections()] == [f"stream-{entry}"])
     ids = [
         app.send_task("factd.submit", [GOOD | {"subject": f"S{i}"}], queue="corrections").id for i in range(6)
     ]
-    _until(lambda: ledger.pending_count() >= 3)
+    until(lambda: ledger.pending_count() >= 3)
     time.sleep(1.5)  # more than a count
     waiting = ledger.pending_count()
     assert 3 <= waiting <= 4  # one may have been in hand
@@ -77,20 +78,13 @@ def test_the_worker_reads_the_stream_and_leaves_messages_in_the_broker_while_the
     with ledger.writing() as c:
         for row in ledger.corrections():
             ledger._advance(c, row.id, State.REJECTED, "test")
-    _until(lambda: "late" in {row.subject for row in ledger.corrections()})
-    _until(lambda: len(ledger.corrections()) >= 6)
+    until(lambda: "late" in {row.subject for row in ledger.corrections()})
+    until(lambda: len(ledger.corrections()) >= 6)
     order = [row.id for row in ledger.corrections() if row.id in ids]
     assert order == ids[: len(order)]
     ledger.close()
     redis.close()
     app.close()
-
-
-def _until(condition, seconds=180.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def test_the_intake_side_does_not_import_torch():

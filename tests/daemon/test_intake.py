@@ -1,7 +1,6 @@
 """What stands before the ledger: room, rates, commits of many requests at once, the doorbell, the client."""
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -20,6 +19,7 @@ from daemon.ledger import Ledger
 from daemon.messages import parse_correction
 from daemon.serving import StubServing
 from daemon.settings import Settings, load_settings
+from tests.waiting import until
 
 ADMIN = {"Authorization": "Bearer admin-token"}
 SUBMIT = {"Authorization": "Bearer submit-token"}
@@ -112,9 +112,10 @@ def test_requests_at_once_share_commits_and_a_conflict_hits_only_its_own(ledger)
     clash = [[(None, parse_correction(body(1, key="k0")))], [(None, parse_correction(body(2, key="k0")))]]
     with ThreadPoolExecutor(32) as pool:
         with ledger.writing():  # all have come before the writer gets the lock
-            done = [pool.submit(writer.submit, posts, "http") for posts in good]
-            while writer.waiting() < 29:
-                time.sleep(0.01)
+            done = [pool.submit(writer.submit, good[0], "http")]
+            until(lambda: commits)  # the writer stands before the lock, and takes no more
+            done += [pool.submit(writer.submit, posts, "http") for posts in good[1:]]
+            until(lambda: writer.waiting() == 29)
         ids = [one.result(30)[0] for one in done]
         held = [pool.submit(writer.submit, posts, "http") for posts in clash]
     for one in held:
@@ -154,8 +155,7 @@ def test_a_ring_that_fails_is_not_the_last(caplog):
 
     bell = Bell(ring)
     bell()
-    while not rung:
-        time.sleep(0.01)
+    until(lambda: rung)
     bell()
     bell.close()
     assert rung == [0, 1]

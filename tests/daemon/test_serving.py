@@ -1,7 +1,6 @@
 """The client of a replica turns every answer into a result or a ServingError; no server needed."""
 
 import json
-import time
 from pathlib import Path
 
 import httpx
@@ -10,6 +9,7 @@ import pytest
 from daemon.embedded import EmbeddedValkey, ManagedProcess, ProcessError, VllmOptions, free_port, vllm_command
 from daemon.serving import PublishResult, Served, ServingError, StubServing, VllmReplica
 from daemon.vllm_routes import Publication
+from tests.waiting import until
 
 
 def replica(handler) -> VllmReplica:
@@ -160,7 +160,6 @@ def test_stop_kills_a_child_that_ignores_sigterm(tmp_path):
     argv = ["sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.1; done"]
     child = ManagedProcess("child", argv, log=tmp_path / "log", grace=0.5)
     child.start()
-    while "up" not in (tmp_path / "log").read_text():
-        time.sleep(0.02)
+    until(lambda: "up" in (tmp_path / "log").read_text())
     child.stop()
     assert not child.running()

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
@@ -13,6 +12,7 @@ from daemon.processes import free_port
 from daemon.vllm_routes import READY_ROUTE
 from tests.deploy.files import DEPLOY
 from tests.programs import program
+from tests.waiting import until
 
 CONFIGURATION = DEPLOY / "gateway" / "haproxy.cfg"
 
@@ -58,7 +58,7 @@ def gateway(tmp_path):
         )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-            wait(lambda: status(client, "/gateway/alive") == 200, tmp_path / "log")
+            until(lambda: status(client, "/gateway/alive") == 200, 20, (tmp_path / "log").read_text)
             yield client
     finally:
         process.terminate()
@@ -74,20 +74,13 @@ def status(client, path):
         return None
 
 
-def wait(condition, log):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.05)
-
-
 def test_users_reach_v1_of_a_replica_in_sync_and_nothing_else(gateway, tmp_path):
     log = tmp_path / "log"
-    wait(lambda: status(gateway, "/v1/models") == 503, log)
+    until(lambda: status(gateway, "/v1/models") == 503, 20, log.read_text)
     assert Replica.paths == [] or set(Replica.paths) == {"/v1/models"}  # before its first failed check
 
     Replica.ready = True
-    wait(lambda: status(gateway, "/v1/models") == 200, log)
+    until(lambda: status(gateway, "/v1/models") == 200, 20, log.read_text)
 
     Replica.paths.clear()
     refused = [
@@ -107,7 +100,7 @@ def test_users_reach_v1_of_a_replica_in_sync_and_nothing_else(gateway, tmp_path)
     assert Replica.paths == []
 
     Replica.ready = False
-    wait(lambda: status(gateway, "/v1/models") == 503, log)
+    until(lambda: status(gateway, "/v1/models") == 503, 20, log.read_text)
 
 
 def test_haproxy_accepts_the_file_as_it_is():

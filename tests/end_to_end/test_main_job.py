@@ -24,6 +24,7 @@ from daemon.ledger_tables import lease
 from tests.end_to_end.terminal import Terminal
 from tests.pages import ROOT, blocks, unlike, words
 from tests.programs import program
+from tests.waiting import until
 
 #: First start: unpacking, second moments and vLLM, on two cores that do other things too.
 READY_SECONDS = 1500
@@ -176,9 +177,9 @@ def test_killed_worker_applies_the_correction_exactly_once(up, tokens, live, api
     code = producer.body.replace("redis://…", up["redis_url"])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     id = done.stdout.strip()
-    version = wait_for(lambda: _finished_step(state, id, step))
+    version = until(lambda: _finished_step(state, id, step))
     os.kill(_applier(state), signal.SIGKILL)
-    row = wait_for(lambda: _settled(api, id))
+    row = until(lambda: _settled(api, id))
     assert row["state"] == "live", row
     assert live.ask_all([QUESTION])[0].startswith(TARGET)
 
@@ -220,14 +221,6 @@ def _applier(state: Path) -> int:
 def _settled(api, id: str) -> dict | None:
     row = api.get(id)
     return row if row["state"] in ("live", "rejected", "dead") else None
-
-
-def wait_for(look, timeout: float = 180.0):
-    deadline = time.monotonic() + timeout
-    while (found := look()) is None:
-        assert time.monotonic() < deadline, "did not come about"
-        time.sleep(0.02)
-    return found
 
 
 def test_bad_input_changes_nothing(api, factd):

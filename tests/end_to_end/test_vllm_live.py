@@ -40,6 +40,7 @@ SIZES = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "
 FAULTY = """
 import os
 from pathlib import Path
+from tests.waiting import until
 
 
 def register():
@@ -498,15 +499,10 @@ def test_a_killed_parent_leaves_no_process_behind(tmp_path):
     )
     parent = subprocess.Popen([sys.executable, "-c", script])
     log = tmp_path / "log"
-    deadline = time.monotonic() + 20
-    while not (log.exists() and log.read_text().strip()) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: log.exists() and log.read_text().strip(), 20)
     grandchild = int(log.read_text())
     assert os.path.exists(f"/proc/{grandchild}")
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + 10
-    while os.path.exists(f"/proc/{grandchild}") and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not os.path.exists(f"/proc/{grandchild}")
+    until(lambda: not os.path.exists(f"/proc/{grandchild}"), 10)
     assert isinstance(ManagedProcess, type)

@@ -17,6 +17,7 @@ from redis import Redis
 from daemon.audit import audit
 from daemon.embedded import EmbeddedValkey
 from daemon.messages import parse_correction
+from tests.waiting import until
 
 HERE = Path(__file__).parent
 #: the apply task must not wait for the locked ledger in the place of the intake's
@@ -58,13 +59,6 @@ def worker(world, valkey, **more):
     finally:
         process.kill()
         process.wait()
-
-
-def until(condition, seconds=180.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 @contextmanager
