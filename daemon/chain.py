@@ -59,6 +59,7 @@ def extend(head: Head, contents: Sequence[Mapping[str, Any]]) -> tuple[list[dict
     for content in contents:
         seq += 1
         row = {name: storable(value) if isinstance(value, str) else value for name, value in content.items()}
-        last = link(last, row | {"seq": seq})
-        rows.append(row | {"seq": seq, "hash": last})
+        row["seq"] = seq
+        last = row["hash"] = link(last, row)
+        rows.append(row)
     return rows, Head(seq, last)

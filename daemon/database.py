@@ -64,6 +64,7 @@ def _sqlite_pragmas(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")  # readers never block the writer
     cursor.execute("PRAGMA synchronous=FULL")  # a commit that returned survives a power cut
+    cursor.execute("PRAGMA wal_autocheckpoint=4000")  # pages; each checkpoint holds a commit up
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
 
