@@ -29,8 +29,8 @@ from monitoring.verdict import Verdict
 #: `known`: whether there were enough of them
 Foresee = Callable[[Sequence[tuple[int, dict[str, Any]]]], dict[str, Any]]
 
-#: Measures of the weights as a whole: beyond a warning the model is worn, whoever came last.
-WEAR = ("weight_norm_ratio", "spectral_norm_ratio", "subspace_similarity")
+#: Measures of the model as a whole: beyond a warning it is worn, whoever came last.
+WEAR = ("weight_norm_ratio", "spectral_norm_ratio", "subspace_similarity", "retention_ratio")
 #: So many single corrections refused, with nothing accepted between, for wear alone: it is the model, not
 #: the corrections. Halving puts some batches before each of them.
 WORN_OUT, TRIED = 3, 10

@@ -207,13 +207,13 @@ def fake_measure(batch: Any, earlier: Any, ratio: float | None) -> FakeMeasureme
     return FakeMeasurements(targets, len(earlier), tuple(row.target for row in earlier))
 
 
-WORN = {"weight_norm_ratio": "warn"}
+WEARING = {"wearing": "weight_norm_ratio", "fading": "retention_ratio"}
 
 
 def fake_judge(measured: FakeMeasurements, previous: Any) -> FakeVerdict:
     """`bad` is blamed, `poison` spoils its batch without a trace, `foggy` cannot be measured, `heavy` makes
-    the weights too large. Of live facts: `rotten` spoils the live version, `misty` hides it, `wearing`
-    wears the weights, `stiff` cannot be compacted."""
+    the weights too large, `crowded` makes earlier facts forgotten. Of live facts: `rotten` spoils the live version, `misty` hides it, `wearing`
+    wears the weights, `fading` is forgotten little by little, `stiff` cannot be compacted."""
     targets, live = measured.targets, measured.live
     if "foggy" in targets.values():
         return FakeVerdict("inconclusive", ("probe_kl_nats was not measured",))
@@ -221,6 +221,8 @@ def fake_judge(measured: FakeMeasurements, previous: Any) -> FakeVerdict:
         return FakeVerdict("rejected", ("perplexity rose",))
     if "heavy" in targets.values():
         return FakeVerdict("rejected", ("weight_norm_ratio = 2",), guards={"weight_norm_ratio": "limit"})
+    if "crowded" in targets.values():
+        return FakeVerdict("rejected", ("retention_ratio = 0.8",), guards={"retention_ratio": "limit"})
     blamed = tuple(id for id, target in targets.items() if target == "bad")
     if blamed:
         return FakeVerdict("rejected", ("does not answer",), blamed)
@@ -231,7 +233,9 @@ def fake_judge(measured: FakeMeasurements, previous: Any) -> FakeVerdict:
         return FakeVerdict("rejected", ("perplexity has risen since",))
     if not targets and previous is not None and "stiff" in live:
         return FakeVerdict("rejected", ("compaction forgets",))
-    return FakeVerdict("accepted", guards=WORN if {"wearing"} & {*live, *targets.values()} else {})
+    here = {*live, *targets.values()}
+    worn = {measure: "warn" for target, measure in WEARING.items() if target in here}
+    return FakeVerdict("accepted", guards=worn)
 
 
 def fake_foresee(history: Any) -> dict[str, Any]:

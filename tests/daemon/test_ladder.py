@@ -288,14 +288,18 @@ def test_an_own_compaction_that_is_refused_pauses_the_queue(grown):
     assert world.states()["id-A-B"] == "live"
 
 
-def test_a_worn_model_is_compacted_and_at_last_paused(grown):
-    world = grown("wearing", batch_size=1)
+@pytest.mark.parametrize(
+    ("live", "posted", "measure"),
+    [("wearing", "heavy", "weight_norm_ratio"), ("fading", "crowded", "retention_ratio")],
+)
+def test_a_worn_model_is_compacted_and_at_last_paused(grown, live, posted, measure):
+    world = grown(live, batch_size=1)
     for i in range(WORN_OUT + 2):
-        world.post(f"H{i}", "heavy")
+        world.post(f"H{i}", posted)
     world.run()
     steps = [step for step, _ in world.steps()]
     assert steps == ["refuse", "quarantine", "compact", *["refuse", "quarantine"] * WORN_OUT, "pause"]
-    assert "the model is worn: weight_norm_ratio" in world.ledger.paused()["why"]
+    assert f"the model is worn: {measure}" in world.ledger.paused()["why"]
     states = list(world.states().values())
     assert states.count("rejected") == WORN_OUT + 1
     assert states.count("validated") == 1
