@@ -43,6 +43,7 @@ class Stream:
         sample: facts scored at a checkpoint; 0 for all so far.
         seed: of that sample.
         compact: whether the model is scored after compaction too.
+        compact_every: after so many edits the model is compacted and goes on from there; 0: never.
     """
 
     records: Sequence[Record]
@@ -53,6 +54,7 @@ class Stream:
     sample: int = 0
     seed: int = 0
     compact: bool = False
+    compact_every: int = 0
 
     def scored(self, edits: int) -> list[Record]:
         """The records scored after so many edits."""
@@ -73,6 +75,7 @@ class Stream:
         facts = hashlib.sha256(json.dumps([record.fact.id for record in self.records[:100]]).encode())
         what = [str(configuration), model.install.directory.name, model.install.tokens, self.dataset]
         what += [facts.hexdigest(), self.batch, self.sample, self.seed]
+        what += [self.compact_every] if self.compact_every else []
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
 
 
@@ -163,6 +166,9 @@ class Run:
         except EditError as error:
             # A model far gone cannot be written to; the facts count as missed, the stream goes on.
             self._say(f"facts {first + 1} to {behind} could not be written: {error}")
+        every = self._stream.compact_every
+        if every and behind % every == 0 and not editor.method.tuned:
+            editor.compact()
         took = time.perf_counter() - start
         self._edits, self._seconds = behind, self._seconds + took
         left = (self._stream.checkpoints[-1] - behind) * took / len(facts)
@@ -202,7 +208,9 @@ class Run:
         )
         row |= _scored(scorer, stream, self._edits)
         row |= {"perplexity_ratio": told / self._base.perplexity, **measured.ratios(editor)}
-        row |= {"seconds": self._seconds, "options": chosen.options, "written": len(editor.state.facts)}
+        every = f"compact_every={stream.compact_every}" if stream.compact_every else ""
+        options = ",".join(filter(None, (chosen.options, every)))
+        row |= {"seconds": self._seconds, "options": options, "written": len(editor.state.facts)}
         return row | {"perplexity": told}
 
 

@@ -163,6 +163,9 @@ def horizon(
     compact: Annotated[
         bool, typer.Option(help="Score the model after compaction from the base too.")
     ] = False,
+    compact_every: Annotated[
+        int, typer.Option(min=0, help="Compact after so many edits and go on from there; 0: never.")
+    ] = 0,
     values: ValuesOption = "",
     facts: FactsOption = "counterfact",
     text: TextOption = None,
@@ -188,7 +191,7 @@ def horizon(
         texts = common.texts(text)
         opened = common.open()
         records = common.records(opened, facts, marks[-1]).records
-        stream = Stream(records, texts, Path(facts).name, batch, marks, sample, seed, compact)
+        stream = Stream(records, texts, Path(facts).name, batch, marks, sample, seed, compact, compact_every)
         rows = measured(opened, stream, chosen, out, say)
     drawn = plots.horizon(rows, out)
     if as_json:
