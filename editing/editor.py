@@ -32,10 +32,9 @@ from editing.tokens import encode
 from editing.values import ValueOptions, Values, optimise, units
 
 #: Where statistics and unpacked models are kept unless told otherwise.
-#: Times that a compaction optimises what is not said again: a second time still helps, see docs/experiments.md.
-COMPACT_ROUNDS = 3
-
 DEFAULT_STATE_DIR = Path.home() / ".local" / "state" / "factd"
+#: How often a compaction optimises what is not said, at most: the second still helps (docs/experiments.md).
+COMPACT_ROUNDS = 3
 
 
 class Editor:
@@ -211,32 +210,29 @@ class Editor:
         """Writes all live facts anew from the base weights in one batch, with their recorded targets.
 
         Keys of the upper layers, recorded while other facts were not yet there, become exact again. Targets
-        of facts that the model then does not say word for word are optimised again, on the model as it is,
-        as long as more facts are said with them, `COMPACT_ROUNDS` times at most.
+        of facts that are then not said word for word are optimised again on the model, while it helps.
 
         Raises:
             EditError: the method tunes weights and records no targets.
         """
         check_recorded(self.method, "compact")
-        facts, columns = self.state.facts, self.state.columns
-        if not facts:
+        if not (facts := self.state.facts):
             return
         recorded = {f"{kind}/{w.target}" for kind in ("targets", "interference") for w in self.rounds}
-        columns = {name: column for name, column in columns.items() if name in recorded}
+        columns = {name: column for name, column in self.state.columns.items() if name in recorded}
         with self._all_or_nothing():
             self._write_anew(facts, columns)
-            said = says(self.loaded, facts)
+            said, best, kept = says(self.loaded, facts), -1, self.state
             for _ in range(COMPACT_ROUNDS):
                 wanting = [i for unit in units(facts) for i in unit if not all(said[j] for j in unit)]
-                if not wanting:
+                if not wanting or sum(said) <= best:
                     break
-                kept = self.state
+                best, kept = sum(said), self.state
                 columns = columns | self._found_again(facts, wanting, columns)
                 self._write_anew(facts, columns)
-                before, said = said, says(self.loaded, facts)
-                if sum(said) <= sum(before):
-                    self.restore(kept)
-                    break
+                said = says(self.loaded, facts)
+            if sum(said) <= best:
+                self.restore(kept)
 
     def _write_anew(self, facts: Sequence[Fact], columns: dict[str, Tensor]) -> None:
         self.restore(EditState())
@@ -378,8 +374,7 @@ class Editor:
                 factors = self._solvers[layer].factors(table, self.state.factors.get(name), earlier)
                 self.state = replace(self.state, factors=self.state.factors | {name: factors})
                 self._set_weight(layer, materialise(self._base[name], *factors))
-        joined = self.state.with_columns((), columns).columns
-        self.state = EditState(known, self.state.factors, joined)
+        self.state = EditState(known, self.state.factors, self.state.with_columns((), columns).columns)
 
     def _current(self, prompts: Sequence[Any], captured: Captured, write: Write, layer: int) -> Tensor:
         """What the model has where the method's targets are meant, [d, n]."""
@@ -392,10 +387,8 @@ class Editor:
         """Removes columns and solves every layer without them."""
         if not ids:
             return
-        left = self.state.without(ids)
-        if not left.facts:
-            self.restore(EditState())
-            return
+        if not (left := self.state.without(ids)).facts:
+            return self.restore(EditState())
         check_recorded(self.method, "take a fact out")
         names = {layer: self.loaded.tensor_name(layer) for layer in self.layers}
         factors = {name: self._solvers[layer].factors(left.table(name)) for layer, name in names.items()}

@@ -212,8 +212,9 @@ WEARING = {"wearing": "weight_norm_ratio", "fading": "retention_ratio"}
 
 def fake_judge(measured: FakeMeasurements, previous: Any) -> FakeVerdict:
     """`bad` is blamed, `poison` spoils its batch without a trace, `foggy` cannot be measured, `heavy` makes
-    the weights too large, `crowded` makes earlier facts forgotten. Of live facts: `rotten` spoils the live version, `misty` hides it, `wearing`
-    wears the weights, `fading` is forgotten little by little, `stiff` cannot be compacted."""
+    the weights too large, `crowded` makes earlier facts forgotten. Of live facts: `rotten` spoils the live
+    version, `misty` hides it, `wearing` wears the weights, `fading` is forgotten little by little, `stiff`
+    cannot be compacted."""
     targets, live = measured.targets, measured.live
     if "foggy" in targets.values():
         return FakeVerdict("inconclusive", ("probe_kl_nats was not measured",))
