@@ -4,7 +4,7 @@ After each step the model is measured and judged as the daemon does it. With the
 published and the stream ends when the model has collapsed: perplexity on held-out text above three times the
 base's, or S of the harmless facts below 60. With it on a version that is not accepted is undone; what is
 blamed is left out, or else the batch is halved; when nothing has come through for some steps, the stream is
-paused.
+paused. A worn model is compacted when it refuses, as by the daemon's ladder.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from monitoring.measure import Memory, measure
 from monitoring.measurements import LAYER_MEASURES, SCALAR_MEASURES, Case, Measurements
 from monitoring.probes import default_probes
 from monitoring.scoring import Scorer
-from monitoring.verdict import Verdict, judge
+from monitoring.verdict import Verdict, judge, worn
 
 #: A model has collapsed beyond this perplexity ratio, or below this S.
 COLLAPSED_PERPLEXITY, COLLAPSED_S = 3.0, 60.0
@@ -40,6 +40,8 @@ PAUSE_AFTER = 3
 TEXTS = 4
 #: Versions refused in a row within a step, before what is left of the step is given up.
 TRIED = 4
+#: Published versions between two compactions, at least: half of what the daemon waits, for want of time.
+COMPACT_AFTER = 10
 #: Paraphrases and neighbours of a correction that the guard is told of.
 CASE_PROMPTS = 1
 
@@ -135,8 +137,9 @@ class Trial:
         self._published: Measurements | None = None
         self._edits, self._versions, self._idle, self._next_score = 0, 0, 0, plan.score_every
         self._at: dict[str, int | None] = dict.fromkeys(
-            ("warned", "refused", "rolled_back", "collapse", "paused")
+            ("warned", "refused", "rolled_back", "compacted", "collapse", "paused")
         )
+        self._worn, self._since_compaction, self._compactions = False, COMPACT_AFTER, 0
         self._first: dict[str, dict[str, int]] = {"warn": {}, "limit": {}}
         self._ratio, self._worst, self._best_retention, self._retention_drop = 1.0, 1.0, 0.0, 0.0
         self.series: list[dict[str, Any]] = []
@@ -174,20 +177,37 @@ class Trial:
                 self._record(version, published=False)
             self._editor.restore(before)
             self._mark("refused" if batch else "rolled_back")
-            if len(batch) > 1:
+            if self._worn and self._since_compaction >= COMPACT_AFTER and self._compact(step):
+                queue, refusals = [batch, *queue], 0
+            elif len(batch) > 1:
                 queue = _smaller(batch, version) + queue
 
-    def _make(self, records: tuple[Record, ...], step: Step) -> Version | None:
+    def _compact(self, step: Step) -> bool:
+        """Writes all live facts anew, and publishes that if the guard lets it; tells whether it did."""
+        self._mark("compacted")
+        self._since_compaction = 0
+        before = self._editor.state
+        version = self._make((), step, compacting=True)
+        if version is None or version.verdict.outcome != "accepted":
+            self._editor.restore(before)
+            return False
+        self._compactions += 1
+        self._publish(version)
+        return True
+
+    def _make(self, records: tuple[Record, ...], step: Step, compacting: bool = False) -> Version | None:
         """Edits, measures and judges; None when the editor itself refused."""
         editor, before, start = self._editor, self._editor.state, time.perf_counter()
         self._versions += 1
         try:
-            outcomes = self._write(records, step.huge)
+            if compacting:
+                editor.compact()
+            outcomes = [] if compacting else self._write(records, step.huge)
         except EditError as error:
             self._say(f"refused by the editor: {error}")
             editor.restore(before)
             return None
-        if step.noise:
+        if step.noise and not compacting:
             add_noise(editor, step.noise, seed=self._versions)
         edit_seconds = time.perf_counter() - start
         ids = {outcome.id for outcome in outcomes if outcome.written}
@@ -236,6 +256,7 @@ class Trial:
 
     def _publish(self, version: Version) -> None:
         self._live += version.records
+        self._worn, self._since_compaction = bool(worn(version.verdict.guards)), self._since_compaction + 1
         self._published, self._ratio = version.measured, version.perplexity_ratio
         self._worst = max(self._worst, self._ratio)
         kept = version.measured.retention_ratio
@@ -284,6 +305,7 @@ class Trial:
             **{f"{event}_at": at for event, at in self._at.items()},
             "good_live_ratio": len(good & live) / len(good),
             "worst_retention_drop": self._retention_drop,
+            "compactions": self._compactions,
             "first_warn": self._first["warn"],
             "first_limit": self._first["limit"],
         }
@@ -329,6 +351,7 @@ COLUMNS = (
     "warned_at",
     "refused_at",
     "rolled_back_at",
+    "compactions",
     "paused_at",
     "worst_published_perplexity_ratio",
     "worst_retention_drop",

@@ -23,14 +23,12 @@ from daemon.settings import Settings
 from daemon.stages import Stage
 from daemon.store import Store
 from monitoring.policy import PolicyState, decide
-from monitoring.verdict import Verdict
+from monitoring.verdict import WEAR, Verdict, worn
 
 #: (edits so far, measurements) of versions since the last compaction → monitoring.forecast.to_json, and
 #: `known`: whether there were enough of them
 Foresee = Callable[[Sequence[tuple[int, dict[str, Any]]]], dict[str, Any]]
 
-#: Measures of the model as a whole: beyond a warning it is worn, whoever came last.
-WEAR = ("weight_norm_ratio", "spectral_norm_ratio", "subspace_similarity", "retention_ratio")
 #: So many single corrections refused, with nothing accepted between, for wear alone: it is the model, not
 #: the corrections. Halving puts some batches before each of them.
 WORN_OUT, TRIED = 3, 10
@@ -138,8 +136,7 @@ class Ladder:
         return False
 
     def _worn(self, live: str) -> list[str]:
-        states = (self.journal.version(live).verdict or {}).get("guards", {})
-        return [name for name in WEAR if states.get(name) in ("warn", "limit")]
+        return worn((self.journal.version(live).verdict or {}).get("guards", {}))
 
     def _why_compact(self, worn: Sequence[str]) -> str | None:
         """Not again before so many versions went live, whatever became of the last one."""

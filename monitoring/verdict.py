@@ -100,6 +100,15 @@ GUARDS: tuple[Guard, ...] = (
 GUARD_NAMES: tuple[str, ...] = (*(guard.name for guard in GUARDS), "efficacy_ratio")
 
 
+#: Measures of the model as a whole: beyond a warning it is worn, whoever came last.
+WEAR = ("weight_norm_ratio", "spectral_norm_ratio", "subspace_similarity", "retention_ratio")
+
+
+def worn(guards: Mapping[str, str]) -> list[str]:
+    """Of `WEAR`, what the guards' states put beyond a warning."""
+    return [name for name in WEAR if guards.get(name) in ("warn", "limit")]
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What is to become of a staged version.

@@ -54,6 +54,24 @@ def test_equals_the_dense_decomposition(shape, method):
     assert singular_vector_similarity(start, now) == pytest.approx(ss, abs=1e-5)
 
 
+def test_directions_are_right_where_values_leave_no_gap(monkeypatch):
+    monkeypatch.setattr(spectral, "EXACT_SIDE", 0)
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    # Like an edited weight: one large value, then a slow fall that goes on behind the last one watched.
+    u, v = torch.linalg.qr(drawn(400, 400)).Q, torch.linalg.qr(drawn(900, 400)).Q
+    sizes = 16 * (1 - torch.arange(400) / 500).double()
+    sizes[0] = 27
+    before = ((u * sizes) @ v.T).float()
+    after = (before.double() + drawn(400, 20) @ drawn(20, 900) * 0.05).float()
+    now = spectrum(after, spectral.SUBSPACE_RANK, start=spectrum(before, spectral.SUBSPACE_RANK))
+    ls, _ = dense_similarities(before, after, spectral.SUBSPACE_RANK)
+    assert subspace_similarity(spectrum(before, spectral.SUBSPACE_RANK), now) == pytest.approx(ls, abs=0.01)
+
+
 def test_an_unchanged_weight_is_wholly_similar(method):
     one = spectrum(weight_of((24, 60)), RANK)
     assert subspace_similarity(one, one) == pytest.approx(1, abs=1e-6)
