@@ -144,10 +144,11 @@ def test_a_replica_gets_users_only_when_it_is_in_sync(objects):
     assert named == [f"http://factd-serve-{i}.factd-serve:8320" for i in range(replicas["replicas"])]
 
 
-def test_there_is_one_writer(objects):
-    worker = only(objects, "Deployment", "factd-worker")["spec"]
-    assert worker["replicas"] == 1
-    assert worker["strategy"] == {"type": "Recreate"}
+def test_there_is_one_writer_and_one_that_takes_corrections_in_order(objects):
+    for name in ("factd-worker", "factd-intake"):
+        one = only(objects, "Deployment", name)["spec"]
+        assert one["replicas"] == 1
+        assert one["strategy"] == {"type": "Recreate"}
     for name, pod in pods(objects):
         for container in containers(pod):
             for mount in container["volumeMounts"]:
