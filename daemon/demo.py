@@ -301,7 +301,9 @@ def _show_gauges(demo: Demo) -> None:
         if name.removeprefix("factd_").split("{")[0] in SHOWN_GAUGES
     }
     demo.results["gauges"] = {name: value if math.isfinite(value) else None for name, value in shown.items()}
-    show_table("Stability gauges (/metrics)", ("gauge", "value"), [(n, f"{v:.4g}") for n, v in shown.items()])
+    # Retention of earlier corrections, say, when all came in the first batch.
+    rows = [(n, f"{v:.4g}" if math.isfinite(v) else "nothing to measure yet") for n, v in shown.items()]
+    show_table("Stability gauges (/metrics)", ("gauge", "value"), rows)
     demo.saw("gauges read from /metrics", "factd_version" in gauges)
 
 
