@@ -54,14 +54,19 @@ NORM = Panel("weight_norm_ratio_max", "‖W‖ / ‖W₀‖, worst layer", start
 PERPLEXITY = Panel(
     "perplexity_ratio", "perplexity over the base's", start=1.0, limit=LIMITS.probe_perplexity_ratio_limit
 )
+S = Panel("s", "S")
 EXACT = Panel("exact_match", "answered word for word, %")
 LS = Panel("subspace_similarity_min", "LS, worst layer", start=1.0, limit=LIMITS.subspace_similarity_limit)
 LS_COST = Panel("perplexity_ratio", "perplexity over the base's", x="subspace_similarity_min")
 
 DEFAULT, NONE = "nas-cap, 1.5 anchors (default)", "no anchor"
 ANCHORS = (DEFAULT, NONE, "nas-cap, 1 anchor", "nas, 1 anchor", "nas, 0.87 anchors")
+COMPACTED = "90,000 tokens, compacted every 500"
+PLAIN = "memit-seq"
 FIGURES = (
-    Figure("horizon", "horizon-1000.json", ("default", "default, compacted"), (EXACT, PERPLEXITY, LS)),
+    Figure(
+        "horizon", "horizon-1000.json", ("default", "default, compacted", COMPACTED), (EXACT, PERPLEXITY, LS)
+    ),
     Figure("anchor", "horizon-500.json", ANCHORS, (NORM, PERPLEXITY, EXACT)),
     Figure("dominant", "horizon-500.json", (*ANCHORS, "no anchor, λ 500"), (LS, LS_COST)),
     Figure(
@@ -70,6 +75,14 @@ FIGURES = (
         (NONE, f"{NONE}, compacted", "nas, 0.87 anchors", "nas, 0.87 anchors, compacted"),
         (EXACT, PERPLEXITY, LS),
     ),
+    Figure(
+        "methods",
+        "grid-500.json",
+        (PLAIN, "memit", "alphaedit", f"{PLAIN}, nas", "memit, nas"),
+        (S, PERPLEXITY, LS),
+    ),
+    Figure("placement", "grid-500.json", (PLAIN, f"{PLAIN}, boundary (BLUE)"), (EXACT, PERPLEXITY, LS)),
+    Figure("protect", "grid-500.json", (PLAIN, f"{PLAIN}, REVIVE"), (EXACT, PERPLEXITY, LS)),
 )
 AXES = {"edits": "edits", "subspace_similarity_min": "LS, worst layer"}
 
