@@ -163,9 +163,7 @@ def horizon(
     compact: Annotated[
         bool, typer.Option(help="Score the model after compaction from the base too.")
     ] = False,
-    compact_every: Annotated[
-        int, typer.Option(min=0, help="Compact after so many edits and go on from there; 0: never.")
-    ] = 0,
+    compact_every: Annotated[int, typer.Option(min=0, help="Compact each so many edits; 0: never.")] = 0,
     values: ValuesOption = "",
     facts: FactsOption = "counterfact",
     text: TextOption = None,
