@@ -26,6 +26,7 @@ from daemon.proof import Passage, Proof
 from daemon.serving import ServingError, VllmReplica
 from editing.delta import materialise, tensor_sha256, write_tensors
 from tests.tiny_models import save_checkpoint
+from tests.waiting import until
 
 pytest.importorskip("vllm")
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1200)]
@@ -40,7 +41,6 @@ SIZES = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "
 FAULTY = """
 import os
 from pathlib import Path
-from tests.waiting import until
 
 
 def register():
