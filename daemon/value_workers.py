@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from daemon.errors import RefusedError
-from editing.facts import Fact
+from editing.facts import Fact, units
 from editing.install import Installation
-from editing.values import ValueOptions, Values, units
+from editing.values import ValueOptions, Values
 
 log = logging.getLogger("factd")
 

@@ -1,8 +1,8 @@
 """The editor: a model, its memory of facts, and the one way to change them."""
 
 import hashlib
-from collections.abc import Iterator, Sequence, Set
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence, Set
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from torch import Tensor
 from editing import methods
 from editing.anchor import AnchorRule, anchored, skipped
 from editing.checks import check_facts, check_recorded
-from editing.delta import materialise, tensor_sha256
+from editing.delta import materialise
 from editing.descent import Barred
-from editing.facts import Fact
+from editing.edited import EditedModel
+from editing.facts import Fact, mates, units
 from editing.forward import Captured, capture, mean_keys
 from editing.install import Installation
 from editing.methods.interference import bars
@@ -29,7 +30,7 @@ from editing.says import says
 from editing.second_moment import Progress
 from editing.state import BATCHES, EditState
 from editing.tokens import encode
-from editing.values import ValueOptions, Values, optimise, units
+from editing.values import ValueOptions, Values, optimise
 
 #: Where statistics and unpacked models are kept unless told otherwise.
 DEFAULT_STATE_DIR = Path.home() / ".local" / "state" / "factd"
@@ -37,11 +38,11 @@ DEFAULT_STATE_DIR = Path.home() / ".local" / "state" / "factd"
 COMPACT_ROUNDS = 3
 
 
-class Editor:
+class Editor(EditedModel):
     """Writes facts into a model and takes them out again.
 
-    The weights are always those that follow from `state`: base weights plus its factors, which the method
-    solves from the table of all live facts. One editor is used by one thread at a time.
+    The method solves the state's factors from the table of all live facts. One editor is used by one thread
+    at a time.
 
     Args:
         method: a name of `editing.methods`.
@@ -71,25 +72,22 @@ class Editor:
         self.method = methods.named(method)
         self.rule: AnchorRule
         placement, self.rule, protect = self.method.combined(method, placement, anchor, protect)
-        self.loaded, self.install = loaded, install
+        self.install = install
         numbers = numbers or parameters(method, loaded, placement)
         numbers = replace(numbers, values=options or numbers.values)
         self.numbers = methods.numbers_of(method, loaded, numbers)
         self.options = self.numbers.values
         self.rounds = rounds(placement, self.numbers.layers)
-        self.layers = tuple(sorted({layer for write in self.rounds for layer in write.layers}))
+        super().__init__(loaded, sorted({layer for write in self.rounds for layer in write.layers}))
         chosen = (method, self.rounds, self.rule, protect, self.numbers)
         measured_on = (install.directory.name, install.tokens)
         self.settings_hash = hashlib.sha256(f"{chosen}|{measured_on}".encode()).hexdigest()
         self.contexts = install.contexts()
-        self._base = loaded.base_weights(self.layers)
-        self._weights = dict(self._base)
         self._solvers = self._made_solvers(protect)
         self.anchors = {
             write.target: install.anchor(write.target, self.numbers) if self.rule != "none" else float("nan")
             for write in self.rounds
         }
-        self.state = EditState()
 
     @classmethod
     def open(
@@ -123,38 +121,6 @@ class Editor:
         install = Installation(loaded, directory, corpus, progress, tokens)
         return cls(loaded, install, **choices)
 
-    @property
-    def model(self) -> Any:
-        """The edited transformers model."""
-        return self.loaded.model
-
-    @property
-    def tokenizer(self) -> Any:
-        return self.loaded.tokenizer
-
-    @property
-    def path(self) -> Path:
-        """The unedited checkpoint."""
-        return self.loaded.path
-
-    @property
-    def base_hash(self) -> str:
-        return self.loaded.base_hash
-
-    @property
-    def tensor_names(self) -> tuple[str, ...]:
-        return tuple(self.loaded.tensor_name(layer) for layer in self.layers)
-
-    def weights(self) -> dict[str, Tensor]:
-        """Float32 masters [d, d_in] of the edited tensors at the current state."""
-        return dict(self._weights)
-
-    def base_weights(self) -> dict[str, Tensor]:
-        return dict(self._base)
-
-    def weight_hashes(self) -> dict[str, str]:
-        return {name: tensor_sha256(weight) for name, weight in self._weights.items()}
-
     def _made_solvers(self, protect: str) -> dict[int, methods.Solver]:
         if self.method.solver is None:
             return {}
@@ -164,20 +130,6 @@ class Editor:
             protected = protection(protect, base, self.numbers.protected_share)
             solvers[layer] = self.method.solver(base, moments[layer], protected, self.numbers)
         return solvers
-
-    def restore(self, state: EditState) -> None:
-        """Goes to `state`: the weights are the very bits they were there.
-
-        Raises:
-            DeltaError: the state belongs to another model; nothing is changed.
-        """
-        weights = {}
-        for name in self.tensor_names:
-            factors = state.factors.get(name)
-            weights[name] = self._base[name] if factors is None else materialise(self._base[name], *factors)
-        for layer in self.layers:
-            self._set_weight(layer, weights[self.loaded.tensor_name(layer)])
-        self.state = state
 
     def apply(self, facts: Sequence[Fact], remove: Sequence[str] = ()) -> Report:
         """Writes a batch of facts and drops the facts of ids `remove`, in one step.
@@ -221,39 +173,65 @@ class Editor:
         recorded = {f"{kind}/{w.target}" for kind in ("targets", "interference") for w in self.rounds}
         columns = {name: column for name, column in self.state.columns.items() if name in recorded}
         with self._all_or_nothing():
-            self._write_anew(facts, columns)
-            said, best, kept = says(self.loaded, facts), -1, self.state
-            for _ in range(COMPACT_ROUNDS):
-                wanting = [i for unit in units(facts) for i in unit if not all(said[j] for j in unit)]
-                if not wanting or sum(said) <= best:
-                    break
-                best, kept = sum(said), self.state
-                columns = columns | self._found_again(facts, wanting, columns)
-                self._write_anew(facts, columns)
-                said = says(self.loaded, facts)
-            if sum(said) <= best:
-                self.restore(kept)
+            self._write_on(EditState(), facts, columns, Clock())
+            self._until_said(EditState(), facts, columns, COMPACT_ROUNDS, Clock())
 
-    def _write_anew(self, facts: Sequence[Fact], columns: dict[str, Tensor]) -> None:
-        self.restore(EditState())
+    def _until_said(
+        self, start: EditState, facts: Sequence[Fact], columns: dict[str, Tensor], times: int, clock: Clock
+    ) -> dict[str, Outcome]:
+        """What is not said of facts just written on `start` is optimised again, on the model as it is.
+
+        A target holds where it was found; the neighbours' writes have moved on what it was found for. All
+        facts are then written anew, at most so many `times`, while more of them are said.
+
+        Args:
+            columns: the facts' targets, and what else their table gets beside keys and values.
+
+        Returns:
+            Outcomes by id of the facts that got a new target.
+        """
+        said, best, kept = says(self.loaded, facts) if times else [], -1, (self.state, {})
+        told: dict[str, Outcome] = {}
+        for _ in range(times):
+            wanting = [i for unit in units(facts) for i in unit if not all(said[j] for j in unit)]
+            if not wanting or sum(said) <= best:
+                break
+            best, kept = sum(said), (self.state, told)
+            found, again = self._found_again(facts, wanting, columns, clock)
+            columns, told = columns | found, told | again
+            self._write_on(start, facts, columns, clock)
+            said = says(self.loaded, facts)
+        if sum(said) <= best:
+            state, told = kept
+            self.restore(state)
+        return told
+
+    def _write_on(
+        self, start: EditState, facts: Sequence[Fact], columns: dict[str, Tensor], clock: Clock
+    ) -> None:
+        self.restore(start)
         for write in self.rounds:
             own = {name: x for name, x in columns.items() if name.endswith(f"/{write.target}")}
-            self._write(facts, write, own, Clock())
+            self._write(facts, write, own, clock)
 
     def _found_again(
-        self, facts: Sequence[Fact], wanting: Sequence[int], columns: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
+        self, facts: Sequence[Fact], wanting: Sequence[int], columns: dict[str, Tensor], clock: Clock
+    ) -> tuple[dict[str, Tensor], dict[str, Outcome]]:
         """The targets [d, n] of each round, those of the facts `wanting` optimised on the model as it is."""
-        chosen, found = [facts[i] for i in wanting], {}
+        chosen, columns, told = [facts[i] for i in wanting], dict(columns), {}
         for write in self.rounds:
-            values = optimise(self.loaded, chosen, write.target, self.contexts, self.options, merged=True)
-            targets, _, outliers = self._anchored(values, write.target)
+            layer = write.target
+            with clock.time("values"):
+                values = optimise(self.loaded, chosen, layer, self.contexts, self.options, merged=True)
+            targets, norms, outliers = self._anchored(values, layer)
+            found = outcomes(chosen, values, norms, outliers, self.anchors[layer], self.method.outlier)
             # What the anchor refuses keeps the target it has.
+            told |= {id: outcome for id, outcome in found.items() if outcome.written}
             kept = [n for n, bad in enumerate(outliers.tolist()) if not bad]
-            name = f"targets/{write.target}"
-            found[name] = columns[name].clone()
-            found[name][:, [wanting[n] for n in kept]] = targets.cpu()[:, kept]
-        return found
+            name = f"targets/{layer}"
+            columns[name] = columns[name].clone()
+            columns[name][:, [wanting[n] for n in kept]] = targets.cpu()[:, kept]
+        return columns, told
 
     def _anchored(self, values: Values, layer: int) -> tuple[Tensor, Tensor, Tensor]:
         """See `editing.anchor.anchored`."""
@@ -261,23 +239,14 @@ class Editor:
         longest, factor = self.method.outlier, self.numbers.anchor_factor
         return anchored(values, self.anchors[layer], self.rule, longest, factor)
 
-    @contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
-        before = self.state
-        try:
-            yield
-        except BaseException:
-            self.restore(before)
-            raise
-
     def _apply(self, facts: list[Fact], remove: Sequence[str], stay: Set[str] = frozenset()) -> Report:
         start, clock = self.state, Clock()
-        mates = [] if self.method.tuned else self._mates(facts, remove, stay)
-        self._drop([*remove, *(fact.id for fact in mates)])
+        again = [] if self.method.tuned else mates(start.facts, facts, remove, stay)
+        self._drop([*remove, *(fact.id for fact in again)])
         if self.method.tuned:
             return self._tune(facts, clock)
         told: dict[str, Outcome] = {}
-        batch = [*mates, *facts]
+        batch, dropped, given = [*again, *facts], self.state, dict[str, Tensor]()
         for write in self.rounds if batch else ():
             layer, avoid, columns = write.target, None, {}
             with clock.time("values"):
@@ -288,30 +257,22 @@ class Editor:
             columns[f"targets/{layer}"] = targets.cpu()
             told |= outcomes(batch, values, norms, outliers, self.anchors[layer], self.method.outlier)
             bad = skipped(outliers, batch)
-            if bad and (write is not self.rounds[0] or any(fact.id in bad for fact in mates)):
+            if bad and (write is not self.rounds[0] or any(fact.id in bad for fact in again)):
                 # An earlier round has written them already, or they are live: begin again without them.
                 self.restore(start)
-                again = self._apply([fact for fact in facts if fact.id not in bad], remove, stay | bad)
-                found = told | {outcome.id: outcome for outcome in again.outcomes}
-                return Report(tuple(found[fact.id] for fact in facts), again.seconds)
+                less = self._apply([fact for fact in facts if fact.id not in bad], remove, stay | bad)
+                found = told | {outcome.id: outcome for outcome in less.outcomes}
+                return Report(tuple(found[fact.id] for fact in facts), less.seconds)
             keep = torch.tensor([fact.id not in bad for fact in batch])
             batch = [fact for fact in batch if fact.id not in bad]
             if not batch:
                 break
-            self._write(batch, write, {name: column[:, keep] for name, column in columns.items()}, clock)
+            columns = {name: column[:, keep] for name, column in columns.items()}
+            self._write(batch, write, columns, clock)
+            given |= columns
+        if batch:
+            told |= self._until_said(dropped, batch, given, self.numbers.again, clock)
         return Report(tuple(told[fact.id] for fact in facts), clock.seconds)
-
-    def _mates(self, facts: Sequence[Fact], remove: Sequence[str], stay: Set[str]) -> list[Fact]:
-        """Live facts whose key is that of a fact to be written or removed: they share its value.
-
-        They are written again with the new ones, or without the removed one, whose answer their value holds.
-        """
-        live = self.state.facts
-        changed = {fact.id for fact in facts} | set(remove)
-        every = [*live, *facts]
-        shared = [unit for unit in units(every) if any(every[i].id in changed for i in unit)]
-        found = sorted(i for unit in shared for i in unit if i < len(live))
-        return [live[i] for i in found if live[i].id not in changed | stay]
 
     def _values(self, facts: Sequence[Fact], layer: int, avoid: Barred | None) -> Values:
         unedited = self.options.unedited
@@ -319,17 +280,6 @@ class Editor:
             if unedited and avoid is None:
                 return self.install.values(facts, layer, self.options)
             return optimise(self.loaded, facts, layer, self.contexts, self.options, barred=avoid, merged=True)
-
-    @contextmanager
-    def _unedited(self) -> Iterator[None]:
-        """The model has its base weights meanwhile; the state is left as it is."""
-        for layer in self.layers:
-            self.loaded.set_weight(layer, self._base[self.loaded.tensor_name(layer)])
-        try:
-            yield
-        finally:
-            for layer in self.layers:
-                self.loaded.set_weight(layer, self._weights[self.loaded.tensor_name(layer)])
 
     def _tune(self, facts: Sequence[Fact], clock: Clock) -> Report:
         """Trains the weights on a batch; see `editing.methods.tuning`."""
@@ -393,7 +343,3 @@ class Editor:
         names = {layer: self.loaded.tensor_name(layer) for layer in self.layers}
         factors = {name: self._solvers[layer].factors(left.table(name)) for layer, name in names.items()}
         self.restore(EditState(left.facts, factors, left.columns))
-
-    def _set_weight(self, layer: int, weight: Tensor) -> None:
-        self._weights[self.loaded.tensor_name(layer)] = weight
-        self.loaded.set_weight(layer, weight)

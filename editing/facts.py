@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 
 from editing.errors import FactError
@@ -43,3 +44,27 @@ class Fact:
 
     def with_id(self, id: str) -> "Fact":
         return replace(self, id=id)
+
+
+def units(facts: Sequence[Fact]) -> list[list[int]]:
+    """Indices of the facts, those together whose prompts are alike up to the subject's end.
+
+    Their keys are the same, so that only one value can be written for all (MEMIT-Merge, arXiv 2502.07322).
+    """
+    found: dict[tuple[str, str], list[int]] = {}
+    for i, fact in enumerate(facts):
+        found.setdefault((fact.subject, fact.prompt.split(SLOT)[0]), []).append(i)
+    return list(found.values())
+
+
+def mates(live: Sequence[Fact], facts: Sequence[Fact], remove: Sequence[str], stay: Set[str]) -> list[Fact]:
+    """Live facts whose key is that of a fact to be written or removed: they share its value.
+
+    They are written again with the new ones, or without the removed one, whose answer their value holds.
+    None of the ids `stay` is among them.
+    """
+    changed = {fact.id for fact in facts} | set(remove)
+    every = [*live, *facts]
+    shared = [unit for unit in units(every) if any(every[i].id in changed for i in unit)]
+    found = sorted(i for unit in shared for i in unit if i < len(live))
+    return [live[i] for i in found if live[i].id not in changed | stay]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from editing.anchor import anchor_norm
 from editing.errors import ModelError
-from editing.facts import Fact
+from editing.facts import Fact, units
 from editing.methods.parameters import Parameters
 from editing.model import LoadedModel
 from editing.second_moment import (
@@ -31,7 +31,7 @@ from editing.second_moment import (
     second_moments,
     token_budget,
 )
-from editing.values import ValueOptions, Values, optimise, units
+from editing.values import ValueOptions, Values, optimise
 
 SEED = 0
 #: MEMIT's seed words of the texts put before a prompt, and their length in tokens.

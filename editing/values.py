@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from editing.descent import DENSE_STEPS, Barred, Compressed, Evaluation, Finish, Objective, Restraint, descend
-from editing.facts import SLOT, Fact
+from editing.facts import Fact, units
 from editing.forward import Suffixes, capture, finish, suffixes
 from editing.model import LoadedModel
 from editing.tokens import encode
@@ -256,17 +256,6 @@ def optimise(
     unit_of = [place for place, unit in enumerate(found) for _ in unit]
     back = torch.tensor([i for unit in found for i in unit], device=loaded.device).argsort()
     return Values.joined(parts).select(torch.tensor(unit_of, device=loaded.device)[back])
-
-
-def units(facts: Sequence[Fact]) -> list[list[int]]:
-    """Indices of the facts, those together whose prompts are alike up to the subject's end.
-
-    Their keys are the same, so that only one value can be written for all (MEMIT-Merge, arXiv 2502.07322).
-    """
-    found: dict[tuple[str, str], list[int]] = {}
-    for i, fact in enumerate(facts):
-        found.setdefault((fact.subject, fact.prompt.split(SLOT)[0]), []).append(i)
-    return list(found.values())
 
 
 def _suffix_length(loaded: LoadedModel, fact: Fact) -> int:

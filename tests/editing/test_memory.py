@@ -14,6 +14,7 @@ UNEDITED = ValueOptions(steps=6, unedited=True)
 OWNER = Fact("the old mill", "The owner of {} is", "Ada", "owner")
 HOME = Fact("the old mill", "The owner of {} lives in", "Rome", "home")
 CAT = Fact("a cat", "The colour of {} was", "red", "cat")
+LAKE = Fact("Blue Lake", "We know that {} lies near", "Oslo", "lake")
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_a_live_fact_whose_new_value_is_refused_stays_as_it_is(open_plain, place
 
 
 def test_values_of_one_layer_are_solved_alike_in_any_order(open_plain):
-    others = [Fact("Blue Lake", "We know that {} lies near", "Oslo", "lake"), CAT]
+    others = [LAKE, CAT]
     orders = [[[OWNER], others], [others, [OWNER]], [[others[1], OWNER, others[0]]]]
     found = []
     for batches in orders:
@@ -94,7 +95,7 @@ def test_values_of_one_layer_are_solved_alike_in_any_order(open_plain):
 
 
 def test_compaction_forgets_in_which_batches_facts_came(open_plain):
-    facts = [OWNER, CAT, Fact("Blue Lake", "We know that {} lies near", "Oslo", "lake")]
+    facts = [OWNER, CAT, LAKE]
     found = []
     for batches in ([facts], [facts[2:], facts[:2]], [[fact] for fact in facts[::-1]]):
         editor = open_plain()
@@ -200,3 +201,82 @@ def test_a_target_found_again_that_the_anchor_refuses_is_not_taken(open_plain, j
     editor.compact()
     name = f"targets/{editor.layers[-1]}"
     assert torch.equal(editor.state.columns[name], columns[name])
+
+
+def test_compaction_goes_on_while_it_helps_and_keeps_the_best(open_plain, judged):
+    editor, once = open_plain(), open_plain()
+    editor.apply([OWNER, CAT, LAKE])
+    once.restore(editor.state)
+    judged([True, False, False], [True, True, False], [True, False, False])
+    editor.compact()
+    # The second round made it worse.
+    judged([True, False, False], [True, True, True])
+    once.compact()
+    assert editor.weight_hashes() == once.weight_hashes()
+    assert all(torch.equal(editor.state.columns[name], x) for name, x in once.state.columns.items())
+
+
+def test_compaction_ends_after_three_rounds(open_plain, judged):
+    editor = open_plain()
+    editor.apply([OWNER, CAT, LAKE])
+    # Asked a fifth time, it would find no answer.
+    judged([False] * 3, [True, False, False], [True, True, False], [True] * 3)
+    editor.compact()
+    judged([False] * 3, [True, False, False], [True, True, False], [True, True, False])
+    editor.compact()
+    assert editor.state.ids == ("owner", "cat", "lake")
+
+
+@pytest.mark.parametrize("placement", ["spread", "boundary"])
+def test_what_a_batch_does_not_say_is_optimised_again_on_the_written_model(open_plain, judged, placement):
+    plain = open_plain(placement=placement)
+    editor = open_plain(placement=placement, changed={"again": 1})
+    for each in (plain, editor):
+        judged([True])
+        each.apply([LAKE])
+    judged([True, True, False], [True] * 3)
+    reports = [each.apply([OWNER, CAT, HOME], remove=["lake"]) for each in (plain, editor)]
+    columns, found = plain.state.columns, editor.state.columns
+    assert found.keys() == columns.keys()
+    for write in editor.rounds:
+        changed = (found[f"targets/{write.target}"] != columns[f"targets/{write.target}"]).any(dim=0)
+        # The first shares its value with the third.
+        assert changed.tolist() == [True, False, True]
+    losses = [[outcome.loss for outcome in report.outcomes] for report in reports]
+    assert [a != b for a, b in zip(*losses, strict=True)] == [True, False, True]
+    hashes = editor.weight_hashes()
+    assert hashes != plain.weight_hashes()
+    assert all(torch.equal(w, editor.model.get_parameter(n)) for n, w in editor.weights().items())
+    editor.restore(editor.state)
+    assert editor.weight_hashes() == hashes
+
+
+def test_a_batch_stays_as_it_was_written_when_optimising_again_helps_none(open_plain, judged):
+    plain, editor = open_plain(), open_plain(changed={"again": 2})
+    judged([True, False], [False, True])
+    reports = [each.apply([OWNER, CAT]) for each in (plain, editor)]
+    assert editor.weight_hashes() == plain.weight_hashes()
+    losses = [[outcome.loss for outcome in report.outcomes] for report in reports]
+    assert losses[1] == losses[0]
+
+
+def test_optimised_again_facts_are_likelier(open_plain, judged):
+    """Their neighbours moved on what their targets were found for."""
+    facts, said = [OWNER, CAT, LAKE], []
+    options = ValueOptions(steps=40, clamp=20.0, decay=0.0, kl=0.0, unedited=True)
+    for again in (0, 1):
+        judged([False] * 3, [True] * 3)
+        editor = open_plain(options=options, changed={"again": again, "moment_weight": 10.0})
+        editor.apply(facts)
+        said.append(log_probability(editor, facts))
+    assert said[1] > said[0] + 0.1
+
+
+def log_probability(editor, facts) -> float:
+    """Mean over the facts' target tokens, nats."""
+    found = []
+    for prompt in (encode(editor.tokenizer, fact) for fact in facts):
+        logits = editor.model(torch.tensor([prompt.ids])).logits[0].log_softmax(-1)
+        for at in range(prompt.target_start, len(prompt.ids)):
+            found.append(logits[at - 1, prompt.ids[at]].item())
+    return sum(found) / len(found)
