@@ -221,7 +221,7 @@ class VllmReplica:
             if wait([answer], min(WATCH_SECONDS, left)).done:
                 return answer.result()
             missed = 0 if self.healthy() else missed + 1
-        why = "nor answer its health check" if missed else "see its disk, or raise FACTD_PUBLISH_SECONDS"
+        why = "its health check is silent too" if missed else "see its disk, or raise FACTD_PUBLISH_SECONDS"
         what = f"{self.name} did not {action} in {time.monotonic() - asked:.0f} s; {why}"
         raise ServingError(what, retryable=True, code=HUNG)
 
