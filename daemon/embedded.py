@@ -28,6 +28,10 @@ __all__ = [
 
 VALKEY_LOCK_SECONDS = 15.0  # time for the guard of a killed predecessor to end its server
 VLLM_GRACE_SECONDS = 15.0
+#: On CPU oneDNN keeps code, some 0.3 MB, for each pair of a weight's shape and a number of tokens in a step,
+#: by default for 1024 pairs. A flip recomputes what running answers have cached: a new number each time,
+#: which looked like memory that publications leak. vLLM keeps the last 32 numbers of each layer besides.
+ONEDNN_PRIMITIVES = 128
 # Variables of the caller's environment that would change the server's security or its plugins.
 VLLM_REFUSED_ENV = ("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_INSECURE_SERIALIZATION", "VLLM_API_KEY")
 
@@ -83,6 +87,7 @@ def vllm_command(model_path: Path, port: int, options: VllmOptions) -> tuple[lis
         # CPU build would start a worker to bind its threads, which "nobind" does not want.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "OMP_NUM_THREADS": str(options.threads or os.cpu_count() or 1),
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(ONEDNN_PRIMITIVES),
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "PYTHONUNBUFFERED": "1",

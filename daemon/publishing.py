@@ -7,7 +7,7 @@ from typing import TypeVar
 from daemon.errors import PublishError
 from daemon.ledger_tables import CorrectionRow
 from daemon.proof import Proof
-from daemon.serving import PublishResult, Served, ServingClient, ServingError
+from daemon.serving import BUSY, HUNG, PublishResult, Served, ServingClient, ServingError
 from daemon.store import Store
 
 T = TypeVar("T")
@@ -16,9 +16,9 @@ T = TypeVar("T")
 class Publisher:
     """The replicas under one fence. Methods raise ServingError or PublishError.
 
-    A replica that fails and does not answer its health check is taken out, and the others go on without
-    it. One that fails and is healthy stops the publication for all: what clients reach is the old version
-    everywhere, or the new one everywhere. Who was taken out comes back with the next `synchronise`.
+    A replica that hangs, or fails and does not answer its health check, is taken out, and the others go on
+    without it. One that fails and is healthy stops the publication for all: what clients reach is the old
+    version everywhere, or the new one everywhere. Who was taken out comes back with the next `synchronise`.
 
     Args:
         proof: compares what replicas compute with the model in memory; None compares hashes only.
@@ -153,13 +153,18 @@ class Publisher:
                 results.append(done.result())
             elif not isinstance(error, ServingError | PublishError):
                 raise error
-            elif lenient or not replica.healthy():
+            elif lenient or _hangs(error) or not replica.healthy():
                 self.out[replica.name] = str(error)
             else:
                 raise error
         if not self.present and not empty:
             raise PublishError("no replica can be used: " + "; ".join(self.out.values()))
         return results
+
+
+def _hangs(error: Exception) -> bool:
+    # vLLM's health check answers while its engine or a disk hangs: whom to wait for no longer it cannot tell.
+    return isinstance(error, ServingError) and error.code in (HUNG, BUSY)
 
 
 def _look(replica: ServingClient) -> None:

@@ -36,6 +36,7 @@ def open_replicas(settings: Settings, answer: Answer | None = None) -> list[Serv
     policy: dict[str, Any] = {
         "in_flight": settings.in_flight,
         "in_flight_seconds": settings.in_flight_seconds,
+        "publish_seconds": settings.publish_seconds,
     }
     token = settings.admin_token.get_secret_value() if settings.admin_token else ""
     return [VllmReplica(url, token, key, **policy) for url in settings.replicas]

@@ -1,6 +1,9 @@
 """What the daemon needs from a model server, and the client of a vLLM replica with the factd plugin."""
 
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -11,6 +14,13 @@ UNPUBLISHED = "default"  # a replica that restarted: it serves the base weights
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 60.0
 PUBLISH_SECONDS = 300.0  # staging reads and hashes every tensor of a version
+#: While a replica stages or flips its health is asked this often. Staging runs in a thread beside the server,
+#: so that a slow disk never delays the answer.
+WATCH_SECONDS = 5.0
+#: so many checks in a row without an answer: the process hangs
+MISSED_CHECKS = 3
+#: codes of a replica that does not come to the end of a publication: of this one, or still of an earlier one
+HUNG, BUSY = "hung", "busy"
 #: what becomes of requests that run when a version is flipped, see docs/serving.md
 InFlight = Literal["keep", "wait", "abort"]
 #: how long "wait" waits by default: most answers end in this time on a GPU, and new requests wait for it
@@ -25,8 +35,8 @@ class ServingError(Exception):
     Attributes:
         retryable: whether the same request may succeed later (replica down, restarting, overloaded);
             False when the version or the caller is at fault.
-        code: the plugin's code ("refused", "missing", "stale_fence", "swap_failed"), or "unreachable",
-            "unauthorised", "protocol".
+        code: the plugin's code ("refused", "missing", "stale_fence", "swap_failed", "busy"), or
+            "unreachable", "hung", "unauthorised", "protocol".
         status: HTTP status, None when there was no answer.
     """
 
@@ -79,6 +89,7 @@ class VllmReplica:
         api_key: its ``--api-key``, if it has one.
         in_flight: what becomes of requests that run when a version is flipped.
         in_flight_seconds: after so long "wait" keeps what still runs.
+        publish_seconds: after so long a replica that has not staged or flipped counts as hung.
         transport: for tests.
     """
 
@@ -90,11 +101,13 @@ class VllmReplica:
         *,
         in_flight: InFlight = "keep",
         in_flight_seconds: float = IN_FLIGHT_SECONDS,
+        publish_seconds: float = PUBLISH_SECONDS,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.name = base_url.rstrip("/")
         self.in_flight: InFlight = in_flight
         self.in_flight_seconds = in_flight_seconds
+        self.publish_seconds = publish_seconds
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
         # trust_env=False: a proxy variable must not carry the admin token elsewhere
         self._http = httpx.Client(base_url=self.name, timeout=timeout, transport=transport, trust_env=False)
@@ -185,8 +198,32 @@ class VllmReplica:
         self, action: str, version: str, fence: int, policy: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         body = {"version": version, "fence": fence, **(policy or {})}
-        path, timeout = f"/plugins/factd/{action}", PUBLISH_SECONDS + self.in_flight_seconds
-        return self._call("POST", path, headers=self._admin, json=body, timeout=timeout)
+        seconds = self.publish_seconds + self.in_flight_seconds
+        # Longer than the watch: who is given up on is said to hang, and the thread still comes to an end.
+        timeout = httpx.Timeout(seconds + WATCH_SECONDS, connect=CONNECT_SECONDS)
+        answer: Future[dict[str, Any]] = Future()
+
+        def ask() -> None:
+            try:
+                path = f"/plugins/factd/{action}"
+                answer.set_result(self._call("POST", path, headers=self._admin, json=body, timeout=timeout))
+            except Exception as error:
+                answer.set_exception(error)
+
+        # A daemon: what is given up on must not keep a worker that stops.
+        threading.Thread(target=ask, name=f"factd-{action}", daemon=True).start()
+        return self._await(answer, action, seconds)
+
+    def _await(self, answer: Future[dict[str, Any]], action: str, seconds: float) -> dict[str, Any]:
+        """The answer; a ServingError when the replica goes silent before, or takes too long."""
+        asked, missed = time.monotonic(), 0
+        while missed < MISSED_CHECKS and (left := asked + seconds - time.monotonic()) > 0:
+            if wait([answer], min(WATCH_SECONDS, left)).done:
+                return answer.result()
+            missed = 0 if self.healthy() else missed + 1
+        why = "its health check is silent too" if missed else "see its disk, or raise FACTD_PUBLISH_SECONDS"
+        what = f"{self.name} did not {action} in {time.monotonic() - asked:.0f} s; {why}"
+        raise ServingError(what, retryable=True, code=HUNG)
 
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         try:

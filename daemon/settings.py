@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from daemon.errors import SettingsError
 from daemon.names import PATTERN, Names
-from daemon.serving import IN_FLIGHT_MOST_SECONDS, IN_FLIGHT_SECONDS, InFlight
+from daemon.serving import IN_FLIGHT_MOST_SECONDS, IN_FLIGHT_SECONDS, PUBLISH_SECONDS, InFlight
 
 DEFAULT_STATE_DIR = Path("~/.local/state/factd")
 
@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     in_flight: InFlight = "keep"
     #: "wait": after so long what still runs is kept and recomputed, seconds; new requests wait meanwhile
     in_flight_seconds: float = Field(IN_FLIGHT_SECONDS, ge=0, le=IN_FLIGHT_MOST_SECONDS)
+    #: a replica that took longer to read, verify and flip a version hangs: it is taken out, the others go on,
+    #: seconds; plugin mode only
+    publish_seconds: float = Field(PUBLISH_SECONDS, ge=1, le=86400)
     #: replica that gets each new version first: its URL, or "first"; None: all get it at once
     canary: str | None = None
     #: so long it is watched there before the others get it, seconds

@@ -9,6 +9,8 @@ import logging
 import os
 import signal
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request
@@ -26,8 +28,11 @@ VERSION_HEADER = "X-Factd-Version"
 #: without a token: load balancers ask it
 READY_ROUTE = "/plugins/factd/ready"
 POLL_SECONDS = 0.01
-STATUS = {"stale_fence": 409, "missing": 404, "refused": 422, "swap_failed": 500}
-RETRYABLE = {"swap_failed"}
+#: A publication waits so long for the one before it. Whoever gave up on one whose disk hangs learns by this
+#: that it still does, without waiting for the whole deadline again.
+BUSY_SECONDS = 30.0
+STATUS = {"stale_fence": 409, "missing": 404, "refused": 422, "swap_failed": 500, "busy": 503}
+RETRYABLE = {"swap_failed", "busy"}
 
 
 class Staging(BaseModel):
@@ -60,6 +65,18 @@ class EnginePublisher:
         self.engine, self.history = engine, history
         self.lock = asyncio.Lock()
 
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(BUSY_SECONDS):
+                await self.lock.acquire()
+        except TimeoutError:
+            raise PublicationError("busy", "an earlier version is still being staged or flipped") from None
+        try:
+            yield
+        finally:
+            self.lock.release()
+
     async def _all(self, method: str, *args: Any) -> list[Any]:
         """Calls every worker; raises the first refusal."""
         answers = await self.engine.collective_rpc(method, args=args)
@@ -77,12 +94,12 @@ class EnginePublisher:
             await asyncio.sleep(POLL_SECONDS)
 
     async def stage(self, body: Staging) -> dict[str, Any]:
-        async with self.lock:
+        async with self._alone():
             outcome = await self._stage(body)
             return {"version": body.version, "seconds": outcome["seconds"], "sha256": outcome["sha256"]}
 
     async def publish(self, body: Publication) -> dict[str, Any]:
-        async with self.lock:
+        async with self._alone():
             started = time.perf_counter()
             await self._stage(body)
             pause, drain = time.perf_counter(), 0.0

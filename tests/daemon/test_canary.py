@@ -228,8 +228,10 @@ def test_settings_that_cannot_work_are_refused_by_name(tmp_path, settings, names
 
 def test_the_canary_is_found_by_its_address_and_policies_reach_the_replicas(tmp_path):
     told = {"canary": " http://b/ ", "replicas": TWO, "in_flight": "wait", "in_flight_seconds": 7}
+    told["publish_seconds"] = 900
     settings = Settings(state_dir=tmp_path, **told)
     replicas = open_replicas(settings)
     assert settings.canary == replicas[1].name == "http://b"
-    assert [(r.in_flight, r.in_flight_seconds) for r in replicas] == [("wait", 7.0)] * 2
+    policies = [(r.in_flight, r.in_flight_seconds, r.publish_seconds) for r in replicas]
+    assert policies == [("wait", 7.0, 900.0)] * 2
     assert Settings(canary="").canary is None

@@ -136,6 +136,11 @@ def test_tokens_are_in_the_environment_and_not_in_the_command_line(tmp_path, mon
     assert argv[argv.index("--host") + 1] == "127.0.0.1"
 
 
+def test_onednn_keeps_few_primitives(tmp_path):
+    _, env = vllm_command(Path("/m"), 1234, VllmOptions(store=tmp_path, admin_token="t"))
+    assert int(env["ONEDNN_PRIMITIVE_CACHE_CAPACITY"]) < 1024
+
+
 def test_valkey_keeps_its_data_and_its_directory_to_itself(tmp_path):
     redis = pytest.importorskip("redis")
     with EmbeddedValkey(tmp_path / "valkey") as first:

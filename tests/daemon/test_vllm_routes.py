@@ -9,7 +9,14 @@ from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
 
-from daemon.vllm_routes import EXTENSION, Publication, PublicationError, PublishPlugin
+from daemon.vllm_routes import (
+    EXTENSION,
+    EnginePublisher,
+    Publication,
+    PublicationError,
+    PublishPlugin,
+    Staging,
+)
 
 ADMIN = {"Authorization": "Bearer token"}
 
@@ -229,3 +236,25 @@ def test_a_policy_is_refused_that_is_unknown_endless_or_not_of_a_flip(serve):
     staging = {"version": "v000001", "fence": 1, "in_flight": "keep"}
     assert client.post("/plugins/factd/stage", json=staging, headers=ADMIN).status_code == 422
     assert engine.log == []
+
+
+# --- one after the other -----------------------------------------------------------------------------
+
+
+def test_a_publication_behind_one_that_hangs_is_told_so_and_the_next_one_goes_on(monkeypatch):
+    monkeypatch.setattr("daemon.vllm_routes.BUSY_SECONDS", 0.05)
+    rank = Rank()
+    publisher = EnginePublisher(Engine(rank), ["default"])
+
+    async def behind() -> PublicationError:
+        outcome, rank.factd_stage_outcome = rank.factd_stage_outcome, lambda: None
+        hanging = asyncio.ensure_future(publisher.stage(Staging(version="v000001", fence=1)))
+        with pytest.raises(PublicationError) as refusal:
+            await asyncio.gather(publisher.publish(Publication(version="v000002", fence=1)))
+        rank.factd_stage_outcome = outcome
+        await hanging
+        await publisher.publish(Publication(version="v000003", fence=1))
+        return refusal.value
+
+    assert asyncio.run(behind()).code == "busy"
+    assert rank.served == "v000003"
