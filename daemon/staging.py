@@ -15,13 +15,11 @@ from torch import Tensor
 
 from editing.delta import joined, materialise, read_tensors, tensor_sha256
 from editing.errors import DeltaError
+from editing.files import MAX_MANIFEST_BYTES, read_regular
 
 BASE_VERSION = "v000000"
 VERSION_PATTERN = re.compile(r"v\d{6}")
 MANIFEST_SCHEMA = 1
-MAX_MANIFEST_BYTES = 64 << 20  # lists of fact ids and per-case measurements; far above any real manifest
-MAX_FACTORS_BYTES = 8 << 30  # one full-rank float32 factor pair of a 70B model's down_proj is about 1 GiB
-MAX_WEIGHTS_BYTES = 32 << 30  # some ten float32 down_proj of a 70B model
 FACTORS_FILE = "factors.safetensors"
 ADDED_FILE = "added.safetensors"
 WEIGHTS_FILE = "weights.safetensors"
@@ -96,14 +94,6 @@ class Checkpoint:
             ) from error
 
 
-def _regular_file(path: Path, limit: int) -> Path:
-    if path.is_symlink() or not path.is_file():
-        raise StagingError("refused", f"{path.name} of the version is missing or not a regular file")
-    if path.stat().st_size > limit:
-        raise StagingError("refused", f"{path.name} has more than {limit} bytes")
-    return path
-
-
 def version_directory(store: Path, version: str) -> Path:
     """Resolves a version id under the store's root.
 
@@ -126,13 +116,14 @@ def read_manifest(directory: Path, base_hash: str | None) -> dict:
     Raises:
         StagingError: not JSON, another schema, another id than the directory's, or another base model.
     """
-    file = _regular_file(directory / "manifest.json", MAX_MANIFEST_BYTES)
     try:
-        manifest = json.loads(file.read_bytes())
+        manifest = json.loads(read_regular(directory / "manifest.json", MAX_MANIFEST_BYTES))
         schema, version, base = manifest["schema"], manifest["version"], manifest["base_hash"]
         tensors, files, parent = manifest["tensors"], manifest["files"], manifest["parent"]
         fence = int(manifest["fence"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except DeltaError as error:
+        raise StagingError("refused", str(error)) from error
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise StagingError("refused", f"the manifest is malformed: {error!r}") from error
     if schema != MANIFEST_SCHEMA:
         raise StagingError(
@@ -142,10 +133,12 @@ def read_manifest(directory: Path, base_hash: str | None) -> dict:
         raise StagingError("refused", f"the manifest of {directory.name} says it is {version!r}")
     if base_hash and base != base_hash:
         raise StagingError(
-            "refused", f"{version} was made for base {str(base)[:12]}…, served is {base_hash[:12]}…"
+            "refused", f"{version} was made for base {str(base)[:12]!a}…, served is {base_hash[:12]}…"
         )
     if not isinstance(tensors, dict) or not isinstance(files, dict) or FACTORS_FILE not in files:
         raise StagingError("refused", f"the manifest names no tensors or no {FACTORS_FILE}")
+    if not all(map(str.isprintable, tensors)):
+        raise StagingError("refused", "the manifest names tensors by what is no text")
     return manifest | {"parent": parent or BASE_VERSION, "fence": fence}
 
 
@@ -200,7 +193,7 @@ def _factors(directory: Path, manifest: dict, held: Held) -> dict[str, Tensor]:
     files, parent = manifest["files"], manifest.get("grown_from")
     grown = ADDED_FILE in files and parent is not None and parent == held.sha256
     name = ADDED_FILE if grown else FACTORS_FILE
-    read = read_tensors(_regular_file(directory / name, MAX_FACTORS_BYTES), files[name])
+    read = read_tensors(directory / name, files[name])
     return joined(held.factors, read) if grown else read
 
 
@@ -259,8 +252,7 @@ def stage_version(
     try:
         factors = _factors(directory, manifest, held)
         if WEIGHTS_FILE in manifest["files"]:
-            path = _regular_file(directory / WEIGHTS_FILE, MAX_WEIGHTS_BYTES)
-            whole = read_tensors(path, manifest["files"][WEIGHTS_FILE])
+            whole = read_tensors(directory / WEIGHTS_FILE, manifest["files"][WEIGHTS_FILE])
         for name, entry in manifest["tensors"].items():
             tensors[name] = to_served(name, _master(name, entry, factors, whole, checkpoint), dtype)
         extra = ({key.rpartition("/")[0] for key in factors} | set(whole)) - set(tensors)

@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from daemon.errors import StoreError
 from daemon.ledger_tables import BASE_VERSION
+from editing.errors import DeltaError
+from editing.files import MAX_MANIFEST_BYTES, read_regular
 
 if TYPE_CHECKING:  # the store is opened by processes that must not load torch
     from torch import Tensor
@@ -24,6 +26,9 @@ SCHEMA = 1
 VERSION = re.compile(r"v\d{6}")
 MANIFEST, FACTORS, FACTS = "manifest.json", "factors.safetensors", "facts.safetensors"
 ADDED, WEIGHTS = "added.safetensors", "weights.safetensors"
+
+#: A manifest names files of its own folder, never paths.
+File = Literal["factors.safetensors", "facts.safetensors", "added.safetensors", "weights.safetensors"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class _Manifest(BaseModel):
     parent: str | None
     base_hash: str
     tensors: dict[str, _Tensor]
-    files: dict[str, str]
+    files: dict[File, str]
     snapshot: bool
     facts_added: list[_Fact]
     facts_removed: list[str]
@@ -175,8 +180,8 @@ class Store:
         """Raises StoreError when the version is missing, unreadable, or of another schema."""
         path = self.path(version) / MANIFEST
         try:
-            manifest = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
+            manifest = json.loads(read_regular(path, MAX_MANIFEST_BYTES))
+        except (DeltaError, ValueError, RecursionError) as error:
             raise StoreError(
                 f"version {version} has no readable manifest ({error}); restore {path}"
             ) from error
@@ -238,7 +243,6 @@ class Store:
 
     def _read(self, manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
         from editing.delta import read_tensors
-        from editing.errors import DeltaError
 
         version = manifest["version"]
         try:

@@ -17,6 +17,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from editing.errors import DeltaError
+from editing.files import MAX_BYTES, read_regular
 
 
 @contextmanager
@@ -107,18 +108,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     return hashlib.sha256(content).hexdigest()
 
 
-def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
-    """Reads a safetensors file after its SHA-256 was found right.
+def read_tensors(path: Path, sha256: str, limit: int = MAX_BYTES) -> dict[str, Tensor]:
+    """Reads a safetensors file of at most `limit` bytes after its SHA-256 was found right.
 
     Raises:
-        DeltaError: the file is missing, its hash differs, or it is not a safetensors file.
+        DeltaError: see `read_regular`; or its hash differs, or it is not a safetensors file.
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise DeltaError(
-            f"cannot read {Path(path).name}: {error.strerror}; restore the version from a backup"
-        ) from error
+    content = read_regular(Path(path), limit)
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise DeltaError(

@@ -25,6 +25,7 @@ from daemon.errors import ProofError
 from daemon.proof import Passage, Proof
 from daemon.serving import ServingError, VllmReplica
 from editing.delta import materialise, tensor_sha256, write_tensors
+from tests.attacks.hostile import ATTACKS, write_manifest
 from tests.tiny_models import save_checkpoint
 from tests.waiting import until
 
@@ -113,8 +114,7 @@ class Store:
         directory = source.with_name(version)
         shutil.copytree(source, directory)
         manifest = json.loads((directory / "manifest.json").read_text()) | {"version": version}
-        change(directory, manifest)
-        (directory / "manifest.json").write_text(json.dumps(manifest))
+        write_manifest(directory, manifest, change)
 
 
 def install_faulty(root: Path) -> dict[str, str]:
@@ -311,7 +311,7 @@ def _parent_of_a_newer_writer(directory: Path, manifest: dict) -> None:
 
 SPOILERS = [
     _flip, _other_base, _other_tensor_base, _wrong_result, _wrong_shape, _nan, _thin, _no_manifest_json,
-    _no_such_parent, _younger_parent, _parent_of_a_newer_writer,
+    _no_such_parent, _younger_parent, _parent_of_a_newer_writer, *ATTACKS,
 ]  # fmt: skip
 
 
