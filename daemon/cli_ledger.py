@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from daemon.cli_options import JsonOption, StateOption, WhyOption
-from daemon.cli_output import EPILOG, CommandError, Exit, nearest, reported, show_json, show_table, waiting
+from daemon.cli_output import (
+    EPILOG,
+    CommandError,
+    Exit,
+    local_time,
+    nearest,
+    reported,
+    show_json,
+    show_table,
+    waiting,
+)
 from daemon.settings import Settings
 
 if TYPE_CHECKING:
@@ -73,13 +83,22 @@ def status(
     history = view.pop("history", [])
     for name in ("forecasts", "limits"):  # the nearest forecast stands in the table
         view.pop(name, None)
-    show_table("Correction" if id else "Status", ("", ""), [(name, value) for name, value in view.items()])
+    show_table("Correction" if id else "Status", ("", ""), [(n, _readable(n, v)) for n, v in view.items()])
     if history:
         show_table(
             "History",
             ("from", "to", "reason", "actor"),
             [[h[n] for n in ("from", "to", "reason", "actor")] for h in history],
         )
+
+
+def _readable(name: str, value: Any) -> Any:
+    """A field of a view as an operator reads it: when, and what the guard objects to."""
+    if name == "verdict" and value is not None:
+        return "; ".join([value["outcome"], *value["reasons"]])
+    if name == "last_step" and value is not None:
+        return f"{local_time(value['at'])}: {value['step']} {value['on']}: {value['why']}"
+    return local_time(value) if name.endswith("_at") and value is not None else value
 
 
 def facts(state: StateOption = None, as_json: JsonOption = False) -> None:

@@ -6,8 +6,9 @@ them out of a pipe, and colours where NO_COLOR is set.
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from difflib import get_close_matches
 from enum import IntEnum
 from typing import Any, NoReturn
@@ -77,7 +78,7 @@ def show_json(content: Any) -> None:
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """A table; where the terminal is too narrow for one, a block of lines for each row."""
     out = console()
-    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [[_shown(cell) for cell in row] for row in rows]
     if len(columns) > 2:
         cells = [[text if len(text) <= SHOWN else f"{text[:SHOWN]}…" for text in row] for row in cells]
     # An id or a number in two lines can be neither read nor copied.
@@ -93,6 +94,18 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
         table.add_row(*map(escape, row))
     out.print(table)
     return None
+
+
+def local_time(seconds: float) -> str:
+    """A time since the epoch as a local one."""
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _shown(cell: Any) -> str:
+    """Answers of models have line breaks; of counts only those that are not zero say something."""
+    if isinstance(cell, Mapping):
+        return ", ".join(f"{name} {value}" for name, value in cell.items() if value)
+    return "" if cell is None else " ".join(str(cell).split())
 
 
 def _show_blocks(out: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -12,7 +12,7 @@ import typer
 
 from daemon.cli_ledger import open_ledger
 from daemon.cli_options import JsonOption, StateOption
-from daemon.cli_output import EPILOG, CommandError, Exit
+from daemon.cli_output import EPILOG, CommandError, Exit, local_time
 
 if TYPE_CHECKING:
     from daemon.ledger import Ledger
@@ -80,7 +80,7 @@ def moment(text: str, now: float) -> float:
 
 def line(row: "TransitionRow") -> str:
     """One change for the eye: the time is local."""
-    at = datetime.fromtimestamp(row.at).strftime("%Y-%m-%d %H:%M:%S")
+    at = local_time(row.at)
     change = f"{row.old} → {row.new}" if row.old else row.new
     reason = f": {row.reason}" if row.reason else ""
     return f"{at}  {row.kind} {row.id}  {change}{reason}  ({row.actor})"

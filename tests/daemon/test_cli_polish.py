@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,24 @@ def test_what_comes_from_users_is_no_markup_and_long_cells_are_cut(shown):
     text = shown(80, "x", ("a", "b", "c"), [("[red]mine[/red]", "1", "word " * 100)])
     assert "[red]mine[/red]" in text
     assert text.count("word") == cli_output.SHOWN // len("word ")
+
+
+def test_line_breaks_and_counts_of_nothing_are_left_out(shown):
+    text = shown(80, "x", ("a", "b"), [("Rome.\n\nIt is", {"live": 2, "dead": 0})])
+    assert "Rome. It is" in text
+    assert "live 2 " in text
+    assert "dead" not in text
+
+
+def test_the_status_is_for_reading(cli, world):
+    world.post("A", "fine", id=ID)
+    world.run()
+    done = cli("status")
+    assert "live 1" in done.stdout
+    assert "accepted" in done.stdout
+    assert "{" not in done.stdout
+    at = json.loads(cli("status", "--json").stdout)["last_live_at"]
+    assert datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S") in done.stdout
 
 
 def test_no_colours_in_a_pipe_or_with_no_color(shown, monkeypatch):
