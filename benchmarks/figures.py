@@ -61,12 +61,18 @@ LS_COST = Panel("perplexity_ratio", "perplexity over the base's", x="subspace_si
 
 DEFAULT, NONE = "nas-cap, 1.5 anchors (default)", "no anchor"
 ANCHORS = (DEFAULT, NONE, "nas-cap, 1 anchor", "nas, 1 anchor", "nas, 0.87 anchors")
-COMPACTED = "90,000 tokens, compacted every 500"
+ONCE, COMPACTED = "each batch once", "again, 90,000 tokens, compacted every 500"
 PLAIN = "memit-seq"
+BATCHED = (PLAIN, "memit", "alphaedit")
+ALL = (*BATCHED, "encore")
+
+
+def _with(choice: str, methods: Sequence[str]) -> list[str]:
+    return [f"{method}, {choice}" for method in methods]
+
+
 FIGURES = (
-    Figure(
-        "horizon", "horizon-1000.json", ("default", "default, compacted", COMPACTED), (EXACT, PERPLEXITY, LS)
-    ),
+    Figure("horizon", "horizon-1000.json", (ONCE, f"{ONCE}, compacted", COMPACTED), (EXACT, PERPLEXITY, LS)),
     Figure("anchor", "horizon-500.json", ANCHORS, (NORM, PERPLEXITY, EXACT)),
     Figure("dominant", "horizon-500.json", (*ANCHORS, "no anchor, λ 500"), (LS, LS_COST)),
     Figure(
@@ -78,11 +84,19 @@ FIGURES = (
     Figure(
         "methods",
         "grid-500.json",
-        (PLAIN, "memit", "alphaedit", f"{PLAIN}, nas", "memit, nas"),
+        (f"{PLAIN}, again (default)", PLAIN, "memit", "alphaedit", "encore"),
         (S, PERPLEXITY, LS),
     ),
-    Figure("placement", "grid-500.json", (PLAIN, f"{PLAIN}, boundary (BLUE)"), (EXACT, PERPLEXITY, LS)),
-    Figure("protect", "grid-500.json", (PLAIN, f"{PLAIN}, REVIVE"), (EXACT, PERPLEXITY, LS)),
+    Figure(
+        "placement", "grid-500.json", (PLAIN, *_with("boundary (BLUE)", BATCHED)), (EXACT, PERPLEXITY, LS)
+    ),
+    Figure("protect", "grid-500.json", (PLAIN, *_with("REVIVE", ALL)), (EXACT, PERPLEXITY, LS)),
+    Figure(
+        "nas",
+        "grid-500.json",
+        (*_with("nas", ALL), f"{PLAIN}, nas, boundary (BLUE)"),
+        (EXACT, PERPLEXITY, LS),
+    ),
 )
 AXES = {"edits": "edits", "subspace_similarity_min": "LS, worst layer"}
 
