@@ -117,14 +117,14 @@ def prometheus_config(root: Path, api: int, alertmanagers: list[int]) -> Path:
     return root / "prometheus.yml"
 
 
-def alertmanager_config(root: Path, api: int) -> Path:
+def alertmanager_config(root: Path, api: int, token: str = TOKEN) -> Path:
     """The shipped one; each alert is repeated every second."""
     config = yaml.safe_load((DEPLOY / "alertmanager" / "alertmanager.yml").read_text())
     config["route"]["routes"][0] |= {"group_interval": "1s", "repeat_interval": "1s"}
     (webhook,) = config["receivers"][1]["webhook_configs"]
     webhook["url"] = f"http://127.0.0.1:{api}/v1/alerts"
     webhook["http_config"]["authorization"]["credentials_file"] = str(root / "token")
-    (root / "token").write_text(TOKEN)
+    (root / "token").write_text(token)
     (root / "alertmanager.yml").write_text(yaml.safe_dump(config))
     return root / "alertmanager.yml"
 

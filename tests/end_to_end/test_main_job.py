@@ -22,8 +22,9 @@ from daemon.demo_facts import UNRELATED
 from daemon.ledger import Ledger
 from daemon.ledger_tables import lease
 from tests.end_to_end.terminal import Terminal
+from tests.end_to_end.test_alerts import alertmanager_config, prometheus_config
 from tests.pages import ROOT, blocks, unlike, words
-from tests.programs import program
+from tests.programs import free_port, program, running
 from tests.waiting import until
 
 #: First start: unpacking, second moments and vLLM, on two cores that do other things too.
@@ -254,6 +255,39 @@ def test_prometheus_scrapes_the_metrics(up, tmp_path):
         finally:
             server.terminate()
             server.wait(30)
+
+
+def test_drift_of_the_live_model_fires_a_rule_and_is_rolled_back_on_the_live_server(
+    up, tokens, live, api, factd, tmp_path
+):
+    """The shipped rules and routes, but for times and the norm's limit, which a single fact passes."""
+    factd("rollback", "v000000", "--json")
+    before = first_word(live.ask_all([QUESTION])[0])
+    port, web, manager = int(up["api_url"].rpartition(":")[2]), free_port(), free_port()
+    config = prometheus_config(tmp_path, port, [manager])
+    rules = tmp_path / "rules.yml"
+    limit = "factd:weight_norm_ratio:max > 1.{}\n"
+    text = rules.read_text()
+    assert limit.format("5") in text
+    rules.write_text(text.replace(limit.format("5"), limit.format("00001")))
+    routes = alertmanager_config(tmp_path, port, tokens["admin"])
+    manage = [program("prometheus-alertmanager", "prometheus-alertmanager"), f"--config.file={routes}",
+              f"--storage.path={tmp_path / 'am'}", f"--web.listen-address=127.0.0.1:{manager}",
+              "--cluster.listen-address="]  # fmt: skip
+    watch = [program("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'data'}",
+             f"--web.listen-address=127.0.0.1:{web}"]  # fmt: skip
+    with running(manage, tmp_path / "am.log"), running(watch, tmp_path / "prometheus.log"):
+        assert _value(f"127.0.0.1:{web}", 'up{job="factd"}') is not None
+        (id,) = api.post([{"subject": SUBJECT, "prompt": PROMPT, "target": TARGET}])
+        api.wait([id])
+        until(lambda: api.versions()["live"] == "v000000", 120, lambda: str(api.versions()))
+    with ledger_of(Path(up["state_dir"])) as ledger:
+        asked = [each for each in ledger.operations() if each.actor.startswith("alert:")][-1:]
+        live_at = ledger.get(id).live_at
+    assert [(each.kind, each.target, each.state) for each in asked] == [("rollback", "v000000", "done")]
+    assert live.served(tokens["admin"])["version"] == "v000000"
+    assert first_word(live.ask_all([QUESTION])[0]) == before
+    print(f"drift live to rollback on the live server: {asked[0].finished_at - live_at:.1f} s")
 
 
 def _value(address: str, query: str, timeout: float = 60.0) -> str | None:
