@@ -108,13 +108,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     return hashlib.sha256(content).hexdigest()
 
 
-def read_tensors(path: Path, sha256: str, limit: int = MAX_BYTES) -> dict[str, Tensor]:
-    """Reads a safetensors file of at most `limit` bytes after its SHA-256 was found right.
+def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
+    """Reads a safetensors file of at most `MAX_BYTES` after its SHA-256 was found right.
 
     Raises:
         DeltaError: see `read_regular`; or its hash differs, or it is not a safetensors file.
     """
-    content = read_regular(Path(path), limit)
+    content = read_regular(Path(path), MAX_BYTES)
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise DeltaError(

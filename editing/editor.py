@@ -197,8 +197,8 @@ class Editor(EditedModel):
             if not wanting or sum(said) <= best:
                 break
             best, kept = sum(said), (self.state, told)
-            found, again = self._found_again(facts, wanting, columns, clock)
-            columns, told = columns | found, told | again
+            columns, again = self._found_again(facts, wanting, columns, clock)
+            told = told | again
             self._write_on(start, facts, columns, clock)
             said = says(self.loaded, facts)
         if sum(said) <= best:
@@ -217,7 +217,8 @@ class Editor(EditedModel):
     def _found_again(
         self, facts: Sequence[Fact], wanting: Sequence[int], columns: dict[str, Tensor], clock: Clock
     ) -> tuple[dict[str, Tensor], dict[str, Outcome]]:
-        """The targets [d, n] of each round, those of the facts `wanting` optimised on the model as it is."""
+        """The columns with new targets [d, n] of the facts `wanting`, optimised on the model as it is, and
+        the outcomes by id of those that got one."""
         chosen, columns, told = [facts[i] for i in wanting], dict(columns), {}
         for write in self.rounds:
             layer = write.target
