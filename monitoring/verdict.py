@@ -101,7 +101,14 @@ GUARD_NAMES: tuple[str, ...] = (*(guard.name for guard in GUARDS), "efficacy_rat
 
 
 #: Measures of the model as a whole: beyond a warning it is worn, whoever came last.
-WEAR = ("weight_norm_ratio", "spectral_norm_ratio", "subspace_similarity", "retention_ratio")
+WEAR = (
+    "weight_norm_ratio",
+    "spectral_norm_ratio",
+    "subspace_similarity",
+    "probe_kl_nats",
+    "probe_perplexity_ratio",
+    "retention_ratio",
+)
 
 
 def worn(guards: Mapping[str, str]) -> list[str]:

@@ -207,14 +207,18 @@ def fake_measure(batch: Any, earlier: Any, ratio: float | None) -> FakeMeasureme
     return FakeMeasurements(targets, len(earlier), tuple(row.target for row in earlier))
 
 
-WEARING = {"wearing": "weight_norm_ratio", "fading": "retention_ratio"}
+WEARING = {
+    "wearing": "weight_norm_ratio",
+    "fading": "retention_ratio",
+    "babbling": "probe_perplexity_ratio",
+}
 
 
 def fake_judge(measured: FakeMeasurements, previous: Any) -> FakeVerdict:
     """`bad` is blamed, `poison` spoils its batch without a trace, `foggy` cannot be measured, `heavy` makes
-    the weights too large, `crowded` makes earlier facts forgotten. Of live facts: `rotten` spoils the live
-    version, `misty` hides it, `wearing` wears the weights, `fading` is forgotten little by little, `stiff`
-    cannot be compacted."""
+    the weights too large, `crowded` makes earlier facts forgotten, `loud` is one too much for other text. Of
+    live facts: `rotten` spoils the live version, `misty` hides it, `wearing` wears the weights, `fading` is
+    forgotten little by little, `babbling` blurs other text, `stiff` cannot be compacted."""
     targets, live = measured.targets, measured.live
     if "foggy" in targets.values():
         return FakeVerdict("inconclusive", ("probe_kl_nats was not measured",))
@@ -224,6 +228,8 @@ def fake_judge(measured: FakeMeasurements, previous: Any) -> FakeVerdict:
         return FakeVerdict("rejected", ("weight_norm_ratio = 2",), guards={"weight_norm_ratio": "limit"})
     if "crowded" in targets.values():
         return FakeVerdict("rejected", ("retention_ratio = 0.8",), guards={"retention_ratio": "limit"})
+    if "loud" in targets.values():
+        return FakeVerdict("rejected", ("perplexity = 1.3",), guards={"probe_perplexity_ratio": "limit"})
     blamed = tuple(id for id, target in targets.items() if target == "bad")
     if blamed:
         return FakeVerdict("rejected", ("does not answer",), blamed)

@@ -290,7 +290,11 @@ def test_an_own_compaction_that_is_refused_pauses_the_queue(grown):
 
 @pytest.mark.parametrize(
     ("live", "posted", "measure"),
-    [("wearing", "heavy", "weight_norm_ratio"), ("fading", "crowded", "retention_ratio")],
+    [
+        ("wearing", "heavy", "weight_norm_ratio"),
+        ("fading", "crowded", "retention_ratio"),
+        ("babbling", "loud", "probe_perplexity_ratio"),
+    ],
 )
 def test_a_worn_model_is_compacted_and_at_last_paused(grown, live, posted, measure):
     world = grown(live, batch_size=1)
