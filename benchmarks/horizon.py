@@ -11,13 +11,14 @@ import json
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.configuration import Configuration, Model
 from benchmarks.data import Record
 from benchmarks.files import Say, read_json, read_state, write_json, write_state
+from benchmarks.glue import Questions, ability
 from benchmarks.scores import retention, score, text_perplexity
 from editing.editor import Editor
 from editing.errors import EditError
@@ -44,6 +45,7 @@ class Stream:
         seed: of that sample.
         compact: whether the model is scored after compaction too.
         compact_every: after so many edits the model is compacted and goes on from there; 0: never.
+        glue: questions of general ability, asked at each checkpoint.
     """
 
     records: Sequence[Record]
@@ -55,6 +57,7 @@ class Stream:
     seed: int = 0
     compact: bool = False
     compact_every: int = 0
+    glue: Questions = field(default_factory=dict)
 
     def scored(self, edits: int) -> list[Record]:
         """The records scored after so many edits."""
@@ -76,6 +79,7 @@ class Stream:
         what = [str(configuration), model.install.directory.name, model.install.tokens, self.dataset]
         what += [facts.hexdigest(), self.batch, self.sample, self.seed]
         what += [self.compact_every] if self.compact_every else []
+        what += [f"glue {name} {len(asked)}" for name, asked in self.glue.items()]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
 
 
@@ -227,7 +231,7 @@ def _scored(scorer: Scorer, stream: Stream, edits: int) -> dict[str, Any]:
     row: dict[str, Any] = {**asdict(score(scorer, records)), "scored": len(records)}
     for name, part in (("oldest", stream.records[:tenth]), ("newest", stream.records[edits - tenth : edits])):
         row[f"retention_{name}"], row[f"exact_{name}"] = retention(scorer, part)
-    return row
+    return row | ability(scorer, stream.glue)
 
 
 class Weights:
@@ -263,6 +267,7 @@ COLUMNS = {
     "retention_oldest": "{:.1f}",
     "retention_newest": "{:.1f}",
     "perplexity_ratio": "{:.3f}",
+    "glue": "{:.1f}",
     "weight_norm_ratio_max": "{:.3f}",
     "subspace_similarity_min": "{:.3f}",
     "seconds": "{:.0f}",
@@ -272,6 +277,9 @@ COLUMNS = {
 def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     """Rows of text: the configuration and `COLUMNS`."""
     return [
-        [label(row), *("" if row[name] is None else form.format(row[name]) for name, form in COLUMNS.items())]
+        [
+            label(row),
+            *("" if row.get(name) is None else form.format(row[name]) for name, form in COLUMNS.items()),
+        ]
         for row in sorted(rows, key=lambda row: row["edits"])
     ]

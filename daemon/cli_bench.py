@@ -104,10 +104,8 @@ def _reported(as_json: bool) -> Iterator[None]:
     try:
         yield
     except BenchError as error:
-        fail(
-            CommandError(Exit.BAD_INPUT, str(error), "`factd bench COMMAND --help` lists the options"),
-            as_json,
-        )
+        mend = "`factd bench COMMAND --help` lists the options"
+        fail(CommandError(Exit.BAD_INPUT, str(error), mend), as_json)
     except EditError as error:
         fail(CommandError(Exit.FAILED, str(error), "run `factd doctor`"), as_json)
 
@@ -164,6 +162,7 @@ def horizon(
         bool, typer.Option(help="Score the model after compaction from the base too.")
     ] = False,
     compact_every: Annotated[int, typer.Option(min=0, help="Compact each so many edits; 0: never.")] = 0,
+    glue: Annotated[int, typer.Option(min=0, help="Questions of each of five GLUE tasks to ask too.")] = 0,
     values: ValuesOption = "",
     facts: FactsOption = "counterfact",
     text: TextOption = None,
@@ -179,6 +178,7 @@ def horizon(
     from benchmarks import plots
     from benchmarks.configuration import parse_all
     from benchmarks.files import say
+    from benchmarks.glue import load_glue
     from benchmarks.horizon import COLUMNS, Stream, table
     from benchmarks.horizon import horizon as measured
 
@@ -186,10 +186,11 @@ def horizon(
         common = Common(model, state, data, corpus, tokens, dtype)
         chosen = parse_all(config, values) if config else [_own(values)]
         marks = _numbers(checkpoints)
-        texts = common.texts(text)
+        texts, asked = common.texts(text), load_glue(data, glue) if glue else {}
         opened = common.open()
         records = common.records(opened, facts, marks[-1]).records
-        stream = Stream(records, texts, Path(facts).name, batch, marks, sample, seed, compact, compact_every)
+        told = (records, texts, Path(facts).name, batch, marks, sample, seed, compact, compact_every, asked)
+        stream = Stream(*told)
         rows = measured(opened, stream, chosen, out, say)
     drawn = plots.horizon(rows, out)
     if as_json:
@@ -354,9 +355,8 @@ def publish(
         # The settings know the policies and refuse any other.
         policy = {"in_flight": in_flight, "in_flight_seconds": in_flight_seconds}
         settings = settings_of(model=model, state_dir=state, **policy)
-        plan = Plan(
-            clients, seconds, every, publications, tokens, edits, seed, settings.in_flight, in_flight_seconds
-        )
+        told = (clients, seconds, every, publications, tokens, edits, seed)
+        plan = Plan(*told, settings.in_flight, in_flight_seconds)
         try:
             outline = outlined_model(settings.model, settings.statistics)
             result, more = bench(outline, plan, out, say)
