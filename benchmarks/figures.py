@@ -1,7 +1,8 @@
 """The figures of docs/how-it-works.md, from the measurements in docs/data: `make docs` draws them anew.
 
 The files of docs/data hold rows as `factd bench horizon` writes them, with two fields more: `line`, the name
-in the legend, and `anchor_norm`, for two runs may differ in how the anchor was measured.
+in the legend, and `anchor_norm`, for two runs may differ in how the anchor was measured; nas-drift.json has
+`value_norm` too, the mean norm of the 50 values found last, read from the runs' states.
 """
 
 import json
@@ -57,6 +58,7 @@ PERPLEXITY = Panel(
 S = Panel("s", "S")
 EXACT = Panel("exact_match", "answered word for word, %")
 LS = Panel("subspace_similarity_min", "LS, worst layer", start=1.0, limit=LIMITS.subspace_similarity_limit)
+VALUE = Panel("value_norm", "‖v‖ of the newest 50 values")
 LS_COST = Panel("perplexity_ratio", "perplexity over the base's", x="subspace_similarity_min")
 
 DEFAULT, NONE = "nas-cap, 1.5 anchors (default)", "no anchor"
@@ -75,6 +77,7 @@ FIGURES = (
     Figure("horizon", "horizon-1000.json", (ONCE, f"{ONCE}, compacted", COMPACTED), (EXACT, PERPLEXITY, LS)),
     Figure("anchor", "horizon-500.json", ANCHORS, (NORM, PERPLEXITY, EXACT)),
     Figure("dominant", "horizon-500.json", (*ANCHORS, "no anchor, λ 500"), (LS, LS_COST)),
+    Figure("drift", "nas-drift.json", ("nas, 1 anchor", NONE), (VALUE, PERPLEXITY, NORM)),
     Figure(
         "compaction",
         "horizon-500.json",
