@@ -59,6 +59,8 @@ S = Panel("s", "S")
 EXACT = Panel("exact_match", "answered word for word, %")
 LS = Panel("subspace_similarity_min", "LS, worst layer", start=1.0, limit=LIMITS.subspace_similarity_limit)
 VALUE = Panel("value_norm", "‖v‖ of the newest 50 values")
+S_COST = Panel("s", "S", x="perplexity_ratio")
+EXACT_COST = Panel("exact_match", "answered word for word, %", x="perplexity_ratio")
 LS_COST = Panel("perplexity_ratio", "perplexity over the base's", x="subspace_similarity_min")
 
 DEFAULT, NONE = "nas-cap, 1.5 anchors (default)", "no anchor"
@@ -90,18 +92,34 @@ FIGURES = (
         (f"{PLAIN}, again (default)", PLAIN, "memit", "alphaedit", "encore"),
         (S, PERPLEXITY, LS),
     ),
-    Figure(
-        "placement", "grid-500.json", (PLAIN, *_with("boundary (BLUE)", BATCHED)), (EXACT, PERPLEXITY, LS)
-    ),
+    Figure("placement", "grid-500.json", (PLAIN, *_with("boundary (BLUE)", ALL)), (EXACT, PERPLEXITY, LS)),
     Figure("protect", "grid-500.json", (PLAIN, *_with("REVIVE", ALL)), (EXACT, PERPLEXITY, LS)),
     Figure(
         "nas",
         "grid-500.json",
-        (*_with("nas", ALL), f"{PLAIN}, nas, boundary (BLUE)"),
+        (*_with("nas", ALL),),
         (EXACT, PERPLEXITY, LS),
     ),
+    *(
+        Figure(name, "grid-500.json", tuple(_with(both, ALL)), (EXACT, PERPLEXITY, LS))
+        for name, both in (
+            ("boundary-nas", "nas, boundary (BLUE)"),
+            ("boundary-revive", "boundary (BLUE), REVIVE"),
+            ("nas-revive", "nas, REVIVE"),
+        )
+    ),
+    Figure(
+        "frontier",
+        "grid-500.json",
+        (f"{PLAIN}, again (default)", "memit", "alphaedit", "encore", *_with("boundary (BLUE)", BATCHED[:2])),
+        (S_COST, EXACT_COST),
+    ),
 )
-AXES = {"edits": "edits", "subspace_similarity_min": "LS, worst layer"}
+AXES = {
+    "edits": "edits",
+    "subspace_similarity_min": "LS, worst layer",
+    "perplexity_ratio": "perplexity over the base's",
+}
 
 
 def lines(rows: Sequence[Row]) -> dict[str, list[Row]]:
