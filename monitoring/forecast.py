@@ -7,7 +7,9 @@ One family holds the growth laws of repeated editing (algorithms §2.5):
 k > 0 is the exponential growth of edits without an anchor, k < 0 the bounded growth with one (asymptote
 y₀ − s/k), k = 0 the straight line between. Beside it stands y₀ + s √n: independent writes add in their
 squares, and so drift and LS of recorded streams went (docs/experiments.md). Half of either looks as if it
-came to an end soon, so that a bound is only believed when it fits far better. For each k on a grid, y₀ and s
+came to an end soon, so that a bound, or a curvature too small to be seen, is only believed when it fits far
+better. A perplexity is e to a mean loss, and edits add to the loss: its logarithm is fitted, without the root
+(recorded too). For each k on a grid, y₀ and s
 follow by least squares that outliers cannot pull (Huber's weights); k is the one of the smallest robust loss,
 sought on a coarse and then on a fine grid. The interval comes from refits to resampled residuals. No torch;
 deterministic.
@@ -15,7 +17,7 @@ deterministic.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -105,6 +107,21 @@ def forecast(
     Returns:
         None when there are too few points or the measure does not move towards its limit.
     """
+    if not measure.endswith("perplexity_ratio"):
+        return _forecast(series, limit, high_is_bad, measure, (_LINEAR_CLOCK, _ROOT_CLOCK))
+    losses = [(edits, math.log(value)) for edits, value in series if value > 0]
+    found = _forecast(losses, math.log(limit), high_is_bad, measure, (_LINEAR_CLOCK,))
+    return found and replace(found, value=math.exp(found.value), limit=limit)
+
+
+def _forecast(
+    series: Sequence[tuple[float, float]],
+    limit: float,
+    high_is_bad: bool,
+    measure: str,
+    clocks: "Sequence[_Clock]",
+) -> Forecast | None:
+    """As `forecast`; `clocks` are the times in which a straight line may be believed."""
     points = np.array([p for p in series if all(map(math.isfinite, p))], dtype=np.float64).reshape(-1, 2)
     sign = 1.0 if high_is_bad else -1.0
     if len(points) < FEWEST_POINTS or points[-1, 0] <= points[0, 0]:
@@ -116,7 +133,7 @@ def forecast(
     t = clock.spans(n, n)
     rate = _fit(t, y[None], RATES)[0, 0]
     fit = _fit(t, y[None], rate + OFFSETS)[0]
-    if fit[0] < -STRAIGHT and (simpler := _simpler(n, y, fit)) is not None:
+    if fit[0] < STRAIGHT and (simpler := _simpler(n, y, fit, clocks)) is not None:
         clock = simpler
         t = clock.spans(n, n)
         fit = _straight(t, y[None])[0]
@@ -198,10 +215,9 @@ class _Clock:
 _LINEAR_CLOCK, _ROOT_CLOCK = _Clock(1.0), _Clock(0.5)
 
 
-def _simpler(n: Floats, y: Floats, fit: Floats) -> _Clock | None:
-    """The time in which a straight line is to be believed rather than the bounded law `fit`."""
+def _simpler(n: Floats, y: Floats, fit: Floats, clocks: Sequence[_Clock]) -> _Clock | None:
+    """The time in which a straight line is to be believed rather than the bounded or hardly curved `fit`."""
     bounded = _loss(_LINEAR_CLOCK.spans(n, n), y, fit[0])
-    clocks = (_LINEAR_CLOCK, _ROOT_CLOCK)
     losses = [_loss(clock.spans(n, n), y, 0.0) for clock in clocks]
     best = int(np.argmin(losses))
     return clocks[best] if losses[best] <= BELIEVED * bounded else None
@@ -241,7 +257,9 @@ def _fit(t: Floats, y: Floats, rates: Floats) -> Floats:
     before, here, after = (np.take_along_axis(loss, (best + i)[:, None], 1)[:, 0] for i in (-1, 0, 1))
     # The minimum lies between grid points: that of the parabola through three of them.
     bend = np.maximum(before - 2 * here + after, 1e-300)
-    rate = rates[best] + np.clip((before - after) / bend / 2, -1, 1) * (rates[1] - rates[0])
+    with np.errstate(over="ignore"):  # what overflows is clipped
+        off = np.clip((before - after) / bend / 2, -1, 1)
+    rate = rates[best] + off * (rates[1] - rates[0])
     _, start, slope = _lines(_phi(t, rate[:, None]), y)
     return np.stack([rate, start[:, 0], slope[:, 0]], axis=1)
 

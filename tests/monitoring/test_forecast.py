@@ -67,6 +67,35 @@ def test_half_way_on_a_recorded_stream_it_is_within_a_quarter(measure, half):
     assert found.edits == pytest.approx(20 * half, rel=0.25)
 
 
+#: Perplexity of held-out text and norm of the weight after 20, 40, … 400 edits of plain MEMIT without an
+#: anchor, which had then collapsed (docs/experiments.md).
+COLLAPSED = (
+    *((1.048, 1.123), (1.152, 1.258), (1.166, 1.358), (1.255, 1.457), (1.325, 1.523)),
+    *((1.425, 1.611), (1.465, 1.671), (1.516, 1.725), (1.620, 1.765), (1.881, 1.837)),
+    *((1.867, 1.888), (1.990, 1.949), (2.084, 1.999), (2.232, 2.065), (2.311, 2.111)),
+    *((2.507, 2.158), (2.574, 2.211), (2.695, 2.257), (2.881, 2.305), (3.102, 2.355)),
+)
+
+
+@pytest.mark.parametrize(
+    ("which", "measure", "law"), [(0, "perplexity_ratio", "linear"), (1, "weight_norm_ratio", "root")]
+)
+@pytest.mark.parametrize("half", [8, 9, 10])
+def test_half_way_to_a_recorded_collapse_it_is_within_a_quarter(which, measure, law, half):
+    series = [(20.0 * (i + 1), values[which]) for i, values in enumerate(COLLAPSED)]
+    found = forecast(series[:half], series[2 * half - 1][1], measure=measure)
+    assert (found.law, found.value) == (law, pytest.approx(series[half - 1][1]))
+    assert found.edits == pytest.approx(20 * half, rel=0.25)
+
+
+def test_a_perplexity_without_meaning_is_left_out():
+    series = [(20.0 * (i + 1), values[0]) for i, values in enumerate(COLLAPSED)]
+    broken = [*series[:5], (110.0, 0.0), (111.0, math.inf), (112.0, math.nan), *series[5:10]]
+    assert forecast(broken, 3.0, measure="perplexity_ratio") == forecast(
+        series[:10], 3.0, measure="perplexity_ratio"
+    )
+
+
 def test_single_spikes_do_not_move_it():
     clean = half_way("exponential", 1)
     spiked = [(n, 50.0 if i in (7, 23) else v) for i, (n, v) in enumerate(clean)]
