@@ -26,8 +26,8 @@ class Thresholds:
     #: Healthy edited weights stay within a few per cent; 1.5 is far before answers fall apart.
     weight_norm_ratio_warn: float = 1.2
     weight_norm_ratio_limit: float = 1.5
-    #: One direction may grow faster than the whole: of all measures this warned first, 40 edits before the
-    #: recorded collapse, at 3.0; 500 good edits bring it to 1.06.
+    #: One direction may grow faster than the whole. Recorded: of all measures this warned first when plain
+    #: MEMIT wore a model out, after 20 of 400 edits; 500 good edits bring it to 1.06.
     spectral_norm_ratio_warn: float = 1.25
     spectral_norm_ratio_limit: float = 1.5
     #: Recorded (docs/experiments.md): 500 good edits of a small model bring LS down to 0.5 with answers and
