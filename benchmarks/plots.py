@@ -29,6 +29,7 @@ EVENTS = {
     "warned": "orange",
     "refused": "red",
     "rolled_back": "purple",
+    "compacted": "green",
     "paused": "grey",
     "collapse": "black",
 }
