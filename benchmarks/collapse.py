@@ -21,7 +21,7 @@ from benchmarks.data import Record
 from benchmarks.files import Say, read_json, write_json
 from benchmarks.horizon import scored_sample
 from benchmarks.scores import score, text_perplexity
-from benchmarks.streams import STREAMS, ShuffledMoments, Step, add_noise, unbounded
+from benchmarks.streams import STREAMS, InverseMoments, Step, add_noise, unbounded
 from editing.editor import Editor
 from editing.errors import EditError
 from editing.report import Outcome
@@ -96,7 +96,7 @@ def run(model: Model, plan: Plan, name: str, guard: bool, out: Path, say: Say) -
     """One stream: its row of collapse.json and its series of measurements."""
     stream, start = STREAMS[name], time.perf_counter()
     if stream.wrong_moments:
-        model = replace(model, install=ShuffledMoments(model.install))
+        model = replace(model, install=InverseMoments(model.install))
     with model.editor(Configuration.parse(stream.configuration)) as editor:
         baseline = open_baseline(editor, default_probes(), out / "baselines")
         told = f"{name}, guard {'on' if guard else 'off'}"

@@ -26,6 +26,8 @@ HUGE_AFTER = 0.6
 UNBOUNDED = {"steps": 25, "rate": 20.0, "clamp": 30.0, "decay": 0.0, "kl": 0.0, "finish": "loss", "stop": 0.0}
 #: Norm of the first noise over the weight's; each one after is so much larger.
 NOISE = 0.1
+#: Of the second moments' mean diagonal, added before they are inverted.
+RIDGE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Stream:
         configuration: the method that is worn out, as `Configuration.parse` reads it.
         steps: (harmless records, records a step) → steps without end or until the records are used up.
         singly: whether each correction of a step is an edit of its own; the step is measured as one.
-        wrong_moments: whether the second moments are those of other keys.
+        wrong_moments: whether the second moments are the inverse of what they should be.
     """
 
     configuration: str
@@ -157,12 +159,17 @@ def add_noise(editor: Editor, share: float, seed: int) -> None:
     editor.restore(replace(editor.state, factors=factors))
 
 
-class ShuffledMoments(Installation):
-    """The second moments of keys whose entries have changed places: right in size, wrong in direction."""
+class InverseMoments(Installation):
+    """The inverse of the second moments, of the same trace: what is busiest looks free to be written to."""
 
     def __init__(self, install: Installation) -> None:
         vars(self).update(vars(install))
 
     def moments(self, layers: Sequence[int]) -> dict[int, Tensor]:
-        order = torch.randperm(self.loaded.ffn_width, generator=torch.Generator().manual_seed(0))
-        return {layer: moment[order][:, order] for layer, moment in super().moments(layers).items()}
+        return {layer: _inverse(moment) for layer, moment in super().moments(layers).items()}
+
+
+def _inverse(moment: Tensor) -> Tensor:
+    ridge = moment + RIDGE * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
+    inverse = torch.linalg.inv(ridge)
+    return inverse * (moment.trace() / inverse.trace())

@@ -11,7 +11,17 @@ from benchmarks import plots
 from benchmarks.configuration import Configuration
 from benchmarks.data import load_texts
 from benchmarks.errors import ChoiceError
-from benchmarks.streams import NOISE, STREAMS, ShuffledMoments, Step, add_noise, named, noisy, poisoned
+from benchmarks.streams import (
+    NOISE,
+    RIDGE,
+    STREAMS,
+    InverseMoments,
+    Step,
+    add_noise,
+    named,
+    noisy,
+    poisoned,
+)
 from monitoring.baseline import open_baseline
 from monitoring.probes import default_probes
 from monitoring.verdict import GUARD_NAMES, Verdict
@@ -73,10 +83,13 @@ def test_noise_has_the_norm_asked_for_and_stays_under_the_next_batch(model, reco
             assert float(left) == pytest.approx(1, abs=0.3)
 
 
-def test_shuffled_moments_keep_their_eigenvalues_and_lose_their_directions(model):
-    right, wrong = model.install.moments((2,))[2], ShuffledMoments(model.install).moments((2,))[2]
-    torch.testing.assert_close(torch.linalg.eigvalsh(right), torch.linalg.eigvalsh(wrong))
-    assert (right - wrong).norm() > 0.1 * right.norm()
+def test_inverse_moments_keep_the_trace_and_turn_the_order_of_directions_round(model):
+    right, wrong = model.install.moments((2,))[2], InverseMoments(model.install).moments((2,))[2]
+    torch.testing.assert_close(wrong.trace(), right.trace())
+    values, vectors = torch.linalg.eigh(right)
+    found = (vectors.T @ wrong @ vectors).diagonal()
+    expected = 1 / (values + RIDGE * values.mean())
+    torch.testing.assert_close(found, expected * (values.sum() / expected.sum()))
 
 
 def test_unknown_streams_are_named():
