@@ -94,15 +94,10 @@ FIGURES = (
     ),
     Figure("placement", "grid-500.json", (PLAIN, *_with("boundary (BLUE)", ALL)), (EXACT, PERPLEXITY, LS)),
     Figure("protect", "grid-500.json", (PLAIN, *_with("REVIVE", ALL)), (EXACT, PERPLEXITY, LS)),
-    Figure(
-        "nas",
-        "grid-500.json",
-        (*_with("nas", ALL),),
-        (EXACT, PERPLEXITY, LS),
-    ),
     *(
-        Figure(name, "grid-500.json", tuple(_with(both, ALL)), (EXACT, PERPLEXITY, LS))
-        for name, both in (
+        Figure(name, "grid-500.json", tuple(_with(choice, ALL)), (EXACT, PERPLEXITY, LS))
+        for name, choice in (
+            ("nas", "nas"),
             ("boundary-nas", "nas, boundary (BLUE)"),
             ("boundary-revive", "boundary (BLUE), REVIVE"),
             ("nas-revive", "nas, REVIVE"),

@@ -50,6 +50,8 @@ TASKS: Mapping[str, Task] = {
 
 @dataclass(frozen=True)
 class Question:
+    """A prompt, and which of its task's labels is right."""
+
     prompt: str
     label: Any
 

@@ -170,6 +170,7 @@ class InverseMoments(Installation):
 
 
 def _inverse(moment: Tensor) -> Tensor:
+    """(C + r·mean(diag C)·I)⁻¹ [d_in, d_in], scaled to the trace of C."""
     ridge = moment + RIDGE * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
     inverse = torch.linalg.inv(ridge)
     return inverse * (moment.trace() / inverse.trace())

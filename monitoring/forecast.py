@@ -8,11 +8,10 @@ k > 0 is the exponential growth of edits without an anchor, k < 0 the bounded gr
 y₀ − s/k), k = 0 the straight line between. Beside it stands y₀ + s √n: independent writes add in their
 squares, and so drift and LS of recorded streams went (docs/experiments.md). Half of either looks as if it
 came to an end soon, so that a bound, or a curvature too small to be seen, is only believed when it fits far
-better. A perplexity is e to a mean loss, and edits add to the loss: its logarithm is fitted, without the root
-(recorded too). For each k on a grid, y₀ and s
-follow by least squares that outliers cannot pull (Huber's weights); k is the one of the smallest robust loss,
-sought on a coarse and then on a fine grid. The interval comes from refits to resampled residuals. No torch;
-deterministic.
+better. A perplexity is e to a mean loss, and edits add to the loss: its logarithm is fitted, not by the root.
+For each k on a grid, y₀ and s follow by least squares that outliers cannot pull (Huber's weights); k is the
+one of the smallest robust loss, sought on a coarse and then on a fine grid. The interval comes from refits to
+resampled residuals. No torch; deterministic.
 """
 
 import math
