@@ -1,6 +1,7 @@
 """The recovery ladder: the guard's steps, each journaled with its reason before it takes effect.
 
-    a staged version is rejected      → refuse it; halve; quarantine the guilty (`daemon.update`)
+    a staged version is rejected      → refuse it; halve; quarantine the guilty (`daemon.update`);
+                                        what only the model's wear stands against waits
     the live version is rejected      → roll back to the newest healthy version
     refusals, or little room is left  → compact from the base
     none of these helped              → pause the queue
@@ -10,7 +11,7 @@ What each verdict leads to, and how often, is `monitoring.policy`'s; what is her
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -72,6 +73,12 @@ class Ladder:
         if not alert or operation.attempts:
             return None
         return self.on_live(Verdict("rejected", (operation.why or operation.actor,), (), {}))
+
+    def only_wear(self, verdict: Verdict) -> bool:
+        """Does nothing stand against a version but measures that the live one is past the warning of
+        already?"""
+        passed = _passed_limits(verdict.guards)
+        return bool(passed) and passed <= set(self._worn(self.journal.live_version()))
 
     def rest(self) -> str | None:
         """Why not even a good version would be let through now; None when it would."""
@@ -162,6 +169,9 @@ class Ladder:
 
 
 def _wear_alone(row: VersionRow) -> bool:
-    states = (row.verdict or {}).get("guards", {})
-    passed = {name for name, state in states.items() if state == "limit"}
+    passed = _passed_limits((row.verdict or {}).get("guards", {}))
     return row.state is VersionState.DISCARDED and bool(passed) and passed <= set(WEAR)
+
+
+def _passed_limits(guards: Mapping[str, str]) -> set[str]:
+    return {name for name, state in guards.items() if state == "limit"}

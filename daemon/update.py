@@ -255,6 +255,10 @@ class Update:
         ids = set(version.added)
         guilty = ids & set(ruling.verdict.blamed) if ruling else set[str]()
         if len(ids) == 1:
+            if ruling is not None and self.ladder.only_wear(ruling.verdict):
+                # Not its fault: tried again, after the compaction or the pause that follows.
+                self._hold(version, reason, ruling)
+                return
             guilty = ids
         if (guilty and guilty != ids) or len(ids) <= 1:
             self.journal.discard(version.id, reason, ruling=ruling, rejected=dict.fromkeys(guilty, reason))

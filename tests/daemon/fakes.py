@@ -216,9 +216,10 @@ WEARING = {
 
 def fake_judge(measured: FakeMeasurements, previous: Any) -> FakeVerdict:
     """`bad` is blamed, `poison` spoils its batch without a trace, `foggy` cannot be measured, `heavy` makes
-    the weights too large, `crowded` makes earlier facts forgotten, `loud` is one too much for other text. Of
-    live facts: `rotten` spoils the live version, `misty` hides it, `wearing` wears the weights, `fading` is
-    forgotten little by little, `babbling` blurs other text, `stiff` cannot be compacted."""
+    the weights too large and `light` does where they are worn, `crowded` makes earlier facts forgotten,
+    `loud` is one too much for other text. Of live facts: `rotten` spoils the live version, `misty` hides it,
+    `wearing` wears the weights, `fading` is forgotten little by little, `babbling` blurs other text, `stiff`
+    cannot be compacted."""
     targets, live = measured.targets, measured.live
     if "foggy" in targets.values():
         return FakeVerdict("inconclusive", ("probe_kl_nats was not measured",))
@@ -226,6 +227,8 @@ def fake_judge(measured: FakeMeasurements, previous: Any) -> FakeVerdict:
         return FakeVerdict("rejected", ("perplexity rose",))
     if "heavy" in targets.values():
         return FakeVerdict("rejected", ("weight_norm_ratio = 2",), guards={"weight_norm_ratio": "limit"})
+    if "light" in targets.values() and "wearing" in live:
+        return FakeVerdict("rejected", ("weight_norm_ratio = 1.6",), guards={"weight_norm_ratio": "limit"})
     if "crowded" in targets.values():
         return FakeVerdict("rejected", ("retention_ratio = 0.8",), guards={"retention_ratio": "limit"})
     if "loud" in targets.values():

@@ -302,15 +302,36 @@ def test_a_worn_model_is_compacted_and_at_last_paused(grown, live, posted, measu
         world.post(f"H{i}", posted)
     world.run()
     steps = [step for step, _ in world.steps()]
-    assert steps == ["refuse", "quarantine", "compact", *["refuse", "quarantine"] * WORN_OUT, "pause"]
+    assert steps == ["refuse", "compact", *["refuse"] * WORN_OUT, "pause"]
     assert f"the model is worn: {measure}" in world.ledger.paused()["why"]
-    states = list(world.states().values())
-    assert states.count("rejected") == WORN_OUT + 1
-    assert states.count("validated") == 1
-    world.ledger.request("resume", actor="operator")
+    assert list(world.states().values()) == ["live", *["validated"] * (WORN_OUT + 2)]
+
+
+def test_what_a_worn_model_refused_waits_until_there_is_room_again(grown):
+    world = grown("wearing", batch_size=1)
+    for i in range(WORN_OUT):
+        world.post(f"H{i}", "light")
     world.run()
     assert world.ledger.paused() is None
-    assert "validated" not in world.states().values()
+    look_again(world)
+    assert "the model is worn" in world.ledger.paused()["why"]
+    world.ledger.request("retract", "id-S0-wearing", actor="operator")
+    world.ledger.request("resume", actor="operator")
+    look_again(world)
+    assert list(world.states().values()) == ["retracted", *["live"] * WORN_OUT]
+    world.check_agreement()
+
+
+def test_what_is_refused_by_a_worn_model_again_and_again_is_dead_at_last(grown):
+    world = grown("wearing", batch_size=1)
+    world.post("H", "heavy")
+    for _ in range(world.settings.max_attempts):
+        look_again(world, 6)
+    row = world.ledger.get("id-H-heavy")
+    assert (row.state, row.reason) == ("dead", "gave up after 3 attempts: weight_norm_ratio = 2")
+    world.post("last", "good")
+    look_again(world)
+    assert world.states()["id-last-good"] == "live"
 
 
 def test_a_worn_model_is_seen_through_the_halving_of_batches(grown):
@@ -319,8 +340,8 @@ def test_a_worn_model_is_seen_through_the_halving_of_batches(grown):
         world.post(f"H{i}", "heavy")
     world.run()
     steps = [step for step, _ in world.steps()]
-    assert (steps.count("compact"), steps.count("quarantine"), steps[-1]) == (1, WORN_OUT, "pause")
-    assert list(world.states().values()).count("validated") == 1
+    assert (steps.count("compact"), steps.count("quarantine"), steps[-1]) == (1, 0, "pause")
+    assert list(world.states().values()).count("validated") == 4
 
 
 def test_heavy_corrections_alone_do_not_pause_a_healthy_model(grown):
