@@ -36,8 +36,9 @@ from monitoring.verdict import Verdict, judge, worn
 COLLAPSED_PERPLEXITY, COLLAPSED_S = 3.0, 60.0
 #: Steps in a row without a correction that came through, before the queue is paused.
 PAUSE_AFTER = 3
-#: Held-out documents that the perplexity of each version is measured on: the horizon's take too long here.
-TEXTS = 4
+#: Held-out documents that the perplexity of each version is measured on: the horizon's 48 take too long here,
+#: and 4 scatter by some per cent.
+TEXTS = 16
 #: Versions refused in a row within a step, before what is left of the step is given up.
 TRIED = 4
 #: Published versions between two compactions, at least: half of what the daemon waits, for want of time.
@@ -88,7 +89,7 @@ def collected(out: Path) -> list[dict[str, Any]]:
 def _key(model: Model, plan: Plan, stream: str, guard: bool) -> str:
     ids = [record.fact.id for record in plan.records]
     what = [stream, guard, model.install.directory.name, model.install.tokens, STREAMS[stream].configuration]
-    what += [ids, plan.batch, plan.score_every, plan.sample]
+    what += [ids, plan.batch, plan.score_every, plan.sample, TEXTS]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
 
 

@@ -79,7 +79,7 @@ class Stream:
         what = [str(configuration), model.install.directory.name, model.install.tokens, self.dataset]
         what += [facts.hexdigest(), self.batch, self.sample, self.seed]
         what += [self.compact_every] if self.compact_every else []
-        what += [f"glue {name} {len(asked)}" for name, asked in self.glue.items()]
+        what += [hashlib.sha256(repr(self.glue).encode()).hexdigest()] if self.glue else []
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
 
 

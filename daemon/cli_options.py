@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 StateOption = Annotated[Path | None, typer.Option(help="State directory; default FACTD_STATE_DIR.")]
 ModelOption = Annotated[str | None, typer.Option(help="Bundled name or Hugging Face directory.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+OutOption = Annotated[Path, typer.Option(help="Folder for the results.")]
 WhyOption = Annotated[str | None, typer.Option(help="Kept in the ledger.")]
 
 
