@@ -40,11 +40,17 @@ class Terminal:
             return ""
         shell = ["bash", "-c", "\n".join([*self._kept, f"exec {command}"])]
         options = {"cwd": self.folder, "env": self._environment, "text": True}
+        # Where the tests run in the background of a script, SIGINT is ignored, and children inherit that.
+        options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
         with subprocess.Popen(shell, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
             first = ""
             if "factd tail" in command:
                 first = process.stdout.readline()
                 process.send_signal(signal.SIGINT)
-            said, complaint = process.communicate(timeout=180)
+            try:
+                said, complaint = process.communicate(timeout=180)
+            except subprocess.TimeoutExpired:
+                process.kill()  # or else leaving the block waits for ever
+                raise
         assert process.returncode == 0, f"{command}\n{said}{complaint}"
         return first + said
