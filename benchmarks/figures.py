@@ -109,6 +109,19 @@ FIGURES = (
         (f"{PLAIN}, again (default)", "memit", "alphaedit", "encore", *_with("boundary (BLUE)", BATCHED[:2])),
         (S_COST, EXACT_COST),
     ),
+    Figure(
+        "frontier-1000",
+        "grid-1000.json",
+        (
+            f"{PLAIN}, again, compacted every 500 (default)",
+            f"{PLAIN}, no anchor",
+            f"{PLAIN}, nas",
+            "memit",
+            "alphaedit",
+            "alphaedit, REVIVE",
+        ),
+        (S_COST, EXACT_COST),
+    ),
 )
 AXES = {
     "edits": "edits",
