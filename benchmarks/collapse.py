@@ -4,7 +4,8 @@ After each step the model is measured and judged as the daemon does it. With the
 published and the stream ends when the model has collapsed: perplexity on held-out text above three times the
 base's, or S of the harmless facts below 60. With it on a version that is not accepted is undone; what is
 blamed is left out, or else the batch is halved; when nothing has come through for some steps, the stream is
-paused. A worn model is compacted when it refuses, as by the daemon's ladder.
+paused. A worn model is compacted when it refuses, as by the daemon's ladder; unlike there, a single
+correction that it refuses does not wait beyond its step: where nothing was compacted it counts as missed.
 """
 
 import hashlib
