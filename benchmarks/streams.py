@@ -121,7 +121,7 @@ LONG = f"{SHARED},pilots=32,pilot_contexts=6,anchor_factor=4"
 STREAMS: dict[str, Stream] = {
     "plain-single": Stream(f"rome:single:nas:none:{LONG}", harmless, singly=True),
     # As published: each value is found on the model as it has become. λ = 1 writes it whole.
-    "plain-batch": Stream("memit:single:none:none:moment_weight=1,contexts=2", harmless),
+    "plain-batch": Stream("memit:single:none:none:moment_weight=1,turns=3", harmless),
     "poisoned": Stream("memit-seq:spread:none:none", poisoned),
     # Only a method that writes on top of the weights keeps what was done to them.
     "noise": Stream(f"memit:spread:none:none:{SHARED}", noisy),

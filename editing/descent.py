@@ -53,7 +53,14 @@ FINISHED: dict[Finish, Callable[[Evaluation, Tensor, float], Tensor]] = {
 
 
 class Objective(Protocol):
-    """The prompts of some facts, which can be asked again with their δ."""
+    """The prompts of some facts, which can be asked again with their δ.
+
+    Attributes:
+        turns: evaluations until all prompts were asked; the gradient of one is that of those it asked.
+    """
+
+    @property
+    def turns(self) -> int: ...
 
     def evaluate(self, delta: Tensor) -> Evaluation:
         """For δ [m, d]."""
@@ -125,15 +132,23 @@ class Descended:
 
 
 class _Adam:
-    """First and second moments of δ's gradient, [n, v, d]; facts may be at rest."""
+    """First and second moments of δ's gradient, [n, v, d]; facts may be at rest.
 
-    def __init__(self, like: Tensor, rate: float) -> None:
+    Of prompts asked in turn the second moment is that of the mean over the last round: what they do not
+    agree in would shorten every step, and facts that need all of them would not be done in time.
+    """
+
+    def __init__(self, like: Tensor, rate: float, turns: int) -> None:
         self._first, self._second = torch.zeros_like(like), torch.zeros_like(like)
+        self._round = torch.zeros(turns, *like.shape, device=like.device)
         self._rate = rate
 
     def change(self, facts: Tensor, gradient: Tensor, step: int) -> Tensor:
+        turns = len(self._round)
+        self._round[(step - 1) % turns, facts] = gradient
+        whole = self._round[:, facts].sum(0) / min(step, turns)
         self._first[facts] = 0.9 * self._first[facts] + 0.1 * gradient
-        self._second[facts] = 0.999 * self._second[facts] + 0.001 * gradient**2
+        self._second[facts] = 0.999 * self._second[facts] + 0.001 * whole**2
         mean, square = self._first[facts] / (1 - 0.9**step), self._second[facts] / (1 - 0.999**step)
         return -self._rate * mean / (square.sqrt() + 1e-8)
 
@@ -150,7 +165,7 @@ def descend(
     count, device = len(norms), norms.device
     delta = torch.zeros(*norms.shape, size, device=device)
     gradients = torch.zeros_like(delta)
-    adam = _Adam(delta, options.rate)
+    adam = _Adam(delta, options.rate, objective.turns)
     loss, ease = torch.zeros(count, device=device), torch.ones(count, device=device)
     steps = torch.zeros(count, dtype=torch.long, device=device)
     # The step at which a fact first met the condition to stop.

@@ -4,13 +4,14 @@ Source: MEMIT (arXiv 2210.07229) eq. 16 with the KL and weight-decay terms of it
 methods differ in when they stop, what they hold δ to (`editing.descent`), and PMET in a second change.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from editing.descent import DENSE_STEPS, Barred, Compressed, Evaluation, Finish, Objective, Restraint, descend
+from editing.descent import DENSE_STEPS, Barred, Compressed, Evaluation, Finish, Restraint, descend
 from editing.facts import Fact, units
 from editing.forward import Suffixes, capture, finish, suffixes
 from editing.model import LoadedModel
@@ -39,8 +40,9 @@ class ValueOptions:
         kept: share of the dimensions that it then moves.
         unedited: whether a value is found on the unedited model, so that it follows from its fact alone
             (NSE's code), or on the model as it is (MEMIT).
-        contexts: how many of the contexts one evaluation asks, in turn; 0 for all. Facts are then done when
-            every context, when last asked, gave the target.
+        turns: into how many groups the prompts of a fact are divided, of which an evaluation asks the next:
+            the contexts evenly, the essence prompt with the last ones. What counts is then the mean of what
+            the groups said when last asked; its gradient is that of the group just asked. 1: all at once.
         rows: how many prompts are run at once; bounds memory, does not change results.
     """
 
@@ -56,7 +58,7 @@ class ValueOptions:
     compressed: bool = False
     kept: float = 0.05
     unedited: bool = False
-    contexts: int = 0
+    turns: int = 1
     rows: int = 96
 
 
@@ -101,8 +103,8 @@ class _Rows:
         owner: [rows] index of the unit a row belongs to.
         row, step, token, weight: [k] where each target token is predicted, which one it is, and its
             share in the unit's mean loss.
-        essence: [m] the rows of the units' essence prompts.
-        before: [m, vocabulary] what the model answered to them.
+        essence: [m] the rows of the units' essence prompts; none where another group has them.
+        before: [m, vocabulary] what the model answered to them; none likewise.
         kl: weight of the divergence from it.
     """
 
@@ -117,6 +119,14 @@ class _Rows:
     before: Tensor
     kl: float
 
+    @property
+    def turns(self) -> int:
+        return 1
+
+    @property
+    def units(self) -> int:
+        return int(self.owner[-1]) + 1
+
     def evaluate(self, delta: Tensor) -> Evaluation:
         """`delta` is [m, d] float32."""
         log_p, now = self._answers(delta)
@@ -124,7 +134,7 @@ class _Rows:
         none = torch.zeros(len(delta), device=delta.device)
         nll = none.index_add(0, unit, -found * self.weight)
         missed = none.index_add(0, unit, (log_p.detach().argmax(1) != self.token).float())
-        kl = self.kl * (now.exp() * (now - self.before)).sum(1)
+        kl = self.kl * (now.exp() * (now - self.before)).sum(1) if len(now) else none
         return Evaluation(nll, kl, missed == 0)
 
     def _answers(self, delta: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,24 +164,25 @@ class _Rows:
         return self._only(torch.isin(self.owner, facts), facts)
 
     def turn(self, index: int, turns: int, contexts: int) -> "_Rows":
-        """Of each fact's prompts every `turns`-th, which stand for all; the essence prompts stay."""
-        context = torch.arange(len(self.owner), device=self.owner.device) - self.first_rows()[self.owner]
-        context[self.essence] = contexts
-        asked = context % contexts % turns == index
-        asked[self.essence] = True
-        part = self._only(asked, torch.arange(len(self.before), device=self.owner.device))
-        total = torch.zeros(len(self.before), device=self.owner.device)
+        """The group `index` of a fact's prompts, each weighed as if it were all of them."""
+        everyone = torch.arange(self.units, device=self.owner.device)
+        place = torch.arange(len(self.owner), device=self.owner.device) - self.first_rows()[self.owner]
+        group = place % contexts % turns
+        group[self.essence] = turns - 1
+        part = self._only(group == index, everyone)
+        total = torch.zeros(len(everyone), device=self.owner.device)
         total.index_add_(0, part.owner[part.row], part.weight)
-        return replace(part, weight=part.weight / total[part.owner[part.row]])
+        return replace(part, weight=part.weight / total[part.owner[part.row]], kl=self.kl * turns)
 
     def _only(self, chosen: Tensor, facts: Tensor) -> "_Rows":
         """The rows `chosen` (a mask) of the units `facts`."""
         rows, device = chosen.nonzero()[:, 0], facts.device
-        new_owner = torch.full((len(self.before),), -1, device=device)
+        new_owner = torch.full((self.units,), -1, device=device)
         new_owner[facts] = torch.arange(len(facts), device=device)
         new_row = torch.full((len(self.owner),), -1, device=device)
         new_row[rows] = torch.arange(len(rows), device=device)
         kept = new_row[self.row] >= 0
+        essence = facts[new_row[self.essence[facts]] >= 0] if len(self.essence) else facts[:0]
         return _Rows(
             self.loaded,
             self.part.select(rows),
@@ -180,8 +191,8 @@ class _Rows:
             self.step[kept],
             self.token[kept],
             self.weight[kept],
-            new_row[self.essence[facts]],
-            self.before[facts],
+            new_row[self.essence[essence]],
+            self.before[essence],
             self.kl,
         )
 
@@ -191,30 +202,42 @@ class _Turns:
     """Groups of the facts' prompts, of which each evaluation asks the next: an `Objective`.
 
     Attributes:
-        passed: [m, groups] whether every target token was the most probable when the group was last asked.
+        nll, kl, top: [m, groups] what each group said when last asked.
         next: the group to ask.
     """
 
     groups: Sequence[_Rows]
-    passed: Tensor
+    nll: Tensor
+    kl: Tensor
+    top: Tensor
     next: int = 0
+
+    @property
+    def turns(self) -> int:
+        return len(self.groups)
+
+    @staticmethod
+    def of(rows: _Rows, turns: int, contexts: int) -> "_Turns":
+        # A group that was not asked yet may say anything; as KL starts from 0, only its NLL is unknown.
+        unknown = torch.full((rows.units, turns), math.inf, device=rows.owner.device)
+        none = torch.zeros_like(unknown)
+        return _Turns([rows.turn(i, turns, contexts) for i in range(turns)], unknown, none, none > 0)
 
     def evaluate(self, delta: Tensor) -> Evaluation:
         seen = self.groups[self.next].evaluate(delta)
-        self.passed[:, self.next] = seen.top
+        for kept, now in ((self.nll, seen.nll), (self.kl, seen.kl), (self.top, seen.top)):
+            kept[:, self.next] = now.detach()
         self.next = (self.next + 1) % len(self.groups)
-        return replace(seen, top=self.passed.all(1))
+        return Evaluation(_worth(seen.nll, self.nll), _worth(seen.kl, self.kl), self.top.all(1))
 
     def select(self, facts: Tensor) -> "_Turns":
-        return _Turns([rows.select(facts) for rows in self.groups], self.passed[facts], self.next)
+        groups = [rows.select(facts) for rows in self.groups]
+        return _Turns(groups, self.nll[facts], self.kl[facts], self.top[facts], self.next)
 
 
-def _in_turn(rows: _Rows, contexts: int, at_once: int) -> Objective:
-    turns = -(-contexts // at_once) if at_once else 1
-    if turns == 1:
-        return rows
-    groups = [rows.turn(index, turns, contexts) for index in range(turns)]
-    return _Turns(groups, torch.zeros(len(rows.before), turns, dtype=torch.bool, device=rows.owner.device))
+def _worth(now: Tensor, known: Tensor) -> Tensor:
+    """The mean of what is known by group, with the gradient of what was asked now."""
+    return known.mean(1) + (now - now.detach())
 
 
 def optimise(
@@ -256,6 +279,25 @@ def optimise(
     unit_of = [place for place, unit in enumerate(found) for _ in unit]
     back = torch.tensor([i for unit in found for i in unit], device=loaded.device).argsort()
     return Values.joined(parts).select(torch.tensor(unit_of, device=loaded.device)[back])
+
+
+@torch.no_grad()
+def losses(
+    loaded: LoadedModel,
+    facts: Sequence[Fact],
+    layer: int,
+    contexts: Sequence[str],
+    options: ValueOptions,
+    values: Values,
+) -> Tensor:
+    """The loss of each fact's δ with all prompts asked, nats [n]; in turns `Values.loss` is of several δ."""
+    size, found = max(1, options.rows // len(contexts)), []
+    for start in range(0, len(facts), size):
+        part = values.select(torch.arange(start, min(start + size, len(facts)), device=loaded.device))
+        rows = _rows(loaded, [[fact] for fact in facts[start : start + size]], layer, contexts, options)
+        seen, norms = rows.evaluate(part.delta.T), part.hidden.norm(dim=0)
+        found.append(seen.nll + seen.kl + options.decay * part.delta.norm(dim=0) / norms**2)
+    return torch.cat(found)
 
 
 def _suffix_length(loaded: LoadedModel, fact: Fact) -> int:
@@ -326,7 +368,8 @@ def _optimise_chunk(
         bare = [encode(loaded.tokenizer, facts[0], target=False) for facts in units]
         below = capture(loaded, bare, [layer - 1]).hidden[layer - 1].T
         norms = torch.stack([output.norm(dim=1), (hidden - below - output).norm(dim=1)], dim=1)
-    asked = _in_turn(rows, len(contexts), options.contexts)
+    turns = min(options.turns, len(contexts))
+    asked = rows if turns == 1 else _Turns.of(rows, turns, len(contexts))
     spent = 0
     if options.compressed:
         dense = descend(asked, hidden.shape[1], norms, replace(options, steps=DENSE_STEPS), restraint)

@@ -66,14 +66,16 @@ def test_speed_compares_with_the_serial_procedure(model, records):
     found = speed.speed(model, records, SEQUENTIAL, 3, quiet)
     assert found.keys() >= SPEED_FIELDS
     assert (found["edits"], found["serial_edits"]) == (6, 3)
-    assert abs(found["loss_difference_nats"]) < 1e-3
+    assert abs(found["all_at_once"]["loss_difference_nats"]) < 1e-3
+    # A third of the prompts at a time, on the tiny model.
+    assert 1e-6 < abs(found["loss_difference_nats"]) < 0.1
     # One number follows from the others: nothing is scaled twice.
     assert found["update_ratio"] == pytest.approx(
         found["edits_per_second"] / found["serial_edits_per_second"]
     )
     assert found["floor_ratio"] > 0
     assert found["peak_memory_bytes"] > 10**8
-    assert found["published"]["mean_steps"] > found["tuned"]["mean_steps"]
+    assert found["all_at_once"]["mean_steps"] > found["tuned"]["mean_steps"]
     assert all(isinstance(text, str) for row in speed.table(found) for text in row)
 
 

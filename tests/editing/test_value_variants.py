@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ class Bowl:
     goal: torch.Tensor
     near: float = 0.5
     divergence: float = 0.001
+    turns: ClassVar[int] = 1
 
     def evaluate(self, delta):
         nll = ((delta - self.goal) ** 2).sum(1)
@@ -68,6 +70,32 @@ def test_a_fact_stops_the_same_in_any_company(bowl):
             alone = descend(Bowl(bowl.goal[i : i + 1]), finish=rule)
             assert int(alone.steps) == int(together.steps[i])
             torch.testing.assert_close(alone.delta[0], together.delta[i])
+
+
+@dataclass
+class Quarrel(Bowl):
+    """A bowl asked in turn, in which each turn pulls another dimension too, as far as the turns disagree."""
+
+    disagreement: float = 0.0
+    asked: int = 0
+    turns: ClassVar[int] = 3
+
+    def evaluate(self, delta):
+        seen = super().evaluate(delta)
+        self.asked += 1
+        pull = self.disagreement * (1.0, -0.5, -0.5)[self.asked % 3] * delta[:, -1]
+        return replace(seen, nll=seen.nll + pull - pull.detach())
+
+
+def test_what_turns_disagree_in_does_not_shorten_the_steps():
+    """Over whole rounds they agree; were the second moment that of single turns, δ would stay behind."""
+    goal = torch.full((1, D), 6.0)
+    agreed = descend(Quarrel(goal), steps=31, decay=0.0).delta
+    quarrel = descend(Quarrel(goal, disagreement=20.0), steps=31, decay=0.0).delta
+    plain = descend(Bowl(goal), steps=31, decay=0.0).delta
+    torch.testing.assert_close(agreed, plain, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(quarrel[..., :-1], plain[..., :-1], rtol=0.02, atol=0.02)
+    assert quarrel[..., -1] == pytest.approx(float(plain[..., -1]), rel=0.2)
 
 
 def test_probable_stop_is_at_98_percent(bowl):

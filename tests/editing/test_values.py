@@ -1,5 +1,7 @@
 """The batched value optimiser against the published serial procedure (`benchmarks.serial`)."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from editing.descent import Evaluation
 from editing.forward import finish, suffixes
 from editing.tokens import encode
 from editing.tree import Tree
-from editing.values import ValueOptions, _in_turn, _Rows, _rows, optimise
+from editing.values import ValueOptions, _Rows, _rows, _Turns, losses, optimise
 
 CONTEXTS = ["", "The sky. ", "I went home. "]
 LAYER = 3
@@ -82,22 +84,39 @@ def test_turns_together_are_the_whole(rows):
     whole = rows.evaluate(delta)
     parts = [rows.turn(i, 3, 3).evaluate(delta) for i in range(3)]
     torch.testing.assert_close(sum(part.nll for part in parts) / 3, whole.nll)
-    for part in parts:
-        torch.testing.assert_close(part.kl, whole.kl)
+    torch.testing.assert_close(sum(part.kl for part in parts) / 3, whole.kl)
 
 
-def test_turns_ask_each_context_once(rows):
+def test_turns_ask_each_prompt_once(rows):
     groups = [rows.turn(i, 2, 3) for i in range(2)]
-    # Two facts, then one and one; an essence prompt for each unit.
-    assert [len(group.owner) for group in groups] == [2 * 4 + 3, 4 + 3]
+    # Two facts, then one and one; an essence prompt for each unit, in the last turn.
+    assert [len(group.owner) for group in groups] == [2 * 4, 4 + 3]
     for group in groups:
         torch.testing.assert_close(
             torch.zeros(3).index_add(0, group.owner[group.row], group.weight), torch.ones(3)
         )
 
 
+def test_a_round_of_turns_knows_the_loss_and_has_the_gradient_of_the_whole(rows):
+    generator = torch.Generator().manual_seed(4)
+    delta = torch.randn(3, 32, generator=generator).requires_grad_(True)
+    whole = rows.evaluate(delta)
+    (expected,) = torch.autograd.grad((whole.nll + whole.kl).sum(), delta)
+    turns, gradients = _Turns.of(rows, 3, 3), []
+    for asked in range(1, 4):
+        seen = turns.evaluate(delta)
+        gradients.append(torch.autograd.grad((seen.nll + seen.kl).sum(), delta)[0])
+        # No fact is done before each of its prompts was asked.
+        assert bool(seen.nll.isinf().all()) == (asked < 3)
+    torch.testing.assert_close(seen.nll, whole.nll)
+    torch.testing.assert_close(seen.kl, whole.kl)
+    torch.testing.assert_close(sum(gradients) / 3, expected, atol=1e-5, rtol=1e-4)
+    left = turns.select(torch.tensor([0, 2]))
+    torch.testing.assert_close(left.evaluate(delta[[0, 2]]).nll, whole.nll[[0, 2]])
+
+
 def test_a_fact_is_done_when_every_turn_gave_the_target(rows, monkeypatch):
-    turns = _in_turn(rows, 3, 1)
+    turns = _Turns.of(rows, 3, 3)
     told = iter([[True, True, False], [True, False, True], [True, True, True], [True, True, True]])
     none = torch.zeros(3)
     monkeypatch.setattr(_Rows, "evaluate", lambda _s, _d: Evaluation(none, none, torch.tensor(next(told))))
@@ -105,13 +124,21 @@ def test_a_fact_is_done_when_every_turn_gave_the_target(rows, monkeypatch):
     assert seen == [[False] * 3, [False] * 3, [True, False, False], [True, False, True]]
 
 
-def test_all_contexts_at_once_are_no_turns(rows):
-    assert _in_turn(rows, 3, 0) is rows
-    assert _in_turn(rows, 3, 3) is rows
+def test_one_context_needs_no_turns(editor, facts):
+    plain = optimise(editor.loaded, facts, LAYER, [""], ValueOptions(steps=4, rate=0.1))
+    turning = optimise(editor.loaded, facts, LAYER, [""], ValueOptions(steps=4, rate=0.1, turns=3))
+    assert torch.equal(turning.delta, plain.delta)
+
+
+def test_losses_of_values_are_those_of_the_last_evaluation(editor, facts):
+    options = ValueOptions(steps=6, rate=0.1, rows=9)
+    values = optimise(editor.loaded, facts, LAYER, CONTEXTS, options)
+    found = losses(editor.loaded, facts, LAYER, CONTEXTS, options, values)
+    torch.testing.assert_close(found, values.loss, atol=1e-4, rtol=1e-4)
 
 
 def test_a_turning_fact_does_not_depend_on_its_batch_and_repeats(editor, facts):
-    options = ValueOptions(steps=9, rate=0.1, contexts=2, finish="argmax")
+    options = ValueOptions(steps=9, rate=0.1, turns=2, finish="argmax")
     together = optimise(editor.loaded, facts, LAYER, CONTEXTS, options)
     again = optimise(editor.loaded, facts, LAYER, CONTEXTS, options)
     alone = optimise(editor.loaded, facts[2:3], LAYER, CONTEXTS, options)
@@ -120,8 +147,8 @@ def test_a_turning_fact_does_not_depend_on_its_batch_and_repeats(editor, facts):
 
 
 def test_turning_values_lower_the_loss_over_all_contexts(editor, facts):
-    rows = _rows(editor.loaded, [[fact] for fact in facts], LAYER, CONTEXTS, ValueOptions())
-    options = ValueOptions(steps=12, rate=0.1, contexts=1)
-    delta = optimise(editor.loaded, facts, LAYER, CONTEXTS, options).delta.T
-    with torch.no_grad():
-        assert (rows.evaluate(delta).nll < rows.evaluate(torch.zeros_like(delta)).nll).all()
+    options = ValueOptions(steps=12, rate=0.1, turns=3)
+    values = optimise(editor.loaded, facts, LAYER, CONTEXTS, options)
+    before = replace(values, delta=torch.zeros_like(values.delta))
+    now, then = (losses(editor.loaded, facts, LAYER, CONTEXTS, options, v) for v in (values, before))
+    assert (now < then).all()
