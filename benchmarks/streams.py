@@ -114,7 +114,7 @@ def gibberish(record: Record, generator: random.Random) -> Record:
 
 
 #: Values of the unedited model, as the default finds them: found once, and shared by all streams.
-SHARED = "unedited=true,clamp=0.75,finish=argmax,extra=2"
+SHARED = "unedited=true,clamp=0.75,finish=argmax,extra=1,turns=3"
 #: Nothing holds values back: all are as long as the longest that a drifting model asks for.
 LONG = f"{SHARED},pilots=32,pilot_contexts=6,anchor_factor=4"
 

@@ -83,7 +83,7 @@ _METHODS: Mapping[str, Mapping[str, Any]] = {
     # a batch then does not say is optimised on the model as it has become. In turn values take half the time.
     "memit-seq": {
         "finish": "argmax",
-        "extra": 2,
+        "extra": 1,
         "unedited": True,
         "turns": 3,
         "pilots": 32,
