@@ -458,6 +458,8 @@ def test_an_answer_that_runs_at_a_flip_goes_the_way_of_the_policy(live, policy):
     seconds, end = POLICIES[policy]
     told = VllmReplica(replica.name, TOKEN, in_flight=policy.split(",")[0], in_flight_seconds=seconds)
     begun = threading.Event()
+    # Staged before, so that on a busy machine too the flip comes while the answer runs.
+    told.stage("v000001", 1)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(stream, replica, begun)
         assert begun.wait(120)
