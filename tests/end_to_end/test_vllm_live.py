@@ -428,7 +428,7 @@ def test_clients_see_no_failed_request_during_publications(live):
 
 def stream(replica: VllmReplica, begun: threading.Event) -> tuple[str, str | None]:
     """A long answer's text and why it ended; `begun` is set at its first token."""
-    body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 300, "temperature": 0, "ignore_eos": True}
+    body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 900, "temperature": 0, "ignore_eos": True}
     text, ended = "", None
     with httpx.stream(
         "POST", f"{replica.name}/v1/completions", json=body | {"stream": True}, timeout=300
