@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from editing.descent import DENSE_STEPS, Barred, Compressed, Evaluation, Finish, Restraint, descend
+from editing.descent import DENSE_STEPS, Barred, Compressed, Evaluation, Finish, Objective, Restraint, descend
 from editing.facts import Fact, units
 from editing.forward import Suffixes, capture, finish, suffixes
 from editing.model import LoadedModel
@@ -368,13 +368,16 @@ def _optimise_chunk(
         bare = [encode(loaded.tokenizer, facts[0], target=False) for facts in units]
         below = capture(loaded, bare, [layer - 1]).hidden[layer - 1].T
         norms = torch.stack([output.norm(dim=1), (hidden - below - output).norm(dim=1)], dim=1)
-    turns = min(options.turns, len(contexts))
-    asked = rows if turns == 1 else _Turns.of(rows, turns, len(contexts))
-    spent = 0
+    # In fewer steps than turns some prompts would never be asked.
+    turns, spent = min(options.turns, len(contexts), options.steps), 0
+
+    def begin() -> Objective:
+        return rows if turns == 1 else _Turns.of(rows, turns, len(contexts))
+
     if options.compressed:
-        dense = descend(asked, hidden.shape[1], norms, replace(options, steps=DENSE_STEPS), restraint)
+        dense = descend(begin(), hidden.shape[1], norms, replace(options, steps=DENSE_STEPS), restraint)
         restraint = Compressed(dense, options.kept)
         options = replace(options, steps=max(1, options.steps - DENSE_STEPS))
         spent = dense.steps
-    found = descend(asked, hidden.shape[1], norms, options, restraint)
+    found = descend(begin(), hidden.shape[1], norms, options, restraint)
     return Values(found.delta[:, 0].T, hidden.T, output.T, found.loss, found.steps + spent)

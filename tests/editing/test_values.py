@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks.serial import optimise_one
+from editing import values
 from editing.descent import Evaluation
 from editing.forward import finish, suffixes
 from editing.tokens import encode
@@ -128,6 +129,26 @@ def test_one_context_needs_no_turns(editor, facts):
     plain = optimise(editor.loaded, facts, LAYER, [""], ValueOptions(steps=4, rate=0.1))
     turning = optimise(editor.loaded, facts, LAYER, [""], ValueOptions(steps=4, rate=0.1, turns=3))
     assert torch.equal(turning.delta, plain.delta)
+
+
+def test_every_prompt_is_asked_however_few_the_steps(editor, facts):
+    options = ValueOptions(steps=2, rate=0.1, turns=3)
+    assert optimise(editor.loaded, facts, LAYER, CONTEXTS, options).loss.isfinite().all()
+
+
+def test_both_descents_of_compressed_values_begin_with_nothing_known(editor, facts, monkeypatch):
+    """What turns said of the first descent's δ must not end the second one."""
+    begun = []
+
+    def descend(objective, *rest):
+        begun.append((objective.next, bool(objective.nll.isinf().all()), bool(objective.top.any())))
+        return plain(objective, *rest)
+
+    plain = values.descend
+    monkeypatch.setattr(values, "descend", descend)
+    options = ValueOptions(steps=14, rate=0.1, turns=3, compressed=True, kept=0.5)
+    optimise(editor.loaded, facts, LAYER, CONTEXTS, options)
+    assert begun == [(0, True, False)] * 2
 
 
 def test_losses_of_values_are_those_of_the_last_evaluation(editor, facts):
