@@ -64,9 +64,10 @@ class ValueOptions:
 
 @dataclass(frozen=True)
 class Values:
-    """Result for n facts: δ, h₀ and v₀ are [d, n] float32; loss in nats and steps are [n].
+    """Result for n facts: δ, h₀ and v₀ are [d, n] float32; loss in nats and steps (evaluations) are [n].
 
-    h₀ is the residual stream and v₀ the MLP's output at the subject's last token of the bare prompt.
+    h₀ is the residual stream and v₀ the MLP's output at the subject's last token of the bare prompt. Of
+    prompts asked in turn the loss is the mean of what each group said when last asked; `losses` asks all.
     """
 
     delta: Tensor
