@@ -12,12 +12,12 @@ from torch import Tensor
 
 from editing import methods
 from editing.anchor import AnchorRule, anchored, skipped
+from editing.capture import Ascent, Captured, mean_keys
 from editing.checks import check_facts, check_recorded
 from editing.delta import materialise
 from editing.descent import Barred
 from editing.edited import EditedModel
 from editing.facts import Fact, mates, units
-from editing.forward import Captured, capture, mean_keys
 from editing.install import Installation
 from editing.methods.interference import bars
 from editing.methods.parameters import Parameters, parameters
@@ -304,6 +304,10 @@ class Editor(EditedModel):
             encode(self.tokenizer, fact, context, target=False) for fact in facts for context in self.contexts
         ]
         targets = columns[f"targets/{write.target}"]
+        with clock.time("keys"):
+            # Blocks between two layers written run once, not once for each layer above.
+            every = Ascent(self.loaded, prompts, write.layers[0])
+            bare = Ascent(self.loaded, prompts[:: len(self.contexts)], write.layers[0])
         known = self.state.facts
         if facts[0].id not in self.state.ids:
             known += tuple(facts)
@@ -311,9 +315,11 @@ class Editor(EditedModel):
                 columns = columns | {BATCHES: torch.full((1, len(facts)), self.state.next_batch)}
         for i, layer in enumerate(write.layers):
             with clock.time("keys"):
-                captured = capture(self.loaded, prompts, [layer])
+                every.to(layer)
+                captured = every.capture([layer])
                 keys = mean_keys(captured.keys[layer], len(self.contexts))
-                current = self._current(prompts, captured, write, layer)
+                bare.to(layer)
+                current = self._current(captured, layer, bare, write.target)
             with clock.time("solve"):
                 name = self.loaded.tensor_name(layer)
                 residual = (targets - current) / self.method.share(len(write.layers) - i)
@@ -327,12 +333,16 @@ class Editor(EditedModel):
                 self._set_weight(layer, materialise(self._base[name], *factors))
         self.state = EditState(known, self.state.factors, self.state.with_columns((), columns).columns)
 
-    def _current(self, prompts: Sequence[Any], captured: Captured, write: Write, layer: int) -> Tensor:
-        """What the model has where the method's targets are meant, [d, n]."""
+    def _current(self, captured: Captured, layer: int, bare: Ascent, target: int) -> Tensor:
+        """What the model has where the method's targets are meant, [d, n].
+
+        Args:
+            captured: of all prompts at `layer`.
+            bare: the bare prompts before it.
+        """
         if self.method.target == "averaged":
             return mean_keys(captured.outputs[layer], len(self.contexts))
-        bare = capture(self.loaded, prompts[:: len(self.contexts)], [write.target])
-        return getattr(bare, self.method.target)[write.target].cpu()
+        return getattr(bare.capture([target]), self.method.target)[target].cpu()
 
     def _drop(self, ids: Sequence[str]) -> None:
         """Removes columns and solves every layer without them."""

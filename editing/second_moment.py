@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from editing.capture import each_key
 from editing.errors import ModelError, OptionError
-from editing.forward import each_key
 from editing.model import LoadedModel
 
 #: Tokens for each input dimension of the projection; the estimate's noise falls with its root.

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from editing.capture import capture
 from editing.descent import DENSE_STEPS, Barred, Compressed, Evaluation, Finish, Objective, Restraint, descend
 from editing.facts import Fact, units
-from editing.forward import Suffixes, capture, finish, suffixes
 from editing.model import LoadedModel
+from editing.suffixes import Suffixes, finish, suffixes
 from editing.tokens import encode
 
 #: MEMIT's prompt whose continuation must not change: what the subject is.

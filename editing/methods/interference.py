@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from editing.capture import capture
 from editing.descent import Barred
 from editing.facts import Fact
-from editing.forward import capture
 from editing.methods.parameters import Parameters
 from editing.model import LoadedModel
 from editing.solve import Factors

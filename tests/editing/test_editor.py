@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from editing.anchor import anchored, pilot_facts
+from editing.capture import mean_keys
 from editing.editor import Editor
 from editing.errors import EditError, FactError, OptionError
 from editing.facts import Fact
-from editing.forward import mean_keys
 from editing.state import EditState
 from editing.values import ValueOptions, Values
 

@@ -6,13 +6,14 @@ import pytest
 import torch
 from transformers import GPT2Model
 
+from editing.capture import capture
 from editing.editor import Editor
 from editing.errors import ModelError
 from editing.facts import Fact
 from editing.families import FAMILIES
-from editing.forward import capture, finish, suffixes
 from editing.model import load_model
 from editing.output_norm import nearest_input
+from editing.suffixes import finish, suffixes
 from editing.tokens import encode
 from editing.values import ValueOptions
 from tests.tiny_models import save_checkpoint

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from editing.anchor import anchored
+from editing.capture import capture
 from editing.errors import EditError, OptionError
 from editing.facts import Fact
-from editing.forward import capture
 from editing.methods import METHODS
 from editing.methods.parameters import numbers
 from editing.methods.tuning import tune

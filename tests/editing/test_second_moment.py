@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from editing import install as installing
+from editing.capture import each_key
 from editing.errors import ModelError, OptionError
-from editing.forward import each_key
 from editing.install import Installation
 from editing.model import load_model
 from editing.second_moment import DOCUMENT_TOKENS, Sums, blocks, draw, second_moments

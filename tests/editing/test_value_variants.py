@@ -10,8 +10,8 @@ import torch
 from editing.descent import EASED, SPARSITY, Barred, Compressed, Descended, Evaluation, Restraint
 from editing.descent import descend as descend_
 from editing.facts import Fact
-from editing.forward import finish
 from editing.methods.interference import MEMORY, WARM_UP, barred, deviating, interference
+from editing.suffixes import finish
 from editing.tokens import encode
 from editing.values import ValueOptions, _rows, optimise
 

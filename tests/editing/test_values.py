@@ -8,7 +8,7 @@ import torch
 from benchmarks.serial import optimise_one
 from editing import values
 from editing.descent import Evaluation
-from editing.forward import finish, suffixes
+from editing.suffixes import finish, suffixes
 from editing.tokens import encode
 from editing.tree import Tree
 from editing.values import ValueOptions, _Rows, _rows, _Turns, losses, optimise
