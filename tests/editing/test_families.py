@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import GPT2Model
 
-from editing.capture import capture
+from editing.capture import Ascent, capture
 from editing.editor import Editor
 from editing.errors import ModelError
 from editing.facts import Fact
@@ -125,6 +125,22 @@ def test_capture_of_a_padded_batch_equals_single_passes(loaded, facts):
         _, seen = plain_pass(loaded, prompt)
         for ours, name in ((found.keys, "key"), (found.outputs, "output"), (found.hidden, "hidden")):
             torch.testing.assert_close(ours[LAYER][:, i], seen[name], atol=1e-5, rtol=1e-4)
+
+
+@every_variant
+def test_an_ascent_goes_on_through_a_block_written_meanwhile(loaded, facts, monkeypatch):
+    prompts = [encode(loaded.tokenizer, fact, context) for fact in facts for context in CONTEXTS]
+    layers = [LAYER, len(loaded.layers) - 1]
+    ascent, before = Ascent(loaded, prompts, 0, rows=7), capture(loaded, prompts, layers)
+    weight = loaded.projection(0).weight
+    monkeypatch.setattr(weight, "data", weight.data.flip(-1))
+    ascent.to(LAYER)
+    found, expected = ascent.capture(layers), capture(loaded, prompts, layers)
+    for layer in layers:
+        for name in ("keys", "outputs", "hidden"):
+            ours, plain, old = (getattr(x, name)[layer] for x in (found, expected, before))
+            torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
+            assert (plain - old).abs().max() > 1e-3
 
 
 @every_variant
