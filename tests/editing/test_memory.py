@@ -139,6 +139,26 @@ def test_of_a_batch_each_fact_is_judged_for_itself(open_editor, facts):
     assert said == [says(editor.loaded, [fact])[0] for fact in facts]
     assert said[:2] == [True, True]
     assert not all(said)
+    contexts = ["", "The weather is fine. ", "A cat sat there. And then: "]
+    each = [says(editor.loaded, facts, [context]) for context in contexts]
+    assert each[0] == said
+    assert says(editor.loaded, facts, contexts) == [all(seen) for seen in zip(*each, strict=True)]
+    assert says(editor.loaded, facts, contexts) != said
+
+
+def test_a_batch_asks_the_bare_prompts_and_compaction_every_context(open_plain, monkeypatch):
+    editor, seen = open_plain(changed={"again": 1}), []
+
+    def asked(_loaded, facts, contexts):
+        seen.append(list(contexts))
+        return [True] * len(facts)
+
+    monkeypatch.setattr("editing.editor.says", asked)
+    editor.apply([OWNER, CAT])
+    assert seen == [[""]]
+    editor.compact()
+    assert seen == [[""], editor.contexts]
+    assert len(editor.contexts) > 1
 
 
 @pytest.fixture
@@ -147,7 +167,7 @@ def judged(monkeypatch):
 
     def judged(*occasions):
         answers = iter(occasions)
-        monkeypatch.setattr("editing.editor.says", lambda _loaded, _facts: next(answers))
+        monkeypatch.setattr("editing.editor.says", lambda *_asked: next(answers))
 
     return judged
 
