@@ -34,8 +34,9 @@ from editing.values import ValueOptions, Values, optimise
 
 #: Where statistics and unpacked models are kept unless told otherwise.
 DEFAULT_STATE_DIR = Path.home() / ".local" / "state" / "factd"
-#: How often a compaction optimises what is not said, at most: the second still helps (docs/experiments.md).
-COMPACT_ROUNDS = 3
+#: How often a compaction optimises what is not said, at most: the second still helps, a third writes longer
+#: values for the same S (docs/experiments.md).
+COMPACT_ROUNDS = 2
 
 
 class Editor(EditedModel):
