@@ -3,15 +3,20 @@
 The serial peer runs on some of the facts, evenly spaced by length, and is scaled to one edit: values and
 keys by the number of its facts, the solve, which costs a batch the same whatever its size, by the number of
 all facts.
+
+The peer computes in float32, as its authors' code does; ours in whatever is fastest here. In another dtype
+than float32 the peer runs once more in that one, for what of the ratio is the dtype's. Losses are compared
+in float32.
 """
 
 import resource
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks import serial
 from benchmarks.configuration import Configuration, Model
@@ -51,7 +56,12 @@ class Run:
 
 
 def speed(
-    model: Model, records: Sequence[Record], tuned: Configuration, serial_edits: int, say: Say
+    model: Model,
+    records: Sequence[Record],
+    tuned: Configuration,
+    serial_edits: int,
+    say: Say,
+    reference: Callable[[], LoadedModel],
 ) -> dict[str, Any]:
     """Runs ours with the published options, all prompts at once and in turn, and with `tuned`, then the peer.
 
@@ -61,6 +71,7 @@ def speed(
     Args:
         tuned: the configuration with the product's own options.
         serial_edits: how many of the facts the peer writes.
+        reference: loads the model in float32, in which the peer runs and all losses are asked.
     """
     facts = [record.fact for record in records]
     published, in_turn = Configuration.parse(PUBLISHED), Configuration.parse(IN_TURN)
@@ -71,44 +82,60 @@ def speed(
     best = run(model, tuned, records, say)
     # Of this process so far: what the peer needs comes on top only afterwards.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    chosen = spaced(facts, serial_edits, model.loaded)
-    say(f"serial procedure: {len(chosen)} of the {len(facts)} edits")
-    peer = run_serial(model, published, [facts[i] for i in chosen])
-    value = peer.seconds["values"] / len(chosen)
-    whole = value + peer.seconds["keys"] / len(chosen) + peer.seconds["solve"] / len(facts)
-    outcomes, edits = exact.report.outcomes, len(facts)
-    from_peer = [outcomes[i].loss - v.loss for i, v in zip(chosen, peer.values, strict=True)]
-    say(f"{in_turn}: the loss of all prompts")
-    from_exact = sum(final_losses(model, in_turn, facts)) - sum(outcome.loss for outcome in outcomes)
     rate = matrix_rate(model.loaded)
-    floor = floor_flops(model, published, facts, [outcome.steps for outcome in outcomes]) / rate
+    steps = [outcome.steps for outcome in exact.report.outcomes]
+    floor = floor_flops(model, published, facts, steps) / rate
+
+    told = model.loaded if model.loaded.model.dtype == torch.float32 else reference()
+    chosen = [facts[i] for i in spaced(facts, serial_edits, model.loaded)]
+    peer, peer_values = run_serial(model, told, published, chosen, len(facts), say)
+    like = peer
+    if told is not model.loaded:
+        like, _ = run_serial(model, model.loaded, published, chosen, len(facts), say)
+    say("the loss of all prompts, in float32")
+    from_peer = final_losses(model, published, chosen, told) - losses_of(
+        model, published, chosen, told, peer_values
+    )
+    from_exact = final_losses(model, in_turn, facts, told) - final_losses(model, published, facts, told)
+    edits = len(facts)
     return {
         "model": model.name,
         "edits": edits,
         "threads": torch.get_num_threads(),
-        "serial_edits_per_second": 1 / whole,
+        "serial_edits_per_second": 1 / peer["seconds_per_edit"],
         "edits_per_second": edits / ours.seconds,
-        "value_ratio": value / ours.value_seconds(edits),
-        "update_ratio": whole * edits / ours.seconds,
-        "tuned_ratio": whole * edits / best.seconds,
-        "loss_difference_nats": from_exact / edits,
+        **_ratios(peer, ours, edits),
+        "tuned_ratio": _ratios(peer, best, edits)["update_ratio"],
+        "loss_difference_nats": float(from_exact.mean()),
         "floor_ratio": floor / exact.report.seconds["values"],
         "peak_memory_bytes": peak,
         "serial_edits": len(chosen),
         "device": str(model.loaded.device),
-        "dtype": str(model.loaded.model.dtype).removeprefix("torch."),
+        "dtype": _dtype(model.loaded),
         "contexts": len(model.install.contexts()),
         "matrix_flops_per_second": rate,
         "all_at_once": _described(published, exact, edits)
-        | {
-            "value_ratio": value / exact.value_seconds(edits),
-            "update_ratio": whole * edits / exact.seconds,
-            "loss_difference_nats": sum(from_peer) / len(from_peer),
-        },
+        | _ratios(peer, exact, edits)
+        | {"loss_difference_nats": float(from_peer.mean())},
         "in_turn": _described(in_turn, ours, edits),
         "tuned": _described(tuned, best, edits),
-        "serial": {"seconds_per_edit": whole, "value_seconds_per_edit": value, "seconds": peer.seconds},
+        "serial": peer,
+        "serial_in_our_dtype": like
+        | _ratios(like, ours, edits)
+        | {"tuned_ratio": _ratios(like, best, edits)["update_ratio"]},
     }
+
+
+def _ratios(peer: dict[str, Any], ours: Run, edits: int) -> dict[str, float]:
+    """Edits a second, ours to the peer's."""
+    return {
+        "value_ratio": peer["value_seconds_per_edit"] / ours.value_seconds(edits),
+        "update_ratio": peer["seconds_per_edit"] * edits / ours.seconds,
+    }
+
+
+def _dtype(loaded: LoadedModel) -> str:
+    return str(loaded.model.dtype).removeprefix("torch.")
 
 
 def _described(configuration: Configuration, done: Run, edits: int) -> dict[str, Any]:
@@ -141,26 +168,52 @@ def _warm(editor: Editor, fact: Fact) -> None:
     editor.restore(state)
 
 
-def run_serial(model: Model, published: Configuration, facts: Sequence[Fact]) -> serial.SerialUpdate:
-    """The peer's update of the unedited model, which is left unedited."""
-    loaded, numbers = model.loaded, published.numbers(model.loaded)
-    contexts, layers = model.install.contexts(), _layers(published, model)
+def run_serial(
+    model: Model, loaded: LoadedModel, published: Configuration, facts: Sequence[Fact], edits: int, say: Say
+) -> tuple[dict[str, Any], Tensor]:
+    """The peer's update of the unedited model, which is left unedited.
+
+    Args:
+        loaded: the model in the dtype to run in.
+        facts: what it writes.
+        edits: of how many that is a part; the solve is shared by so many.
+
+    Returns:
+        Its times, and δ [d, n].
+    """
+    say(f"serial procedure, {_dtype(loaded)}: {len(facts)} of the {edits} edits")
+    numbers, contexts, layers = published.numbers(loaded), model.install.contexts(), _layers(published, model)
     serial.optimise_one(loaded, facts[0], layers[-1], contexts, numbers.values)
     base = loaded.base_weights(layers)
     try:
         moments = model.install.moments(layers)
-        return serial.update(loaded, facts, layers, contexts, numbers.values, moments, numbers.moment_weight)
+        done = serial.update(loaded, facts, layers, contexts, numbers.values, moments, numbers.moment_weight)
     finally:
         for layer in layers:
             loaded.set_weight(layer, base[loaded.tensor_name(layer)])
+    value = done.seconds["values"] / len(facts)
+    whole = value + done.seconds["keys"] / len(facts) + done.seconds["solve"] / edits
+    told = {"dtype": _dtype(loaded), "seconds_per_edit": whole, "value_seconds_per_edit": value}
+    return told | {"seconds": done.seconds}, torch.stack([value.delta for value in done.values], dim=1)
 
 
-def final_losses(model: Model, configuration: Configuration, facts: Sequence[Fact]) -> list[float]:
-    """Of values found anew, each with all its prompts asked."""
-    loaded, contexts = model.loaded, model.install.contexts()
-    layer, options = _layers(configuration, model)[-1], configuration.numbers(loaded).values
-    values = optimise(loaded, facts, layer, contexts, options, merged=True)
-    return losses(loaded, facts, layer, contexts, options, values).tolist()
+def final_losses(
+    model: Model, configuration: Configuration, facts: Sequence[Fact], told: LoadedModel
+) -> Tensor:
+    """The loss of values found anew, each with all its prompts asked of `told`, nats [n]."""
+    options = configuration.numbers(model.loaded).values
+    layer = _layers(configuration, model)[-1]
+    values = optimise(model.loaded, facts, layer, model.install.contexts(), options, merged=True)
+    return losses_of(model, configuration, facts, told, values.delta)
+
+
+def losses_of(
+    model: Model, configuration: Configuration, facts: Sequence[Fact], told: LoadedModel, delta: Tensor
+) -> Tensor:
+    """The loss of δ [d, n] with all prompts asked of `told`, nats [n]."""
+    options = configuration.numbers(model.loaded).values
+    layer = _layers(configuration, model)[-1]
+    return losses(told, facts, layer, model.install.contexts(), options, delta)
 
 
 def _layers(configuration: Configuration, model: Model) -> tuple[int, ...]:
@@ -214,14 +267,14 @@ def floor_flops(
 
 def table(result: dict[str, Any]) -> list[tuple[str, str]]:
     """speed.json as rows of text."""
-    peer, all_at_once = result["serial"], result["all_at_once"]
+    peer, all_at_once, like = result["serial"], result["all_at_once"], result["serial_in_our_dtype"]
     rate = result["matrix_flops_per_second"] / 1e9
     place = f"{result['dtype']}, {result['threads']} threads, {result['device']}"
     scaled = f"from {result['serial_edits']} of the facts, scaled to one edit"
     return [
         ("model", f"{result['model']}, {place}"),
         ("facts", f"{result['edits']} in one batch, {result['contexts']} contexts"),
-        ("serial procedure", f"{_times(peer)}, {scaled}"),
+        (f"serial procedure, {peer['dtype']}", f"{_times(peer)}, {scaled}"),
         ("ours, all prompts at once", _own(result["all_at_once"])),
         (
             "  value optimisation",
@@ -236,6 +289,12 @@ def table(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("  final loss", f"{result['loss_difference_nats']:+.4f} nats from all at once"),
         ("ours, own options", _own(result["tuned"])),
         ("  whole update", f"{result['tuned_ratio']:.1f} times"),
+        (f"serial procedure, {like['dtype']}", _times(like)),
+        (
+            "  beside it",
+            f"{like['value_ratio']:.1f} times in values, {like['update_ratio']:.1f} times in all, "
+            f"{like['tuned_ratio']:.1f} with our own options",
+        ),
         ("peak memory", f"{result['peak_memory_bytes'] / 2**30:.2f} GiB"),
     ]
 

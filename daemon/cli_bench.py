@@ -17,6 +17,7 @@ from daemon.cli_output import EPILOG, CommandError, Exit, fail, show_json, show_
 if TYPE_CHECKING:
     from benchmarks.configuration import Configuration, Model
     from benchmarks.data import Record, Records
+    from editing.model import LoadedModel
 
 app = typer.Typer(
     name="bench",
@@ -65,6 +66,12 @@ class Common:
         corpus = settings.corpus and corpus_file(settings.corpus, settings.statistics / "corpora")
         name, folder, dtype = settings.model, settings.statistics, settings.dtype
         return Model.open(name, folder, Progress(say), dtype=dtype, corpus=corpus, tokens=self.tokens)
+
+    def in_float32(self) -> "LoadedModel":
+        from editing.model import load_model
+
+        settings = settings_of(model=self.model, state_dir=self.state)
+        return load_model(settings.model, settings.statistics, "float32")
 
     def records(self, model: "Model", facts: str, count: int) -> "Records":
         from benchmarks.data import find, load_records, writable
@@ -138,7 +145,7 @@ def speed(
         tuned = Configuration.parse(config, values) if config else _own(values)
         opened = common.open()
         records: tuple[Record, ...] = common.records(opened, facts, edits).records
-        result = measured(opened, records, tuned, serial_edits, say)
+        result = measured(opened, records, tuned, serial_edits, say, common.in_float32)
     write_json(out / "speed.json", result)
     if as_json:
         show_json(result)

@@ -44,7 +44,7 @@ class ValueOptions:
         turns: into how many groups the prompts of a fact are divided, of which an evaluation asks the next:
             the contexts evenly, the essence prompt with the last ones. What counts is then the mean of what
             the groups said when last asked; its gradient is that of the group just asked. 1: all at once.
-        rows: how many prompts are run at once; bounds memory, does not change results.
+        rows: how many prompts an evaluation runs at once; bounds memory, does not change results.
     """
 
     steps: int = 20
@@ -161,6 +161,10 @@ class _Rows:
         new[1:] = self.owner[1:] != self.owner[:-1]
         return new.nonzero()[:, 0]
 
+    def hidden(self) -> Tensor:
+        """The units' h₀, [m, d] float32."""
+        return self.part.hidden[self.part.first[self.first_rows()]].float()
+
     def select(self, facts: Tensor) -> "_Rows":
         """Only the units given (ascending indices), renumbered from 0."""
         return self._only(torch.isin(self.owner, facts), facts)
@@ -267,17 +271,19 @@ def optimise(
     found = units(facts) if merged else [[i] for i in range(len(facts))]
     # Facts of like length share a batch: their prompts' attention is padded to the longest.
     found.sort(key=lambda unit: max(_suffix_length(loaded, facts[i]) for i in unit))
-    size = max(1, options.rows // len(contexts))
+    size = max(1, options.rows * _turns(options, contexts) // len(contexts))
+    # Batches of like size: a small one costs nearly as many operations as a large one.
+    count = math.ceil(len(found) / size)
     parts = []
-    for start in range(0, len(found), size):
-        chunk = found[start : start + size]
+    for batch in range(count):
+        chunk = found[batch * len(found) // count : (batch + 1) * len(found) // count]
         first = torch.tensor([unit[0] for unit in chunk], device=loaded.device)
         restraint = barred.select(first) if barred else Restraint()
         values = _optimise_chunk(
             loaded, [[facts[i] for i in unit] for unit in chunk], layer, contexts, options, restraint
         )
         parts.append(values)
-        done(min(1.0, (start + size) / len(found)))
+        done((batch + 1) / count)
     unit_of = [place for place, unit in enumerate(found) for _ in unit]
     back = torch.tensor([i for unit in found for i in unit], device=loaded.device).argsort()
     return Values.joined(parts).select(torch.tensor(unit_of, device=loaded.device)[back])
@@ -290,16 +296,24 @@ def losses(
     layer: int,
     contexts: Sequence[str],
     options: ValueOptions,
-    values: Values,
+    delta: Tensor,
 ) -> Tensor:
-    """The loss of each fact's δ with all prompts asked, nats [n]; in turns `Values.loss` is of several δ."""
+    """The loss of each fact's δ [d, n] with all its prompts asked, nats [n].
+
+    Of prompts asked in turn `Values.loss` is of several δ.
+    """
     size, found = max(1, options.rows // len(contexts)), []
     for start in range(0, len(facts), size):
-        part = values.select(torch.arange(start, min(start + size, len(facts)), device=loaded.device))
+        own = delta.T[start : start + size]
         rows = _rows(loaded, [[fact] for fact in facts[start : start + size]], layer, contexts, options)
-        seen, norms = rows.evaluate(part.delta.T), part.hidden.norm(dim=0)
-        found.append(seen.nll + seen.kl + options.decay * part.delta.norm(dim=0) / norms**2)
+        seen, norms = rows.evaluate(own), rows.hidden().norm(dim=1)
+        found.append(seen.nll + seen.kl + options.decay * own.norm(dim=1) / norms**2)
     return torch.cat(found)
+
+
+def _turns(options: ValueOptions, contexts: Sequence[str]) -> int:
+    # In fewer steps than turns some prompts would never be asked.
+    return min(options.turns, len(contexts), options.steps)
 
 
 def _suffix_length(loaded: LoadedModel, fact: Fact) -> int:
@@ -360,8 +374,7 @@ def _optimise_chunk(
     restraint: Restraint,
 ) -> Values:
     rows = _rows(loaded, units, layer, contexts, options)
-    first = rows.first_rows()
-    hidden, output = rows.part.hidden[rows.part.first[first]].float(), rows.part.output[first]
+    hidden, output = rows.hidden(), rows.part.output[rows.first_rows()]
     norms = hidden.norm(dim=1, keepdim=True)
     if options.attention:
         # What the block adds to its input less the MLP's output is the attention's. Its change is added
@@ -370,8 +383,7 @@ def _optimise_chunk(
         bare = [encode(loaded.tokenizer, facts[0], target=False) for facts in units]
         below = capture(loaded, bare, [layer - 1]).hidden[layer - 1].T
         norms = torch.stack([output.norm(dim=1), (hidden - below - output).norm(dim=1)], dim=1)
-    # In fewer steps than turns some prompts would never be asked.
-    turns, spent = min(options.turns, len(contexts), options.steps), 0
+    turns, spent = _turns(options, contexts), 0
 
     def begin() -> Objective:
         return rows if turns == 1 else _Turns.of(rows, turns, len(contexts))

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from benchmarks import horizon, plots, speed
-from benchmarks.configuration import Configuration
+from benchmarks.configuration import Configuration, Model
 from benchmarks.data import load_texts
 from benchmarks.errors import DataError
 from benchmarks.files import read_json, read_state, write_json, write_state
@@ -63,7 +63,7 @@ def stream(records, data_dir):
 
 
 def test_speed_compares_with_the_serial_procedure(model, records):
-    found = speed.speed(model, records, SEQUENTIAL, 3, quiet)
+    found = speed.speed(model, records, SEQUENTIAL, 3, quiet, lambda: pytest.fail("it computes in float32"))
     assert found.keys() >= SPEED_FIELDS
     assert (found["edits"], found["serial_edits"]) == (6, 3)
     assert abs(found["all_at_once"]["loss_difference_nats"]) < 1e-3
@@ -76,7 +76,22 @@ def test_speed_compares_with_the_serial_procedure(model, records):
     assert found["floor_ratio"] > 0
     assert found["peak_memory_bytes"] > 10**8
     assert found["all_at_once"]["mean_steps"] > found["tuned"]["mean_steps"]
+    assert found["serial"]["dtype"] == found["dtype"] == "float32"
+    assert found["serial_in_our_dtype"]["seconds"] == found["serial"]["seconds"]
     assert all(isinstance(text, str) for row in speed.table(found) for text in row)
+
+
+def test_the_serial_procedure_computes_in_float32_whatever_ours_does(checkpoint, state_dir, model, records):
+    narrow = Model.open(str(checkpoint), state_dir, lambda _stage, _fraction: None, dtype="bfloat16")
+    found = speed.speed(narrow, records, SEQUENTIAL, 1, quiet, lambda: model.loaded)
+    like = found["serial_in_our_dtype"]
+    assert (found["dtype"], found["serial"]["dtype"], like["dtype"]) == ("bfloat16", "float32", "bfloat16")
+    assert like["seconds"] != found["serial"]["seconds"]
+    # Of values found in bfloat16, asked in float32: near those of the peer, but not equal.
+    assert 0 < abs(found["all_at_once"]["loss_difference_nats"]) < 0.1
+    assert like["update_ratio"] / like["seconds_per_edit"] == pytest.approx(
+        found["update_ratio"] / found["serial"]["seconds_per_edit"]
+    )
 
 
 def test_the_floor_counts_positions_layers_and_predicted_tokens(model):

@@ -154,7 +154,7 @@ def test_both_descents_of_compressed_values_begin_with_nothing_known(editor, fac
 def test_losses_of_values_are_those_of_the_last_evaluation(editor, facts):
     options = ValueOptions(steps=6, rate=0.1, rows=9)
     values = optimise(editor.loaded, facts, LAYER, CONTEXTS, options)
-    found = losses(editor.loaded, facts, LAYER, CONTEXTS, options, values)
+    found = losses(editor.loaded, facts, LAYER, CONTEXTS, options, values.delta)
     torch.testing.assert_close(found, values.loss, atol=1e-4, rtol=1e-4)
 
 
@@ -171,5 +171,5 @@ def test_turning_values_lower_the_loss_over_all_contexts(editor, facts):
     options = ValueOptions(steps=12, rate=0.1, turns=3)
     values = optimise(editor.loaded, facts, LAYER, CONTEXTS, options)
     before = replace(values, delta=torch.zeros_like(values.delta))
-    now, then = (losses(editor.loaded, facts, LAYER, CONTEXTS, options, v) for v in (values, before))
+    now, then = (losses(editor.loaded, facts, LAYER, CONTEXTS, options, v.delta) for v in (values, before))
     assert (now < then).all()
