@@ -83,7 +83,7 @@ def enter(tree: Tree, loaded: LoadedModel, block: int, cache: Any = None) -> Ent
     """Prompts before a block (or behind the last), by the model's own pass.
 
     Args:
-        cache: takes keys and values of all blocks, of the tree's shared tokens alone from `block` on.
+        cache: takes keys and values of the blocks that run.
     """
     device, dtype = loaded.device, loaded.model.dtype
     position = torch.tensor([tree.position], device=device)
@@ -95,9 +95,8 @@ def enter(tree: Tree, loaded: LoadedModel, block: int, cache: Any = None) -> Ent
     reached: list[Tensor] = []
 
     def before_block(index: int):
-        # A sequence of no tokens is not for every model.
-        few = max(1, tree.shared) if cache is not None else 1
-        count = few if index >= block else len(tree.ids)
+        # From `block` on only what the model itself passes to a block is asked for.
+        count = 1 if index >= block else len(tree.ids)
 
         def hook(_module, inputs, named):
             attention = seen[loaded.window(index)]
@@ -105,7 +104,7 @@ def enter(tree: Tree, loaded: LoadedModel, block: int, cache: Any = None) -> Ent
             unseen.discard(loaded.window(index))
             if index == block:
                 reached.append(inputs[0])
-            if index >= block and cache is None and not unseen:
+            if index >= block and not unseen:
                 raise Stop
             cut = {name: _first(value, count) for name, value in named.items() if name.startswith("position")}
             mask = attention.mask[:, :, :count, :count]

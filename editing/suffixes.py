@@ -92,40 +92,40 @@ def suffixes(loaded: LoadedModel, prompts: Sequence[Prompt], layer: int) -> Suff
     from transformers import DynamicCache
 
     tree = Tree.of(prompts, lambda prompt: prompt.subject_last)
-    before = tree.shared
-    written: list[Tensor] = []
-
-    def on_mlp_output(_module, _inputs, output):
-        written.append(output[0, before:])
-
-    handles = [loaded.mlp_output(layer).register_forward_hook(on_mlp_output)]
+    before, device = tree.shared, loaded.device
     # Made without the config it keeps all positions, those out of a sliding window too.
-    cache = DynamicCache()
-    with hooks(handles):
-        entering = enter(tree, loaded, layer + 1, cache)
-    device = loaded.device
+    cache: Any = DynamicCache()
+    enter(tree.trunk(), loaded, len(loaded.layers), cache)
+    prefix = _Prefix(
+        {i: (x.keys[:, :, :before], x.values[:, :, :before]) for i, x in enumerate(cache.layers)}
+    )
     lengths = torch.tensor([len(p.ids) - p.subject_last for p in prompts], device=device)
     row = torch.arange(len(prompts), device=device).repeat_interleave(lengths)
     first = _starts(row, len(prompts))
-    kept: dict[int, Any] = {index: cache.layers[index] for index in range(layer + 1, len(loaded.layers))}
-    prefix = {index: (x.keys[:, :, :before], x.values[:, :, :before]) for index, x in kept.items()}
     read = torch.arange(before, len(tree.ids), device=device)
     every = torch.arange(len(tree.ids), device=device)
+    entering = enter(tree, loaded, 0)
     attention = {w: x.select(read, every, row, first) for w, x in entering.attention.items()}
+    part = Entering(entering.hidden[:, before:], entering.position[:, before:], attention)
+    written: list[Tensor] = []
+
+    def on_mlp_output(_module, _inputs, output):
+        written.append(output[0, first])
+
+    with (
+        hooks([loaded.mlp_output(layer).register_forward_hook(on_mlp_output)]),
+        by_rows(loaded.model.config) as rows,
+    ):
+        for index in range(layer + 1):
+            part = through(loaded, index, part, prefix, rows)
+    above = {index: kept for index, kept in prefix.kept.items() if index > layer}
     return Suffixes(
-        entering.hidden[0, before:],
-        row,
-        first,
-        written[0][first].float(),
-        attention,
-        entering.position[:, before:],
-        _Prefix(prefix),
-        layer,
+        part.hidden[0], row, first, written[0].float(), attention, part.position, _Prefix(above), layer
     )
 
 
 def finish(loaded: LoadedModel, part: Suffixes, hidden: Tensor, at: Tensor) -> Tensor:
-    """Log-probabilities [k, vocabulary] float32 after the layers above `part.layer`.
+    """Logits [k, vocabulary] after the layers above `part.layer`.
 
     Args:
         hidden: [t, d], `part.hidden` or a changed copy of it.
@@ -135,4 +135,4 @@ def finish(loaded: LoadedModel, part: Suffixes, hidden: Tensor, at: Tensor) -> T
     with by_rows(loaded.model.config) as rows:
         for index in range(part.layer + 1, len(loaded.layers)):
             entering = through(loaded, index, entering, part.prefix, rows)
-    return loaded.logits(entering.hidden[0, at]).float().log_softmax(dim=-1)
+    return loaded.logits(entering.hidden[0, at])

@@ -52,6 +52,12 @@ class Tree:
             position += own
         return Tree(ids, position, paths, count)
 
+    def trunk(self) -> "Tree":
+        """The shared tokens alone; one token of none, since not every model runs an empty sequence."""
+        count = max(1, self.shared)
+        paths = [[place for place in path if place < self.shared] for path in self.paths]
+        return Tree(self.ids[:count], self.position[:count], paths, count)
+
     def allowed(self, window: int | None) -> Tensor:
         """Whether a token (row) attends to another (column), [t, t]."""
         found = torch.zeros(len(self.ids), len(self.ids), dtype=torch.bool)

@@ -93,6 +93,30 @@ class Values:
 _VALUE_FIELDS = ("delta", "hidden", "output", "loss", "steps")
 
 
+def _log_p(logits: Tensor) -> Tensor:
+    return logits.float().log_softmax(dim=-1)
+
+
+class _Surprise(torch.autograd.Function):
+    """−log p of one token in each row of logits [k, vocabulary]; for one backward pass.
+
+    The gradient is made where the log-probabilities are: by way of `gather` it takes two more matrices of
+    that size, which are a tenth of an evaluation.
+    """
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, token: Tensor) -> Tensor:
+        ctx.log_p, ctx.token, ctx.dtype = _log_p(logits), token[:, None], logits.dtype
+        return -ctx.log_p.gather(1, ctx.token)[:, 0]
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor):
+        (above,) = gradients
+        change, ctx.log_p = ctx.log_p.exp_(), None
+        change.scatter_add_(1, ctx.token, torch.full_like(ctx.token, -1.0, dtype=change.dtype))
+        return change.mul_(above[:, None]).to(ctx.dtype), None
+
+
 @dataclass
 class _Rows:
     """The prompts of the facts still being optimised: an `Objective`.
@@ -131,17 +155,18 @@ class _Rows:
 
     def evaluate(self, delta: Tensor) -> Evaluation:
         """`delta` is [m, d] float32."""
-        log_p, now = self._answers(delta)
-        unit, found = self.owner[self.row], log_p.gather(1, self.token[:, None])[:, 0]
+        asked, essence = self._answers(delta)
+        unit, surprise = self.owner[self.row], _Surprise.apply(asked, self.token)
         none = torch.zeros(len(delta), device=delta.device)
-        nll = none.index_add(0, unit, -found * self.weight)
-        missed = none.index_add(0, unit, (log_p.detach().argmax(1) != self.token).float())
+        nll = none.index_add(0, unit, surprise * self.weight)
+        missed = none.index_add(0, unit, (asked.detach().argmax(1) != self.token).float())
+        now = _log_p(essence)
         kl = self.kl * (now.exp() * (now - self.before)).sum(1) if len(now) else none
         return Evaluation(nll, kl, missed == 0)
 
     def _answers(self, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities where target tokens are predicted [k, vocabulary] and after the essence
-        prompts [m, vocabulary]."""
+        """Logits where target tokens are predicted [k, vocabulary] and after the essence prompts
+        [m, vocabulary]."""
         part = self.part
         hidden = part.hidden.index_add(0, part.first, delta[self.owner].to(part.hidden.dtype))
         at = torch.cat([part.first[self.row] + self.step, part.first[self.essence]])
@@ -151,9 +176,9 @@ class _Rows:
 
     @torch.no_grad()
     def unchanged(self) -> Tensor:
-        """What the model answers to the essence prompts with δ = 0, [m, vocabulary]."""
+        """What the model answers to the essence prompts with δ = 0, log-probabilities [m, vocabulary]."""
         part = self.part.select(self.essence)
-        return finish(self.loaded, part, part.hidden, part.first)
+        return _log_p(finish(self.loaded, part, part.hidden, part.first))
 
     def first_rows(self) -> Tensor:
         """The row of each unit's first bare prompt, [m]."""

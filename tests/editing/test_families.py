@@ -108,7 +108,7 @@ def test_cached_batched_pass_equals_a_full_pass_with_a_hook(loaded, facts):
     for row, prompt in enumerate(prompts):
         steps = torch.arange(len(prompt.ids) - prompt.subject_last)
         moved = part.hidden.index_add(0, part.first, delta)
-        ours = finish(loaded, part, moved, part.first[row] + steps)
+        ours = finish(loaded, part, moved, part.first[row] + steps).log_softmax(-1)
         plain, seen = plain_pass(loaded, prompt, delta[row])
         plain = plain[prompt.subject_last :]
         torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-4)

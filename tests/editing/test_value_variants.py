@@ -171,7 +171,7 @@ def test_every_target_token_of_every_prompt_must_be_the_most_probable(
         logits[: len(rows.token)] = torch.nn.functional.one_hot(rows.token, 257).float()
         logits[missed] = 0.0
         logits[missed, 0] = 1.0
-        return logits.log_softmax(-1)
+        return logits
 
     monkeypatch.setattr("editing.values.finish", answers)
     assert rows.evaluate(torch.zeros(4, 32)).top.tolist() == [True, False, True, True]

@@ -11,7 +11,7 @@ from editing.descent import Evaluation
 from editing.suffixes import finish, suffixes
 from editing.tokens import encode
 from editing.tree import Tree
-from editing.values import ValueOptions, _Rows, _rows, _Turns, losses, optimise
+from editing.values import ValueOptions, _Rows, _rows, _Surprise, _Turns, losses, optimise
 
 CONTEXTS = ["", "The sky. ", "I went home. "]
 LAYER = 3
@@ -58,8 +58,40 @@ def test_cached_prefix_gives_the_log_probabilities_of_a_full_forward(editor, fac
         full = editor.model(input_ids=torch.tensor([prompt.ids])).logits[0].log_softmax(-1)
         steps = torch.arange(len(prompt.ids) - prompt.subject_last)
         with torch.no_grad():
-            ours = finish(editor.loaded, part, part.hidden, part.first[row] + steps)
+            ours = finish(editor.loaded, part, part.hidden, part.first[row] + steps).log_softmax(-1)
         torch.testing.assert_close(ours, full[prompt.subject_last :], atol=1e-4, rtol=1e-4)
+
+
+def test_the_surprise_and_its_gradient_are_those_of_log_probabilities():
+    logits, token = (
+        torch.randn(5, 11, generator=torch.Generator().manual_seed(1)),
+        torch.tensor([3, 0, 10, 7, 7]),
+    )
+    weight = torch.tensor([1.0, 0.5, 2.0, 0.0, 0.25])
+    ours, plain = logits.clone().requires_grad_(True), logits.double().requires_grad_(True)
+    found = _Surprise.apply(ours, token)
+    expected = -plain.log_softmax(-1).gather(1, token[:, None])[:, 0]
+    torch.testing.assert_close(found, expected.float())
+    (found * weight).sum().backward()
+    (expected * weight).sum().backward()
+    torch.testing.assert_close(ours.grad, plain.grad.float())
+
+
+def test_batches_of_values_are_of_like_size(editor, facts, monkeypatch):
+    def sizes(options):
+        seen = []
+        plain = values._optimise_chunk
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                values, "_optimise_chunk", lambda *given: seen.append(len(given[1])) or plain(*given)
+            )
+            optimise(editor.loaded, facts, LAYER, CONTEXTS, options)
+        return seen
+
+    assert len(facts) == 4
+    # Three facts would fit with nine prompts at once; asked in turn, three times as many.
+    assert sizes(ValueOptions(steps=3, rows=9)) == [2, 2]
+    assert sizes(ValueOptions(steps=3, rows=4, turns=3)) == [4]
 
 
 def test_prompts_share_their_common_beginnings(editor, facts):
@@ -72,6 +104,9 @@ def test_prompts_share_their_common_beginnings(editor, facts):
         assert all(place >= tree.shared for place in path[prompt.subject_last :])
     own = [place for path in tree.paths for place in path if place >= tree.shared]
     assert sorted(own) == list(range(tree.shared, len(tree.ids)))
+    trunk = tree.trunk()
+    assert (trunk.ids, trunk.position) == (tree.ids[: tree.shared], tree.position[: tree.shared])
+    assert torch.equal(trunk.allowed(None), tree.allowed(None)[: tree.shared, : tree.shared])
 
 
 @pytest.fixture
