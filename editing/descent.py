@@ -123,7 +123,10 @@ class Compressed(Restraint):
 
 @dataclass(frozen=True)
 class Descended:
-    """δ [n, v, d] with its mean gradient; the last loss, nats [n]; and how often it was evaluated [n]."""
+    """δ [n, v, d] with its mean gradient; the last loss, nats [n]; and how often it was evaluated [n].
+
+    With `extra` the last loss is that of one update before: nothing depends on it any more.
+    """
 
     delta: Tensor
     gradient: Tensor
@@ -168,6 +171,7 @@ def descend(
     adam = _Adam(delta, options.rate, objective.turns)
     loss, ease = torch.zeros(count, device=device), torch.ones(count, device=device)
     steps = torch.zeros(count, dtype=torch.long, device=device)
+    updates = torch.zeros_like(steps)
     # The step at which a fact first met the condition to stop.
     met = torch.full_like(steps, options.steps)
     running = torch.arange(count, device=device)
@@ -184,15 +188,19 @@ def descend(
         kept = step < met[running] + options.extra
         if step == options.steps or not kept.any():
             break
-        gradient = torch.autograd.grad(total.sum(), current)[0][kept]
-        if not kept.all():
-            # A copy of what is kept; little beside an evaluation of what is finished.
-            objective, running = objective.select(kept.nonzero()[:, 0]), running[kept]
+        gradient, moving = torch.autograd.grad(total.sum(), current)[0][kept], running[kept]
         # Held too: Adam's step along a gradient with a forbidden part would not be the nearest allowed one.
-        gradient = restraint.held(running, gradient)
-        gradients[running] += gradient
-        moved = restraint.held(running, delta[running] + adam.change(running, gradient, step))
-        limit = options.clamp * norms[running]
-        delta[running] = moved * (limit / moved.norm(dim=2).clamp(min=1e-12)).clamp(max=1.0)[..., None]
-    updates = (steps - 1).clamp(min=1)[:, None, None]
-    return Descended(delta, gradients / updates, loss, steps)
+        gradient = restraint.held(moving, gradient)
+        gradients[moving] += gradient
+        updates[moving] += 1
+        moved = restraint.held(moving, delta[moving] + adam.change(moving, gradient, step))
+        limit = options.clamp * norms[moving]
+        delta[moving] = moved * (limit / moved.norm(dim=2).clamp(min=1e-12)).clamp(max=1.0)[..., None]
+        # What follows a fact's last update would only be told.
+        asked = kept & (step + 1 < met[running] + max(options.extra, 1))
+        if not asked.any():
+            break
+        if not asked.all():
+            # A copy of what is kept; little beside an evaluation of what is finished.
+            objective, running = objective.select(asked.nonzero()[:, 0]), running[asked]
+    return Descended(delta, gradients / updates.clamp(min=1)[:, None, None], loss, steps)

@@ -35,7 +35,7 @@ class ValueOptions:
         stop: a fact is done when its loss is below this (nats).
         finish: when a fact is done: "loss" (below `stop`), or the conditions of ENCORE ("argmax"), PMET
             ("preserved") and DeltaEdit ("probable").
-        extra: evaluations still made after a fact is done.
+        extra: updates still made after a fact is done.
         attention: whether a second change, beside the attention's output and not written, helps (PMET).
         compressed: whether δ moves few dimensions only, found in a first descent (EAC).
         kept: share of the dimensions that it then moves.

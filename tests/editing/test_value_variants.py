@@ -59,8 +59,15 @@ def test_most_probable_stop_ends_at_the_first_step_that_has_it(bowl):
 
 def test_extra_steps_are_counted_from_the_first_success(bowl):
     plain, more = descend(bowl, finish="argmax"), descend(bowl, finish="argmax", extra=3)
-    assert torch.equal(more.steps, plain.steps + 3)
+    # The third is not asked what it has come to.
+    assert torch.equal(more.steps, plain.steps + 2)
     assert (more.loss < plain.loss).all()
+    once = descend(bowl, finish="argmax", extra=1)
+    assert torch.equal(once.steps, plain.steps)
+    assert torch.equal(once.loss, plain.loss)
+    for i, step in enumerate(plain.steps.tolist()):
+        # One evaluation more, and so one update.
+        torch.testing.assert_close(once.delta[i], descend(bowl, steps=step + 1).delta[i])
 
 
 def test_a_fact_stops_the_same_in_any_company(bowl):
