@@ -16,9 +16,10 @@ from torch import Tensor
 
 from editing.facts import Fact
 from editing.model import LoadedModel
+from editing.objective import ESSENCE
 from editing.report import Clock
 from editing.tokens import Prompt, encode, pad
-from editing.values import ESSENCE, ValueOptions
+from editing.values import ValueOptions
 
 #: Prompts in one pass when keys are read, as published.
 KEY_ROWS = 128

@@ -105,12 +105,18 @@ def check_ledger_clock(newest: float, ours: float) -> Check:
 
 
 def check_dtype() -> Check:
+    """Whether what is served runs in hardware, and what the editor takes for `auto`."""
+    from editing.model import compute_dtype
+
     try:
         flags = Path("/proc/cpuinfo").read_text()
+        has = (
+            "in hardware" if "avx512_bf16" in flags or "amx_bf16" in flags else "emulated: serving is slower"
+        )
     except OSError:
-        return Check("bfloat16", True, "unknown processor; float32 is used where bfloat16 is missing")
-    has = "avx512_bf16" in flags or "amx_bf16" in flags
-    return Check("bfloat16", True, "in hardware" if has else "emulated: editing is slower")
+        has = "unknown processor"
+    chosen = str(compute_dtype("auto")).removeprefix("torch.")
+    return Check("bfloat16", True, f"{has}; FACTD_DTYPE=auto is {chosen} here")
 
 
 def check_broker(url: str) -> Iterator[Check]:

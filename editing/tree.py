@@ -61,7 +61,7 @@ class Tree:
     def allowed(self, window: int | None) -> Tensor:
         """Whether a token (row) attends to another (column), [t, t]."""
         found = torch.zeros(len(self.ids), len(self.ids), dtype=torch.bool)
-        for path in map(torch.tensor, self.paths):
+        for path in (torch.tensor(path, dtype=torch.long) for path in self.paths):
             found[path[:, None], path] = torch.ones(len(path), len(path), dtype=torch.bool).tril()
         if window is not None:
             position = torch.tensor(self.position)

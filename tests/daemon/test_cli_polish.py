@@ -245,5 +245,7 @@ def test_every_check_has_a_mend_or_cannot_fail(tmp_path):
     names = {check.name for check in checks}
     assert names >= {"packages", "bench extra", "bfloat16", "model", "state directory", "tokens", "clock"}
     assert names >= {"broker", "vLLM"}
+    dtype = next(check.found for check in checks if check.name == "bfloat16")
+    assert dtype.endswith(("FACTD_DTYPE=auto is float32 here", "FACTD_DTYPE=auto is bfloat16 here"))
     assert all(check.mend for check in checks if not check.ok)
     assert [check.name for check in checks if not check.needed] == ["bench extra"]

@@ -11,9 +11,10 @@ from editing.descent import EASED, SPARSITY, Barred, Compressed, Descended, Eval
 from editing.descent import descend as descend_
 from editing.facts import Fact
 from editing.methods.interference import MEMORY, WARM_UP, barred, deviating, interference
+from editing.objective import rows_of
 from editing.suffixes import finish
 from editing.tokens import encode
-from editing.values import ValueOptions, _rows, optimise
+from editing.values import ValueOptions, optimise
 
 CONTEXTS = ["", "The sky. "]
 LAYER = 3
@@ -169,7 +170,7 @@ def test_every_target_token_of_every_prompt_must_be_the_most_probable(
     editor, facts, context, last, monkeypatch
 ):
     """The published code's slice leaves the bare prompt out."""
-    rows = _rows(editor.loaded, [[fact] for fact in facts], LAYER, CONTEXTS, ValueOptions())
+    rows = rows_of(editor.loaded, [[fact] for fact in facts], LAYER, CONTEXTS, ValueOptions().kl)
     asked = (rows.row == (len(CONTEXTS) + 1) * 1 + context).nonzero()[:, 0]
     missed = asked[-1 if last else 0]
 
@@ -180,7 +181,7 @@ def test_every_target_token_of_every_prompt_must_be_the_most_probable(
         logits[missed, 0] = 1.0
         return logits
 
-    monkeypatch.setattr("editing.values.finish", answers)
+    monkeypatch.setattr("editing.objective.finish", answers)
     assert rows.evaluate(torch.zeros(4, 32)).top.tolist() == [True, False, True, True]
 
 

@@ -8,10 +8,12 @@ import torch
 from benchmarks.serial import optimise_one
 from editing import values
 from editing.descent import Evaluation
+from editing.facts import Fact
+from editing.objective import Rows, Surprise, Turns, rows_of
 from editing.suffixes import finish, suffixes
 from editing.tokens import encode
 from editing.tree import Tree
-from editing.values import ValueOptions, _Rows, _rows, _Surprise, _Turns, losses, optimise
+from editing.values import ValueOptions, losses, optimise
 
 CONTEXTS = ["", "The sky. ", "I went home. "]
 LAYER = 3
@@ -26,6 +28,25 @@ def test_batched_rows_equal_the_serial_procedure(editor, facts):
         torch.testing.assert_close(values.hidden[:, i], alone.hidden, atol=1e-4, rtol=1e-4)
         assert abs(float(values.loss[i]) - alone.loss) < 1e-4
         assert int(values.steps[i]) == alone.steps
+
+
+@pytest.mark.parametrize("contexts", [CONTEXTS, [""]])
+def test_a_subject_of_one_token_has_nothing_before_it_in_the_essence_prompt(editor, facts, contexts):
+    options = ValueOptions(steps=4, rate=0.1)
+    lone = Fact("Q", "The letter {} is", "Ada")
+    found = optimise(editor.loaded, [lone, facts[0]], LAYER, contexts, options)
+    alone = optimise_one(editor.loaded, lone, LAYER, contexts, options)
+    torch.testing.assert_close(found.delta[:, 0], alone.delta, atol=1e-4, rtol=1e-4)
+    assert abs(float(found.loss[0]) - alone.loss) < 1e-4
+
+
+def test_prompts_that_share_nothing_have_no_beginnings_to_run(editor):
+    prompt = encode(editor.tokenizer, Fact("Q", "{} is", "Ada"), allow_first=True)
+    part = suffixes(editor.loaded, [prompt, prompt], LAYER)
+    full = editor.model(input_ids=torch.tensor([prompt.ids])).logits[0]
+    with torch.no_grad():
+        ours = finish(editor.loaded, part, part.hidden, torch.arange(2 * len(prompt.ids)))
+    torch.testing.assert_close(ours, torch.cat([full, full]), atol=1e-4, rtol=1e-4)
 
 
 def test_result_of_a_fact_does_not_depend_on_its_batch(editor, facts):
@@ -69,7 +90,7 @@ def test_the_surprise_and_its_gradient_are_those_of_log_probabilities():
     )
     weight = torch.tensor([1.0, 0.5, 2.0, 0.0, 0.25])
     ours, plain = logits.clone().requires_grad_(True), logits.double().requires_grad_(True)
-    found = _Surprise.apply(ours, token)
+    found = Surprise.apply(ours, token)
     expected = -plain.log_softmax(-1).gather(1, token[:, None])[:, 0]
     torch.testing.assert_close(found, expected.float())
     (found * weight).sum().backward()
@@ -112,7 +133,7 @@ def test_prompts_share_their_common_beginnings(editor, facts):
 @pytest.fixture
 def rows(editor, facts):
     units = [facts[:2], facts[2:3], facts[3:]]
-    return _rows(editor.loaded, units, LAYER, CONTEXTS, ValueOptions(kl=1.0))
+    return rows_of(editor.loaded, units, LAYER, CONTEXTS, kl=1.0)
 
 
 def test_turns_together_are_the_whole(rows):
@@ -138,7 +159,7 @@ def test_a_round_of_turns_knows_the_loss_and_has_the_gradient_of_the_whole(rows)
     delta = torch.randn(3, 32, generator=generator).requires_grad_(True)
     whole = rows.evaluate(delta)
     (expected,) = torch.autograd.grad((whole.nll + whole.kl).sum(), delta)
-    turns, gradients = _Turns.of(rows, 3, 3), []
+    turns, gradients = Turns.of(rows, 3, 3), []
     for asked in range(1, 4):
         seen = turns.evaluate(delta)
         gradients.append(torch.autograd.grad((seen.nll + seen.kl).sum(), delta)[0])
@@ -152,10 +173,10 @@ def test_a_round_of_turns_knows_the_loss_and_has_the_gradient_of_the_whole(rows)
 
 
 def test_a_fact_is_done_when_every_turn_gave_the_target(rows, monkeypatch):
-    turns = _Turns.of(rows, 3, 3)
+    turns = Turns.of(rows, 3, 3)
     told = iter([[True, True, False], [True, False, True], [True, True, True], [True, True, True]])
     none = torch.zeros(3)
-    monkeypatch.setattr(_Rows, "evaluate", lambda _s, _d: Evaluation(none, none, torch.tensor(next(told))))
+    monkeypatch.setattr(Rows, "evaluate", lambda _s, _d: Evaluation(none, none, torch.tensor(next(told))))
     seen = [turns.evaluate(torch.zeros(3, 32)).top.tolist() for _ in range(4)]
     assert seen == [[False] * 3, [False] * 3, [True, False, False], [True, False, True]]
 
