@@ -77,6 +77,9 @@ def test_speed_compares_with_the_serial_procedure(model, records):
     assert found["peak_memory_bytes"] > 10**8
     assert found["all_at_once"]["mean_steps"] > found["tuned"]["mean_steps"]
     assert found["serial"]["dtype"] == found["dtype"] == "float32"
+    for told in (found["in_turn"], found["tuned"]):
+        # The median of three.
+        assert sorted(told["seconds_per_edit_of_each_run"])[1] == told["seconds_per_edit"]
     assert found["serial_in_our_dtype"]["seconds"] == found["serial"]["seconds"]
     assert all(isinstance(text, str) for row in speed.table(found) for text in row)
 
