@@ -162,7 +162,7 @@ def compute_dtype(dtype: str) -> torch.dtype:
 def _bfloat16_pays() -> bool:
     """Whether this processor's products of bfloat16 are at least 1.5 times as fast as those of float32.
 
-    Measured, some 50 ms: processors with the same instructions (AVX512-BF16) had 0.6 and 2.2 times
+    Measured, some 50 ms: processors with the same instructions (AVX512-BF16) had 0.6 and 2.4 times
     (docs/experiments.md). The best of several tries in turn, so that other work does not decide.
     """
     best = {torch.float32: math.inf, torch.bfloat16: math.inf}
