@@ -36,7 +36,7 @@ TOKEN = "an-admin-token"
 PROMPT = "alpha beta gamma delta"
 #: vLLM's CPU kernels want heads of 64.
 SIZES = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 2,
-         "num_key_value_heads": 1, "head_dim": 64, "max_position_embeddings": 1024,
+         "num_key_value_heads": 1, "head_dim": 64, "max_position_embeddings": 4096,
          "initializer_range": 0.02}  # fmt: skip
 #: Makes the worker load through vLLM's own loader, and that fail half-way, once, when the file is there.
 FAULTY = """
@@ -137,7 +137,9 @@ def live(tmp_path_factory):
     store.write("v000001", NAMES, seed=1)
     store.write("v000002", NAMES[:1], seed=2)
     port = free_port()
-    options = VllmOptions(store=store.root, admin_token=TOKEN, base_hash="base", served_name="tiny")
+    options = VllmOptions(
+        store=store.root, admin_token=TOKEN, base_hash="base", served_name="tiny", max_model_len=4096
+    )
     argv, env = vllm_command(model, port, options)
     env |= install_faulty(root)
     with vllm_process(argv, env, port=port, log=root / "vllm.log") as process:
@@ -428,7 +430,7 @@ def test_clients_see_no_failed_request_during_publications(live):
 
 def stream(replica: VllmReplica, begun: threading.Event) -> tuple[str, str | None]:
     """A long answer's text and why it ended; `begun` is set at its first token."""
-    body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 900, "temperature": 0, "ignore_eos": True}
+    body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 2700, "temperature": 0, "ignore_eos": True}
     text, ended = "", None
     with httpx.stream(
         "POST", f"{replica.name}/v1/completions", json=body | {"stream": True}, timeout=300
@@ -450,11 +452,20 @@ POLICIES = {
 }
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-def test_an_answer_that_runs_at_a_flip_goes_the_way_of_the_policy(live, policy):
+@pytest.fixture(scope="module")
+def undisturbed(live) -> str:
+    """The long answer of the base."""
     replica, _, _ = live
     replica.publish("v000000", 1)
-    undisturbed, _ = stream(replica, threading.Event())
+    text, ended = stream(replica, threading.Event())
+    assert ended == "length"
+    return text
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_an_answer_that_runs_at_a_flip_goes_the_way_of_the_policy(live, undisturbed, policy):
+    replica, _, _ = live
+    replica.publish("v000000", 1)
     seconds, end = POLICIES[policy]
     told = VllmReplica(replica.name, TOKEN, in_flight=policy.split(",")[0], in_flight_seconds=seconds)
     begun = threading.Event()
@@ -472,7 +483,7 @@ def test_an_answer_that_runs_at_a_flip_goes_the_way_of_the_policy(live, policy):
     assert (text == undisturbed) == (policy == "wait")
     assert undisturbed.startswith(text) == (policy in ("wait", "abort"))
     assert replica.served().version == "v000001"
-    assert stream(replica, threading.Event())[1] == "length"
+    assert len(logprobs(replica)[0]) == 8  # and it still answers
     replica.publish("v000000", 1)
 
 
