@@ -68,6 +68,14 @@ ANCHORS = (DEFAULT, NONE, "nas-cap, 1 anchor", "nas, 1 anchor", "nas, 0.87 ancho
 ONCE, COMPACTED = "each batch once", "again, 90,000 tokens, compacted every 500"
 NOW = "the default now, compacted every 500"
 PLAIN = "memit-seq"
+BEST = f"{PLAIN}, nas-cap (default)"
+REST = (f"{PLAIN}, nas-cap, REVIVE", "memit, no anchor", "alphaedit, no anchor")
+BOUNDARY = (
+    f"{PLAIN}, nas-cap, boundary",
+    "memit, nas, boundary",
+    "alphaedit, nas, boundary",
+    "encore, nas, boundary",
+)
 BATCHED = (PLAIN, "memit", "alphaedit")
 ALL = (*BATCHED, "encore")
 
@@ -125,6 +133,8 @@ FIGURES = (
         ),
         (S_COST, EXACT_COST),
     ),
+    Figure("compacted", "compacted-500.json", (BEST, *REST), (S_COST, EXACT_COST)),
+    Figure("compacted-boundary", "compacted-500.json", (BEST, *BOUNDARY), (EXACT, PERPLEXITY, LS)),
 )
 AXES = {
     "edits": "edits",
