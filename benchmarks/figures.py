@@ -69,9 +69,16 @@ ONCE, COMPACTED = "each batch once", "again, 90,000 tokens, compacted every 500"
 NOW = "the default now, compacted every 500"
 PLAIN = "memit-seq"
 BEST = f"{PLAIN}, nas-cap (default)"
-REST = (f"{PLAIN}, nas-cap, REVIVE", "memit, no anchor", "alphaedit, no anchor")
+REST = (
+    f"{PLAIN}, nas-cap, REVIVE",
+    "memit, nas, REVIVE",
+    "memit, no anchor",
+    "alphaedit, no anchor",
+    "encore, no anchor",
+)
 BOUNDARY = (
     f"{PLAIN}, nas-cap, boundary",
+    "memit, no anchor, boundary",
     "memit, nas, boundary",
     "alphaedit, nas, boundary",
     "encore, nas, boundary",
