@@ -61,6 +61,7 @@ LS = Panel("subspace_similarity_min", "LS, worst layer", start=1.0, limit=LIMITS
 VALUE = Panel("value_norm", "‖v‖ of the newest 50 values")
 S_COST = Panel("s", "S", x="perplexity_ratio")
 EXACT_COST = Panel("exact_match", "answered word for word, %", x="perplexity_ratio")
+COSTS = (S_COST, EXACT_COST)
 LS_COST = Panel("perplexity_ratio", "perplexity over the base's", x="subspace_similarity_min")
 
 DEFAULT, NONE = "nas-cap, 1.5 anchors (default)", "no anchor"
@@ -69,20 +70,6 @@ ONCE, COMPACTED = "each batch once", "again, 90,000 tokens, compacted every 500"
 NOW = "the default now, compacted every 500"
 PLAIN = "memit-seq"
 BEST = f"{PLAIN}, nas-cap (default)"
-REST = (
-    f"{PLAIN}, nas-cap, REVIVE",
-    "memit, nas, REVIVE",
-    "memit, no anchor",
-    "alphaedit, no anchor",
-    "encore, no anchor",
-)
-BOUNDARY = (
-    f"{PLAIN}, nas-cap, boundary",
-    "memit, no anchor, boundary",
-    "memit, nas, boundary",
-    "alphaedit, nas, boundary",
-    "encore, nas, boundary",
-)
 BATCHED = (PLAIN, "memit", "alphaedit")
 ALL = (*BATCHED, "encore")
 
@@ -125,7 +112,7 @@ FIGURES = (
         "frontier",
         "grid-500.json",
         (f"{PLAIN}, again (default)", "memit", "alphaedit", "encore", *_with("boundary (BLUE)", BATCHED[:2])),
-        (S_COST, EXACT_COST),
+        COSTS,
     ),
     Figure(
         "frontier-1000",
@@ -138,10 +125,18 @@ FIGURES = (
             "alphaedit",
             "alphaedit, REVIVE",
         ),
-        (S_COST, EXACT_COST),
+        COSTS,
     ),
-    Figure("compacted", "compacted-500.json", (BEST, *REST), (S_COST, EXACT_COST)),
-    Figure("compacted-boundary", "compacted-500.json", (BEST, *BOUNDARY), (EXACT, PERPLEXITY, LS)),
+    *(
+        Figure(f"compacted{name}", "compacted-500.json", (BEST, *own, *_with(choice, rest)), (*COSTS, LS))
+        for name, own, choice, rest in (
+            ("", (), NONE, ALL),
+            ("-nas", (), "nas", ALL),
+            ("-boundary", (f"{PLAIN}, nas-cap, boundary",), f"{NONE}, boundary", ALL),
+            ("-boundary-nas", (), "nas, boundary", ALL),
+            ("-revive", (f"{PLAIN}, nas-cap, REVIVE",), "nas, REVIVE", ALL[1:]),
+        )
+    ),
 )
 AXES = {
     "edits": "edits",
