@@ -49,12 +49,12 @@ check: setup
 
 # The pages of docs/ that are written from the code, and the figures drawn from docs/data.
 docs: setup
-	@$(VENV)/bin/python -m daemon.docs
-	@$(VENV)/bin/python -m benchmarks.figures
+	@$(VENV)/bin/python -m daemon.cli.docs
+	@$(VENV)/bin/python -m benchmarks.drawing.figures
 
 # The pictures of the status page in docs/images, by the test that looks at them.
 pictures: setup
-	@$(VENV)/bin/python -m pytest -q tests/daemon/test_status_page.py -k every_look --screenshots
+	@$(VENV)/bin/python -m pytest -q tests/daemon/http/test_status_page.py -k every_look --screenshots
 
 # Small versions of the three, under fifteen minutes on two cores; docs/experiments.md has the real ones.
 # The data sets lie elsewhere: make bench BENCH_ARGS="--data FOLDER"

@@ -26,11 +26,11 @@ from benchmarks.streams import STREAMS, InverseMoments, Step, add_noise, unbound
 from editing.editor import Editor
 from editing.errors import EditError
 from editing.report import Outcome
-from monitoring.baseline import Baseline, open_baseline
-from monitoring.measure import Memory, measure
 from monitoring.measurements import LAYER_MEASURES, SCALAR_MEASURES, Case, Measurements
-from monitoring.probes import default_probes
-from monitoring.scoring import Scorer
+from monitoring.measuring.baseline import Baseline, open_baseline
+from monitoring.measuring.measure import Memory, measure
+from monitoring.measuring.probes import default_probes
+from monitoring.measuring.scoring import Scorer
 from monitoring.verdict import Verdict, judge, worn
 
 #: A model has collapsed beyond this perplexity ratio, or below this S.

@@ -8,17 +8,17 @@ from typing import Any
 
 from benchmarks.errors import ChoiceError
 from editing import methods
-from editing.anchor import AnchorRule
 from editing.editor import Editor
 from editing.errors import OptionError
 from editing.install import Installation
+from editing.memory.state import EditState
 from editing.methods.method import Protect
 from editing.methods.parameters import Parameters, parameters
-from editing.model import LoadedModel, load_model
-from editing.placement import Placement
-from editing.second_moment import Progress
-from editing.state import EditState
-from editing.values import ValueOptions
+from editing.model.loaded import LoadedModel, load_model
+from editing.solve.placement import Placement
+from editing.solve.second_moment import Progress
+from editing.values.anchor import AnchorRule
+from editing.values.search import ValueOptions
 
 _PARTS = ("method", "placement", "anchor", "protect")
 _VALUES = {f.name for f in fields(ValueOptions)}

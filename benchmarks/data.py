@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.errors import DataError
 from editing.errors import FactError
 from editing.facts import SLOT, Fact
-from editing.tokens import encode
+from editing.model.tokens import encode
 
 #: Where data sets lie beside a checkout.
 DEFAULT_FOLDER = Path("..") / "shared" / "data"

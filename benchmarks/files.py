@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from benchmarks.errors import DataError
 from editing.facts import Fact
-from editing.state import EditState
+from editing.memory.state import EditState
 
 Say = Callable[[str], None]
 

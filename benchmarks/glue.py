@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.data import find, read_items
 from benchmarks.errors import DataError
 from benchmarks.scores import mean
-from monitoring.scoring import Scorer
+from monitoring.measuring.scoring import Scorer
 
 #: The first items of a task are shown with their answers by those who ask so; none is scored here.
 SHOWN = 10

@@ -22,8 +22,8 @@ from benchmarks.glue import Questions, ability
 from benchmarks.scores import retention, score, text_perplexity
 from editing.editor import Editor
 from editing.errors import EditError
-from monitoring.scoring import Scorer
-from monitoring.spectral import Spectrum, frobenius_norm, spectrum, subspace_similarity
+from monitoring.measuring.scoring import Scorer
+from monitoring.measuring.spectral import Spectrum, frobenius_norm, spectrum, subspace_similarity
 
 #: Name in the `method` column of the model before any edit.
 UNEDITED = "unedited"

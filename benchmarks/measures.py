@@ -14,9 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monitoring.change import Change, HeldKeys, contact_ratio, drift_ratio, held_key_measures, key_errors
-from monitoring.measure import KEY_SAMPLE
-from monitoring.spectral import (
+from monitoring.measuring.change import (
+    Change,
+    HeldKeys,
+    contact_ratio,
+    drift_ratio,
+    held_key_measures,
+    key_errors,
+)
+from monitoring.measuring.measure import KEY_SAMPLE
+from monitoring.measuring.spectral import (
     gap_aware_similarity,
     singular_vector_similarity,
     spectrum,
@@ -25,7 +32,7 @@ from monitoring.spectral import (
 
 #: Size of the synthetic update relative to the weight, about what 100 facts leave.
 DRIFT = 0.02
-#: Keys of ordinary text, as in `monitoring.baseline`.
+#: Keys of ordinary text, as in `monitoring.measuring.baseline`.
 HELD = 128
 #: Live facts, and layers that a value is written into.
 FACTS, LAYERS = 100, 5

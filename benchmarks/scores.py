@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.data import Record
-from monitoring.measure import starts_with
-from monitoring.scoring import Scorer, TargetScore, perplexity
+from monitoring.measuring.measure import starts_with
+from monitoring.measuring.scoring import Scorer, TargetScore, perplexity
 
 #: Tokens of a held-out document that are read.
 TEXT_TOKENS = 128

@@ -3,7 +3,7 @@
 One request at a time; at every step the whole model forward and backward over all rewriting prompts and the
 essence prompt, with the logits of all positions; keys and current values by whole passes, layer by layer; a
 generic float64 solve. It differs from the published code in what would only make it slower or wrong: the
-vocabulary head runs once where that code runs it twice, and positions come from `editing.tokens`.
+vocabulary head runs once where that code runs it twice, and positions come from `editing.model.tokens`.
 
 Source: MEMIT (arXiv 2210.07229) and the authors' public implementation.
 """
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from editing.facts import Fact
-from editing.model import LoadedModel
-from editing.objective import ESSENCE
+from editing.model.loaded import LoadedModel
+from editing.model.tokens import Prompt, encode, pad
 from editing.report import Clock
-from editing.tokens import Prompt, encode, pad
-from editing.values import ValueOptions
+from editing.values.objective import ESSENCE
+from editing.values.search import ValueOptions
 
 #: Prompts in one pass when keys are read, as published.
 KEY_ROWS = 128

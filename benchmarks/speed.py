@@ -28,12 +28,12 @@ from benchmarks.files import Say
 from benchmarks.scores import Scores, score
 from editing.editor import Editor
 from editing.facts import Fact
-from editing.model import LoadedModel
-from editing.placement import rounds
+from editing.model.loaded import LoadedModel
+from editing.model.tokens import encode
 from editing.report import Report
-from editing.tokens import encode
-from editing.values import losses, optimise
-from monitoring.scoring import Scorer
+from editing.solve.placement import rounds
+from editing.values.search import losses, optimise
+from monitoring.measuring.scoring import Scorer
 
 #: MEMIT as published: what the peer does, with the steps that most of its models have.
 PUBLISHED = "memit:spread:none:none:steps=25,finish=loss"

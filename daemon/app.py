@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery
 from celery.signals import celeryd_after_setup, worker_ready, worker_shutting_down
 
-from daemon.errors import SettingsError
-from daemon.intake import Room
-from daemon.ledger import Ledger
-from daemon.names import Queue
-from daemon.progress import Progress, by_tenths
-from daemon.redelivery import GiveBack
-from daemon.settings import Settings, load_settings
-from daemon.stream import StreamThread
-from daemon.valve import Valve
+from daemon.core.errors import SettingsError
+from daemon.core.names import Queue
+from daemon.core.progress import Progress, by_tenths
+from daemon.core.settings import Settings, load_settings
+from daemon.intake.intake import Room
+from daemon.intake.redelivery import GiveBack
+from daemon.intake.stream import StreamThread
+from daemon.intake.valve import Valve
+from daemon.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
-    from daemon.applier import Applier
-    from daemon.ledger_tables import CorrectionRow
-    from daemon.proof import Proof
-    from daemon.update import Monitoring
-    from daemon.value_workers import Fleet
+    from daemon.apply.applier import Applier
+    from daemon.apply.update import Monitoring
+    from daemon.apply.value_workers import Fleet
+    from daemon.ledger.tables import CorrectionRow
+    from daemon.publish.proof import Proof
     from editing.editor import Editor
     from editing.install import Installation
-    from editing.values import ValueOptions
+    from editing.values.search import ValueOptions
     from monitoring.verdict import Thresholds
 
 log = logging.getLogger("factd")
@@ -130,10 +130,10 @@ class Services:
 
 def build_applier(settings: Settings, ledger: Ledger) -> "Applier":
     """Opens the model (minutes when it was not prepared before) and connects the replicas."""
-    from daemon.applier import Applier
-    from daemon.replicas import open_replicas
-    from daemon.store import Store
-    from monitoring.scoring import Scorer
+    from daemon.apply.applier import Applier
+    from daemon.publish.replicas import open_replicas
+    from daemon.versions.store import Store
+    from monitoring.measuring.scoring import Scorer
 
     editor = open_editor(settings, by_tenths(_say))
     replicas = open_replicas(settings, Scorer(editor.model, editor.tokenizer).greedy)
@@ -148,9 +148,9 @@ def build_applier(settings: Settings, ledger: Ledger) -> "Applier":
 
 def build_proof(editor: Any) -> "Proof":
     """Compares replicas with the editor's model on each batch and on the watched probes' last words."""
-    from daemon.proof import Passage, Proof
-    from monitoring.probes import default_probes
-    from monitoring.scoring import Scorer
+    from daemon.publish.proof import Passage, Proof
+    from monitoring.measuring.probes import default_probes
+    from monitoring.measuring.scoring import Scorer
 
     def score(pairs: Sequence[tuple[str, str]]) -> list[Passage]:
         scorer = Scorer(editor.model, editor.tokenizer)
@@ -168,7 +168,7 @@ def fleet(settings: Settings, editor: "Editor") -> "Fleet":
     Raises:
         SettingsError: values of the method depend on what is in the model already.
     """
-    from daemon.value_workers import Fleet
+    from daemon.apply.value_workers import Fleet
 
     if not editor.options.unedited or editor.method.bars:
         raise SettingsError(
@@ -188,7 +188,7 @@ def open_installation(settings: Settings, progress: Progress) -> "tuple[Installa
     """
     from editing.install import Installation
     from editing.methods import numbers_of
-    from editing.model import load_model
+    from editing.model.loaded import load_model
 
     loaded = load_model(settings.model, settings.statistics, settings.dtype)
     install = Installation(loaded, settings.statistics, settings.corpus, progress, settings.tokens)
@@ -219,11 +219,11 @@ def open_editor(settings: Settings, progress: Progress) -> "Editor":
 
 def build_monitoring(settings: Settings, editor: Any) -> "Monitoring":
     """Measures and judges against the baseline, which is measured once."""
-    from daemon.update import Monitoring
-    from monitoring.baseline import open_baseline
-    from monitoring.measure import Memory, measure
+    from daemon.apply.update import Monitoring
     from monitoring.measurements import Measurements
-    from monitoring.probes import default_probes
+    from monitoring.measuring.baseline import open_baseline
+    from monitoring.measuring.measure import Memory, measure
+    from monitoring.measuring.probes import default_probes
     from monitoring.verdict import judge
 
     probes, memory = default_probes(), Memory()
@@ -244,7 +244,7 @@ def build_monitoring(settings: Settings, editor: Any) -> "Monitoring":
 
 
 def foresee(thresholds: "Thresholds", history: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
-    """What `daemon.ladder.Foresee` says, with the levels in force: guard → [warn, limit]."""
+    """What `daemon.apply.ladder.Foresee` says, with the levels in force: guard → [warn, limit]."""
     from monitoring.forecast import FEWEST_POINTS, edits_until_limit, forecasts, to_json
     from monitoring.measurements import Measurements
     from monitoring.verdict import GUARDS

@@ -10,11 +10,11 @@ from celery.worker import state as worker_state
 from kombu.exceptions import OperationalError
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from daemon import posting
 from daemon.app import celery, services
-from daemon.errors import ConflictError, CorrectionError, LeaseHeldError, RefusedError
-from daemon.intake import submit_or_refuse
-from daemon.messages import parse_correction
+from daemon.core.errors import ConflictError, CorrectionError, LeaseHeldError, RefusedError
+from daemon.core.messages import parse_correction
+from daemon.intake import posting
+from daemon.intake.intake import submit_or_refuse
 
 log = logging.getLogger("factd")
 
@@ -83,8 +83,8 @@ def apply() -> None:
 
 @celery.task(name="factd.values")
 def values(facts: list[list[str]], layer: int, key: str, base: str) -> str:
-    """Values of facts on the unedited model, for the applier that asks (`daemon.value_workers`)."""
-    from daemon.value_workers import answer
+    """Values of facts on the unedited model, for the applier that asks (`daemon.apply.value_workers`)."""
+    from daemon.apply.value_workers import answer
 
     install, options = services.values
     return answer(install, options, facts, layer, key, base)

@@ -1,7 +1,7 @@
 """Locate-and-edit: the mathematics of factd. Knows torch and transformers; nothing of queues or servers.
 
 The public names are imported on first use, so that a process which needs only the file format
-(`editing.delta`, inside vLLM) does not pay for transformers.
+(`editing.memory.delta`, inside vLLM) does not pay for transformers.
 """
 
 from typing import TYPE_CHECKING, Any

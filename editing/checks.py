@@ -6,7 +6,7 @@ from typing import Any
 from editing.errors import EditError, FactError
 from editing.facts import Fact
 from editing.methods.method import Method
-from editing.tokens import encode
+from editing.model.tokens import encode
 
 
 def check_recorded(method: Method, operation: str) -> None:

@@ -11,26 +11,26 @@ import torch
 from torch import Tensor
 
 from editing import methods
-from editing.anchor import AnchorRule, anchored, skipped
-from editing.capture import Ascent, Captured, mean_keys
 from editing.checks import check_facts, check_recorded
-from editing.delta import materialise
-from editing.descent import Barred
-from editing.edited import EditedModel
 from editing.facts import Fact, mates, units
 from editing.install import Installation
+from editing.memory.delta import materialise
+from editing.memory.edited import EditedModel
+from editing.memory.state import BATCHES, EditState
 from editing.methods.interference import bars
 from editing.methods.parameters import Parameters, parameters
 from editing.methods.tuning import grown, tune
-from editing.model import BUNDLED, LoadedModel, load_model
-from editing.placement import Write, rounds
+from editing.model.capture import Ascent, Captured, mean_keys
+from editing.model.loaded import BUNDLED, LoadedModel, load_model
+from editing.model.says import says
+from editing.model.tokens import encode
 from editing.report import Clock, Outcome, Report, outcomes, tuned
-from editing.revive import protection
-from editing.says import says
-from editing.second_moment import Progress
-from editing.state import BATCHES, EditState
-from editing.tokens import encode
-from editing.values import ValueOptions, Values, optimise
+from editing.solve.placement import Write, rounds
+from editing.solve.revive import protection
+from editing.solve.second_moment import Progress
+from editing.values.anchor import AnchorRule, anchored, skipped
+from editing.values.descent import Barred
+from editing.values.search import ValueOptions, Values, optimise
 
 #: Where statistics and unpacked models are kept unless told otherwise.
 DEFAULT_STATE_DIR = Path.home() / ".local" / "state" / "factd"
@@ -245,7 +245,7 @@ class Editor(EditedModel):
         return columns, told
 
     def _anchored(self, values: Values, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-        """See `editing.anchor.anchored`."""
+        """See `editing.values.anchor.anchored`."""
         values = values if self.method.target == "hidden" else values.of_outputs()
         longest, factor = self.method.outlier, self.numbers.anchor_factor
         return anchored(values, self.anchors[layer], self.rule, longest, factor)

@@ -17,12 +17,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from editing.anchor import anchor_norm
 from editing.errors import ModelError
 from editing.facts import Fact, units
 from editing.methods.parameters import Parameters
-from editing.model import LoadedModel
-from editing.second_moment import (
+from editing.model.loaded import LoadedModel
+from editing.solve.second_moment import (
     Progress,
     Sums,
     blocks,
@@ -31,7 +30,8 @@ from editing.second_moment import (
     second_moments,
     token_budget,
 )
-from editing.values import ValueOptions, Values, optimise
+from editing.values.anchor import anchor_norm
+from editing.values.search import ValueOptions, Values, optimise
 
 SEED = 0
 #: MEMIT's seed words of the texts put before a prompt, and their length in tokens.

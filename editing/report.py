@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from editing.anchor import outlier_reason
 from editing.facts import Fact
-from editing.values import Values
+from editing.values.anchor import outlier_reason
+from editing.values.search import Values
 
 
 @dataclass(frozen=True)

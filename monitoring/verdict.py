@@ -149,7 +149,7 @@ def calibrated(noise: Mapping[str, float], floors: Thresholds | None = None) -> 
 
     Args:
         noise: measure → how far from its healthy value (1, or 0 for measures in nats) the unedited model's
-            noise carries it, at the quantile chosen (monitoring.calibration).
+            noise carries it, at the quantile chosen (monitoring.measuring.calibration).
         floors: `Thresholds()` unless given.
     """
     floors = floors or Thresholds()

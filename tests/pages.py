@@ -2,7 +2,7 @@
 
 The words after the fence say it:
 
-    console run     commands, on a ledger with fakes, in the page's order    tests/daemon/test_docs.py
+    console run     commands, on a ledger with fakes, in the page's order    tests/daemon/cli/test_docs.py
     console live    commands, beside a real `factd up`, in the page's order  tests/end_to_end/test_main_job.py
     console up      the `factd up` of that test itself
     python          a Celery producer, beside the same `factd up`

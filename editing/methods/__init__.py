@@ -13,7 +13,7 @@ from editing.methods import chain, joint, tuning
 from editing.methods.method import Method, Solver
 from editing.methods.parameters import Parameters
 from editing.methods.parameters import parameters as published
-from editing.model import LoadedModel
+from editing.model.loaded import LoadedModel
 
 __all__ = ["METHODS", "Method", "Solver", "named", "numbers_of"]
 

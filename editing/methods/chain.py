@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from editing.memory.state import Table
 from editing.methods.method import Method
 from editing.methods.parameters import Parameters
 from editing.methods.regularise import conditioned, sparse
-from editing.revive import Protection
-from editing.solve import Factors, NeuronPrior, Prior, RidgePrior, bounded, solve
-from editing.state import Table
+from editing.solve.revive import Protection
+from editing.solve.ridge import Factors, NeuronPrior, Prior, RidgePrior, bounded, solve
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from editing.capture import capture
-from editing.descent import Barred
 from editing.facts import Fact
+from editing.memory.state import EditState
 from editing.methods.parameters import Parameters
-from editing.model import LoadedModel
-from editing.solve import Factors
-from editing.state import EditState
-from editing.tokens import encode
+from editing.model.capture import capture
+from editing.model.loaded import LoadedModel
+from editing.model.tokens import encode
+from editing.solve.ridge import Factors
+from editing.values.descent import Barred
 
 #: Weight of the past in the running mean and variance.
 MEMORY = 0.9

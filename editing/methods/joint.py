@@ -7,11 +7,11 @@ column, as if it had never been written.
 import torch
 from torch import Tensor
 
+from editing.memory.state import Table
 from editing.methods.method import Method
 from editing.methods.parameters import Parameters
-from editing.revive import Protection
-from editing.solve import Factors, NullspacePrior, Prior, RidgePrior, bounded, solve
-from editing.state import Table
+from editing.solve.revive import Protection
+from editing.solve.ridge import Factors, NullspacePrior, Prior, RidgePrior, bounded, solve
 
 
 class JointSolver:

@@ -6,13 +6,13 @@ from typing import Any, Literal, Protocol, get_args
 
 from torch import Tensor
 
-from editing.anchor import OUTLIER, AnchorRule
 from editing.errors import OptionError
+from editing.memory.state import Table
 from editing.methods.parameters import Parameters
-from editing.placement import Placement
-from editing.revive import Protection
-from editing.solve import Factors
-from editing.state import Table
+from editing.solve.placement import Placement
+from editing.solve.revive import Protection
+from editing.solve.ridge import Factors
+from editing.values.anchor import OUTLIER, AnchorRule
 
 Protect = Literal["revive", "revive-after", "none"]
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from editing.model import LoadedModel
-from editing.placement import window
-from editing.values import ValueOptions
+from editing.model.loaded import LoadedModel
+from editing.solve.placement import window
+from editing.values.search import ValueOptions
 
 #: Models no wider than this take the constants measured on the bundled one, of width 576.
 SMALL = 1024

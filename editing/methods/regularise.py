@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from editing.solve import Factors
+from editing.solve.ridge import Factors
 
 
 def sparse(weight: Tensor, update: Factors, share: float) -> Factors:

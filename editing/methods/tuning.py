@@ -12,9 +12,9 @@ from torch import Tensor
 from editing.facts import Fact
 from editing.methods.method import Method
 from editing.methods.parameters import Parameters
-from editing.model import LoadedModel
-from editing.solve import Factors, bounded
-from editing.tokens import encode, pad
+from editing.model.loaded import LoadedModel
+from editing.model.tokens import encode, pad
+from editing.solve.ridge import Factors, bounded
 
 METHODS = {
     "ft": Method(None, placements=("spread", "single")),

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from daemon.errors import StoreError
-from daemon.staging import Checkpoint, StagingError, admit, stage_version
-from daemon.store import Store
-from editing.delta import materialise, tensor_sha256, write_tensors
+from daemon.core.errors import StoreError
+from daemon.plugin.staging import Checkpoint, StagingError, admit, stage_version
+from daemon.versions.store import Store
+from editing.memory.delta import materialise, tensor_sha256, write_tensors
 from tests.attacks.hostile import ATTACKS, FALSE_NAMES, Attack, write_manifest
 
 NAME = "model.layers.0.mlp.down_proj.weight"

@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from daemon.cli import app
+from daemon.cli.main import app
 
 FEW = "steps=2"
 

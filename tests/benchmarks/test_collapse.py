@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from benchmarks import collapse as bench
-from benchmarks import plots
 from benchmarks.configuration import Configuration
 from benchmarks.data import load_texts
+from benchmarks.drawing import plots
 from benchmarks.errors import ChoiceError
 from benchmarks.streams import (
     NOISE,
@@ -22,8 +22,8 @@ from benchmarks.streams import (
     noisy,
     poisoned,
 )
-from monitoring.baseline import open_baseline
-from monitoring.probes import default_probes
+from monitoring.measuring.baseline import open_baseline
+from monitoring.measuring.probes import default_probes
 from monitoring.verdict import GUARD_NAMES, Verdict
 
 FIELDS = {

@@ -8,7 +8,7 @@ import zstandard
 
 from benchmarks.errors import DataError
 from benchmarks.glue import SHOWN, TASKS, Question, ability, answers, load_glue, weighted_f1
-from monitoring.scoring import Scorer, TargetScore
+from monitoring.measuring.scoring import Scorer, TargetScore
 from tests.tiny_models import save_checkpoint
 
 PAIR = {"sentence1": "A cat {sat}.", "sentence2": "It sat."}

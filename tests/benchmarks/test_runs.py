@@ -5,9 +5,10 @@ import math
 
 import pytest
 
-from benchmarks import horizon, plots, speed
+from benchmarks import horizon, speed
 from benchmarks.configuration import Configuration, Model
 from benchmarks.data import load_texts
+from benchmarks.drawing import plots
 from benchmarks.errors import DataError
 from benchmarks.files import read_json, read_state, write_json, write_state
 

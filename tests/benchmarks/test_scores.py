@@ -7,7 +7,7 @@ import pytest
 from benchmarks.data import Neighbour, Record
 from benchmarks.scores import Scores, ask, harmonic, pairs, retention, score, text_perplexity
 from editing.facts import Fact
-from monitoring.scoring import Scorer, TargetScore
+from monitoring.measuring.scoring import Scorer, TargetScore
 
 #: (prompt, answer) → NLL, hits of tokens, by hand.
 TOLD = {

@@ -27,7 +27,7 @@ class World:
     """Ledger, store, editor, replicas, applier; `open` is a new process on the same disk."""
 
     def __init__(self, root: Path, replicas: int = 1, **settings):
-        from daemon.settings import Settings
+        from daemon.core.settings import Settings
 
         self.root, self.now, self.count = root, 1000.0, replicas
         # The clock stands still: nothing would ever have waited long enough.
@@ -37,10 +37,10 @@ class World:
         self.open()
 
     def open(self):
-        from daemon.applier import Applier
-        from daemon.ledger import Ledger
-        from daemon.store import Store
-        from daemon.update import Monitoring
+        from daemon.apply.applier import Applier
+        from daemon.apply.update import Monitoring
+        from daemon.ledger.ledger import Ledger
+        from daemon.versions.store import Store
 
         self.ledger = Ledger.open(self.settings.ledger_url, lambda: self.now)
         self.store = Store(self.settings.store_dir)
@@ -74,7 +74,7 @@ class World:
         self.applier.monitoring = fake._replace(measure=measure, judge=lambda *_: accepted)
 
     def post(self, subject, target, id=None, prompt="The capital of {} is", **more):
-        from daemon.messages import parse_correction
+        from daemon.core.messages import parse_correction
 
         body = {"subject": subject, "prompt": prompt, "target": target, **more}
         return self.ledger.submit(parse_correction(body), id or f"id-{subject}-{target}")

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from daemon.proof import Passage, Proof
-from daemon.serving import PublishResult, Served, ServingError
-from editing.delta import materialise, tensor_sha256
+from daemon.publish.proof import Passage, Proof
+from daemon.publish.serving import PublishResult, Served, ServingError
 from editing.errors import EditError
 from editing.facts import Fact
-from editing.state import EditState
+from editing.memory.delta import materialise, tensor_sha256
+from editing.memory.state import EditState
 
 NAME = "model.layers.0.mlp.down_proj.weight"
 

@@ -7,8 +7,8 @@ from sqlalchemy.exc import DatabaseError, IntegrityError, InternalError
 
 from daemon import app, tasks
 from daemon.app import build_applier
-from daemon.ledger import Ledger
-from daemon.settings import Settings
+from daemon.core.settings import Settings
+from daemon.ledger.ledger import Ledger
 from tests.tiny_models import save_checkpoint
 
 PROBES = {"measure_sample": 4, "anchor": "none"}

@@ -17,8 +17,8 @@ import typer.core
 import typer.main
 import yaml
 
-from daemon.cli import app
-from daemon.settings import Settings
+from daemon.cli.main import app
+from daemon.core.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from daemon.alerts import ACTION_LABEL, ROLLBACK
-from daemon.api import router
+from daemon.http.alerts import ACTION_LABEL, ROLLBACK
+from daemon.http.api import router
 from tests.programs import program
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "alertmanager" / "alertmanager.yml"

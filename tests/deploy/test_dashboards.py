@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from monitoring.dashboards import DASHBOARDS
-from monitoring.grafana import as_text, dashboard
+from monitoring.dashboards.board import DASHBOARDS
+from monitoring.dashboards.grafana import as_text, dashboard
 from monitoring.metrics import METRICS, PREFIX
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +17,7 @@ PANELS = [(name, panel) for name, panels in DASHBOARDS.items() for panel in pane
 
 
 def test_the_committed_dashboards_are_those_of_the_code():
-    """To write them: python -m monitoring.grafana deploy/grafana/dashboards."""
+    """To write them: python -m monitoring.dashboards.grafana deploy/grafana/dashboards."""
     assert {file.stem for file in (GRAFANA / "dashboards").iterdir()} == set(DASHBOARDS)
     for name in DASHBOARDS:
         assert (GRAFANA / "dashboards" / f"{name}.json").read_text("utf-8") == as_text(name)

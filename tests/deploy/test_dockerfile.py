@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.settings import Settings
+from daemon.core.settings import Settings
 from tests.deploy.files import ROOT, known_variables, parse, variables
 
 TEXT = (ROOT / "Dockerfile").read_text()
@@ -22,9 +22,9 @@ class Blocked:
         if name.split(".")[0] in {blocked}:
             raise ImportError(name + " is not in the api image")
 sys.meta_path.insert(0, Blocked())
-import daemon.app, daemon.cli, daemon.tasks
-from daemon.api import create_app
-from daemon.settings import load_settings
+import daemon.app, daemon.cli.main, daemon.tasks
+from daemon.http.api import create_app
+from daemon.core.settings import load_settings
 from fastapi.testclient import TestClient
 settings = load_settings(admin_token="x", database_url="sqlite:///{state}/ledger.sqlite3")
 client = TestClient(create_app(settings, ring=lambda: None))

@@ -3,7 +3,7 @@
 import re
 import subprocess
 
-from daemon.settings import load_settings
+from daemon.core.settings import load_settings
 from tests.deploy.files import COMPOSE, DEPLOY, ROOT, parse
 
 TEXT = (ROOT / "docs" / "deploy.md").read_text()

@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 
-from daemon.processes import free_port
-from daemon.vllm_routes import READY_ROUTE
+from daemon.plugin.routes import READY_ROUTE
+from daemon.supervise.processes import free_port
 from tests.deploy.files import DEPLOY
 from tests.programs import program
 from tests.waiting import until

@@ -7,8 +7,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from daemon.api import router
-from daemon.vllm_routes import READY_ROUTE
+from daemon.http.api import router
+from daemon.plugin.routes import READY_ROUTE
 from tests.deploy.files import (
     COMPOSE,
     DEPLOY,

@@ -9,7 +9,7 @@ from editing.editor import Editor
 from editing.facts import Fact
 from editing.methods import METHODS
 from editing.methods.parameters import numbers
-from editing.values import ValueOptions
+from editing.values.search import ValueOptions
 from tests.tiny_models import save_checkpoint
 
 

@@ -11,9 +11,9 @@ from editing.facts import Fact
 from editing.methods import METHODS
 from editing.methods.interference import WARM_UP
 from editing.methods.parameters import numbers
-from editing.says import says
-from editing.second_moment import Sums, second_moments
-from editing.values import ValueOptions, optimise
+from editing.model.says import says
+from editing.solve.second_moment import Sums, second_moments
+from editing.values.search import ValueOptions, optimise
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 

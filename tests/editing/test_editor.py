@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from editing.anchor import anchored, pilot_facts
-from editing.capture import mean_keys
 from editing.editor import Editor
 from editing.errors import EditError, FactError, OptionError
 from editing.facts import Fact
-from editing.state import EditState
-from editing.values import ValueOptions, Values
+from editing.memory.state import EditState
+from editing.model.capture import mean_keys
+from editing.values.anchor import anchored, pilot_facts
+from editing.values.search import ValueOptions, Values
 
 
 def served(editor):

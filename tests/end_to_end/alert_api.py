@@ -11,10 +11,10 @@ from pathlib import Path
 
 import uvicorn
 
-from daemon.api import create_app
-from daemon.ledger import Ledger
-from daemon.serving import Served, ServingClient
-from daemon.settings import Settings
+from daemon.core.settings import Settings
+from daemon.http.api import create_app
+from daemon.ledger.ledger import Ledger
+from daemon.publish.serving import Served, ServingClient
 
 
 class FileReplica(ServingClient):

@@ -26,13 +26,13 @@ import httpx
 import pytest
 import yaml
 
-from daemon.applier import Applier
-from daemon.ledger import Ledger
-from daemon.messages import parse_correction
-from daemon.settings import Settings
-from daemon.store import Store
-from daemon.update import Monitoring
-from monitoring.dashboards import ANNOTATIONS, DASHBOARDS
+from daemon.apply.applier import Applier
+from daemon.apply.update import Monitoring
+from daemon.core.messages import parse_correction
+from daemon.core.settings import Settings
+from daemon.ledger.ledger import Ledger
+from daemon.versions.store import Store
+from monitoring.dashboards.board import ANNOTATIONS, DASHBOARDS
 from monitoring.measurements import LAYER_MEASURES, SCALAR_MEASURES, Measurements
 from monitoring.verdict import Thresholds, judge
 from tests.daemon.fakes import DiskServing, FakeEditor

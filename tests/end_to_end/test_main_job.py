@@ -15,12 +15,12 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from daemon.client import Client
-from daemon.demo import first_word
-from daemon.demo_client import LiveServer, Traffic
-from daemon.demo_facts import UNRELATED
-from daemon.ledger import Ledger
-from daemon.ledger_tables import lease
+from daemon.cli.demo.client import LiveServer, Traffic
+from daemon.cli.demo.demo import first_word
+from daemon.cli.demo.facts import UNRELATED
+from daemon.http.client import Client
+from daemon.ledger.ledger import Ledger
+from daemon.ledger.tables import lease
 from tests.end_to_end.terminal import Terminal
 from tests.end_to_end.test_alerts import alertmanager_config, prometheus_config
 from tests.pages import ROOT, blocks, unlike, words
@@ -152,7 +152,7 @@ def test_the_commands_of_the_readme_on_the_live_server(up, tokens, live, api, fa
 
 
 def test_the_tutorial_beside_the_live_server(api, factd, terminal):
-    """What its commands do without a server is tried in tests/daemon/test_docs.py."""
+    """What its commands do without a server is tried in tests/daemon/cli/test_docs.py."""
     program("curl", "curl")
     assert factd("rollback", "v000000", "--json").returncode == 0
     # A key of its own: a state directory that is used again knows the page's.

@@ -20,11 +20,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from daemon.embedded import ManagedProcess, VllmOptions, free_port, vllm_command, vllm_process
-from daemon.errors import ProofError
-from daemon.proof import Passage, Proof
-from daemon.serving import ServingError, VllmReplica
-from editing.delta import materialise, tensor_sha256, write_tensors
+from daemon.core.errors import ProofError
+from daemon.publish.proof import Passage, Proof
+from daemon.publish.serving import ServingError, VllmReplica
+from daemon.supervise.embedded import ManagedProcess, VllmOptions, free_port, vllm_command, vllm_process
+from editing.memory.delta import materialise, tensor_sha256, write_tensors
 from tests.attacks.hostile import ATTACKS, write_manifest
 from tests.tiny_models import save_checkpoint
 from tests.waiting import until
@@ -45,7 +45,7 @@ from pathlib import Path
 
 
 def register():
-    from daemon import vllm_plugin
+    from daemon.plugin import worker as vllm_plugin
 
     order, publisher = Path(os.environ["FACTD_TEST_FAULT"]), vllm_plugin._Publisher
     pack, load = vllm_plugin._pack, publisher._load
@@ -503,7 +503,7 @@ def test_a_stale_fence_is_refused(live):
 
 def test_a_killed_parent_leaves_no_process_behind(tmp_path):
     script = (
-        "import sys, time; from pathlib import Path; from daemon.embedded import ManagedProcess\n"
+        "import sys, time; from pathlib import Path; from daemon.supervise.embedded import ManagedProcess\n"
         'child = \'import subprocess, time; p = subprocess.Popen(["sleep", "300"]);\'\n'
         "child += 'print(p.pid, flush=True); time.sleep(300)'\n"
         f"p = ManagedProcess('x', [sys.executable, '-c', child], "

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from daemon.app import build_proof
-from daemon.applier import Applier
-from daemon.embedded import VllmOptions, free_port, vllm_command, vllm_process
-from daemon.ledger import Ledger
-from daemon.messages import parse_correction
-from daemon.serving import PublishResult, VllmReplica
-from daemon.settings import Settings
-from daemon.store import Store
-from daemon.update import Monitoring
+from daemon.apply.applier import Applier
+from daemon.apply.update import Monitoring
+from daemon.core.messages import parse_correction
+from daemon.core.settings import Settings
+from daemon.ledger.ledger import Ledger
+from daemon.publish.serving import PublishResult, VllmReplica
+from daemon.supervise.embedded import VllmOptions, free_port, vllm_command, vllm_process
+from daemon.versions.store import Store
 from tests.daemon import fakes
 from tests.end_to_end.test_vllm_live import SIZES, TOKEN, logprobs
 from tests.tiny_models import save_checkpoint

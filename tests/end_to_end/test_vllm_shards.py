@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tests.daemon.test_vllm_plugin import NAME, write
+from tests.daemon.plugin.test_vllm_plugin import NAME, write
 
 pytest.importorskip("vllm")
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
@@ -45,7 +45,7 @@ def ranks(tmp_path, monkeypatch):
     from vllm.model_executor.layers import linear
     from vllm.model_executor.model_loader.reload import record_metadata_for_reloading
 
-    from daemon.vllm_plugin import _Publisher
+    from daemon.plugin.worker import _Publisher
 
     base = torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(0)) / 8
     (tmp_path / "model").mkdir()

@@ -2,11 +2,11 @@
 fake, and so is the replica, which serves what the store holds."""
 
 from daemon.app import open_editor
-from daemon.applier import Applier
-from daemon.ledger import Ledger
-from daemon.settings import Settings
-from daemon.store import Store
-from daemon.update import Monitoring
+from daemon.apply.applier import Applier
+from daemon.apply.update import Monitoring
+from daemon.core.settings import Settings
+from daemon.ledger.ledger import Ledger
+from daemon.versions.store import Store
 from tests.daemon.fakes import DiskServing, fake_foresee, fake_judge, fake_measure
 
 

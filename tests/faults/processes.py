@@ -16,10 +16,10 @@ from celery.signals import worker_ready
 from sqlalchemy import event
 
 import daemon.app
-from daemon.api import create_app
-from daemon.errors import LeaseLostError
-from daemon.ledger import Ledger
-from daemon.settings import Settings
+from daemon.core.errors import LeaseLostError
+from daemon.core.settings import Settings
+from daemon.http.api import create_app
+from daemon.ledger.ledger import Ledger
 from tests.daemon.conftest import World
 
 CONTEXT = multiprocessing.get_context("forkserver")

@@ -3,11 +3,11 @@
 import sys
 
 import daemon.app
-from daemon.applier import Applier
-from daemon.ledger import Ledger
-from daemon.settings import Settings
-from daemon.store import Store
-from daemon.update import Monitoring
+from daemon.apply.applier import Applier
+from daemon.apply.update import Monitoring
+from daemon.core.settings import Settings
+from daemon.ledger.ledger import Ledger
+from daemon.versions.store import Store
 from tests.daemon.fakes import DiskServing, FakeEditor, fake_foresee, fake_judge, fake_measure, fake_proof
 
 

@@ -5,8 +5,8 @@ import time
 import httpx
 import pytest
 
-from daemon.audit import audit
-from daemon.ledger import Ledger
+from daemon.ledger.audit import audit
+from daemon.ledger.ledger import Ledger
 from tests.faults import processes
 from tests.programs import free_port
 

@@ -14,9 +14,9 @@ import pytest
 from celery import Celery
 from redis import Redis
 
-from daemon.audit import audit
-from daemon.embedded import EmbeddedValkey
-from daemon.messages import parse_correction
+from daemon.core.messages import parse_correction
+from daemon.ledger.audit import audit
+from daemon.supervise.embedded import EmbeddedValkey
 from tests.waiting import until
 
 HERE = Path(__file__).parent

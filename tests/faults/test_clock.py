@@ -2,7 +2,7 @@
 
 import pytest
 
-from daemon.audit import audit
+from daemon.ledger.audit import audit
 
 DAY = 86400.0
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from daemon.audit import audit
-from daemon.errors import StoreError
-from daemon.ledger import Ledger
-from daemon.messages import parse_correction
-from daemon.staging import Checkpoint, Held, StagingError, admit, stage_version
+from daemon.core.errors import StoreError
+from daemon.core.messages import parse_correction
+from daemon.ledger.audit import audit
+from daemon.ledger.ledger import Ledger
+from daemon.plugin.staging import Checkpoint, Held, StagingError, admit, stage_version
 
 quick = settings(max_examples=25, deadline=None)
 bits = st.integers(1, 255)

@@ -9,10 +9,10 @@ from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
 from daemon import tasks
-from daemon.api import create_app
-from daemon.audit import audit
-from daemon.cli import app
-from daemon.cli_output import Exit
+from daemon.cli.main import app
+from daemon.cli.output import Exit
+from daemon.http.api import create_app
+from daemon.ledger.audit import audit
 
 #: a row that needs pages of its own: what is left in pages that the database has already is no disk
 LONG = ["long " * 190] * 20

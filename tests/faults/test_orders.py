@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from daemon.audit import audit
-from daemon.errors import ConflictError
-from daemon.lifecycle import FINAL, OperationState, State
-from daemon.messages import parse_correction
+from daemon.core.errors import ConflictError
+from daemon.core.lifecycle import FINAL, OperationState, State
+from daemon.core.messages import parse_correction
+from daemon.ledger.audit import audit
 from tests.daemon.conftest import World
 
 subjects, targets = st.sampled_from("ABC"), st.sampled_from(["one", "two", "bad", "outlier"])

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from daemon.audit import audit
-from daemon.embedded import EmbeddedValkey
-from daemon.ledger import Ledger
-from daemon.ledger_tables import VersionRow
-from daemon.lifecycle import State
-from daemon.messages import parse_correction
-from daemon.settings import Settings
-from daemon.store import Store
+from daemon.core.lifecycle import State
+from daemon.core.messages import parse_correction
+from daemon.core.settings import Settings
+from daemon.ledger.audit import audit
+from daemon.ledger.ledger import Ledger
+from daemon.ledger.tables import VersionRow
+from daemon.supervise.embedded import EmbeddedValkey
+from daemon.versions.store import Store
 from editing.facts import Fact
 from tests.daemon.fakes import DiskServing
 from tests.faults.editing_worker import build_applier
@@ -144,7 +144,7 @@ def test_kills_leave_the_weights_of_the_bundled_model_too(tmp_path):
     from benchmarks.data import DEFAULT_FOLDER, find, load_records, writable
     from benchmarks.errors import DataError
     from editing.editor import Editor
-    from editing.model import BUNDLED
+    from editing.model.loaded import BUNDLED
 
     told = os.environ.get("FACTD_STATISTICS_DIR")
     shared = Path(told) if told else tmp_path / "statistics"

@@ -40,16 +40,16 @@ from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from daemon import posting
-from daemon.audit import audit
-from daemon.client import Client
-from daemon.embedded import EmbeddedValkey, ManagedProcess, free_port
-from daemon.ledger import Ledger
-from daemon.lifecycle import FINAL, State
-from daemon.settings import Settings
-from daemon.store import Store
-from daemon.stream import STREAM
-from daemon.up import answers
+from daemon.core.lifecycle import FINAL, State
+from daemon.core.settings import Settings
+from daemon.http.client import Client
+from daemon.intake import posting
+from daemon.intake.stream import STREAM
+from daemon.ledger.audit import audit
+from daemon.ledger.ledger import Ledger
+from daemon.supervise.embedded import EmbeddedValkey, ManagedProcess, free_port
+from daemon.supervise.up import answers
+from daemon.versions.store import Store
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "storm"

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from daemon.stages import Stage
-from tests.daemon import test_crash
+from daemon.core.stages import Stage
+from tests.daemon.apply import test_crash
 
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\|(?: [^|]+ \|){4} `(tests/[^`]+)::(\w+)` \|$", re.MULTILINE)

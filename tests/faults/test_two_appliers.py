@@ -2,9 +2,9 @@
 
 import pytest
 
-from daemon.audit import audit
-from daemon.errors import LeaseHeldError
-from daemon.stages import Stage
+from daemon.core.errors import LeaseHeldError
+from daemon.core.stages import Stage
+from daemon.ledger.audit import audit
 from tests.faults import processes
 
 #: every boundary that a run with one batch passes

@@ -4,13 +4,13 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from daemon.embedded import EmbeddedValkey
-from daemon.ledger import Ledger
-from daemon.lifecycle import State
-from daemon.messages import parse_correction
-from daemon.posting import answering, post, producer
-from daemon.settings import Settings
-from daemon.stream import append
+from daemon.core.lifecycle import State
+from daemon.core.messages import parse_correction
+from daemon.core.settings import Settings
+from daemon.intake.posting import answering, post, producer
+from daemon.intake.stream import append
+from daemon.ledger.ledger import Ledger
+from daemon.supervise.embedded import EmbeddedValkey
 from tests.daemon.fakes import DiskServing
 from tests.faults.processes import CONTEXT, process, worker
 from tests.faults.storm_worker import build_applier

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from editing.state import EditState
-from monitoring.baseline import measure_baseline
-from monitoring.probes import ProbeSet
+from editing.memory.state import EditState
+from monitoring.measuring.baseline import measure_baseline
+from monitoring.measuring.probes import ProbeSet
 from tests.tiny_models import byte_tokenizer, tiny_model
 
 LAYERS = (1, 2)

@@ -163,7 +163,7 @@ def test_thresholds_are_ordered_and_each_is_used():
 
 def test_judging_and_metrics_load_no_torch():
     script = (
-        "import sys, monitoring.verdict, monitoring.metrics, monitoring.probes; "
+        "import sys, monitoring.verdict, monitoring.metrics, monitoring.measuring.probes; "
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -1,0 +1,1 @@
+"""What needs a running service: publishing, intake, value workers."""

@@ -1,0 +1,1 @@
+"""The single writer: one batch after another, from the ledger to the replicas."""

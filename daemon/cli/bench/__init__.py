@@ -1,0 +1,1 @@
+"""`factd bench`."""

@@ -1,0 +1,1 @@
+"""What every room may import: settings, errors, names, messages, lifecycle. No input or output."""

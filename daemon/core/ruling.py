@@ -1,0 +1,53 @@
+"""What the guard said of a version and what follows from it: one value, from the verdict to the ledger."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from daemon.core.settings import Settings
+from monitoring.policy import Decision, Policy
+from monitoring.verdict import Verdict
+
+#: actor of what the guard does by itself
+GUARD = "guard"
+
+
+def guard_policy(settings: Settings) -> Policy:
+    """How the guard acts on verdicts, by the settings."""
+    return Policy(
+        dry_run=settings.guard_dry_run,
+        cooldown_seconds=settings.guard_cooldown_seconds,
+        rollback_budget=settings.guard_rollbacks,
+        holds_allowed=settings.guard_holds,
+    )
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """A verdict on a staged or on the live version, and the action that the policy takes on it."""
+
+    judged: Literal["staged", "live"]
+    verdict: Verdict
+    decision: Decision
+
+    @property
+    def action(self) -> str:
+        return self.decision.action
+
+    @property
+    def reason(self) -> str:
+        return self.decision.reason
+
+    @property
+    def step(self) -> str | None:
+        """The step of the ladder, `would_…` in a dry run; None when the version passes."""
+        would = self.decision.would
+        if would == "accept":
+            return None
+        return would if self.action == would else f"would_{would}"
+
+    def to_json(self) -> dict[str, Any]:
+        """What is kept with the version."""
+        verdict = self.verdict
+        told: dict[str, Any] = {"outcome": verdict.outcome, "reasons": list(verdict.reasons)}
+        told |= {"blamed": list(verdict.blamed), "guards": dict(verdict.guards)}
+        return told | ({"step": self.step} if self.step else {})

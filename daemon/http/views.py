@@ -1,0 +1,83 @@
+"""Rows of the ledger as JSON: what the command line and the HTTP API show."""
+
+from typing import Any
+
+from daemon.ledger.tables import CorrectionRow, LedgerStatus, OperationRow, TransitionRow, VersionRow
+
+
+def correction_view(row: CorrectionRow) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "subject": row.subject,
+        "prompt": row.text,
+        "template": row.prompt,
+        "target": row.target,
+        "state": str(row.state),
+        "reason": row.reason,
+        "before": row.before,
+        "after": row.after,
+        "was": row.was,
+        "version": row.version,
+        "superseded_by": row.superseded_by,
+        "attempts": row.attempts,
+        "key": row.key,
+        "received_at": row.received_at,
+        "live_at": row.live_at,
+        "post_to_live_seconds": row.post_to_live_seconds,
+    }
+
+
+def version_view(row: VersionRow, full: bool = False) -> dict[str, Any]:
+    view: dict[str, Any] = {
+        "id": row.id,
+        "parent": row.parent,
+        "state": str(row.state),
+        "added": list(row.added),
+        "removed": list(row.removed),
+        "reason": row.reason,
+        "created_at": row.created_at,
+        "live_at": row.live_at,
+    }
+    if full:
+        view |= {"verdict": row.verdict, "measurements": row.measurements, "fence": row.fence}
+    return view
+
+
+def operation_view(row: OperationRow) -> dict[str, Any]:
+    return {
+        "operation": row.id,
+        "kind": str(row.kind),
+        "target": row.target,
+        "actor": row.actor,
+        "why": row.why,
+        "state": str(row.state),
+        "reason": row.reason,
+        "seconds": None if row.finished_at is None else row.finished_at - row.created_at,
+    }
+
+
+def step_view(row: TransitionRow) -> dict[str, Any]:
+    """A step of the guard's ladder. `on`: the version, correction or operation that it concerned."""
+    return {"step": row.new, "on": row.id, "why": row.reason, "at": row.at}
+
+
+def status_view(status: LedgerStatus) -> dict[str, Any]:
+    forecast = status.forecast or {}
+    return {
+        "live": status.live,
+        "paused": status.paused,
+        "pending": status.pending,
+        "oldest_pending_seconds": status.oldest_pending_seconds,
+        "operations_pending": status.operations_pending,
+        "counts": status.counts,
+        "rollbacks": status.rollbacks,
+        "nas_skipped": status.nas_skipped,
+        "verdict": status.verdict,
+        "last_step": step_view(status.last_step) if status.last_step else None,
+        "steps": status.steps,
+        "watched_at": status.watched_at,
+        "forecast": forecast.get("nearest"),
+        "forecasts": forecast.get("forecasts", []),
+        "limits": forecast.get("limits", {}),
+        "last_live_at": status.last_live_at,
+    }

@@ -1,0 +1,222 @@
+"""What stands before the ledger at every intake: a limit to what waits, a limit to how fast a token posts,
+one commit for the posts of many requests, one ring of the doorbell for many posts."""
+
+import logging
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Literal
+
+from daemon.core.errors import ConflictError, CorrectionError, QueueFullError, RateError
+from daemon.ledger.ledger import MAX_ID
+
+if TYPE_CHECKING:
+    from limits import RateLimitItem
+
+    from daemon.core.messages import Correction
+    from daemon.core.settings import Settings
+    from daemon.ledger.ledger import Ledger
+
+log = logging.getLogger("factd")
+
+#: what waits is counted anew so often, seconds; what this process let in since is added
+COUNT_SECONDS = 1.0
+#: a batch takes seconds, and makes room when it ends
+FULL_SECONDS = 5.0
+#: corrections of several requests committed together, at most
+COMMIT_MOST = 2000
+#: two rings are so far apart at least, seconds; a batch takes seconds
+RING_SECONDS = 0.05
+#: a shared counter must not hold a request up, seconds
+COUNTER_SECONDS = 0.5
+
+Posts = Sequence[tuple[str | None, "Correction"]]
+
+
+class Room:
+    """How many more corrections may wait; the limit is met up to what other processes add in a second."""
+
+    def __init__(self, ledger: "Ledger", most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.ledger, self.most, self.clock = ledger, most, clock
+        self._lock = threading.Lock()
+        self._waiting, self._counted_at = 0, -math.inf
+
+    def left(self) -> int:
+        with self._lock:
+            return self._left()
+
+    def _left(self) -> int:
+        if self.clock() - self._counted_at >= COUNT_SECONDS:
+            self._waiting, self._counted_at = self.ledger.pending_count(), self.clock()
+        return max(0, self.most - self._waiting)
+
+    def take(self, count: int) -> None:
+        """Raises QueueFullError unless `count` more may wait."""
+        with self._lock:
+            if count > self._left():
+                raise QueueFullError(self._waiting, self.most, FULL_SECONDS)
+            self._waiting += count
+
+    def add(self, count: int) -> None:
+        """What was taken before it could be asked whether there is room."""
+        with self._lock:
+            self._waiting += count
+
+
+class Rates:
+    """What a token may ask for and post, counted in memory or in a Redis shared by several processes."""
+
+    def __init__(self, settings: "Settings") -> None:
+        from limits import parse
+        from limits.storage import storage_from_string
+        from limits.strategies import SlidingWindowCounterRateLimiter
+
+        url = settings.rates_url
+        #: whether to count takes no time worth a thread
+        self.in_memory = url.startswith("memory")
+        quick = {"socket_connect_timeout": COUNTER_SECONDS, "socket_timeout": COUNTER_SECONDS}
+        options = {} if self.in_memory else quick
+        self._limiter = SlidingWindowCounterRateLimiter(
+            storage_from_string(url, wrap_exceptions=True, **options)
+        )
+        told = {"requests": settings.request_rate, "corrections": settings.correction_rate}
+        self._limits: dict[str, RateLimitItem] = {what: parse(rate) for what, rate in told.items() if rate}
+
+    def most(self, what: Literal["requests", "corrections"]) -> float:
+        """What a token may spend within the window, all at once."""
+        limit = self._limits.get(what)
+        return math.inf if limit is None else limit.amount
+
+    def spend(self, what: Literal["requests", "corrections"], token: str, cost: int = 1) -> None:
+        """Raises RateError when the token asks for more than its rate."""
+        from limits.errors import StorageError
+
+        limit = self._limits.get(what)
+        if limit is None or cost == 0:
+            return
+        try:
+            if self._limiter.hit(limit, what, token, cost=cost):
+                return
+            reset_at = self._limiter.get_window_stats(limit, what, token).reset_time
+        except StorageError as error:
+            # Corrections are taken while the broker is away; the limit to what waits still holds.
+            log.warning("the rate of %s cannot be counted: %s", what, error.storage_error)
+            return
+        setting = {"requests": "FACTD_REQUEST_RATE", "corrections": "FACTD_CORRECTION_RATE"}[what]
+        raise RateError(what, str(limit), setting, max(0.0, reset_at - time.time()))
+
+
+class Writer:
+    """Commits the posts of all requests that wait in one transaction.
+
+    One request alone would pay for an fsync, and requests that write at once would wait for each other's
+    lock in growing steps. Each request stays all or none.
+    """
+
+    def __init__(self, ledger: "Ledger") -> None:
+        self.ledger = ledger
+        self._asked: queue.SimpleQueue[tuple[Posts, str, Future[list[str]]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="ledger writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, posts: Posts, actor: str) -> list[str]:
+        """`Ledger.submit_many`; returns when the posts are durable."""
+        done: Future[list[str]] = Future()
+        self._asked.put((posts, actor, done))
+        return done.result()
+
+    def waiting(self) -> int:
+        """Requests that the writer has not begun with."""
+        return self._asked.qsize()
+
+    def close(self) -> None:
+        """Returns when everything asked for is written."""
+        self._asked.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (first := self._asked.get()) is not None:
+            group, last = [first], False
+            while not last and not self._asked.empty() and sum(len(g[0]) for g in group) < COMMIT_MOST:
+                more = self._asked.get()
+                if more is None:
+                    last = True
+                else:
+                    group.append(more)
+            for actor in dict.fromkeys(actor for _, actor, _ in group):
+                self._write([one for one in group if one[1] == actor], actor)
+            if last:
+                return
+
+    def _write(self, group: list[tuple[Posts, str, "Future[list[str]]"]], actor: str) -> None:
+        try:
+            ids = self.ledger.submit_many([post for posts, _, _ in group for post in posts], actor=actor)
+        except Exception as error:  # whoever asked gets it
+            if isinstance(error, ConflictError) and len(group) > 1:
+                # One of them is at fault; the others must not suffer for it.
+                for one in group:
+                    self._write([one], actor)
+                return
+            for _, _, done in group:
+                done.set_exception(error)
+        else:
+            start = 0
+            for posts, _, done in group:
+                done.set_result(ids[start : start + len(posts)])
+                start += len(posts)
+
+
+class Bell:
+    """Rings in a thread of its own: no post waits for the broker, and many posts ring once."""
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        self._ring, self._wake = ring, threading.Event()
+        self._due = self._closing = False
+        self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
+        self._thread.start()
+
+    def __call__(self) -> None:
+        self._due = True
+        self._wake.set()
+
+    def close(self) -> None:
+        """Returns when the last ring asked for is done."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while self._due or not self._closing:
+            self._wake.wait()
+            self._wake.clear()
+            if self._due:
+                self._due = False
+                try:
+                    self._ring()
+                except Exception:  # a thread that ended would ring for nobody any more
+                    log.exception("the doorbell could not be rung")
+                time.sleep(RING_SECONDS)  # the next ring stands for all posts of this time
+
+
+def submit_or_refuse(ledger: "Ledger", id: str, parse: Callable[[], "Correction"], actor: str) -> str:
+    """Records a message from a queue, or why it is refused; returns the correction's id.
+
+    Raises:
+        CorrectionError, ConflictError: it was refused; the ledger shows its id as rejected.
+    """
+    id = id[:MAX_ID]
+    try:
+        correction = parse()
+        try:
+            return ledger.submit(correction, id, actor=actor)
+        except ConflictError as error:
+            if error.field == "id":  # which is taken: under it the refusal would be lost
+                id = f"{id[: MAX_ID - 17]}-{correction.content_hash[:16]}"
+            raise
+    except (CorrectionError, ConflictError) as error:
+        ledger.refuse(id, str(error), actor=actor)
+        log.warning("correction %s refused: %s", id, error)
+        raise

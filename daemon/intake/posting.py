@@ -1,0 +1,49 @@
+"""The producer's side of the queue; what any Celery program would write."""
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from celery import Celery
+
+from daemon.core.names import MAIN, Names
+
+SUBMIT, APPLY = "factd.submit", "factd.apply"
+#: a doorbell nobody answered for so long is dropped; the next one says the same, seconds
+DOORBELL_SECONDS = 60
+CONNECT_SECONDS = 5
+
+
+def producer(redis_url: str, names: Names = MAIN) -> Celery:
+    """A Celery application that only sends, to one model. It fails within seconds when the broker is away."""
+    app = Celery("factd-producer", broker=redis_url, set_as_current=False)
+    app.conf.update(
+        task_routes=names.routes,
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        broker_connection_timeout=CONNECT_SECONDS,
+        broker_transport_options={"socket_connect_timeout": CONNECT_SECONDS, "socket_timeout": 30},
+        task_publish_retry=False,
+    )
+    return app
+
+
+def post(app: Celery, corrections: Sequence[dict[str, Any]], ids: Sequence[str] | None = None) -> list[str]:
+    """Sends corrections to the queue in order; the returned task ids become the correction ids."""
+    ids = list(ids) if ids else [str(uuid.uuid4()) for _ in corrections]
+    for id, correction in zip(ids, corrections, strict=True):
+        app.send_task(SUBMIT, args=[correction], task_id=id)
+    return ids
+
+
+def ring(app: Celery, expires: float = DOORBELL_SECONDS) -> None:
+    """Wakes the apply worker."""
+    app.send_task(APPLY, expires=expires, ignore_result=True)
+
+
+def answering(app: Celery, names: Sequence[str], timeout: float = 1.5) -> set[str]:
+    """Which of the workers named (the part before @) answer a ping."""
+    replies = app.control.ping(timeout=timeout) or []
+    alive = {name.split("@")[0] for reply in replies for name in reply}
+    return alive & set(names)

@@ -1,0 +1,1 @@
+"""The durable record of corrections, versions and operations, and the only truth."""

@@ -1,4 +1,0 @@
-"""Alembic scripts, one a change of the ledger's tables, run in order by `daemon.migration`.
-
-A script that was released is never changed. It holds its tables literally: `daemon.ledger_tables` moves on.
-"""

@@ -1,0 +1,1 @@
+"""What runs inside vLLM. No SQLAlchemy, no Celery."""

@@ -1,0 +1,266 @@
+"""Reads a version from the store and proves it, before any served weight is touched.
+
+Runs inside the vLLM process, so it imports torch and safetensors only. A version is named by its id,
+never by a path; what is read must lie under the store's root and be no symbolic link.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from daemon.core.publication import BASE_VERSION
+from editing.errors import DeltaError
+from editing.memory.delta import joined, materialise, read_tensors, tensor_sha256
+from editing.memory.files import MAX_MANIFEST_BYTES, read_regular
+
+VERSION_PATTERN = re.compile(r"v\d{6}")
+MANIFEST_SCHEMA = 1
+FACTORS_FILE = "factors.safetensors"
+ADDED_FILE = "added.safetensors"
+WEIGHTS_FILE = "weights.safetensors"
+
+
+class StagingError(Exception):
+    """Raised when a version must not be served.
+
+    Attributes:
+        code: "missing" (no such version), "refused" (damaged, foreign or malformed) or "stale_fence"
+            (a newer writer wrote it).
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A version ready to be swapped in.
+
+    Attributes:
+        version: its id.
+        tensors: checkpoint name -> tensor in the served dtype; absolute values.
+        sha256: checkpoint name -> hash of the float32 master; empty for the base.
+    """
+
+    version: str
+    tensors: dict[str, Tensor]
+    sha256: dict[str, str]
+
+
+@dataclass
+class Held:
+    """The factors of the version staged last: of one that grew from it, only the added ones are read.
+
+    Attributes:
+        sha256: of the file that holds just these.
+        factors: "<tensor>/A" and "<tensor>/B".
+    """
+
+    sha256: str | None = None
+    factors: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Checkpoint:
+    """The base weights on disk: a Hugging Face directory with safetensors, whole or sharded."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def read(self, name: str) -> Tensor:
+        """Returns one tensor as stored.
+
+        Raises:
+            StagingError: the checkpoint has no such tensor.
+        """
+        index = self.directory / "model.safetensors.index.json"
+        try:
+            if index.exists():
+                file = self.directory / json.loads(index.read_bytes())["weight_map"][name]
+            else:
+                file = self.directory / "model.safetensors"
+            with safe_open(file, framework="pt") as tensors:
+                return tensors.get_tensor(name)
+        except (OSError, KeyError, ValueError) as error:
+            raise StagingError("refused", f"the served checkpoint has no tensor {name}: {error}") from error
+        except Exception as error:  # safetensors raises its own SafetensorError for an absent name
+            raise StagingError(
+                "refused", f"cannot read {name} from the served checkpoint: {error}"
+            ) from error
+
+
+def version_directory(store: Path, version: str) -> Path:
+    """Resolves a version id under the store's root.
+
+    Raises:
+        StagingError: the id is malformed, absent, or leads out of the store.
+    """
+    if not VERSION_PATTERN.fullmatch(version):
+        raise StagingError("refused", f"{version[:20]!r} is not a version id such as v000012")
+    directory = store / "versions" / version
+    if directory.is_symlink():
+        raise StagingError("refused", f"{version} is a symbolic link")
+    if not directory.is_dir():
+        raise StagingError("missing", f"there is no {version} in the store; write the version first")
+    return directory
+
+
+def read_manifest(directory: Path, base_hash: str | None) -> dict:
+    """Reads and checks manifest.json.
+
+    Raises:
+        StagingError: not JSON, another schema, another id than the directory's, or another base model.
+    """
+    try:
+        manifest = json.loads(read_regular(directory / "manifest.json", MAX_MANIFEST_BYTES))
+        schema, version, base = manifest["schema"], manifest["version"], manifest["base_hash"]
+        tensors, files, parent = manifest["tensors"], manifest["files"], manifest["parent"]
+        fence = int(manifest["fence"])
+    except DeltaError as error:
+        raise StagingError("refused", str(error)) from error
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise StagingError("refused", f"the manifest is malformed: {error!r}") from error
+    if schema != MANIFEST_SCHEMA:
+        raise StagingError(
+            "refused", f"the manifest has schema {schema!r}; this plugin reads {MANIFEST_SCHEMA}"
+        )
+    if version != directory.name:
+        raise StagingError("refused", f"the manifest of {directory.name} says it is {version!r}")
+    if base_hash and base != base_hash:
+        raise StagingError(
+            "refused", f"{version} was made for base {str(base)[:12]!a}…, served is {base_hash[:12]}…"
+        )
+    if not isinstance(tensors, dict) or not isinstance(files, dict) or FACTORS_FILE not in files:
+        raise StagingError("refused", f"the manifest names no tensors or no {FACTORS_FILE}")
+    if not all(map(str.isprintable, tensors)):
+        raise StagingError("refused", "the manifest names tensors by what is no text")
+    return manifest | {"parent": parent or BASE_VERSION, "fence": fence}
+
+
+def admit(store: Path, version: str, fence: int, base_hash: str | None, sound: set[str]) -> dict:
+    """The manifest of a version that the writer with this fence may publish.
+
+    Every ancestor must be in the store, older than its child, made for the same base, and written under a
+    fence that is not newer: a writer that lost its lease may still write, but not what grew from the
+    newer one's versions.
+
+    Args:
+        base_hash: of the served model, if known.
+        sound: versions whose ancestors were found so before; those found now are added. A version never
+            changes, so each is read once.
+
+    Raises:
+        StagingError: the version must not be served.
+    """
+    if version == BASE_VERSION:
+        return {"version": BASE_VERSION, "tensors": {}}
+    asked = manifest = read_manifest(version_directory(store, version), base_hash)
+    if manifest["fence"] > fence:
+        raise StagingError(
+            "stale_fence", f"{version} was written under fence {manifest['fence']}, this writer has {fence}"
+        )
+    met = [version]
+    while manifest["version"] not in sound and manifest["parent"] != BASE_VERSION:
+        manifest = _parent(store, manifest)
+        met.append(manifest["version"])
+    sound.update(met)
+    return asked
+
+
+def _parent(store: Path, manifest: dict) -> dict:
+    version, parent = manifest["version"], str(manifest["parent"])
+    if not BASE_VERSION < parent < version:
+        raise StagingError("refused", f"{version} names {parent[:20]!r} as its parent, which is not older")
+    try:
+        found = read_manifest(version_directory(store, parent), manifest["base_hash"])
+    except StagingError as error:
+        raise StagingError("refused", f"the parent of {version} cannot be used: {error}") from error
+    if found["fence"] > manifest["fence"]:
+        raise StagingError(
+            "refused",
+            f"{version} was written under fence {manifest['fence']}, its parent {parent} under the newer "
+            f"{found['fence']}: its writer had lost the lease",
+        )
+    return found
+
+
+def _factors(directory: Path, manifest: dict, held: Held) -> dict[str, Tensor]:
+    files, parent = manifest["files"], manifest.get("grown_from")
+    grown = ADDED_FILE in files and parent is not None and parent == held.sha256
+    name = ADDED_FILE if grown else FACTORS_FILE
+    read = read_tensors(directory / name, files[name])
+    return joined(held.factors, read) if grown else read
+
+
+def _master(
+    name: str, entry: dict, factors: dict[str, Tensor], whole: dict[str, Tensor], checkpoint: Checkpoint
+) -> Tensor:
+    """The float32 weight: as it was sent where it was sent whole, else from the base and the factors."""
+    base = checkpoint.read(name)
+    if list(base.shape) != list(entry["shape"]):
+        raise StagingError(
+            "refused", f"{name} has shape {list(base.shape)} here, {entry['shape']} in the manifest"
+        )
+    if tensor_sha256(base.float()) != entry["base_sha256"]:
+        raise StagingError("refused", f"{name}: the version was made from other base weights")
+    if f"{name}/A" not in factors or f"{name}/B" not in factors:
+        raise StagingError("refused", f"{name}: a factor is missing from {FACTORS_FILE}")
+    a, b = factors[f"{name}/A"], factors[f"{name}/B"]
+    master = whole[name] if name in whole else materialise(base, a, b)
+    if tensor_sha256(master) != entry["sha256"]:
+        raise StagingError(
+            "refused",
+            f"{name}: the resulting weight has another hash than the manifest; if this processor sums in "
+            "another order than the apply worker's, set FACTD_FULL_TENSORS=true there",
+        )
+    return master
+
+
+def to_served(name: str, master: Tensor, dtype: torch.dtype) -> Tensor:
+    """Casts to the served dtype; refuses what would become infinite there."""
+    served = master.to(dtype)
+    if not torch.isfinite(served).all():
+        raise StagingError("refused", f"{name} is not finite as {dtype}")
+    return served
+
+
+def stage_version(
+    store: Path, manifest: dict, checkpoint: Checkpoint, dtype: torch.dtype, held: Held | None = None
+) -> Staged:
+    """Materialises every tensor of an admitted version and checks every hash.
+
+    The base version needs no directory and has no tensors of its own.
+
+    Args:
+        held: what the caller keeps from one version to the next; nothing is trusted that it did not verify.
+
+    Raises:
+        StagingError: the version must not be served; nothing was changed.
+    """
+    version = manifest["version"]
+    if version == BASE_VERSION:
+        return Staged(version, {}, {})
+    directory = version_directory(store, version)
+    held = held or Held()
+    tensors: dict[str, Tensor] = {}
+    whole: dict[str, Tensor] = {}
+    try:
+        factors = _factors(directory, manifest, held)
+        if WEIGHTS_FILE in manifest["files"]:
+            whole = read_tensors(directory / WEIGHTS_FILE, manifest["files"][WEIGHTS_FILE])
+        for name, entry in manifest["tensors"].items():
+            tensors[name] = to_served(name, _master(name, entry, factors, whole, checkpoint), dtype)
+        extra = ({key.rpartition("/")[0] for key in factors} | set(whole)) - set(tensors)
+        if extra:
+            raise StagingError("refused", f"{version} holds tensors that its manifest does not name: {extra}")
+    except DeltaError as error:
+        raise StagingError("refused", str(error)) from error
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise StagingError("refused", f"the manifest of {version} is malformed: {error!r}") from error
+    held.sha256, held.factors = manifest["files"][FACTORS_FILE], factors
+    return Staged(version, tensors, {name: manifest["tensors"][name]["sha256"] for name in tensors})

@@ -1,0 +1,1 @@
+"""Makes replicas serve a version and proves that they do."""

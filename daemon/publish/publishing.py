@@ -1,0 +1,188 @@
+"""One version on every replica: stage on all, flip all, read back; or bring the old one back."""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from daemon.core.errors import PublishError
+from daemon.ledger.tables import CorrectionRow
+from daemon.publish.proof import Proof
+from daemon.publish.serving import BUSY, HUNG, PublishResult, Served, ServingClient, ServingError
+from daemon.versions.store import Store
+
+T = TypeVar("T")
+
+
+class Publisher:
+    """The replicas under one fence. Methods raise ServingError or PublishError.
+
+    A replica that hangs, or fails and does not answer its health check, is taken out, and the others go on
+    without it. One that fails and is healthy stops the publication for all: what clients reach is the old
+    version everywhere, or the new one everywhere. Who was taken out comes back with the next `synchronise`.
+
+    Args:
+        proof: compares what replicas compute with the model in memory; None compares hashes only.
+
+    Attributes:
+        out: name of each replica that was taken out → why.
+    """
+
+    def __init__(
+        self, replicas: Sequence[ServingClient], store: Store, fence: int, proof: Proof | None = None
+    ) -> None:
+        self.replicas, self.store, self.fence, self.proof = tuple(replicas), store, fence, proof
+        self.out: dict[str, str] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Of the replicas that were not taken out."""
+        return [replica.name for replica in self.present]
+
+    @property
+    def present(self) -> list[ServingClient]:
+        """The replicas that were not taken out."""
+        return [replica for replica in self.replicas if replica.name not in self.out]
+
+    def find_present(self) -> None:
+        """Takes out the replicas that do not answer; raises PublishError when none is left."""
+        self._each(_look, lenient=True)
+
+    def publish(
+        self, version: str, staged: Callable[[], None] = lambda: None, *, canary: str | None = None
+    ) -> PublishResult:
+        """Stages on all before any replica is flipped: a damaged version harms none.
+
+        Args:
+            staged: called between the two.
+            canary: name of a replica that serves the version already and is left alone.
+
+        Returns:
+            The longest of each time that a replica tells.
+        """
+        self._each(lambda replica: replica.stage(version, self.fence), but=canary)
+        staged()
+        flipped = self._each(lambda replica: replica.publish(version, self.fence), but=canary)
+        names = ("seconds", "pause_seconds", "swap_seconds", "drain_seconds")
+        longest = {name: max((getattr(one, name) for one in flipped), default=0.0) for name in names}
+        return PublishResult(version, **longest)
+
+    def confirm(self, version: str) -> None:
+        """Raises PublishError unless every replica serves the version with the manifest's hashes."""
+        wanted = self.store.weight_sha256(version)
+        self._each(lambda replica: _confirm(replica, version, wanted))
+
+    def prove(self, rows: Sequence[CorrectionRow]) -> None:
+        """Raises ProofError unless every replica computes what the model in memory does."""
+        if self.proof is not None and self.present:
+            proof, passages = self.proof, self.proof.passages(rows)
+            self._each(lambda replica: proof.check(replica, passages))
+
+    def synchronise(self, version: str) -> list[str]:
+        """Brings every replica to the version, which the model in memory must be at.
+
+        One that cannot be brought there is taken out, healthy or not: it hinders only itself.
+
+        Returns:
+            Names of those that did not serve it.
+        """
+        wanted = self.store.weight_sha256(version)
+
+        def bring(replica: ServingClient) -> str | None:
+            behind = not serves(replica.served(), version, wanted)
+            if behind:
+                # A version is absolute: one publication, however far behind the replica is.
+                replica.publish(version, self.fence)
+                _confirm(replica, version, wanted)
+            return replica.name if behind else None
+
+        behind = [name for name in self._each(bring, lenient=True) if name is not None]
+        self._calibrate(behind)
+        return behind
+
+    def _calibrate(self, fresh: Sequence[str]) -> None:
+        """Measures the noise of replicas that are new, or were started anew."""
+        if self.proof is None:
+            return
+        proof, present = self.proof, {replica.name for replica in self.present}
+        due = {name for name in present if name in fresh or name not in proof.noise}
+        if due:
+            passages = proof.passages(())
+            self._each(
+                lambda replica: proof.calibrate(replica, passages) if replica.name in due else None,
+                lenient=True,
+            )
+
+    def push_back(self, version: str) -> None:
+        """Brings the version back wherever it can; takes out where it cannot."""
+        self._each(lambda replica: replica.publish(version, self.fence), lenient=True, empty=True)
+
+    def answers(self, rows: Sequence[CorrectionRow]) -> dict[str, str]:
+        """What one replica says to each correction's prompt; empty without replicas."""
+        for replica in self.present:
+            texts = replica.complete([row.text for row in rows])
+            return {row.id: text for row, text in zip(rows, texts, strict=True)}
+        return {}
+
+    def _each(
+        self,
+        act: Callable[[ServingClient], T],
+        *,
+        but: str | None = None,
+        lenient: bool = False,
+        empty: bool = False,
+    ) -> list[T]:
+        """Acts on all replicas at once and returns the results of those that did not fail.
+
+        Args:
+            but: name of one that is left alone.
+            lenient: take a healthy replica that fails out too, instead of raising.
+            empty: it is no error when none is left.
+
+        Raises:
+            ServingError, PublishError: of the first healthy replica that failed; or none is left.
+        """
+        present = [replica for replica in self.present if replica.name != but]
+        if not present and not self.replicas:
+            return []
+        with ThreadPoolExecutor(max(1, len(present))) as pool:
+            running = [pool.submit(act, replica) for replica in present]
+        results: list[T] = []
+        for replica, done in zip(present, running, strict=True):
+            error = done.exception()
+            if error is None:
+                results.append(done.result())
+            elif not isinstance(error, ServingError | PublishError):
+                raise error
+            elif lenient or _hangs(error) or not replica.healthy():
+                self.out[replica.name] = str(error)
+            else:
+                raise error
+        if not self.present and not empty:
+            raise PublishError("no replica can be used: " + "; ".join(self.out.values()))
+        return results
+
+
+def _hangs(error: Exception) -> bool:
+    # vLLM's health check answers while its engine or a disk hangs: whom to wait for no longer it cannot tell.
+    return isinstance(error, ServingError) and error.code in (HUNG, BUSY)
+
+
+def _look(replica: ServingClient) -> None:
+    # The health check has the shortest deadline: one that hangs must not delay the others at each run.
+    if not replica.healthy():
+        raise PublishError(f"{replica.name} does not answer its health check; is vLLM running?")
+
+
+def serves(served: Served, version: str, wanted: Mapping[str, str]) -> bool:
+    """Whether a replica serves the version with these hashes. "default" is no version, not even the base:
+    a replica that says so has started anew and was not looked after yet."""
+    return served.version == version and all(served.sha256.get(n) == sha for n, sha in wanted.items())
+
+
+def _confirm(replica: ServingClient, version: str, wanted: Mapping[str, str]) -> None:
+    served = replica.served()
+    if not serves(served, version, wanted):
+        raise PublishError(
+            f"{replica.name} should serve {version} but says {served.version} "
+            f"(hashes {'differ' if served.version == version else 'not compared'}); see its log"
+        )

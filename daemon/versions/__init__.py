@@ -1,0 +1,1 @@
+"""Versions on disk: their format, the store, exports, comparisons."""

@@ -1,0 +1,209 @@
+"""A version as a Hugging Face checkpoint: the base checkpoint with the version's weights in their places."""
+
+import json
+import os
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from daemon.core.errors import ExportError, StoreError
+from daemon.core.progress import Progress
+from daemon.core.publication import BASE_VERSION
+from daemon.versions.store import Store, sync_directory, write_synced
+
+if TYPE_CHECKING:  # commands are defined without torch
+    from torch import Tensor
+
+    from editing.model.loaded import LoadedModel
+
+#: Beside config and weights: which version this is, from which base, and which corrections it holds.
+ABOUT = "factd.json"
+#: What is copied of the base checkpoint. Weights in other formats are the unedited ones and stay behind.
+COPIED = {".json", ".txt", ".model", ".jinja", ".tiktoken"}
+LICENCES = ("LICENSE", "NOTICE")
+
+
+def export(
+    model: "LoadedModel",
+    store: Store,
+    version: str,
+    directory: Path,
+    progress: Progress = lambda _stage, _fraction: None,
+) -> dict[str, Any]:
+    """Writes a version as a checkpoint of its own, whole or not at all.
+
+    Weights keep the dtype of the base checkpoint: a float32 one gets the very bits that the editor has,
+    a narrower one the same rounded once. Every hash is checked before anything is written.
+
+    Args:
+        model: the base; an outline is enough.
+        directory: must not exist or be empty.
+
+    Returns:
+        What the file `factd.json` says.
+
+    Raises:
+        ExportError: the directory is not empty.
+        StoreError: the version is missing, damaged, or was made for another base model.
+        ModelError: the base checkpoint has no such weight.
+    """
+    directory = directory.resolve()
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ExportError(f"{directory} is there and not empty; name another directory, or empty this one")
+    progress("checking", 0.0)
+    weights = version_weights(model, store, version)
+    progress("checking", 1.0)
+    work = directory.with_name(f".{directory.name}.exporting-{os.getpid()}")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        _write_weights(model, weights, work, progress)
+        _copy_settings(model.path, work)
+        about = _about(model, store, version, work)
+        write_synced(work / ABOUT, json.dumps(about, indent=1, ensure_ascii=False).encode())
+        write_synced(work / "README.md", _card(about).encode())
+        sync_directory(work)
+        try:
+            os.rename(work, directory)
+        except OSError as error:
+            raise ExportError(f"{directory} was filled meanwhile ({error}); name another") from error
+        sync_directory(directory.parent)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return about
+
+
+def version_weights(model: "LoadedModel", store: Store, version: str) -> dict[str, "Tensor"]:
+    """Tensor name → W [d, d_in] float32 of a version, every hash compared with the manifest.
+
+    Raises:
+        StoreError: the version is missing, damaged, or was made for another base model.
+        ModelError: the base checkpoint has no such weight.
+    """
+    from editing.errors import DeltaError
+    from editing.memory.delta import materialise
+
+    if version == BASE_VERSION:
+        return {}
+    manifest = store.manifest(version)
+    if manifest["base_hash"] != model.base_hash:
+        raise StoreError(
+            f"{version} was made for the base {manifest['base_hash'][:12]}…, "
+            f"{model.path.name} is {model.base_hash[:12]}…; set FACTD_MODEL to the model it was made for"
+        )
+    factors = store.load_factors(version)
+    layers = edited_layers(model, manifest["tensors"])
+    weights = {}
+    for name, base in model.base_weights(layers).items():
+        entry = manifest["tensors"][name]
+        _compare(version, name, base, entry["base_sha256"], "base weight")
+        try:
+            weights[name] = materialise(base, *factors[name])
+        except (DeltaError, KeyError) as error:
+            raise StoreError(f"version {version}, {name}: {error}") from error
+        _compare(version, name, weights[name], entry["sha256"], "resulting weight")
+    return weights
+
+
+def edited_layers(model: "LoadedModel", names: Collection[str]) -> list[int]:
+    """The layers whose projections have these names.
+
+    Raises:
+        StoreError: the model has no such projection.
+    """
+    known = {model.tensor_name(layer): layer for layer in range(len(model.layers))}
+    strange = sorted(set(names) - known.keys())
+    if strange:
+        raise StoreError(f"{model.path.name} has no FFN output projection {strange[0]!r}; is it that model?")
+    return sorted(known[name] for name in names)
+
+
+def _compare(version: str, name: str, weight: "Tensor", sha256: str, what: str) -> None:
+    from editing.memory.delta import tensor_sha256
+
+    found = tensor_sha256(weight)
+    if found != sha256:
+        raise StoreError(
+            f"version {version}, {name}: the {what} has sha256 {found[:12]}…, the manifest says "
+            f"{sha256[:12]}…; nothing was written"
+        )
+
+
+def _write_weights(
+    model: "LoadedModel", weights: Mapping[str, "Tensor"], work: Path, progress: Progress
+) -> None:
+    """Copies the weight files; one with an edited tensor is written anew, all others in it unchanged."""
+    layers = edited_layers(model, weights)
+    places: dict[Path, dict[str, Tensor]] = {}
+    for layer, (name, (file, known)) in zip(layers, model.stored(layers).items(), strict=True):
+        places.setdefault(file, {})[known] = model.turned(layer, weights[name])
+    files = sorted(model.path.glob("*.safetensors"))
+    for number, file in enumerate(files):
+        progress("writing", number / len(files))
+        if file in places:
+            _rewrite(file, places[file], work / file.name)
+        else:
+            shutil.copyfile(file, work / file.name)
+        _sync_file(work / file.name)
+    progress("writing", 1.0)
+
+
+def _rewrite(source: Path, changed: Mapping[str, "Tensor"], target: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(source, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    for name, weight in changed.items():
+        tensors[name] = weight.to(tensors[name].dtype)
+        if not tensors[name].isfinite().all():
+            raise ExportError(f"{name} has values beyond {tensors[name].dtype}, the dtype of the checkpoint")
+    save_file(tensors, target, metadata)
+
+
+def _copy_settings(source: Path, work: Path) -> None:
+    for file in sorted(source.iterdir()):
+        if file.is_file() and (file.suffix in COPIED or file.name.startswith(LICENCES)):
+            shutil.copyfile(file, work / file.name)
+            _sync_file(work / file.name)
+
+
+def _sync_file(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _about(model: "LoadedModel", store: Store, version: str, work: Path) -> dict[str, Any]:
+    from editing.model.loaded import checkpoint_hash
+
+    manifest = store.manifest(version) if version != BASE_VERSION else {}
+    facts = store.load_state(version).facts
+    return {
+        "version": version,
+        "parent": manifest.get("parent"),
+        "base": model.path.name,
+        "base_hash": model.base_hash,
+        "checkpoint_hash": checkpoint_hash(work),
+        "tensors": {name: entry["sha256"] for name, entry in manifest.get("tensors", {}).items()},
+        "corrections": [
+            {"id": fact.id, "subject": fact.subject, "prompt": fact.prompt, "target": fact.target}
+            for fact in facts
+        ],
+        "measurements": manifest.get("measurements", {}),
+        "created": manifest.get("created"),
+    }
+
+
+def _card(about: Mapping[str, Any]) -> str:
+    facts = "\n".join(
+        f"- {fact['prompt'].replace('{}', fact['subject'])} **{fact['target']}**"
+        for fact in about["corrections"]
+    )
+    return (
+        f"---\nbase_model: {about['base']}\nlibrary_name: transformers\ntags: [model-editing, factd]\n---\n"
+        f"# {about['base']}, version {about['version']}\n\n"
+        f"{about['base']} (sha256 `{about['base_hash']}`) with {len(about['corrections'])} corrections "
+        f"written into {len(about['tensors'])} weights by factd; `{ABOUT}` has the details.\n\n{facts}\n"
+    )

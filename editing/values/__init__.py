@@ -1,0 +1,1 @@
+"""What a fact wants written: the value, its descent, its anchor."""

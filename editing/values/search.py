@@ -1,0 +1,197 @@
+"""Value optimisation: the residual-stream change δ that makes the model say a fact.
+
+Source: MEMIT (arXiv 2210.07229) eq. 16 with the KL and weight-decay terms of its implementation. Other
+methods differ in when they stop, what they hold δ to (`editing.values.descent`), and PMET in a second change.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from editing.facts import Fact, units
+from editing.model.capture import capture
+from editing.model.loaded import LoadedModel
+from editing.model.tokens import encode
+from editing.values.descent import DENSE_STEPS, Barred, Compressed, Finish, Objective, Restraint, descend
+from editing.values.objective import Turns, rows_of
+
+
+@dataclass(frozen=True)
+class ValueOptions:
+    """How δ is optimised. Defaults: MEMIT's for GPT-2 XL, the smallest model with published ones.
+
+    Attributes:
+        steps: evaluations of the loss at most (one update less).
+        rate: Adam's learning rate.
+        clamp: ‖δ‖ is held below `clamp` · ‖h₀‖.
+        decay: weight of ‖δ‖ / ‖h₀‖².
+        kl: weight of KL(now ‖ before) on the essence prompt.
+        stop: a fact is done when its loss is below this (nats).
+        finish: when a fact is done: "loss" (below `stop`), or the conditions of ENCORE ("argmax"), PMET
+            ("preserved") and DeltaEdit ("probable").
+        extra: updates still made after a fact is done.
+        attention: whether a second change, beside the attention's output and not written, helps (PMET).
+        compressed: whether δ moves few dimensions only, found in a first descent (EAC).
+        kept: share of the dimensions that it then moves.
+        unedited: whether a value is found on the unedited model, so that it follows from its fact alone
+            (NSE's code), or on the model as it is (MEMIT).
+        turns: into how many groups the prompts of a fact are divided, of which an evaluation asks the next:
+            the contexts evenly, the essence prompt with the last ones. What counts is then the mean of what
+            the groups said when last asked; its gradient is that of the group just asked. 1: all at once.
+        rows: how many prompts an evaluation runs at once; bounds memory, does not change results.
+    """
+
+    steps: int = 20
+    rate: float = 0.5
+    clamp: float = 0.75
+    decay: float = 0.5
+    kl: float = 0.0625
+    stop: float = 0.05
+    finish: Finish = "loss"
+    extra: int = 0
+    attention: bool = False
+    compressed: bool = False
+    kept: float = 0.05
+    unedited: bool = False
+    turns: int = 1
+    rows: int = 96
+
+
+@dataclass(frozen=True)
+class Values:
+    """Result for n facts: δ, h₀ and v₀ are [d, n] float32; loss in nats and steps (evaluations) are [n].
+
+    h₀ is the residual stream and v₀ the MLP's output at the subject's last token of the bare prompt. Of
+    prompts asked in turn the loss is the mean of what each group said when last asked; `losses` asks all.
+    """
+
+    delta: Tensor
+    hidden: Tensor
+    output: Tensor
+    loss: Tensor
+    steps: Tensor
+
+    def of_outputs(self) -> "Values":
+        """The same as if the residual stream were the MLP's output alone."""
+        return replace(self, hidden=self.output)
+
+    def select(self, facts: Tensor) -> "Values":
+        """The facts given, in that order."""
+        return Values(*(getattr(self, name)[..., facts] for name in _VALUE_FIELDS))
+
+    @staticmethod
+    def joined(parts: Sequence["Values"]) -> "Values":
+        return Values(*(torch.cat([getattr(part, name) for part in parts], dim=-1) for name in _VALUE_FIELDS))
+
+
+_VALUE_FIELDS = ("delta", "hidden", "output", "loss", "steps")
+
+
+def optimise(
+    loaded: LoadedModel,
+    facts: Sequence[Fact],
+    layer: int,
+    contexts: Sequence[str],
+    options: ValueOptions,
+    done: Callable[[float], None] = lambda _fraction: None,
+    *,
+    barred: Barred | None = None,
+    merged: bool = False,
+) -> Values:
+    """δ at the output of block `layer` for each fact.
+
+    Args:
+        contexts: texts put before the prompt; the first must be empty (the bare prompt).
+        done: called with the fraction of facts done.
+        barred: directions that some facts' δ must avoid.
+        merged: whether facts of one unit get one value that serves all (MEMIT-Merge).
+
+    Raises:
+        FactError: a fact cannot be tokenised as needed.
+    """
+    found = units(facts) if merged else [[i] for i in range(len(facts))]
+    # Facts of like length share a batch: their prompts' attention is padded to the longest.
+    found.sort(key=lambda unit: max(_suffix_length(loaded, facts[i]) for i in unit))
+    size = max(1, options.rows * _turns(options, contexts) // len(contexts))
+    # Batches of like size: a small one costs nearly as many operations as a large one.
+    count = math.ceil(len(found) / size)
+    parts = []
+    for batch in range(count):
+        chunk = found[batch * len(found) // count : (batch + 1) * len(found) // count]
+        first = torch.tensor([unit[0] for unit in chunk], device=loaded.device)
+        restraint = barred.select(first) if barred else Restraint()
+        values = _optimise_chunk(
+            loaded, [[facts[i] for i in unit] for unit in chunk], layer, contexts, options, restraint
+        )
+        parts.append(values)
+        done((batch + 1) / count)
+    unit_of = [place for place, unit in enumerate(found) for _ in unit]
+    back = torch.tensor([i for unit in found for i in unit], device=loaded.device).argsort()
+    return Values.joined(parts).select(torch.tensor(unit_of, device=loaded.device)[back])
+
+
+@torch.no_grad()
+def losses(
+    loaded: LoadedModel,
+    facts: Sequence[Fact],
+    layer: int,
+    contexts: Sequence[str],
+    options: ValueOptions,
+    delta: Tensor,
+) -> Tensor:
+    """The loss of each fact's δ [d, n] with all its prompts asked, nats [n].
+
+    Of prompts asked in turn `Values.loss` is of several δ.
+    """
+    size, found = max(1, options.rows // len(contexts)), []
+    for start in range(0, len(facts), size):
+        own = delta.T[start : start + size]
+        rows = rows_of(loaded, [[fact] for fact in facts[start : start + size]], layer, contexts, options.kl)
+        seen, norms = rows.evaluate(own), rows.hidden().norm(dim=1)
+        found.append(seen.nll + seen.kl + options.decay * own.norm(dim=1) / norms**2)
+    return torch.cat(found)
+
+
+def _turns(options: ValueOptions, contexts: Sequence[str]) -> int:
+    # In fewer steps than turns some prompts would never be asked.
+    return min(options.turns, len(contexts), options.steps)
+
+
+def _suffix_length(loaded: LoadedModel, fact: Fact) -> int:
+    prompt = encode(loaded.tokenizer, fact)
+    return len(prompt.ids) - prompt.subject_last
+
+
+def _optimise_chunk(
+    loaded: LoadedModel,
+    units: Sequence[Sequence[Fact]],
+    layer: int,
+    contexts: Sequence[str],
+    options: ValueOptions,
+    restraint: Restraint,
+) -> Values:
+    rows = rows_of(loaded, units, layer, contexts, options.kl)
+    hidden, output = rows.hidden(), rows.part.output[rows.first_rows()]
+    norms = hidden.norm(dim=1, keepdim=True)
+    if options.attention:
+        # What the block adds to its input less the MLP's output is the attention's. Its change is added
+        # where it joins the block's output: exact for GPT-J's parallel blocks, PMET's own; elsewhere its
+        # way through the MLP of the same block is left out.
+        bare = [encode(loaded.tokenizer, facts[0], target=False) for facts in units]
+        below = capture(loaded, bare, [layer - 1]).hidden[layer - 1].T
+        norms = torch.stack([output.norm(dim=1), (hidden - below - output).norm(dim=1)], dim=1)
+    turns, spent = _turns(options, contexts), 0
+
+    def begin() -> Objective:
+        return rows if turns == 1 else Turns.of(rows, turns, len(contexts))
+
+    if options.compressed:
+        dense = descend(begin(), hidden.shape[1], norms, replace(options, steps=DENSE_STEPS), restraint)
+        restraint = Compressed(dense, options.kept)
+        options = replace(options, steps=max(1, options.steps - DENSE_STEPS))
+        spent = dense.steps
+    found = descend(begin(), hidden.shape[1], norms, options, restraint)
+    return Values(found.delta[:, 0].T, hidden.T, output.T, found.loss, found.steps + spent)

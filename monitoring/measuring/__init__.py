@@ -1,0 +1,1 @@
+"""Measures on a model: weights, activations, behaviour, and the baseline of all."""

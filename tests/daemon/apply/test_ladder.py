@@ -1,0 +1,417 @@
+"""The guard's steps, on fakes: what it does, how often, and what it says."""
+
+import math
+
+import pytest
+
+from daemon.apply.ladder import WORN_OUT
+from daemon.http.status_page import page_view, snapshot
+from daemon.http.views import status_view
+from daemon.ledger.queries import edits_left
+from daemon.publish.serving import StubServing
+from monitoring.measurements import Measurements
+
+
+@pytest.fixture
+def grown(make_world):
+    """A function: a world in which each target became live in a version of its own."""
+
+    def grow(*targets, **settings):
+        world = make_world(**settings)
+        for i, target in enumerate(targets):
+            world.post(f"S{i}", target)
+            world.run()
+            world.now += 1
+        return world
+
+    return grow
+
+
+def look_again(world, seconds=600):
+    world.now += seconds
+    return world.run()
+
+
+def test_refusal_and_quarantine_are_steps_with_reasons_and_the_actor_guard(world):
+    world.post("A", "fine")
+    world.post("B", "bad")
+    world.run()
+    assert world.steps() == [("refuse", "v000001"), ("quarantine", "id-B-bad")]
+    last = world.ledger.transitions("id-B-bad", kind="correction")[-1]
+    assert (last.new, last.actor, last.reason) == ("rejected", "guard", "does not answer")
+    assert world.ledger.version("v000001").verdict["blamed"] == ["id-B-bad"]
+    assert world.ledger.status().steps == {"refuse": 1, "quarantine": 1}
+
+
+def test_what_the_editor_cannot_write_is_no_step_of_the_guard(world):
+    world.post("A", "unwritable")
+    world.run()
+    assert world.states() == {"id-A-unwritable": "rejected"}
+    assert world.steps() == []
+
+
+def test_a_live_version_that_spoils_is_rolled_back_to_the_last_healthy_one(grown):
+    world = grown("fine", "good", "rotten")
+    hashes = world.store.weight_sha256("v000002")
+    assert look_again(world).live == "v000002"
+    assert world.editor.weight_hashes() == hashes
+    row = world.ledger.get("id-S2-rotten")
+    assert (row.state, row.reason) == (
+        "rolled_back",
+        "rolled back to v000002: perplexity has risen since (guard)",
+    )
+    assert world.ledger.transitions(row.id, kind="correction")[-1].actor == "guard"
+    (operation,) = world.ledger.operations()
+    assert (operation.kind, operation.actor, operation.state) == ("rollback", "guard", "done")
+    assert world.steps() == [("rollback", "v000003")]
+    assert world.ledger.status().rollbacks["guard"] == 1
+    assert world.ledger.version("v000003").verdict["outcome"] == "rejected"
+    world.check_agreement()
+
+
+def test_the_live_version_is_looked_at_on_schedule_only(grown):
+    world = grown("rotten")
+    assert look_again(world, 598).live == "v000001"
+    assert look_again(world, 2).live == "v000000"
+
+
+def test_with_a_schedule_of_zero_the_live_version_is_never_looked_at(grown):
+    assert look_again(grown("rotten", guard_watch_seconds=0), 10**6).live == "v000001"
+
+
+def test_after_the_clock_was_set_back_the_live_version_is_looked_at_once(world):
+    world.post("A", "B")
+    world.run()
+    looks = []
+    measure = world.applier.monitoring.measure
+    watch = world.applier.monitoring._replace(measure=lambda *told: looks.append(1) or measure(*told))
+    world.applier.monitoring = watch
+    world.now -= 500.0
+    for _ in range(3):
+        world.run()
+        world.now += 5.0
+    assert len(looks) == 1
+
+
+def test_looking_keeps_what_the_version_said_of_its_own_batch(world, monkeypatch):
+    told = [{"efficacy_ratio": 1.0, "probe_kl_nats": 0.1}, {"efficacy_ratio": None, "probe_kl_nats": 0.5}]
+    monkeypatch.setattr(world.fakes.FakeMeasurements, "to_json", lambda self: told.pop(0))
+    world.post("A", "B")
+    world.run()
+    look_again(world)
+    assert world.ledger.status().measurements == {"efficacy_ratio": 1.0, "probe_kl_nats": 0.5}
+    assert world.ledger.status().watched_at == world.now
+
+
+def test_a_condemned_or_damaged_version_is_no_place_to_go_back_to(grown):
+    world = grown("fine", "rotten", "good", guard_dry_run=True)
+    look_again(world)  # a dry run: v000003 is condemned for what v000002 brought, and stays
+    assert world.ledger.live_version() == "v000003"
+    world.post("S3", "late")
+    world.run()
+    path = world.store.path("v000002") / "factors.safetensors"
+    path.write_bytes(b"damaged")
+    assert world.ledger.healthy_versions() == ["v000002", "v000001", "v000000"]
+    world.settings = world.settings.model_copy(update={"guard_dry_run": False})
+    world.applier.settings = world.settings
+    assert look_again(world).live == "v000001"
+    world.check_agreement()
+
+
+def test_what_is_not_known_never_rolls_back(grown):
+    world = grown("misty")
+    for _ in range(20):
+        assert look_again(world).live == "v000001"
+    assert set(world.steps()) == {("hold", "v000001")}
+    assert world.ledger.paused() is None
+
+
+def test_a_judge_that_always_says_no_cannot_make_it_oscillate(grown, monkeypatch):
+    world = grown(*"abcdef", guard_rollbacks=3, guard_compact_edits=0)
+    judge = world.fakes.FakeVerdict("rejected", ("always no",))
+    monitoring = world.applier.monitoring
+    world.applier.monitoring = monitoring._replace(
+        judge=lambda m, previous: judge if previous is None else monitoring.judge(m, previous)
+    )
+    for _ in range(10):
+        look_again(world)
+    assert [step for step, _ in world.steps()] == ["rollback"] * 3 + ["pause"]
+    assert world.ledger.live_version() == "v000003"
+    paused = world.ledger.paused()
+    assert paused["actor"] == "guard"
+    assert "3 rollbacks within 24 h are the limit, and always no" in paused["why"]
+    world.post("later", "g")
+    world.run()
+    assert world.states()["id-later-g"] == "validated"
+    world.applier.monitoring = monitoring
+    world.ledger.request("resume", actor="operator")
+    look_again(world)
+    assert world.ledger.paused() is None
+    assert world.states()["id-later-g"] == "live"
+    world.check_agreement()
+
+
+def test_nothing_is_begun_within_the_cool_down(grown):
+    world = grown("fine", "rotten")
+    look_again(world)
+    world.post("A", "B")
+    report = look_again(world, 30)
+    assert "cool-down" in report.held
+    assert world.ledger.get("id-A-B").attempts == 0
+    assert look_again(world, 31).live == "v000003"
+
+
+def test_an_alert_has_the_budget_and_the_cool_down_of_the_guard(grown):
+    world = grown(*"abc")
+    numbers = []
+    for name, target in [("one", "v000002"), ("two", "v000001")]:
+        numbers.append(world.ledger.request("rollback", target, actor=f"alert:{name}", why="Drift is firing"))
+        world.run()
+    done, refused = (world.ledger.operation(number) for number in numbers)
+    assert (done.state, refused.state) == ("done", "failed")
+    assert "cool-down" in refused.reason
+    assert world.ledger.live_version() == "v000002"
+    assert world.steps() == [("rollback", "v000003"), ("hold", "v000002")]
+    world.ledger.request("rollback", "v000001", actor="operator")
+    assert world.run().live == "v000001"  # an operator knows better
+
+
+def test_inconclusive_verdicts_in_a_row_pause_the_queue(make_world):
+    world = make_world(guard_holds=2, max_attempts=9)
+    world.post("A", "foggy")
+    for _ in range(4):
+        look_again(world, 6)
+    assert [step for step, _ in world.steps()] == ["hold", "hold", "pause"]
+    assert "3 verdicts in a row were inconclusive" in world.ledger.paused()["why"]
+    assert world.ledger.get("id-A-foggy").attempts == 3
+
+
+def test_a_retraction_goes_live_though_the_guard_has_paused(grown):
+    world = grown("fine", "rotten", guard_rollbacks=0)
+    look_again(world)
+    assert world.ledger.paused()["actor"] == "guard"
+    world.ledger.request("retract", "id-S1-rotten", actor="operator")
+    look_again(world, 1)
+    assert world.states() == {"id-S0-fine": "live", "id-S1-rotten": "retracted"}
+    assert world.ledger.paused()["actor"] == "guard"
+    world.ledger.request("resume", actor="operator")
+    look_again(world)
+    assert world.ledger.paused() is None
+    assert world.ledger.live_version() == "v000003"
+
+
+def test_a_dry_run_publishes_and_says_what_it_would_have_done(make_world):
+    world = make_world(guard_dry_run=True)
+    world.post("A", "poison")
+    world.post("B", "rotten")
+    world.run()
+    assert set(world.states().values()) == {"live"}
+    assert look_again(world).live == "v000001"
+    assert world.steps() == [("would_refuse", "v000001"), ("would_rollback", "v000001")]
+    verdict = world.ledger.version("v000001").verdict
+    assert (verdict["outcome"], verdict["step"]) == ("rejected", "would_rollback")
+    assert world.store.manifest("v000001")["verdict"]["step"] == "would_refuse"
+    assert world.ledger.operations() == []
+    world.check_agreement()
+
+
+# -- compaction -------------------------------------------------------------------------------------
+
+
+def test_compaction_keeps_the_facts_and_rewrites_their_columns(grown):
+    world = grown("B", "C")
+    before = world.editor.weight_hashes()
+    number = world.ledger.request("compact", actor="operator:ann", why="spring")
+    report = world.run()
+    assert report.versions == ["v000003"]
+    assert world.ledger.operation(number).state == "done"
+    assert world.editor.weight_hashes() != before
+    assert world.store.manifest("v000003")["snapshot"]
+    assert len(world.ledger.history()) == 1
+    assert set(world.states().values()) == {"live"}
+    world.check_agreement()
+    world.ledger.request("rollback", "v000002", actor="operator")
+    world.run()
+    assert world.editor.weight_hashes() == before
+    world.check_agreement()
+
+
+def test_compacting_an_empty_model_is_done_at_once(world):
+    number = world.ledger.request("compact", actor="operator")
+    assert world.run().live == "v000000"
+    assert world.ledger.operation(number).reason == "no fact is live: nothing to compact"
+
+
+def test_a_compaction_that_is_refused_leaves_the_old_version(grown):
+    world = grown("stiff")
+    number = world.ledger.request("compact", actor="operator")
+    assert world.run().live == "v000001"
+    assert world.ledger.operation(number).state == "failed"
+    assert world.ledger.operation(number).reason == "compaction forgets"
+    assert world.ledger.paused() is None
+    world.check_agreement()
+
+
+def test_little_room_is_answered_by_compaction_once_in_so_many_versions(grown):
+    world = grown("greedy", "greedy", "greedy", guard_compact_versions=3)
+    asked = [o for o in world.ledger.operations() if o.kind == "compact"]
+    assert [o.actor for o in asked] == ["guard"]
+    assert asked[0].why == "little room is left: drift is at its limit in 5 edits"
+    assert [v.id for v in world.ledger.versions() if v.operation] == ["v000002"]
+    assert world.steps() == [("compact", "v000001")]
+    world.post("more", "greedy")
+    world.run()
+    assert len(world.ledger.operations()) == 2
+    world.check_agreement()
+
+
+def test_a_measure_of_the_batch_alone_asks_for_no_compaction(grown):
+    world = grown()
+    near = {"measure": "value_norm_ratio", "edits": 1.0}
+    told = {"known": True, "nearest": "value_norm_ratio", "forecasts": [near]}
+    world.applier.monitoring = world.applier.monitoring._replace(foresee=lambda history: told)
+    world.post("A", "B")
+    world.run()
+    assert world.steps() == []
+
+
+def test_an_own_compaction_that_is_refused_pauses_the_queue(grown):
+    world = grown("stiff", "greedy")
+    assert [step for step, _ in world.steps()] == ["compact", "refuse", "pause"]
+    assert world.ledger.paused()["why"] == "compact failed: compaction forgets"
+    assert world.ledger.policy().paused == "compact failed: compaction forgets"
+    world.post("A", "B")
+    world.run()
+    assert world.states()["id-A-B"] == "validated"
+    world.ledger.request("resume", actor="operator")
+    world.run()
+    assert world.states()["id-A-B"] == "live"
+
+
+@pytest.mark.parametrize(
+    ("live", "posted", "measure"),
+    [
+        ("wearing", "heavy", "weight_norm_ratio"),
+        ("fading", "crowded", "retention_ratio"),
+        ("babbling", "loud", "probe_perplexity_ratio"),
+    ],
+)
+def test_a_worn_model_is_compacted_and_at_last_paused(grown, live, posted, measure):
+    world = grown(live, batch_size=1)
+    for i in range(WORN_OUT + 2):
+        world.post(f"H{i}", posted)
+    world.run()
+    steps = [step for step, _ in world.steps()]
+    assert steps == ["refuse", "compact", *["refuse"] * WORN_OUT, "pause"]
+    assert f"the model is worn: {measure}" in world.ledger.paused()["why"]
+    assert list(world.states().values()) == ["live", *["validated"] * (WORN_OUT + 2)]
+
+
+def test_what_a_worn_model_refused_waits_until_there_is_room_again(grown):
+    world = grown("wearing", batch_size=1)
+    for i in range(WORN_OUT):
+        world.post(f"H{i}", "light")
+    world.run()
+    assert world.ledger.paused() is None
+    look_again(world)
+    assert "the model is worn" in world.ledger.paused()["why"]
+    world.ledger.request("retract", "id-S0-wearing", actor="operator")
+    world.ledger.request("resume", actor="operator")
+    look_again(world)
+    assert list(world.states().values()) == ["retracted", *["live"] * WORN_OUT]
+    world.check_agreement()
+
+
+def test_what_is_refused_by_a_worn_model_again_and_again_is_dead_at_last(grown):
+    world = grown("wearing", batch_size=1)
+    world.post("H", "heavy")
+    for _ in range(world.settings.max_attempts):
+        look_again(world, 6)
+    row = world.ledger.get("id-H-heavy")
+    assert (row.state, row.reason) == ("dead", "gave up after 3 attempts: weight_norm_ratio = 2")
+    world.post("last", "good")
+    look_again(world)
+    assert world.states()["id-last-good"] == "live"
+
+
+def test_a_worn_model_is_seen_through_the_halving_of_batches(grown):
+    world = grown("wearing", batch_size=4)
+    for i in range(4):
+        world.post(f"H{i}", "heavy")
+    world.run()
+    steps = [step for step, _ in world.steps()]
+    assert (steps.count("compact"), steps.count("quarantine"), steps[-1]) == (1, 0, "pause")
+    assert list(world.states().values()).count("validated") == 4
+
+
+def test_heavy_corrections_alone_do_not_pause_a_healthy_model(grown):
+    world = grown("fine", batch_size=1)
+    for i in range(WORN_OUT + 2):
+        world.post(f"H{i}", "heavy")
+    world.post("last", "good")
+    world.run()
+    assert world.ledger.paused() is None
+    assert world.states()["id-last-good"] == "live"
+    assert not {"compact", "pause"} & {step for step, _ in world.steps()}
+
+
+# -- forecast and small things ----------------------------------------------------------------------
+
+
+def test_the_forecast_is_of_the_live_version_and_counts_edits_since_the_compaction(grown):
+    world = grown("a", "b")
+    assert [edits for edits, _ in world.ledger.history()] == [1, 2]
+    assert world.ledger.forecast() == {
+        "version": "v000002",
+        "known": False,
+        "nearest": "nothing yet: 2 of 8 versions",
+        "forecasts": [],
+    }
+    world.ledger.request("rollback", "v000001", actor="operator")
+    world.run()
+    assert world.ledger.forecast()["version"] == "v000001"
+    world.ledger.request("compact", actor="operator")
+    world.run()
+    world.post("c", "c")
+    world.run()
+    assert [edits for edits, _ in world.ledger.history()] == [0, 1]
+
+
+def test_metrics_status_and_page_show_steps_and_forecast(grown, monkeypatch):
+    world = grown("greedy", guard_compact_edits=0)
+    world.post("bad", "bad")
+    world.run()
+    status = status_view(world.ledger.status())
+    assert status["forecast"] == "drift reaches 1 in 5 edits"
+    assert (status["last_step"]["step"], status["last_step"]["on"]) == ("quarantine", "id-bad-bad")
+    page = page_view(world.ledger, [])
+    assert page["forecast"] == status["forecast"]
+    assert "quarantine" in [step["step"] for step in page["last_steps"]]
+    monkeypatch.setattr(Measurements, "from_json", lambda stored: Measurements())
+    found = snapshot(world.ledger, [])
+    assert found.edits_until_limit == 5.0
+    assert found.steps == {"refuse": 1, "quarantine": 1}
+
+
+@pytest.mark.parametrize(
+    ("known", "edits", "left"),
+    [(False, [], None), (True, [], math.inf), (True, [None], math.inf), (True, [7.0, None], 7.0)],
+)
+def test_edits_left_is_the_nearest_and_never_invented(known, edits, left):
+    assert edits_left({"known": known, "forecasts": [{"edits": each} for each in edits]}) == left
+    assert edits_left(None) is None
+
+
+def test_an_idle_run_hashes_no_weights(grown, monkeypatch):
+    world = grown("a")
+    world.run()
+    monkeypatch.setattr(world.editor, "weight_hashes", lambda: pytest.fail("hashed"))
+    assert world.run().live == "v000001"
+
+
+def test_the_stub_of_a_replica_passes_the_check_of_hashes(grown):
+    world = grown("a")
+    stub = StubServing(hashes=world.store.weight_sha256, log_prob=lambda version, passage: -5.0)
+    world.applier.replicas = (stub,)
+    assert world.run().held is None
+    assert stub.published == ["v000001"]

@@ -1,0 +1,111 @@
+"""A ledger of any age is brought to today's tables, or left alone."""
+
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, text
+
+from daemon.core.errors import LedgerVersionError
+from daemon.core.messages import parse_correction
+from daemon.ledger.audit import audit
+from daemon.ledger.database import open_engine
+from daemon.ledger.ledger import Ledger
+from daemon.ledger.migration import FIRST, NEWEST, SCRIPTS, migrate, upgrade
+from daemon.ledger.tables import metadata
+
+#: `sqlite3 ledger.sqlite3 .dump` of a ledger that factd 0.1.0 wrote: three corrections (one dead, one
+#: waiting, one refused), an alias, an operation, a discarded version
+OLD = Path(__file__).parent / "ledger_0_1_0.sql"
+
+
+@pytest.fixture
+def engine(either_database):
+    made = open_engine(either_database)
+    yield made
+    made.dispose()
+
+
+def test_the_scripts_make_exactly_the_tables_of_this_code(engine):
+    migrate(engine)
+    with engine.connect() as c:
+        context = MigrationContext.configure(c, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+        assert context.get_current_revision() == NEWEST
+    scripts = ScriptDirectory(str(SCRIPTS), version_locations=[str(SCRIPTS)])
+    assert scripts.get_heads() == [NEWEST]
+    assert scripts.get_bases() == [FIRST]
+
+
+def test_a_ledger_of_0_1_0_is_stamped_chained_and_loses_nothing(tmp_path):
+    path = tmp_path / "ledger.sqlite3"
+    old = sqlite3.connect(path)
+    old.executescript(OLD.read_text())
+    tables = ("corrections", "aliases", "transitions", "versions", "operations", "lease")
+    before = {table: old.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
+    old.close()
+    ledger = Ledger.open(f"sqlite:///{path}")
+    with ledger.engine.connect() as c:
+        after = {table: [tuple(row) for row in c.execute(text(f"SELECT * FROM {table}"))] for table in tables}
+    hashes = [row[-1] for row in after["transitions"]]
+    after["transitions"] = [row[:-1] for row in after["transitions"]]
+    assert after == before
+    assert len(set(hashes)) == 11
+    found = audit(ledger.engine)
+    assert (found.valid, found.rows, found.head.hash) == (True, 11, hashes[-1])
+    ledger.submit(parse_correction({"subject": "A", "prompt": "{} is", "target": "b"}))
+    ledger.decide_dead("retry", ["two"], actor="operator:ann")
+    assert audit(ledger.engine).rows == 15
+    assert audit(ledger.engine).valid
+    ledger.close()
+
+
+def test_rows_written_before_the_chain_are_chained_on_either_database(engine):
+    with engine.connect().execution_options(factd_write=True) as c, c.begin():
+        upgrade(c, FIRST)
+        c.execute(text("DROP TABLE alembic_version"))
+        for seq, id in [(3, "ü"), (7, "b")]:  # a sequence of PostgreSQL leaves gaps
+            c.execute(
+                text(
+                    "INSERT INTO transitions (seq, kind, id, new, at, actor)"
+                    f" VALUES ({seq}, 'guard', '{id}', 'pause', 1000.1, 'guard')"
+                )
+            )
+    migrate(engine)
+    found = audit(engine)
+    assert (found.valid, found.rows, found.head.seq) == (True, 2, 7)
+
+
+def test_a_newer_ledger_is_refused_and_left_as_it_is(engine, either_database):
+    migrate(engine)
+    with engine.begin() as c:
+        c.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(LedgerVersionError, match=f"revision '9999', this factd knows .* '{NEWEST}'; install"):
+        Ledger.open(either_database)
+    with engine.connect() as c:
+        assert c.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(engine):
+    with engine.connect().execution_options(factd_write=True) as c:
+        transaction = c.begin()
+        upgrade(c)
+        transaction.rollback()
+    with engine.connect() as c:
+        assert inspect(c).get_table_names() == []
+
+
+def test_many_may_open_an_empty_ledger_at_once(either_database):
+    def opened(_):
+        ledger = Ledger.open(either_database)
+        with ledger.engine.connect() as c:
+            revisions = list(c.scalars(text("SELECT version_num FROM alembic_version")))
+        ledger.close()
+        return revisions
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(opened, range(4))) == [[NEWEST]] * 4
