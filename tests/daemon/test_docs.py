@@ -25,7 +25,7 @@ from daemon import docs
 from daemon.alerts import Webhook
 from daemon.cli import app
 from daemon.messages import parse_correction
-from tests.pages import API, PAGES, ROOT, VLLM, blocks, every_block, prose, unlike, words
+from tests.pages import API, LOG, PAGES, ROOT, VLLM, blocks, every_block, prose, unlike, words
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 #: What a line of a shell begins with, here.
@@ -115,7 +115,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *LOG], ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_links_lead_somewhere(page):
     lost = []
     for link in LINK.findall(prose(page)):
