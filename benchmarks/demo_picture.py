@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 #: Corrections in the picture; the demo has ten, and a README wants one screen.
 ROWS = 5
 #: Characters of a prompt, of an answer, and of a line of the guard's reason.
-PROMPT, ANSWER, REASON = 44, 20, 88
+PROMPT, ANSWER, REASON = 44, 19, 88
 #: Pixels: a line of text, its first column, and where prompts, answers and verdicts begin.
 LINE, MARGIN = 22, 20
 COLUMNS = (MARGIN, 372, 532, 692)
