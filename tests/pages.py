@@ -21,6 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+#: Dated entries. Their commands are those of their day and not carried out; their links lead somewhere.
+LOG = sorted((ROOT / "docs" / "log").glob("*.md"))
 FENCE = re.compile(
     r"^(?:<!-- not executed: (?P<why>[^>]*) -->\n)?```(?P<kind>[^\n]*)\n(?P<body>.*?)^```$",
     re.MULTILINE | re.DOTALL,

@@ -1,10 +1,14 @@
-"""The figures of docs/how-it-works.md, from the measurements in docs/data: `make docs` draws them anew.
+"""The figures of the documentation, from the measurements in docs/data: `make docs` draws them anew.
+
+    python -m benchmarks.drawing.figures              all of them
+    python -m benchmarks.drawing.figures demo FILE    what `factd demo --json FILE` wrote: docs/images/demo.svg
 
 The files of docs/data hold rows as `factd bench horizon` writes them, with two fields more: `line`, the name
 in the legend, and `anchor_norm`, for two runs may differ in how the anchor was measured; nas-drift.json has
 `value_norm` too, the mean norm of the 50 values found last, read from the runs' states.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,9 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import demo_picture
 from monitoring.verdict import Thresholds
 
 DOCS = Path(__file__).parents[2] / "docs"
+#: What the picture of the demo is drawn from.
+DEMO = DOCS / "data" / "demo.json"
 #: Inches of a panel; two or three stand in a row of text.
 WIDTH, HEIGHT = 3.6, 2.9
 #: Safe for most colour-blind eyes (Okabe and Ito), the darkest for what the product does.
@@ -99,15 +106,7 @@ FIGURES = (
     ),
     Figure("placement", "grid-500.json", (PLAIN, *_with("boundary (BLUE)", ALL)), (EXACT, PERPLEXITY, LS)),
     Figure("protect", "grid-500.json", (PLAIN, *_with("REVIVE", ALL)), (EXACT, PERPLEXITY, LS)),
-    *(
-        Figure(name, "grid-500.json", tuple(_with(choice, ALL)), (EXACT, PERPLEXITY, LS))
-        for name, choice in (
-            ("nas", "nas"),
-            ("boundary-nas", "nas, boundary (BLUE)"),
-            ("boundary-revive", "boundary (BLUE), REVIVE"),
-            ("nas-revive", "nas, REVIVE"),
-        )
-    ),
+    Figure("nas", "grid-500.json", tuple(_with("nas", ALL)), (EXACT, PERPLEXITY, LS)),
     Figure(
         "frontier",
         "grid-500.json",
@@ -127,16 +126,7 @@ FIGURES = (
         ),
         COSTS,
     ),
-    *(
-        Figure(f"compacted{name}", "compacted-500.json", (BEST, *own, *_with(choice, rest)), (*COSTS, LS))
-        for name, own, choice, rest in (
-            ("", (), NONE, ALL),
-            ("-nas", (), "nas", ALL),
-            ("-boundary", (f"{PLAIN}, nas-cap, boundary",), f"{NONE}, boundary", ALL),
-            ("-boundary-nas", (), "nas, boundary", ALL),
-            ("-revive", (f"{PLAIN}, nas-cap, REVIVE",), "nas, REVIVE", ALL[1:]),
-        )
-    ),
+    Figure("compacted", "compacted-500.json", (BEST, *_with(NONE, ALL)), (*COSTS, LS)),
 )
 AXES = {
     "edits": "edits",
@@ -185,12 +175,42 @@ def draw(figure: Figure, rows: Sequence[Row], out: Path) -> None:
         canvas.savefig(out, metadata={"Date": None, "Creator": None})
 
 
-def main() -> None:
+def draw_all() -> None:
     for figure in FIGURES:
         rows = json.loads((DOCS / "data" / figure.data).read_text(encoding="utf-8"))
         path = DOCS / "images" / f"{figure.name}.svg"
         draw(figure, rows, path)
         sys.stdout.write(f"drawn: {path}\n")
+    if DEMO.exists():
+        draw_demo(DEMO)
+
+
+def draw_demo(file: Path, docs: Path = DOCS) -> None:
+    """Keeps what the picture shows of a demo's JSON in docs/data, and draws the picture."""
+    shown = demo_picture.shown(json.loads(file.read_text(encoding="utf-8")))
+    kept, path = docs / "data" / DEMO.name, docs / "images" / "demo.svg"
+    kept.write_text(json.dumps(shown, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(demo_picture.picture(shown), encoding="utf-8")
+    sys.stdout.write(f"drawn: {path}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.drawing.figures", description="figures of the docs"
+    )
+    commands = parser.add_subparsers()
+    demo = commands.add_parser("demo", help="the picture of a demo, from the JSON that it wrote")
+    demo.add_argument("file", type=Path)
+    args = parser.parse_args(arguments)
+    if "file" not in args:
+        draw_all()
+        return
+    try:
+        draw_demo(args.file)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        parser.error(
+            f"{args.file} cannot be drawn ({error!r}); write it with `factd demo --json {args.file}`"
+        )
 
 
 if __name__ == "__main__":

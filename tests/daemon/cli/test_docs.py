@@ -21,11 +21,10 @@ import typer
 from starlette.routing import Match
 from typer.testing import CliRunner
 
-from daemon.cli import docs
-from daemon.cli.main import app
+from daemon.cli.main import app, docs
 from daemon.core.messages import parse_correction
 from daemon.http.alerts import Webhook
-from tests.pages import API, PAGES, ROOT, VLLM, blocks, every_block, prose, unlike, words
+from tests.pages import API, LOG, PAGES, ROOT, VLLM, blocks, every_block, prose, unlike, words
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 #: What a line of a shell begins with, here.
@@ -115,7 +114,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *LOG], ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_links_lead_somewhere(page):
     lost = []
     for link in LINK.findall(prose(page)):
