@@ -1,7 +1,7 @@
 """The figures of the documentation, from the measurements in docs/data: `make docs` draws them anew.
 
     python -m benchmarks.drawing.figures              all of them
-    python -m benchmarks.drawing.figures demo FILE    what `factd demo --json FILE` wrote: docs/images/demo.svg
+    python -m benchmarks.drawing.figures demo FILE   what `factd demo --json FILE` wrote: docs/images/demo.svg
 
 The files of docs/data hold rows as `factd bench horizon` writes them, with two fields more: `line`, the name
 in the legend, and `anchor_norm`, for two runs may differ in how the anchor was measured; nas-drift.json has
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import demo_picture
+from benchmarks.drawing import demo_picture
 from monitoring.verdict import Thresholds
 
 DOCS = Path(__file__).parents[2] / "docs"

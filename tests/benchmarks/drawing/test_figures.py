@@ -5,8 +5,7 @@ import re
 
 import pytest
 
-from benchmarks import demo_picture
-from benchmarks.drawing import figures
+from benchmarks.drawing import demo_picture, figures
 
 
 @pytest.mark.parametrize("figure", figures.FIGURES, ids=lambda figure: figure.name)
