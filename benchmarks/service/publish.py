@@ -23,7 +23,8 @@ from daemon.publish.publishing import Publisher
 from daemon.publish.serving import ServingClient, VllmReplica
 from daemon.supervise.embedded import VllmOptions, free_port, vllm_command, vllm_process
 from daemon.supervise.up import SERVER_CORES, VLLM_READY_SECONDS
-from daemon.versions.store import FACTORS, MANIFEST, Draft, Store
+from daemon.versions.format import FACTORS_FILE, MANIFEST_FILE
+from daemon.versions.store import Draft, Store
 
 if TYPE_CHECKING:
     from editing.memory.state import EditState
@@ -228,7 +229,7 @@ def publications(
         flipped = time.perf_counter()
         publisher.confirm(version)
         confirmed = time.perf_counter()
-        read = sum((store.path(version) / name).stat().st_size for name in (MANIFEST, FACTORS))
+        read = sum((store.path(version) / name).stat().st_size for name in (MANIFEST_FILE, FACTORS_FILE))
         times = accepted, staged[0], flipped, confirmed, stood.pause_seconds
         flips.append(Flip(version, *times, read, resident(), stood.drain_seconds))
         if number % max(1, plan.count // 10) == 0:

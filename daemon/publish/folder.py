@@ -17,7 +17,9 @@ from daemon.core.errors import ExportError, StoreError
 from daemon.publish.fencing import FenceFile
 from daemon.publish.serving import PublishResult, Served, ServingError
 from daemon.versions.export import ABOUT, export
-from daemon.versions.store import VERSION, Store, sync_directory
+from daemon.versions.durable import sync_directory
+from daemon.versions.format import VERSION_PATTERN as VERSION
+from daemon.versions.store import Store
 
 if TYPE_CHECKING:
     from editing.model.loaded import LoadedModel

@@ -24,7 +24,9 @@ from daemon.core.errors import StoreError
 from daemon.core.publication import BASE_VERSION, PUBLISH_SECONDS
 from daemon.publish.fencing import FenceFile
 from daemon.publish.serving import PublishResult, Served, ServingError, VllmReplica
-from daemon.versions.store import FACTORS, Store, sync_directory, write_synced
+from daemon.versions.durable import sync_directory, write_synced
+from daemon.versions.format import FACTORS_FILE as FACTORS
+from daemon.versions.store import Store
 
 if TYPE_CHECKING:
     from torch import Tensor
