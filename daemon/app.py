@@ -141,8 +141,7 @@ def build_applier(settings: Settings, ledger: Ledger) -> "Applier":
     store = Store(settings.store_dir)
     if settings.value_workers:
         editor.install.elsewhere = fleet(settings, editor)
-    # A directory computes nothing that could be compared.
-    proof = None if settings.publish == "checkpoint" else build_proof(editor)
+    proof = build_proof(editor)
     return Applier(ledger, store, editor, replicas, monitoring=monitoring, settings=settings, proof=proof)
 
 

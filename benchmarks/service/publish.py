@@ -20,7 +20,8 @@ import psutil
 from benchmarks.service.streaming import Answer, Clients
 from daemon.core.publication import BASE_VERSION, IN_FLIGHT_SECONDS, InFlight
 from daemon.publish.publishing import Publisher
-from daemon.publish.serving import ServingClient, VllmReplica
+from daemon.publish.serving import Serves
+from daemon.publish.vllm_replica import VllmReplica
 from daemon.supervise.embedded import VllmOptions, free_port, vllm_command, vllm_process
 from daemon.supervise.up import SERVER_CORES, VLLM_READY_SECONDS
 from daemon.versions.format import FACTORS_FILE, MANIFEST_FILE
@@ -210,7 +211,7 @@ def bench(model: "LoadedModel", plan: Plan, out: Path, say: Say) -> tuple[dict[s
 
 
 def publications(
-    replica: ServingClient,
+    replica: Serves,
     store: Store,
     updates: Updates,
     plan: Plan,

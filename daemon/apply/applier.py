@@ -21,7 +21,7 @@ from daemon.ledger.tables import OperationRow
 from daemon.publish.canary import Canary
 from daemon.publish.proof import Proof
 from daemon.publish.publishing import Publisher
-from daemon.publish.serving import ServingClient, ServingError
+from daemon.publish.serving import Serves, ServingError
 from daemon.versions.store import Store
 from editing.facts import Fact
 from monitoring.policy import resumed
@@ -71,7 +71,7 @@ class Applier:
         ledger: Ledger,
         store: Store,
         editor: Any,
-        replicas: Sequence[ServingClient],
+        replicas: Sequence[Serves],
         *,
         monitoring: Monitoring,
         settings: Settings,

@@ -199,7 +199,7 @@ class Update:
                     self.canary.try_out(told, version, rows)
                 told, canary = self.publisher, told.names[0]
             with self._timed(version, "publish"):
-                flipped = self.publisher.publish(version.id, staged=self._staged, canary=canary)
+                flipped = self.publisher.publish(version.id, staged=self._staged, but=canary)
                 pause = flipped.pause_seconds
                 self.journal.record_publication(version.id, "update", self.publisher.names, pause=pause)
                 self.checkpoint(Stage.FLIPPED)

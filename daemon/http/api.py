@@ -32,8 +32,8 @@ from daemon.http.status_page import PAGE_HEADERS, healthy, numbers_only, page_vi
 from daemon.http.views import correction_view, operation_view, version_view
 from daemon.intake.intake import Bell, Rates, Room, Writer
 from daemon.ledger.ledger import MAX_ID, Ledger
-from daemon.publish.replicas import open_replicas
-from daemon.publish.serving import ServingClient
+from daemon.publish.reports import open_reports
+from daemon.publish.serving import Reports
 from monitoring.metrics import Metrics
 
 #: bytes of a request body; some 10,000 corrections
@@ -48,7 +48,7 @@ class Service:
     """What the routes share; made once by `create_app`."""
 
     def __init__(
-        self, settings: Settings, ledger: Ledger, replicas: Sequence[ServingClient], ring: Callable[[], None]
+        self, settings: Settings, ledger: Ledger, replicas: Sequence[Reports], ring: Callable[[], None]
     ) -> None:
         self.ledger, self.replicas, self.ring = ledger, replicas, ring
         submit, admin = settings.submit_token, settings.admin_token
@@ -337,7 +337,7 @@ def page() -> FileResponse:
 def create_app(
     settings: Settings,
     ledger: Ledger | None = None,
-    replicas: Sequence[ServingClient] | None = None,
+    replicas: Sequence[Reports] | None = None,
     ring: Callable[[], None] | None = None,
 ) -> FastAPI:
     """The application; what is not given is opened from the settings.
@@ -369,10 +369,10 @@ def create_app(
     return app
 
 
-def _replicas(settings: Settings) -> list[ServingClient]:
+def _replicas(settings: Settings) -> list[Reports]:
     if settings.publish == "plugin" and settings.admin_token is None:
         return []
-    return open_replicas(settings)
+    return open_reports(settings)
 
 
 def _doorbell(settings: Settings) -> Bell:

@@ -11,7 +11,7 @@ from daemon.http.views import status_view, step_view, version_view
 from daemon.ledger.ledger import Ledger
 from daemon.ledger.queries import edits_left
 from daemon.ledger.tables import VersionRow
-from daemon.publish.serving import ServingClient, ServingError
+from daemon.publish.serving import Reports, ServingError
 from monitoring.errors import MeasurementError
 from monitoring.measurements import Measurements
 from monitoring.metrics import StatusSnapshot
@@ -41,7 +41,7 @@ def number_of(version: str) -> int | None:
     return int(version[1:]) if version[:1] == "v" and version[1:].isdigit() else None
 
 
-def snapshot(ledger: Ledger, replicas: Sequence[ServingClient]) -> StatusSnapshot:
+def snapshot(ledger: Ledger, replicas: Sequence[Reports]) -> StatusSnapshot:
     """Everything /metrics exports."""
     status = ledger.status()
     stages: dict[str, list[float]] = {}
@@ -71,23 +71,23 @@ def snapshot(ledger: Ledger, replicas: Sequence[ServingClient]) -> StatusSnapsho
     )
 
 
-def healthy(replicas: Sequence[ServingClient]) -> list[bool]:
+def healthy(replicas: Sequence[Reports]) -> list[bool]:
     """Whether each replica answers its health check."""
     return _each(lambda replica: replica.healthy(), replicas)
 
 
-def _served(replicas: Sequence[ServingClient]) -> list[str]:
+def _served(replicas: Sequence[Reports]) -> list[str]:
     """What each replica says; "" when it does not answer."""
     return _each(_served_by, replicas)
 
 
-def _each(ask: Callable[[ServingClient], T], replicas: Sequence[ServingClient]) -> list[T]:
+def _each(ask: Callable[[Reports], T], replicas: Sequence[Reports]) -> list[T]:
     """Asks all at once: several that hang take no longer than one."""
     with ThreadPoolExecutor(max(1, len(replicas))) as pool:
         return list(pool.map(ask, replicas))
 
 
-def _served_by(replica: ServingClient) -> str:
+def _served_by(replica: Reports) -> str:
     try:
         # A replica that hangs is found out by `healthy`, which waits for seconds, not minutes.
         return replica.served().version if replica.healthy() else ""
@@ -95,7 +95,7 @@ def _served_by(replica: ServingClient) -> str:
         return ""
 
 
-def page_view(ledger: Ledger, replicas: Sequence[ServingClient]) -> dict[str, Any]:
+def page_view(ledger: Ledger, replicas: Sequence[Reports]) -> dict[str, Any]:
     """`factd status --json` and what the page shows besides: replicas, versions with their measures, and
     the guard's last steps, newest first. `now` is the ledger's clock: ages do not hang on the reader's."""
     status = ledger.status()

@@ -16,8 +16,6 @@ from daemon.ledger.journal import Journal
 from daemon.ledger.tables import CorrectionRow, OperationRow, VersionRow
 from daemon.publish.publishing import Publisher
 
-#: FACTD_CANARY that means whichever replica is the first of those that answer
-FIRST = "first"
 #: a soaking replica is looked at so often, seconds; a stop or a rollback is noticed as soon
 LOOK_SECONDS = 1.0
 
@@ -46,7 +44,7 @@ class Canary:
         if not present:
             raise PublishError("no replica can be used: " + "; ".join(whole.out.values()))
         canary = next((replica for replica in present if replica.name == self.name), present[0])
-        return Publisher([canary], whole.store, whole.fence, whole.proof)
+        return Publisher([canary], whole.manifests, whole.fence, whole.proof)
 
     def try_out(self, alone: Publisher, version: VersionRow, rows: Sequence[CorrectionRow]) -> None:
         """Flips the version on the canary, proves it, watches it, proves it again.
@@ -106,7 +104,7 @@ class Canary:
         whole = self.publisher
         others = [replica for replica in whole.replicas if replica.name not in canary]
         # Without a proof: the model in memory is at the new version, so nothing can be compared.
-        rest = Publisher(others, whole.store, whole.fence)
+        rest = Publisher(others, whole.manifests, whole.fence)
         # One that cannot be brought there is found out when the others get the new version.
         with contextlib.suppress(PublishError):
             rest.find_present()

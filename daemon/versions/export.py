@@ -15,14 +15,12 @@ from daemon.core.errors import ExportError, StoreError
 from daemon.core.progress import Progress
 from daemon.core.publication import BASE_VERSION
 from daemon.versions.durable import sync_directory, sync_file, write_synced
-from daemon.versions.format import base_manifest
+from daemon.versions.format import ABOUT_FILE, base_manifest
 from daemon.versions.store import Store
 from editing.errors import DeltaError
 from editing.memory.delta import materialise, tensor_sha256
 from editing.model.loaded import LoadedModel, checkpoint_hash
 
-#: Beside config and weights: which version this is, from which base, and which corrections it holds.
-ABOUT = "factd.json"
 #: What is copied of the base checkpoint. Weights in other formats are the unedited ones and stay behind.
 COPIED = {".json", ".txt", ".model", ".jinja", ".tiktoken"}
 LICENCES = ("LICENSE", "NOTICE")
@@ -65,7 +63,7 @@ def export(
         _write_weights(model, weights, work, progress)
         _copy_settings(model.path, work)
         about = _about(model, store, version, work)
-        write_synced(work / ABOUT, json.dumps(about, indent=1, ensure_ascii=False).encode())
+        write_synced(work / ABOUT_FILE, json.dumps(about, indent=1, ensure_ascii=False).encode())
         write_synced(work / "README.md", _card(about).encode())
         sync_directory(work)
         try:
@@ -192,5 +190,5 @@ def _card(about: Mapping[str, Any]) -> str:
         f"---\nbase_model: {about['base']}\nlibrary_name: transformers\ntags: [model-editing, factd]\n---\n"
         f"# {about['base']}, version {about['version']}\n\n"
         f"{about['base']} (sha256 `{about['base_hash']}`) with {len(about['corrections'])} corrections "
-        f"written into {len(about['tensors'])} weights by factd; `{ABOUT}` has the details.\n\n{facts}\n"
+        f"written into {len(about['tensors'])} weights by factd; `{ABOUT_FILE}` has the details.\n\n{facts}\n"
     )

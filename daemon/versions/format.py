@@ -15,6 +15,8 @@ from daemon.core.publication import BASE_VERSION
 MANIFEST_SCHEMA = 1
 VERSION_PATTERN = re.compile(r"v\d{6}")
 MANIFEST_FILE = "manifest.json"
+#: beside the weights of an exported checkpoint: which version it is, from which base, with which corrections
+ABOUT_FILE = "factd.json"
 FACTORS_FILE, FACTS_FILE = "factors.safetensors", "facts.safetensors"
 ADDED_FILE, WEIGHTS_FILE = "added.safetensors", "weights.safetensors"
 #: A manifest names files of its own folder, never paths.

@@ -22,7 +22,8 @@ from safetensors.torch import load_file
 
 from daemon.core.errors import ProofError
 from daemon.publish.proof import Passage, Proof
-from daemon.publish.serving import ServingError, VllmReplica
+from daemon.publish.serving import ServingError
+from daemon.publish.vllm_replica import VllmReplica
 from daemon.supervise.embedded import ManagedProcess, VllmOptions, free_port, vllm_command, vllm_process
 from editing.memory.delta import materialise, tensor_sha256, write_tensors
 from tests.attacks.hostile import ATTACKS, write_manifest

@@ -18,7 +18,8 @@ from daemon.apply.update import Monitoring
 from daemon.core.messages import parse_correction
 from daemon.core.settings import Settings
 from daemon.ledger.ledger import Ledger
-from daemon.publish.serving import PublishResult, VllmReplica
+from daemon.publish.serving import PublishResult
+from daemon.publish.vllm_replica import VllmReplica
 from daemon.supervise.embedded import VllmOptions, free_port, vllm_command, vllm_process
 from daemon.versions.store import Store
 from tests.daemon import fakes

@@ -18,7 +18,7 @@ from daemon.http.api import create_app
 from daemon.http.client import Client
 from daemon.intake.intake import Bell, Room, Writer, submit_or_refuse
 from daemon.ledger.ledger import Ledger
-from daemon.publish.serving import StubServing
+from daemon.publish.stub import StubServing
 from tests.waiting import until
 
 ADMIN = {"Authorization": "Bearer admin-token"}

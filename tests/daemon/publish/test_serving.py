@@ -7,7 +7,9 @@ import httpx
 import pytest
 
 from daemon.plugin.routes import Publication
-from daemon.publish.serving import PublishResult, Served, ServingError, StubServing, VllmReplica
+from daemon.publish.serving import PublishResult, Served, ServingError
+from daemon.publish.stub import StubServing
+from daemon.publish.vllm_replica import VllmReplica
 from daemon.supervise.embedded import (
     EmbeddedValkey,
     ManagedProcess,
