@@ -21,7 +21,7 @@ from daemon.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
     from daemon.apply.applier import Applier
-    from daemon.apply.update import Monitoring
+    from daemon.apply.measuring import Monitoring
     from daemon.apply.value_workers import Fleet
     from daemon.ledger.tables import CorrectionRow
     from daemon.publish.proof import Proof
@@ -218,7 +218,7 @@ def open_editor(settings: Settings, progress: Progress) -> "Editor":
 
 def build_monitoring(settings: Settings, editor: Any) -> "Monitoring":
     """Measures and judges against the baseline, which is measured once."""
-    from daemon.apply.update import Monitoring
+    from daemon.apply.measuring import Monitoring
     from monitoring.measurements import Measurements
     from monitoring.measuring.baseline import open_baseline
     from monitoring.measuring.measure import Memory, measure
@@ -243,7 +243,7 @@ def build_monitoring(settings: Settings, editor: Any) -> "Monitoring":
 
 
 def foresee(thresholds: "Thresholds", history: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
-    """What `daemon.apply.ladder.Foresee` says, with the levels in force: guard → [warn, limit]."""
+    """What `daemon.apply.measuring.Foresee` says, with the levels in force: guard → [warn, limit]."""
     from monitoring.forecast import FEWEST_POINTS, edits_until_limit, forecasts, to_json
     from monitoring.measurements import Measurements
     from monitoring.verdict import GUARDS

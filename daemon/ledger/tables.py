@@ -302,7 +302,7 @@ class LedgerStatus:
         ended: end of a correction's life → how often one has come to it, also those that left it again.
         steps: step of the guard's ladder → how often it was taken.
         watched_at: when the live version was last measured again; None before the first time.
-        forecast: what `daemon.apply.ladder.Foresee` said of the live version, or of the one before.
+        forecast: what `daemon.apply.measuring.Foresee` said of the live version, or of the one before.
     """
 
     live: str

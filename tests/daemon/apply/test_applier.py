@@ -351,7 +351,7 @@ def test_a_version_in_flight_on_a_damaged_one_is_given_up_for_the_rollback(world
         if stage == "written":
             raise KeyboardInterrupt
 
-    world.applier.checkpoint = die
+    world.applier.reached = die
     world.post("Italy", "Bari")
     with pytest.raises(KeyboardInterrupt):
         world.run()
@@ -411,13 +411,13 @@ def test_an_applier_that_lost_its_lease_writes_nothing(world):
             with Lease(world.ledger, 30, holder="newer"):
                 pass
 
-    world.applier.checkpoint = overtake
+    world.applier.reached = overtake
     world.post("A", "B")
     with pytest.raises(LeaseLostError):
         world.run()
     assert world.ledger.version("v000001").state == "planned"
     assert world.store.ids() == []
-    world.applier.checkpoint = lambda stage: None
+    world.applier.reached = lambda stage: None
     assert world.run().live == "v000001"
     world.check_agreement()
 
@@ -457,7 +457,7 @@ def test_an_incomplete_batch_waits_for_company(make_world, monkeypatch):
         world.post("Spain", "Vigo")
         world.now += 5.0
 
-    monkeypatch.setattr("daemon.apply.applier.time.sleep", nap)
+    monkeypatch.setattr("daemon.apply.draining.time.sleep", nap)
     world.post("France", "Lyon")
     assert world.run().versions == ["v000001"]
     assert len(naps) == 1
@@ -467,7 +467,7 @@ def test_an_incomplete_batch_waits_for_company(make_world, monkeypatch):
 def test_a_batch_that_waits_for_company_lets_an_operation_go_first(make_world, monkeypatch):
     world = make_world(batch_wait_seconds=5.0)
     monkeypatch.setattr(
-        "daemon.apply.applier.time.sleep", lambda _: world.ledger.request("pause", actor="operator")
+        "daemon.apply.draining.time.sleep", lambda _: world.ledger.request("pause", actor="operator")
     )
     world.post("France", "Lyon")
     assert world.run().versions == []
@@ -478,7 +478,7 @@ def test_a_batch_that_waits_for_company_lets_an_operation_go_first(make_world, m
 def test_what_is_older_than_an_urgent_correction_of_its_subject_is_found_beyond_the_window(
     world, monkeypatch
 ):
-    monkeypatch.setattr("daemon.apply.applier.WINDOW", 2)
+    monkeypatch.setattr("daemon.apply.draining.WINDOW", 2)
     first = world.post("Spain", "Vigo", prompt="The port of {} is")
     for i in range(5):
         world.post(f"S{i}", "Lyon")

@@ -7,7 +7,7 @@ from typing import Any
 
 from daemon.app import foresee
 from daemon.apply.applier import Applier
-from daemon.apply.update import Monitoring
+from daemon.apply.measuring import Monitoring
 from monitoring.measurements import CaseResult, Measurements
 from monitoring.verdict import Thresholds, judge
 
