@@ -121,40 +121,40 @@ def parse_manifest(content: bytes, version: str) -> Manifest:
     return cast(Manifest, found)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_parent(value: Any) -> bool:
+def _is_parent(value: object) -> bool:
     return value is None or isinstance(value, str)
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _is_files(value: Any) -> bool:
+def _is_files(value: object) -> bool:
     named = isinstance(value, dict) and FACTORS_FILE in value and value.keys() <= FILES
     return named and all(map(_is_text, value.values()))
 
 
-def _is_tensors(value: Any) -> bool:
+def _is_tensors(value: object) -> bool:
     # A name that cannot be printed is no tensor's, and would stand in logs and in HTTP answers.
     return isinstance(value, dict) and all(name.isprintable() and _is_tensor(e) for name, e in value.items())
 
 
-def _is_tensor(entry: Any) -> bool:
+def _is_tensor(entry: object) -> bool:
     return isinstance(entry, dict) and _has_texts(entry, ("sha256",))
 
 
-def _is_facts(value: Any) -> bool:
+def _is_facts(value: object) -> bool:
     texts = ("id", "subject", "prompt", "target")
     return isinstance(value, list) and all(
         isinstance(fact, dict) and _has_texts(fact, texts) for fact in value
     )
 
 
-def _is_ids(value: Any) -> bool:
+def _is_ids(value: object) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
 
 

@@ -48,7 +48,7 @@ from pathlib import Path
 def register():
     from daemon.plugin import worker as vllm_plugin
 
-    order, publisher = Path(os.environ["FACTD_TEST_FAULT"]), vllm_plugin._Publisher
+    order, publisher = Path(os.environ["FACTD_TEST_FAULT"]), vllm_plugin._Rank
     pack, load = vllm_plugin._pack, publisher._load
     if pack.__module__ == __name__:
         return

@@ -300,7 +300,7 @@ def plugin(monkeypatch):
 
 def test_a_rank_that_refuses_a_swap_does_not_undo_an_earlier_one(plugin):
     """Ranks are undone together when one of them refuses: the one that did nothing has to stay as it is."""
-    rank = object.__new__(plugin._Publisher)
+    rank = object.__new__(plugin._Rank)
     first, second = (plugin.Staged(f"v{n:06d}", {}, {}) for n in (1, 2))
     rank.fence, rank.served, rank.previous, rank.staged, rank.packed = 1, first, None, second, {}
     assert "error" not in rank.swap("v000002", 1)
