@@ -1,10 +1,11 @@
 """A history recorded with the code of an older commit is opened, goes on, and is replayed to the same bits.
 
 What is recorded: the inputs, the state directory that they left, and what was said of it then
-(`make_e99f132.py`). The same bits come out only of the same sums. `kernels.ONE_PROCESSOR` pins the kernels of ATen
-and MKL and the number of threads; without it the same code gives other bits on the same processor: each of the
-three changes the hashes by itself. What stays is the kind of machine and the release of torch. Where one of
-them is another than recorded, weights are compared within `APART`, and the reason is printed.
+(`make_e99f132.py`). The same bits come out only of the same sums, so `kernels.ONE_PROCESSOR` pins the
+kernels of ATen and of MKL and the number of threads: each of the three by itself changed every hash of this
+history on one processor, by at most 5e-6 of an update's length. What is not pinned is the kind of machine
+and the release of torch. Where one of them is another than recorded, the replayed weights are compared
+within `APART`, and the reason is printed. Whether a second x86-64 processor gives these bits was not tried.
 """
 
 import json
@@ -20,8 +21,8 @@ from tests.recorded.kernels import ONE_PROCESSOR
 HERE = Path(__file__).parent
 HISTORY = "e99f132"
 RECORDED = json.loads((HERE / f"{HISTORY}.json").read_text())
-#: Of an update's length. Recorded: …
-APART = 1e-3
+#: Of an update's length: some twenty times what other kernels did to it.
+APART = 1e-4
 #: Of a manifest. What was measured and judged may get new names, and the settings' hash covers new settings;
 #: a file's hash differs from run to run, for safetensors writes a header's metadata in any order.
 REPLAYED = (
@@ -59,8 +60,9 @@ def weights(told):
 
 
 def differences(then, now):
+    """Which weight of which version has other bits."""
     return [
-        f"{version} {weight}: recorded {sha256[:12]}…, replayed {now.get((version, weight), 'not at all')[:12]}…"
+        f"{version} {weight}: recorded {sha256[:12]}, replayed {str(now.get((version, weight)))[:12]}"
         for (version, weight), sha256 in then.items()
         if now.get((version, weight)) != sha256
     ]
@@ -73,7 +75,7 @@ def by_row(transitions):
 
 def of(fields, recorded):
     """The fields that were recorded; today's code may say more."""
-    if isinstance(recorded, dict):
+    if isinstance(recorded, dict) and isinstance(fields, dict):
         return {name: of(fields.get(name), value) for name, value in recorded.items()}
     if isinstance(recorded, list) and isinstance(fields, list) and len(fields) == len(recorded):
         return [of(one, then) for one, then in zip(fields, recorded, strict=True)]
@@ -109,8 +111,8 @@ def test_the_directory_goes_on(found):
     assert now["states"]["well"] == now["states"]["yard"] == now["states"]["dock"] == "rolled_back"
     assert now["states"]["mill"] == "live"
     assert now["transitions"][: len(then["transitions"])] == then["transitions"]
-    assert now["asked"]["audit"]["valid"]
-    assert now["asked"]["audit"]["rows"] == len(now["transitions"])
+    assert now["audit"]["valid"]
+    assert now["audit"]["rows"] == len(now["transitions"])
 
 
 def test_the_inputs_are_replayed_to_the_same_ledger(found):
@@ -118,6 +120,7 @@ def test_the_inputs_are_replayed_to_the_same_ledger(found):
     assert now["states"] == then["states"]
     assert by_row(now["transitions"]) == by_row(then["transitions"])
     assert now["live"] == then["live"]
+    assert now["audit"]["valid"]
 
 
 def test_the_inputs_are_replayed_to_the_same_bits(found):
@@ -125,7 +128,7 @@ def test_the_inputs_are_replayed_to_the_same_bits(found):
     if found["made_on"] == RECORDED["made_on"]:
         assert differences(weights(then), weights(now)) == []
         assert now["runs"] == then["runs"]
-        assert now["unlike"] == dict.fromkeys(then["manifests"], [])
+        assert now["unlike"] == {version: [] for version in then["manifests"]}
         for version, manifest in then["manifests"].items():
             replayed = now["manifests"][version]
             assert {name: replayed[name] for name in REPLAYED} == {name: manifest[name] for name in REPLAYED}

@@ -131,31 +131,37 @@ def unlike(recorded: World, replayed: World, version: str) -> list[str]:
     return [name for name, tensor in then.items() if name not in now or not torch.equal(tensor, now[name])]
 
 
+def opened(world: World, model: Path) -> dict[str, Any]:
+    """What is said of the directory as it was left; the command line comes first and migrates its ledger."""
+    said = {"asked": asked(main, world.settings.state_dir)}
+    world.open()
+    said |= world.told()
+    store = world.settings.store_dir
+    said["staged"] = {version: staged(store, version, model) for version in world.store.ids()}
+    world.close()
+    return said
+
+
+def played(world: World, inputs: list[dict[str, Any]], first: int = 0) -> dict[str, Any]:
+    said = {"runs": play(world, inputs, first), **world.told()}
+    world.close()
+    return said | {"audit": asked(main, world.settings.state_dir)["audit"]}
+
+
 def work_on(history: str, work: Path) -> None:
     recorded = json.loads((HERE / f"{history}.json").read_text())
     settings, inputs = recorded["settings"], recorded["inputs"]
     with tarfile.open(HERE / f"{history}.tar.xz") as tar:
         tar.extractall(work / "kept", filter="data")
-    state, model = work / "kept" / "state", save_model(work / "model", recorded["seed"])
-    opened = {"asked": asked(main, state)}
-    kept = World(state, model, settings)
-    kept.open()
-    opened |= kept.told()
-    opened["staged"] = {
-        version: staged(kept.settings.store_dir, version, model) for version in kept.store.ids()
-    }
-    kept.close()
-    went_on = {"runs": play(kept, GOES_ON, len(inputs)), **kept.told()}
-    kept.close()
-    went_on["asked"] = asked(main, state)
-    again = World(work / "again", model, settings)
-    again.settings.state_dir.mkdir()
-    replayed = {"runs": play(again, inputs), **again.told()}
-    replayed["apart"] = {version: apart(kept, again, version) for version in recorded["told"]["manifests"]}
-    replayed["unlike"] = {version: unlike(kept, again, version) for version in replayed["apart"]}
-    again.close()
-    replayed["asked"] = asked(main, work / "again")
-    found = {"opened": opened, "went_on": went_on, "replayed": replayed, "made_on": fingerprint()}
+    (work / "again").mkdir()
+    model = save_model(work / "model", recorded["seed"])
+    kept, again = (World(work / at, model, settings) for at in ("kept/state", "again"))
+    found: dict[str, Any] = {"made_on": fingerprint(), "opened": opened(kept, model)}
+    found["went_on"] = played(kept, GOES_ON, len(inputs))
+    found["replayed"] = played(again, inputs)
+    versions = recorded["told"]["manifests"]
+    found["replayed"]["apart"] = {version: apart(kept, again, version) for version in versions}
+    found["replayed"]["unlike"] = {version: unlike(kept, again, version) for version in versions}
     (work / "found.json").write_text(json.dumps(found))
 
 
