@@ -18,17 +18,17 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from kernels import ONE_PROCESSOR
-from play import asked, fingerprint, play, save_model
-
-from daemon.app import foresee, open_editor
 from daemon.applier import Applier
-from daemon.cli import main
-from daemon.ledger import Ledger
 from daemon.messages import parse_correction
 from daemon.settings import Settings
 from daemon.store import Store
 from daemon.update import Monitoring
+from kernels import ONE_PROCESSOR
+from play import asked, fingerprint, play, save_model
+
+from daemon.app import foresee, open_editor
+from daemon.cli import main
+from daemon.ledger import Ledger
 from monitoring.measurements import CaseResult, Measurements
 from monitoring.verdict import Thresholds, Verdict
 from tests.daemon.fakes import DiskServing

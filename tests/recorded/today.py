@@ -15,15 +15,15 @@ from typing import Any
 import torch
 
 from daemon.app import foresee, open_editor
-from daemon.applier import Applier
-from daemon.cli import main
-from daemon.ledger import Ledger
-from daemon.messages import parse_correction
-from daemon.settings import Settings
-from daemon.staging import Checkpoint, admit, stage_version
-from daemon.store import Store
-from daemon.update import Monitoring
-from editing.delta import materialise, tensor_sha256
+from daemon.apply.applier import Applier
+from daemon.apply.update import Monitoring
+from daemon.cli.main import main
+from daemon.core.messages import parse_correction
+from daemon.core.settings import Settings
+from daemon.ledger.ledger import Ledger
+from daemon.plugin.staging import Checkpoint, admit, stage_version
+from daemon.versions.store import Store
+from editing.memory.delta import materialise, tensor_sha256
 from monitoring.measurements import CaseResult, Measurements
 from monitoring.verdict import Thresholds, Verdict
 from tests.daemon.fakes import DiskServing
