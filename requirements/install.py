@@ -23,7 +23,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PYTHONS = ((3, 11), (3, 12), (3, 13))
-#: Where PyTorch offers its builds for the CPU: 0.2 GB instead of 2.9 GB with the libraries of CUDA.
+#: Where PyTorch offers its builds for the CPU: 0.2 GB instead of 2.7 GB with the libraries of CUDA.
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 #: Long enough for a slow line, short enough to be no nuisance where a firewall swallows the question.
 CPU_INDEX_SECONDS = 4.0
@@ -174,7 +174,7 @@ def install_torch(wanted: str, installer: Installer) -> str:
             f"factd: no build of torch {pinned} for the CPU was found, neither in the configured places nor at "
             f"{CPU_INDEX}. Name a place (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS), or take the registry's: TORCH=auto"
         )
-    print("factd: torch is the registry's build, which is for CUDA and serves on the CPU (2.9 GB to download)")
+    print("factd: torch is the registry's build, which is for CUDA and serves on the CPU (2.7 GB to download)")
     installer.install("-c", str(HERE / "lock-cuda.txt"), f"torch=={pinned},!={pinned}+cpu")
     return "cuda"
 
