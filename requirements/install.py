@@ -3,8 +3,8 @@
     .venv/bin/python requirements/install.py product --torch auto [ARGUMENTS FOR PIP]
     .venv/bin/python requirements/install.py tests [ARGUMENTS FOR PIP]
 
-uv does the work, because it is several times quicker than pip. It looks where pip's configuration says. pip does
-the work where uv cannot be installed, cannot express that configuration, or fails.
+uv does the work, because it is several times quicker than pip. It looks where pip's configuration says. Where
+uv cannot be installed, cannot express that configuration, or fails, pip does the work.
 """
 
 import argparse
@@ -47,9 +47,9 @@ COUNTERPARTS = {
 }
 #: Settings of pip that change nothing about which packages are found.
 HARMLESS = {
-    "break-system-packages", "cache-dir", "compile", "config-file", "disable-pip-version-check", "log", "no-color",
-    "no-compile", "no-input", "no-warn-script-location", "progress-bar", "quiet", "require-virtualenv", "retries",
-    "root-user-action", "user", "verbose",
+    "break-system-packages", "cache-dir", "compile", "config-file", "disable-pip-version-check", "log",
+    "no-color", "no-compile", "no-input", "no-warn-script-location", "progress-bar", "quiet",
+    "require-virtualenv", "retries", "root-user-action", "user", "verbose",
 }  # fmt: skip
 
 
@@ -112,7 +112,12 @@ class Installer:
         else:
             command = [sys.executable, "-m", "uv", "pip", "compile", "--no-deps", "--no-header", "-"]
         done = subprocess.run(
-            [*command, *self.arguments], env=self.uv, input=requirement, capture_output=True, text=True, check=False
+            [*command, *self.arguments],
+            env=self.uv,
+            input=requirement,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         return done.returncode == 0 and wanted in done.stdout
 
@@ -165,22 +170,25 @@ def install_torch(wanted: str, installer: Installer) -> str:
     if wanted == "auto" and present.split("+")[0] == pinned:
         return "cpu" if present.endswith("+cpu") else "cuda"
     if wanted == "auto" and NVIDIA_DRIVER.exists():
-        print("factd: this machine has NVIDIA's driver, so torch is the build for CUDA (make setup TORCH=cpu: not)")
+        print("factd: this machine has NVIDIA's driver, so torch is the build for CUDA (else: TORCH=cpu)")
         wanted = "cuda"
     if wanted != "cuda" and _cpu_torch(pinned, installer):
         return "cpu"
     if wanted == "cpu":
         raise SystemExit(
-            f"factd: no build of torch {pinned} for the CPU was found, neither in the configured places nor at "
-            f"{CPU_INDEX}. Name a place (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS), or take the registry's: TORCH=auto"
+            f"factd: no build of torch {pinned} for the CPU was found, neither in the configured places nor "
+            f"at {CPU_INDEX}. Name a place (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS), or take the registry's "
+            "build: make setup TORCH=auto"
         )
-    print("factd: torch is the registry's build, which is for CUDA and serves on the CPU (2.7 GB to download)")
+    print(
+        "factd: torch is the registry's build, which is for CUDA and serves on the CPU (2.7 GB to download)"
+    )
     installer.install("-c", str(HERE / "lock-cuda.txt"), f"torch=={pinned},!={pinned}+cpu")
     return "cuda"
 
 
 def _cpu_torch(pinned: str, installer: Installer) -> bool:
-    """Installs torch for the CPU from a configured place or from PyTorch's own; False where neither has it."""
+    """Installs torch for the CPU from a configured place or PyTorch's own; False if neither has it."""
     build = f"torch=={pinned}+cpu"
     if installer.offers(build):
         print("factd: torch is the build for the CPU, from a configured place (0.2 GB to download)")
@@ -215,14 +223,16 @@ def tests(installer: Installer) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("product", "tests"))
     parser.add_argument("--torch", choices=("auto", "cpu", "cuda"), default="auto")
     options, arguments = parser.parse_known_args(argv)
     if sys.version_info[:2] not in PYTHONS:
         raise SystemExit(
-            f"factd: {sys.executable} is Python {platform.python_version()}; factd runs on 3.11, 3.12 and 3.13. "
-            "Remove .venv and name another: make setup PYTHON=python3.13"
+            f"factd: {sys.executable} is Python {platform.python_version()}, and factd runs on 3.11, 3.12 "
+            "and 3.13. Remove .venv and name another: make setup PYTHON=python3.13"
         )
     began = time.monotonic()
     installer = best_installer(arguments)
@@ -230,7 +240,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         product(options.torch, installer)
     else:
         tests(installer)
-    print(f"factd: installed with {'pip' if installer.uv is None else 'uv'} in {time.monotonic() - began:.0f} s")
+    print(
+        f"factd: installed with {'pip' if installer.uv is None else 'uv'} in {time.monotonic() - began:.0f} s"
+    )
 
 
 if __name__ == "__main__":
