@@ -7,6 +7,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 TORCH ?= auto
 # For pip and uv alike, as PIP_EXTRA_INDEX_URL and the like are: --find-links FOLDER
 PIP_ARGS ?=
+# Exported, it would be a setting to pip, named args.
+unexport PIP_ARGS
 VENV := .venv
 INSTALL := $(VENV)/bin/python requirements/install.py
 export FACTD_STATE_DIR ?= $(CURDIR)/.factd

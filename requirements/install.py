@@ -70,13 +70,13 @@ def read_settings(listed: str) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def uv_environment(settings: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str] | None:
-    """The environment in which uv looks where pip does; None when a setting has no counterpart in uv.
+def unknown_to_uv(settings: Mapping[str, str]) -> list[str]:
+    """Settings of pip that may decide which packages are found, and that uv cannot be told."""
+    return sorted(settings.keys() - COUNTERPARTS.keys() - HARMLESS)
 
-    A UV_* variable of the user's own wins over what pip's configuration says.
-    """
-    if not settings.keys() <= COUNTERPARTS.keys() | HARMLESS:
-        return None
+
+def uv_environment(settings: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment in which uv looks where pip does; the user's own UV_* variables win."""
     translated = {"UV_INDEX_STRATEGY": "unsafe-best-match", "UV_PYTHON_DOWNLOADS": "never"}
     for name, value in settings.items():
         if name in COUNTERPARTS:
@@ -124,13 +124,15 @@ class Installer:
 
 def best_installer(arguments: Sequence[str]) -> Installer:
     """uv, if it can be installed and can express pip's configuration; else pip."""
-    uv = uv_environment(pip_settings(), os.environ)
-    if uv is None:
-        print("factd: pip's configuration has a setting that uv does not know, so pip installs")
+    settings = pip_settings()
+    if unknown := unknown_to_uv(settings):
+        print(
+            f"factd: pip's configuration sets {', '.join(unknown)}, which uv does not know, so pip installs"
+        )
         return Installer(None, arguments)
     pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     done = subprocess.run([*pip, *arguments, "-r", HERE / "uv.txt"], check=False)
-    return Installer(uv if done.returncode == 0 else None, arguments)
+    return Installer(uv_environment(settings, os.environ) if done.returncode == 0 else None, arguments)
 
 
 def pin(name: str) -> str:
@@ -223,9 +225,8 @@ def tests(installer: Installer) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter, allow_abbrev=False)
     parser.add_argument("what", choices=("product", "tests"))
     parser.add_argument("--torch", choices=("auto", "cpu", "cuda"), default="auto")
     options, arguments = parser.parse_known_args(argv)

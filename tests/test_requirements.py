@@ -180,7 +180,7 @@ def test_uv_looks_where_pip_does():
 
 
 def test_a_setting_that_uv_has_not_leaves_the_work_to_pip():
-    assert install.uv_environment({"client-cert": "/me.pem"}, {}) is None
+    assert install.unknown_to_uv({"client-cert": "/me.pem", "cert": "/ca.pem", "log": "x"}) == ["client-cert"]
 
 
 @pytest.mark.parametrize("uv", [{}, None], ids=["uv", "pip"])
@@ -264,7 +264,19 @@ def test_who_has_named_another_registry_is_not_sent_to_a_third(settings, environ
     assert install.is_registry_default(settings, environment) is asked
 
 
-# ---- the Makefile's choice of Python -------------------------------------------------------------
+# ---- the Makefile -------------------------------------------------------------------------------
+
+
+def shown_by_make(command: str, *arguments: str, **environment: str) -> str:
+    done = subprocess.run(
+        ["make", "-s", "--eval", f"show:; @{command}", "show", *arguments],
+        cwd=ROOT, env={"PATH": "/usr/bin:/bin", **environment}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+def test_pip_does_not_take_makes_arguments_for_a_setting():
+    assert "PIP_ARGS" not in shown_by_make("env | grep -v MAKE", "PIP_ARGS=--pre")
 
 
 @pytest.mark.parametrize(
@@ -283,9 +295,4 @@ def test_make_takes_the_newest_python_that_starts(working, chosen, tmp_path):
         body = f'exec {sys.executable} "$@"' if name in working else "exit 127"
         shim.write_text(f"#!/bin/sh\n{body}\n")
         shim.chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-    shown = subprocess.run(
-        ["make", "-s", "--eval", "show:; @echo $(PYTHON)", "show"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert shown.stdout.strip() == chosen
+    assert shown_by_make("echo $(PYTHON)", PATH=f"{tmp_path}:/usr/bin:/bin").strip() == chosen
