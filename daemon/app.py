@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from editing.editor import Editor
     from editing.install import Installation
     from editing.values.search import ValueOptions
-    from monitoring.verdict import Thresholds
+    from monitoring.thresholds import Thresholds
 
 log = logging.getLogger("factd")
 
@@ -244,15 +244,13 @@ def build_monitoring(settings: Settings, editor: Any) -> "Monitoring":
 
 
 def foresee(thresholds: "Thresholds", history: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
-    """What `daemon.apply.ladder.Foresee` says, with the levels in force: guard → [warn, limit]."""
+    """What `daemon.apply.ladder.Foresee` says, with the levels in force: measure → [warn, limit]."""
     from monitoring.forecast import FEWEST_POINTS, edits_until_limit, forecasts, to_json
     from monitoring.measurements import Measurements
-    from monitoring.verdict import GUARDS
 
     series = [(edits, Measurements.from_json(stored)) for edits, stored in history]
     found = forecasts(series, thresholds)
-    kinds = ("warn", "limit")
-    limits = {guard.name: [getattr(thresholds, f"{guard.name}_{kind}") for kind in kinds] for guard in GUARDS}
+    limits = {name: [bounds.warn, bounds.limit] for name, bounds in thresholds.bounds.items()}
     if edits_until_limit(series, found) is None:
         few = f"{len(series)} of {FEWEST_POINTS} versions measured since the last compaction"
         return {"known": False, "nearest": f"nothing yet: {few}", "forecasts": [], "limits": limits}

@@ -16,7 +16,8 @@ from daemon.cli.output import EPILOG, CommandError, Exit, show_json
 if TYPE_CHECKING:
     from daemon.ledger.ledger import Ledger
     from daemon.ledger.tables import VersionRow
-    from monitoring.verdict import Guard, Thresholds
+    from monitoring.measure import Measure
+    from monitoring.thresholds import Thresholds
 
 #: What a verdict said of a measure: colour of its point.
 COLOURS = {"ok": "tab:green", "warn": "tab:orange", "limit": "tab:red", "unknown": "tab:grey"}
@@ -37,9 +38,9 @@ class Served:
 
 @dataclass(frozen=True)
 class Series:
-    """One guarded measure over what was served; NaN where it was not measured."""
+    """One watched measure over what was served; NaN where it was not measured."""
 
-    guard: "Guard"
+    measure: "Measure"
     values: list[float] = field(default_factory=list)
     states: list[str] = field(default_factory=list)
 
@@ -58,7 +59,7 @@ def plot(
     as_json: JsonOption = False,
 ) -> None:
     """Draw how the measures of the served versions went, with limits, versions and rollbacks."""
-    from monitoring.verdict import Thresholds
+    from monitoring.thresholds import Thresholds
 
     with open_ledger(state, as_json) as (settings, ledger):
         if find_spec("matplotlib") is None:
@@ -70,13 +71,13 @@ def plot(
             mend = "post a correction; measures are kept with each version"
             raise CommandError(Exit.NOT_FOUND, "no version with measurements was served yet", mend)
         try:
-            thresholds = replace(Thresholds(), **settings.thresholds)
+            thresholds = Thresholds().overridden(settings.thresholds)
             draw(served, found, thresholds, out)
         except (OSError, ValueError) as error:
             raise CommandError(
                 Exit.BAD_INPUT, f"--out {out}: {error}", "give a file in a writable folder"
             ) from None
-    names = [one.guard.name for one in found]
+    names = [one.measure.name for one in found]
     if as_json:
         versions = [{"version": one.row.id, "at": one.at, "rollback": one.rollback} for one in served]
         show_json({"out": str(out), "versions": versions, "measures": names})
@@ -107,15 +108,15 @@ def history(ledger: "Ledger") -> list[Served]:
 
 
 def series(served: Sequence[Served]) -> list[Series]:
-    """The guarded measures; of those with a value a layer, the worst one."""
-    from monitoring.verdict import GUARDS
+    """The watched measures; of those with a value a layer, the worst one."""
+    from monitoring.registry import WATCHED
 
-    found = [Series(guard) for guard in GUARDS]
+    found = [Series(measure) for measure in WATCHED]
     for one in served:
         measured, verdict = one.row.measurements or {}, one.row.verdict or {}
         for line in found:
-            line.values.append(_worst(measured.get(line.guard.name), line.guard.high_is_bad))
-            line.states.append(verdict.get("guards", {}).get(line.guard.name, "unknown"))
+            line.values.append(_worst(measured.get(line.measure.name), line.measure.high_is_bad))
+            line.states.append(verdict.get("guards", {}).get(line.measure.name, "unknown"))
     return found
 
 
@@ -129,7 +130,7 @@ def _worst(stored: Any, high_is_bad: bool) -> float:
 
 
 def draw(served: Sequence[Served], found: Sequence[Series], limits: "Thresholds", out: Path) -> None:
-    """One panel a measure; points have the colour of the guard's state when the version was last judged."""
+    """One panel a measure; points have the colour of its state when the version was last judged."""
     # Not pyplot: that keeps figures and a backend as global state.
     from matplotlib.figure import Figure
 
@@ -142,13 +143,13 @@ def draw(served: Sequence[Served], found: Sequence[Series], limits: "Thresholds"
         for state, colour in COLOURS.items():
             at = [i for i in places if line.states[i] == state]
             panel.plot(at, [line.values[i] for i in at], "o", color=colour, markersize=4, label=state)
-        for kind, colour in (("warn", "tab:orange"), ("limit", "tab:red")):
-            limit = getattr(limits, f"{line.guard.name}_{kind}")
-            if limit or line.guard.high_is_bad:  # a share is never below 0: that limit stops nothing
+        bounds = limits[line.measure.name]
+        for kind, limit, colour in (("warn", bounds.warn, "tab:orange"), ("limit", bounds.limit, "tab:red")):
+            if limit or line.measure.high_is_bad:  # a share is never below 0: that limit stops nothing
                 panel.axhline(limit, color=colour, linestyle="--", linewidth=0.8, label=f"{kind} at")
         for i in (i for i in places if served[i].rollback):
             panel.axvline(i, color="tab:purple", linestyle=":", label="rollback")
-        panel.set_title(line.guard.name, loc="left", fontsize="medium")
+        panel.set_title(line.measure.name, loc="left", fontsize="medium")
         panel.grid(axis="y", alpha=0.3)
     step = -(-len(served) // NAMED)
     names = [one.row.id + (f"\n({one.rollback})" if one.rollback else "") for one in served]

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -119,7 +118,7 @@ class Settings(BaseSettings):
     full_tensors: bool = False
     #: earlier facts asked again by each measurement, at most
     measure_sample: int = Field(32, ge=0)
-    #: overrides of monitoring.verdict.Thresholds by name, e.g. {"probe_kl_nats_limit": 0.2}
+    #: other levels at which measures warn and stop a version, by name, e.g. {"probe_kl_nats_limit": 0.2}
     thresholds: dict[str, float] = Field(default_factory=dict)
 
     #: the guard says what it would do and lets everything through
@@ -157,9 +156,9 @@ class Settings(BaseSettings):
     @field_validator("thresholds")
     @classmethod
     def _known(cls, value: dict[str, float]) -> dict[str, float]:
-        from monitoring.verdict import Thresholds
+        from monitoring.thresholds import Thresholds
 
-        known = {each.name for each in fields(Thresholds)}
+        known = Thresholds().as_settings()
         for name, number in value.items():
             if name not in known:
                 raise ValueError(f"{name!r} is none of {', '.join(sorted(known))}")
