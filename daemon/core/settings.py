@@ -7,12 +7,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from limits import parse
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from daemon.core.errors import SettingsError
 from daemon.core.names import PATTERN, Names
 from daemon.core.publication import IN_FLIGHT_MOST_SECONDS, IN_FLIGHT_SECONDS, PUBLISH_SECONDS, InFlight
+from monitoring.verdict import Thresholds
 
 DEFAULT_STATE_DIR = Path("~/.local/state/factd")
 
@@ -157,8 +159,6 @@ class Settings(BaseSettings):
     @field_validator("thresholds")
     @classmethod
     def _known(cls, value: dict[str, float]) -> dict[str, float]:
-        from monitoring.verdict import Thresholds
-
         known = {each.name for each in fields(Thresholds)}
         for name, number in value.items():
             if name not in known:
@@ -176,8 +176,6 @@ class Settings(BaseSettings):
     @field_validator("request_rate", "correction_rate")
     @classmethod
     def _rate(cls, value: str) -> str:
-        from limits import parse
-
         if value:
             try:
                 parse(value)
