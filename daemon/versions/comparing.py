@@ -11,8 +11,8 @@ from daemon.versions.export import edited_layers, version_weights
 from daemon.versions.store import Store
 from editing.facts import Fact
 from editing.model.loaded import LoadedModel
-from monitoring.measurements import LAYER_MEASURES, SCALAR_MEASURES
 from monitoring.measuring.spectral import frobenius_norm, spectrum
+from monitoring.registry import LAYER_MEASURES, SCALAR_MEASURES
 
 
 def difference(

@@ -457,7 +457,7 @@ def test_an_incomplete_batch_waits_for_company(make_world, monkeypatch):
         world.post("Spain", "Vigo")
         world.now += 5.0
 
-    monkeypatch.setattr("daemon.apply.draining.time.sleep", nap)
+    monkeypatch.setattr("daemon.apply.applier.time.sleep", nap)
     world.post("France", "Lyon")
     assert world.run().versions == ["v000001"]
     assert len(naps) == 1
@@ -467,7 +467,7 @@ def test_an_incomplete_batch_waits_for_company(make_world, monkeypatch):
 def test_a_batch_that_waits_for_company_lets_an_operation_go_first(make_world, monkeypatch):
     world = make_world(batch_wait_seconds=5.0)
     monkeypatch.setattr(
-        "daemon.apply.draining.time.sleep", lambda _: world.ledger.request("pause", actor="operator")
+        "daemon.apply.applier.time.sleep", lambda _: world.ledger.request("pause", actor="operator")
     )
     world.post("France", "Lyon")
     assert world.run().versions == []
@@ -478,7 +478,7 @@ def test_a_batch_that_waits_for_company_lets_an_operation_go_first(make_world, m
 def test_what_is_older_than_an_urgent_correction_of_its_subject_is_found_beyond_the_window(
     world, monkeypatch
 ):
-    monkeypatch.setattr("daemon.apply.draining.WINDOW", 2)
+    monkeypatch.setattr("daemon.apply.applier.WINDOW", 2)
     first = world.post("Spain", "Vigo", prompt="The port of {} is")
     for i in range(5):
         world.post(f"S{i}", "Lyon")

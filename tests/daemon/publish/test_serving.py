@@ -10,14 +10,9 @@ from daemon.plugin.routes import PublishBody
 from daemon.publish.serving import PublishResult, Served, ServingError
 from daemon.publish.stub import StubServing
 from daemon.publish.vllm_replica import VllmReplica
-from daemon.supervise.embedded import (
-    EmbeddedValkey,
-    ManagedProcess,
-    ProcessError,
-    VllmOptions,
-    free_port,
-    vllm_command,
-)
+from daemon.supervise.embedded import EmbeddedValkey
+from daemon.supervise.processes import ManagedProcess, ProcessError, free_port
+from daemon.supervise.vllm import VllmOptions, vllm_command
 from tests.waiting import until
 
 
