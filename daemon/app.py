@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from daemon.apply.applier import Applier
     from daemon.apply.update import Monitoring
     from daemon.apply.value_workers import Fleet
-    from daemon.ledger.tables import CorrectionRow
+    from daemon.ledger.rows import CorrectionRow
     from daemon.publish.proof import Proof
     from editing.editor import Editor
     from editing.install import Installation

@@ -18,7 +18,7 @@ def audit(state: StateOption = None, as_json: JsonOption = False) -> None:
     from daemon.ledger.audit import audit as verify
 
     with open_ledger(state, as_json) as (_, ledger):
-        found = verify(ledger.engine)
+        found = verify(ledger.database.engine)
         view = {"valid": found.valid, **asdict(found)}
         if not found.valid:
             mend = "keep it as it is and compare it with a backup"

@@ -12,7 +12,7 @@ from daemon.cli.output import EPILOG, CommandError, Exit, show_json, show_table
 
 if TYPE_CHECKING:
     from daemon.ledger.ledger import Ledger
-    from daemon.ledger.tables import CorrectionRow, VersionRow
+    from daemon.ledger.rows import CorrectionRow, VersionRow
 
 VERSION = re.compile(r"v\d{6}|default")
 
@@ -51,9 +51,9 @@ def blame_version(ledger: "Ledger", id: str) -> dict[str, Any]:
     Raises:
         UnknownIdError: there is no such version.
     """
-    version = ledger.version(id)
-    since = {fact: row.id for row in ledger.chain(id) for fact in row.added}
-    rows = [ledger.get(fact) for fact in reversed(ledger.fact_ids(id))]
+    version = ledger.questions.version(id)
+    since = {fact: row.id for row in ledger.questions.ancestry(id) for fact in row.added}
+    rows = [ledger.questions.get(fact) for fact in reversed(ledger.questions.fact_ids(id))]
     return {
         "version": id,
         "parent": version.parent,
@@ -72,8 +72,8 @@ def blame_text(ledger: "Ledger", text: str) -> dict[str, Any]:
     A correction matches when its subject or its target stands in the text, or the text in its prompt or
     its target; whole words, whatever their case. With both, subject and target, it comes first.
     """
-    versions = [row for row in ledger.versions() if row.live_at is not None]
-    found = [(matched, row) for row in ledger.corrections() if (matched := _matches(row, text))]
+    versions = [row for row in ledger.questions.versions() if row.live_at is not None]
+    found = [(matched, row) for row in ledger.questions.corrections() if (matched := _matches(row, text))]
     found.sort(key=lambda pair: len(pair[0]), reverse=True)
     return {
         "text": text,

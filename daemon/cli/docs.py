@@ -186,9 +186,10 @@ def described_app() -> Any:
 
     from daemon.core.settings import load_settings
     from daemon.http.api import create_app
+    from daemon.ledger.database import Database
     from daemon.ledger.ledger import Ledger
 
-    nothing = Ledger(create_engine("sqlite://"))
+    nothing = Ledger(Database(create_engine("sqlite://")))
     return create_app(load_settings(admin_token="unused"), nothing, replicas=[], ring=lambda: None)
 
 

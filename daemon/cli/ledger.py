@@ -51,7 +51,7 @@ def open_ledger(state: Path | None, as_json: bool) -> Iterator[tuple[Settings, "
         try:
             yield settings, ledger
         except UnknownIdError as error:
-            rows = ledger.versions() if error.kind == "version" else ledger.corrections()
+            rows = ledger.questions.versions() if error.kind == "version" else ledger.questions.corrections()
             what = f"there is no {error.kind} {error.id!r}"
             raise CommandError(Exit.NOT_FOUND, what, nearest(error.id, (row.id for row in rows))) from None
         except TransitionError as error:
@@ -70,12 +70,12 @@ def status(
 
     with open_ledger(state, as_json) as (_, ledger):
         if id is None:
-            view = status_view(ledger.status())
+            view = status_view(ledger.questions.status())
         else:
-            view = correction_view(ledger.get(id))
+            view = correction_view(ledger.questions.get(id))
             view["history"] = [
                 {"at": t.at, "from": t.old, "to": t.new, "reason": t.reason, "actor": t.actor}
-                for t in ledger.transitions(ledger.get(id).id, kind="correction")
+                for t in ledger.questions.transitions(ledger.questions.get(id).id, kind="correction")
             ]
     if as_json:
         show_json(view)
@@ -106,7 +106,7 @@ def facts(state: StateOption = None, as_json: JsonOption = False) -> None:
     from daemon.http.views import correction_view
 
     with open_ledger(state, as_json) as (_, ledger):
-        views = [correction_view(row) for row in ledger.facts()]
+        views = [correction_view(row) for row in ledger.questions.facts()]
     if as_json:
         show_json(views)
     else:
@@ -119,8 +119,10 @@ def versions(state: StateOption = None, as_json: JsonOption = False) -> None:
     from daemon.http.views import version_view
 
     with open_ledger(state, as_json) as (_, ledger):
-        live = ledger.live_version()
-        views = [version_view(ledger.version("v000000"))] + [version_view(row) for row in ledger.versions()]
+        live = ledger.questions.live_version()
+        views = [version_view(ledger.questions.version("v000000"))] + [
+            version_view(row) for row in ledger.questions.versions()
+        ]
     if as_json:
         show_json({"live": live, "versions": views})
         return
@@ -198,15 +200,15 @@ def _operate(
     from daemon.http.views import operation_view
 
     with open_ledger(state, as_json) as (settings, ledger):
-        number = ledger.request(kind, target, actor=f"operator:{getpass.getuser()}", why=why)
+        number = ledger.intake.request(kind, target, actor=f"operator:{getpass.getuser()}", why=why)
         ring_doorbell(settings)
-        view: dict[str, Any] = operation_view(ledger.operation(number))
+        view: dict[str, Any] = operation_view(ledger.questions.operation(number))
         deadline = time.monotonic() + timeout
         with waiting(f"{kind}: waiting for the applier"):
             while view["state"] == "pending" and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
-                view = operation_view(ledger.operation(number))
-        view["live"] = ledger.live_version()
+                view = operation_view(ledger.questions.operation(number))
+        view["live"] = ledger.questions.live_version()
         if timeout > 0 and view["state"] == "pending":
             what = f"{kind} is recorded as operation {number} and was not carried out within {timeout:.0f} s"
             raise CommandError(Exit.TIMED_OUT, what, "it stays recorded; is `factd up` running?", **view)

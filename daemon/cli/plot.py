@@ -15,7 +15,7 @@ from daemon.cli.output import EPILOG, CommandError, Exit, show_json
 
 if TYPE_CHECKING:
     from daemon.ledger.ledger import Ledger
-    from daemon.ledger.tables import VersionRow
+    from daemon.ledger.rows import VersionRow
     from monitoring.verdict import Guard, Thresholds
 
 #: What a verdict said of a measure: colour of its point.
@@ -90,18 +90,18 @@ def history(ledger: "Ledger") -> list[Served]:
 
     rollbacks = {
         str(row.id): row
-        for row in ledger.operations(OperationState.DONE)
+        for row in ledger.questions.operations(OperationState.DONE)
         if row.kind is OperationKind.ROLLBACK and row.target is not None
     }
     served: list[Served] = []
-    for change in ledger.transitions():
+    for change in ledger.questions.transitions():
         if change.kind == "version" and change.new == VersionState.LIVE:
-            served.append(Served(ledger.version(change.id), change.at))
+            served.append(Served(ledger.questions.version(change.id), change.at))
         asked = rollbacks.get(change.id) if change.kind == "operation" else None
         if asked is None or asked.target is None or change.new != OperationState.DONE:
             continue
         if not served or served[-1].row.id != asked.target:  # the base has no row that could go live
-            served.append(Served(ledger.version(asked.target), change.at))
+            served.append(Served(ledger.questions.version(asked.target), change.at))
         served[-1] = replace(served[-1], rollback=asked.actor)
     return served
 

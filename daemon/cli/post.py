@@ -189,7 +189,7 @@ def correction_dict(ledger: "Ledger", id: str) -> dict[str, Any]:
     from daemon.http.views import correction_view
 
     try:
-        return correction_view(ledger.get(id))
+        return correction_view(ledger.questions.get(id))
     except UnknownIdError:
         blank = dict.fromkeys(("prompt", "before", "after", "reason", "version", "post_to_live_seconds"))
         return {"id": id, "state": "queued", **blank}

@@ -16,7 +16,7 @@ from daemon.cli.output import EPILOG, CommandError, Exit, local_time
 
 if TYPE_CHECKING:
     from daemon.ledger.ledger import Ledger
-    from daemon.ledger.tables import TransitionRow
+    from daemon.ledger.rows import TransitionRow
 
 #: Between two looks at the ledger, seconds: the eye calls it at once, and a look is one indexed query.
 POLL_SECONDS = 0.25
@@ -53,14 +53,15 @@ def tail(
 
 
 def _follow(ledger: "Ledger", since: float | None) -> "Iterator[TransitionRow]":
-    rows = ledger.transitions(limit=BEFORE) if since is None else ledger.transitions(since=since)
+    ask = ledger.questions.transitions
+    rows = ask(limit=BEFORE) if since is None else ask(since=since)
     last = 0
     while True:
         yield from rows
         last = rows[-1].seq if rows else last
         if not rows:
             time.sleep(POLL_SECONDS)
-        rows = ledger.transitions(after=last, since=since or 0.0)
+        rows = ledger.questions.transitions(after=last, since=since or 0.0)
 
 
 def moment(text: str, now: float) -> float:

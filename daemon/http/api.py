@@ -23,7 +23,7 @@ from daemon.core.errors import (
     SettingsError,
 )
 from daemon.core.lifecycle import FINAL, State
-from daemon.core.messages import Correction, parse_correction, parse_json, printable, problem
+from daemon.core.messages import MAX_ID, Correction, parse_correction, parse_json, printable, problem
 from daemon.core.ruling import guard_policy
 from daemon.core.settings import Settings
 from daemon.http.alerts import PLAIN, AlertDesk, Webhook
@@ -31,7 +31,7 @@ from daemon.http.errors import responses
 from daemon.http.status_page import PAGE_HEADERS, healthy, numbers_only, page_view, snapshot
 from daemon.http.views import correction_view, operation_view, version_view
 from daemon.intake.intake import Bell, Rates, Room, Writer
-from daemon.ledger.ledger import MAX_ID, Ledger
+from daemon.ledger.ledger import Ledger
 from daemon.publish.replicas import open_replicas
 from daemon.publish.serving import ServingClient
 from monitoring.metrics import Metrics
@@ -207,7 +207,7 @@ def list_corrections(
 ) -> list[dict[str, Any]]:
     """The newest first; of one state, and with a text in them, when asked."""
     states = [state] if state else []
-    rows = service.ledger.corrections(*states, limit=limit, containing=containing)
+    rows = service.ledger.questions.corrections(*states, limit=limit, containing=containing)
     return [correction_view(row) for row in rows[::-1]]
 
 
@@ -218,7 +218,7 @@ async def get_correction(
     """One correction; `wait` seconds at most until it is not under way any more."""
     deadline = time.monotonic() + wait
     while True:
-        view = correction_view(await run_in_threadpool(service.ledger.get, id))
+        view = correction_view(await run_in_threadpool(service.ledger.questions.get, id))
         if view["state"] in FINAL or time.monotonic() >= deadline:
             return view
         # Not in a thread: forty clients that wait would hold all there are, and nobody could post.
@@ -228,14 +228,17 @@ async def get_correction(
 @router.get("/v1/facts", dependencies=SUBMIT)
 def get_facts(service: ServiceOf) -> list[dict[str, Any]]:
     """The corrections that are live."""
-    return [correction_view(row) for row in service.ledger.facts()]
+    return [correction_view(row) for row in service.ledger.questions.facts()]
 
 
 @router.get("/v1/versions", dependencies=SUBMIT)
 def get_versions(service: ServiceOf) -> dict[str, Any]:
     """All versions, oldest first, with verdicts and measurements, and which is live."""
-    rows = [service.ledger.version("v000000"), *service.ledger.versions()]
-    return {"live": service.ledger.live_version(), "versions": [version_view(row, full=True) for row in rows]}
+    rows = [service.ledger.questions.version("v000000"), *service.ledger.questions.versions()]
+    return {
+        "live": service.ledger.questions.live_version(),
+        "versions": [version_view(row, full=True) for row in rows],
+    }
 
 
 @router.get("/v1/operations/{number}", dependencies=SUBMIT)
@@ -243,7 +246,7 @@ def get_operation(
     service: ServiceOf, number: Annotated[int, PathParameter(ge=1, lt=2**31)]
 ) -> dict[str, Any]:
     """What became of an operation that was asked for."""
-    return operation_view(service.ledger.operation(number))
+    return operation_view(service.ledger.questions.operation(number))
 
 
 @router.post("/v1/corrections/{id}/retract", status_code=202, dependencies=ADMIN)
@@ -277,9 +280,9 @@ def resume(service: ServiceOf, why: Why = None) -> dict[str, Any]:
 
 
 def _request(service: Service, kind: str, target: str | None, why: str | None) -> dict[str, Any]:
-    number = service.ledger.request(kind, target, actor="operator:http", why=why)
+    number = service.ledger.intake.request(kind, target, actor="operator:http", why=why)
     service.ring()
-    return operation_view(service.ledger.operation(number))
+    return operation_view(service.ledger.questions.operation(number))
 
 
 @router.post("/v1/alerts", status_code=202, dependencies=ADMIN, openapi_extra=_alerts_schema())
@@ -303,7 +306,7 @@ def healthz() -> dict[str, str]:
 @router.get("/readyz")
 def readyz(service: ServiceOf) -> JSONResponse:
     """The ledger can be read and every replica answers."""
-    live = service.ledger.live_version()
+    live = service.ledger.questions.live_version()
     # Numbered as in /metrics: addresses are not for everybody.
     replicas = {f"replica {i}": answers for i, answers in enumerate(healthy(service.replicas))}
     ready = all(replicas.values())
