@@ -21,7 +21,8 @@ import typer
 from starlette.routing import Match
 from typer.testing import CliRunner
 
-from daemon.cli.main import app, docs
+from daemon.cli import docs
+from daemon.cli.main import app
 from daemon.core.messages import parse_correction
 from daemon.http.alerts import Webhook
 from tests.pages import API, LOG, PAGES, ROOT, VLLM, blocks, every_block, prose, unlike, words
