@@ -56,7 +56,7 @@ COLUMNS = re.compile(r"\S {3,}\S|[├└│]")
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 CODE = re.compile(r"(`+)[^`]+?\1")
-#: Lines without sentences: tables and headings. Equations and drawings are indented by four, below a blank line.
+#: Lines without sentences. Equations and drawings are others: indented by four, below a blank line.
 NO_PROSE = re.compile(r"^\s*(\||#)")
 ITEM = re.compile(r"^\s*([-*]|\d+\.)\s+")
 END = re.compile(r"(?<=[.!?])[)*\"'”]*\s+")
