@@ -17,7 +17,7 @@ export TOKENIZERS_PARALLELISM = false
 # Set, as in many images, it would let every process compile torch and vLLM anew: 25 s a process.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup lock demo test check docs pictures bench clean
+.PHONY: setup lock demo test quick check docs pictures bench clean
 
 setup: $(VENV)/.stamp $(VENV)/.stamp-dev
 
@@ -49,8 +49,15 @@ lock:
 demo: $(VENV)/.stamp
 	@$(VENV)/bin/factd demo
 
+# Two processes share the tests: one starts the servers, the other runs the rest (tests/conftest.py).
+JOBS ?= 2
+PYTEST := $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
 test: setup
-	@$(VENV)/bin/python -m pytest
+	@$(PYTEST)
+
+# While you work: lint, types, and the tests that start no server and kill no process. Under four minutes.
+quick: check
+	@$(PYTEST) -q -m "not slow and not end_to_end and not real"
 
 check: setup
 	@echo "ruff format"; $(VENV)/bin/ruff format --check .

@@ -27,11 +27,10 @@ from daemon.ledger.tables import (
     stage_seconds,
     versions,
 )
+from monitoring.measurements import measured_again
 from monitoring.policy import PolicyState
 
 ACTOR = "applier"
-#: what a measurement says of the version's own batch; the others are replaced when it is measured again
-OF_THE_BATCH = ("value_norm_ratio", "efficacy_ratio", "paraphrase_ratio", "neighbourhood_ratio", "cases")
 
 
 class Journal(Ledger):
@@ -302,8 +301,10 @@ class Journal(Ledger):
         """What the live version is found to be now, with the rollback that follows, if one does."""
         with self.writing() as c:
             row = find_version(c, version)
-            batch = {name: kept for name, kept in (row.measurements or {}).items() if name in OF_THE_BATCH}
-            now = {"verdict": ruling.to_json(), "measurements": measured | batch}
+            now = {
+                "verdict": ruling.to_json(),
+                "measurements": measured_again(measured, row.measurements or {}),
+            }
             c.execute(update(versions).where(versions.c.id == version).values(**now))
             self._keep_measured(c, version, ruling, measured)
             self._set_control(c, "watched", {"version": version, "at": self.clock()})

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from daemon.app import foresee, open_editor
+from daemon.apply.building import foresee, open_editor
 from daemon.apply.applier import Applier
 from daemon.apply.update import Monitoring
 from daemon.cli.main import main
@@ -25,7 +25,8 @@ from daemon.plugin.staging import Checkpoint, admit, stage_version
 from daemon.versions.store import Store
 from editing.memory.delta import materialise, tensor_sha256
 from monitoring.measurements import CaseResult, Measurements
-from monitoring.verdict import Thresholds, Verdict
+from monitoring.thresholds import Thresholds
+from monitoring.verdict import Verdict
 from tests.daemon.fakes import DiskServing
 from tests.recorded.play import asked, fingerprint, play, save_model
 
