@@ -28,7 +28,7 @@ SOURCES = sorted(
 LONG_TODAY: dict[str, int] = {
     # Written from the code.
     "docs/api.md": 1,
-    "docs/metrics.md": 2,
+    "docs/metrics.md": 1,
     # Dated entries.
     "docs/log/guard.md": 4,
     "docs/log/speed.md": 1,
@@ -46,9 +46,7 @@ LONG_TODAY: dict[str, int] = {
     "editing/methods/interference.py": 1,
     "editing/solve/ridge.py": 1,
     "editing/values/descent.py": 1,
-    "monitoring/forecast.py": 1,
     "monitoring/measuring/change.py": 1,
-    "monitoring/verdict.py": 1,
 }
 #: Columns of a drawing or of a table made of spaces.
 COLUMNS = re.compile(r"\S {3,}\S|[├└│]")
