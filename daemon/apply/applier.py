@@ -88,11 +88,11 @@ class Applier:
             LeaseLostError: a newer applier took over; nothing more was written.
             StoreError: the live version cannot be rebuilt.
         """
-        with Lease(self.ledger, self.settings.lease_seconds) as lease:
+        with Lease(self.ledger.database, self.settings.lease_seconds) as lease:
             self.reached(Stage.LEASED)
             # What was proved is forgotten with a run that ends in a fault: nobody has looked at what it left.
             proved, self._proved = self._proved, Proved()
-            run = self._run(Journal(self.ledger, lease.fence), proved, stopping)
+            run = self._run(Journal(self.ledger.database, lease.fence), proved, stopping)
             report = _go(run)
             self._proved = run.restorer.proved
             return report
@@ -137,13 +137,13 @@ class Drain:
         return Went()
 
     def _waits(self) -> bool:
-        if self.journal.operations(OperationState.PENDING):
+        if self.journal.questions.operations(OperationState.PENDING):
             return True
-        return self.journal.paused() is None and self.journal.pending_count() > 0
+        return self.journal.questions.paused() is None and self.journal.questions.pending_count() > 0
 
     def step(self) -> Ended:
         """The next operation, or the next batch where there is none."""
-        operations = self.journal.operations(OperationState.PENDING)
+        operations = self.journal.questions.operations(OperationState.PENDING)
         # A rollback by the guard must not wait behind a retraction that is held.
         operations.sort(key=lambda operation: operation.actor != GUARD)
         return self.operations.work(operations[0]) if operations else self._batch()
@@ -169,14 +169,15 @@ class Drain:
         deadline = time.monotonic() + plan.wait_seconds
         while plan.wait_seconds > 0 and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(left, COMPANY_SECONDS))
-            if self.journal.operations(OperationState.PENDING):
+            if self.journal.questions.operations(OperationState.PENDING):
                 return None
             plan = self._plan()
         return plan
 
     def _plan(self) -> Plan:
         settings, now = self.run.settings, self.journal.clock()
-        pending, facts = self.journal.pending(WINDOW), self.journal.facts()
+        pending = self.journal.questions.pending(WINDOW)
+        facts = self.journal.questions.facts_about({row.subject for row in pending})
         patience, rest = settings.batch_wait_seconds, settings.retry_seconds
         return plan_batch(pending, facts, settings.batch_size, now, patience, rest)
 
@@ -197,8 +198,8 @@ def _go(run: Run) -> RunReport:
             ended = drain.step()
     fresh = sorted(_ever_live(run.journal) - known)
     held = ended.reason if isinstance(ended, Held) else None
-    return RunReport(run.journal.live_version(), fresh, held, dict(run.publisher.out))
+    return RunReport(run.journal.questions.live_version(), fresh, held, dict(run.publisher.out))
 
 
 def _ever_live(journal: Journal) -> set[str]:
-    return {id for id, (_, live) in journal.outline().items() if live}
+    return {id for id, (_, live) in journal.questions.outline().items() if live}

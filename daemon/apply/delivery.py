@@ -4,9 +4,9 @@ from daemon.apply.discards import Discards
 from daemon.apply.outcomes import Ended, Held, Refused, Went
 from daemon.apply.run import Run
 from daemon.core.errors import CondemnedError, ProofError, PublishError, SoakStoppedError
-from daemon.core.lifecycle import VersionState
+from daemon.core.lifecycle import ReasonCode, VersionState
 from daemon.core.stages import Stage
-from daemon.ledger.tables import CorrectionRow, VersionRow
+from daemon.ledger.rows import CorrectionRow, VersionRow
 from daemon.publish.publication import Publication
 from daemon.publish.publishing import Publisher
 from daemon.publish.serving import ServingError
@@ -21,7 +21,9 @@ class Delivery:
 
     def roll_forward(self, version: VersionRow) -> Ended:
         """Publishes an accepted version and commits it; brings the old one back when that fails."""
-        rows = self.journal.rows([*version.added, *version.removed]) or self.journal.facts()
+        rows = (
+            self.journal.questions.rows([*version.added, *version.removed]) or self.journal.questions.facts()
+        )
         told, tried = self.publisher, None
         try:
             if self.run.canary and version.state is not VersionState.PUBLISHED:
@@ -53,20 +55,22 @@ class Delivery:
             self.reached(Stage.PUBLISHED)
         with self.run.timed(version.id, "confirm"):
             publication.prove()
-            after = self.publisher.answers(self.journal.rows(version.added))
+            after = self.publisher.answers(self.journal.questions.rows(version.added))
         self.reached(Stage.CONFIRMED)
         self.journal.record_live(version.id, after)
         self.reached(Stage.LIVE)
 
     def _fall_back(self, version: VersionRow, error: Exception, told: Publisher) -> Refused | Held:
         """Brings the live version back where another was told; says what becomes of the version."""
-        reason = f"{'publish' if told is self.publisher else 'canary'} failed: {error}"
+        all_told = told is self.publisher
+        code = ReasonCode.PUBLISH_FAILED if all_told else ReasonCode.CANARY_FAILED
+        reason = f"{'publish' if all_told else 'canary'} failed: {error}"
         self._bring_back(told)
         if isinstance(error, ProofError | CondemnedError):
             # Not tried again: the same weights would be computed as wrongly. An operator has named the
             # version to go back to, which is done next; an alert means the version that it saw.
             asked = error.operation if isinstance(error, CondemnedError) and error.alert else None
-            self.journal.record_disproved(version.id, reason, asked)
+            self.journal.record_disproved(version.id, reason, code=code, asked=asked)
             self.reached(Stage.REFUSED)
             return Refused(reason)
         if isinstance(error, SoakStoppedError):
@@ -74,15 +78,15 @@ class Delivery:
             self.journal.discard(version.id, str(error))
             self.reached(Stage.REFUSED)
             return Held(str(error))
-        return self.discards.hold(version, reason)
+        return self.discards.hold(version, reason, code=code)
 
     def withdraw(self, version: VersionRow, reason: str) -> Held:
         """Brings the live version back on the replicas and in memory; the corrections wait again."""
         self._bring_back(self.publisher)
-        return self.discards.hold(version, reason)
+        return self.discards.hold(version, reason, code=ReasonCode.PUBLISH_FAILED)
 
     def _bring_back(self, told: Publisher) -> None:
-        self.push_back(self.journal.live_version(), told)
+        self.push_back(self.journal.questions.live_version(), told)
         self.run.restorer.to_live()
 
     def push_back(self, live: str, told: Publisher) -> None:

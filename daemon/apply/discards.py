@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 from daemon.apply.outcomes import Held, Refused
 from daemon.apply.run import Run
-from daemon.core.lifecycle import OperationState
+from daemon.core.lifecycle import OperationState, ReasonCode
 from daemon.core.ruling import Ruling
 from daemon.core.stages import Stage
-from daemon.ledger.tables import VersionRow
+from daemon.ledger.rows import VersionRow
 
 
 class Discards:
@@ -20,7 +20,7 @@ class Discards:
     def skip(self, version: VersionRow, skipped: Mapping[str, str]) -> Refused:
         """The editor skipped corrections, and without them the version makes no sense."""
         reason = "corrections were skipped"
-        self.journal.discard(version.id, reason, rejected=skipped)
+        self.journal.discard(version.id, reason, rejected=skipped, code=ReasonCode.SKIPPED_OUTLIER)
         self.reached(Stage.REFUSED)
         return Refused(reason)
 
@@ -43,12 +43,21 @@ class Discards:
         self.reached(Stage.REFUSED)
         return Refused(reason, ruling)
 
-    def hold(self, version: VersionRow, reason: str, ruling: Ruling | None = None) -> Held:
+    def hold(
+        self,
+        version: VersionRow,
+        reason: str,
+        ruling: Ruling | None = None,
+        code: ReasonCode | None = None,
+    ) -> Held:
         """The work could not be finished: tried again later, until the attempts are used up."""
         later = self.journal.clock() + self.settings.retry_seconds
         limit = self.settings.max_attempts
-        self.journal.discard(version.id, reason, ruling=ruling, max_attempts=limit, not_before=later)
-        if version.operation is not None and self.journal.operation(version.operation).attempts >= limit:
+        self.journal.discard(
+            version.id, reason, code=code, ruling=ruling, max_attempts=limit, not_before=later
+        )
+        asked = version.operation
+        if asked is not None and self.journal.questions.operation(asked).attempts >= limit:
             self._fail_operation(version, reason)
         self.reached(Stage.REFUSED)
         return Held(reason)

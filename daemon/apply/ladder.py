@@ -17,6 +17,7 @@ from typing import Any
 
 from daemon.apply.measuring import Foresee
 from daemon.apply.outcomes import Held, Went
+from daemon.core.actors import ActorKind
 from daemon.core.errors import StoreError
 from daemon.core.lifecycle import OperationKind, VersionState
 from daemon.core.publication import BASE_VERSION
@@ -24,7 +25,7 @@ from daemon.core.ruling import Ruling, guard_policy
 from daemon.core.settings import Settings
 from daemon.core.stages import Stage
 from daemon.ledger.journal import Journal
-from daemon.ledger.tables import OperationRow, VersionRow
+from daemon.ledger.rows import OperationRow, VersionRow
 from daemon.versions.store import Store
 from monitoring.policy import PolicyState, decide
 from monitoring.registry import OF_THE_BATCH, WEAR
@@ -55,7 +56,7 @@ class Ladder:
     # -- verdicts to rulings --------------------------------------------------------------------
 
     def on_staged(self, version: VersionRow, verdict: Verdict) -> Ruling:
-        state, now = self.journal.policy(), self.journal.clock()
+        state, now = self.journal.questions.policy(), self.journal.clock()
         if version.operation is None:
             return Ruling("staged", verdict, decide(state, verdict, "staged", now, self.policy))
         # A retraction or a compaction may be what ends a pause: it is judged for itself.
@@ -63,7 +64,7 @@ class Ladder:
         return Ruling("staged", verdict, replace(decision, state=state))
 
     def on_live(self, verdict: Verdict) -> Ruling:
-        decision = decide(self.journal.policy(), verdict, "live", self.journal.clock(), self.policy)
+        decision = decide(self.journal.questions.policy(), verdict, "live", self.journal.clock(), self.policy)
         return Ruling("live", verdict, decision)
 
     def on_alert(self, operation: OperationRow) -> Ruling | None:
@@ -71,7 +72,7 @@ class Ladder:
 
         Only asked before the first attempt; None for other operations and later attempts.
         """
-        alert = operation.kind is OperationKind.ROLLBACK and operation.actor.split(":")[0] == "alert"
+        alert = operation.kind is OperationKind.ROLLBACK and operation.actor_kind is ActorKind.ALERT
         if not alert or operation.attempts:
             return None
         return self.on_live(Verdict("rejected", (operation.why or operation.actor,), (), {}))
@@ -79,22 +80,23 @@ class Ladder:
     def only_wear(self, verdict: Verdict) -> bool:
         """Whether the only thing wrong is wear that the live version already shows."""
         passed = _passed_limits(verdict.states)
-        return bool(passed) and passed <= set(self._worn(self.journal.live_version()))
+        return bool(passed) and passed <= set(self._worn(self.journal.questions.live_version()))
 
     def rest(self) -> Went | Held:
         """Held while the guard would not even let a good version through."""
         now = self.journal.clock()
-        decision = decide(self.journal.policy(), _PASSED, "staged", now, self.policy)
+        decision = decide(self.journal.questions.policy(), _PASSED, "staged", now, self.policy)
         return Went() if decision.action == "accept" else Held(decision.reason)
 
     # -- watch ----------------------------------------------------------------------------------
 
     def watch_due(self) -> bool:
         """The base is never due: there is nothing to go back to, and its hashes are compared anyway."""
-        every, live = self.settings.guard_watch_seconds, self.journal.live_version()
+        every, live = self.settings.guard_watch_seconds, self.journal.questions.live_version()
         if not every or live == BASE_VERSION:
             return False
-        now, looked = self.journal.clock(), (self.journal.version(live).live_at, self.journal.watched_at())
+        questions, now = self.journal.questions, self.journal.clock()
+        looked = (questions.version(live).live_at, questions.watched_at())
         # A time ahead of a clock that was set back does not count: nobody knows how long ago it was.
         return not any(at is not None and 0 <= now - at < every for at in looked)
 
@@ -106,13 +108,13 @@ class Ladder:
         """
         ruling = self.on_live(verdict)
         target = self._healthy() if ruling.action == "rollback" else None
-        self.journal.record_watch(self.journal.live_version(), ruling, measurements, target)
+        self.journal.guard.record_watch(self.journal.questions.live_version(), ruling, measurements, target)
         if target is not None:
             self.reached(Stage.CONDEMNED)
         return target is not None
 
     def _healthy(self) -> str:
-        for version in self.journal.healthy_versions():
+        for version in self.journal.questions.healthy_versions():
             try:
                 self.store.load_state(version)
             except StoreError:
@@ -128,38 +130,39 @@ class Ladder:
         Returns:
             Whether a compaction was asked for.
         """
-        live = self.journal.live_version()
-        if (self.journal.forecast() or {}).get("version") != live:
-            self.journal.record_forecast(live, self.foresee(self.journal.history()))
+        live = self.journal.questions.live_version()
+        if (self.journal.questions.forecast() or {}).get("version") != live:
+            self.journal.guard.record_forecast(live, self.foresee(self.journal.questions.history()))
             self.reached(Stage.FORESEEN)
-        if live == BASE_VERSION or self.journal.paused() or isinstance(self.rest(), Held):
+        if live == BASE_VERSION or self.journal.questions.paused() or isinstance(self.rest(), Held):
             return False
         worn = self._worn(live)
         why = self._why_compact(worn)
         if why is not None:
-            self.journal.ask_compaction(why, self.policy.dry_run)
+            self.journal.guard.ask_compaction(why, self.policy.dry_run)
             self.reached(Stage.COMPACT_ASKED)
             return not self.policy.dry_run
         if worn and self._only_wear_refuses() and not self.policy.dry_run:
             why = f"the last {WORN_OUT} corrections were refused because the model is worn: {', '.join(worn)}"
-            self.journal.pause(f"{why}; retract facts or roll back, then resume")
+            self.journal.guard.pause(f"{why}; retract facts or roll back, then resume")
             self.reached(Stage.PAUSED)
         return False
 
     def _worn(self, live: str) -> list[str]:
-        return worn((self.journal.version(live).verdict or {}).get("guards", {}))
+        return worn((self.journal.questions.version(live).verdict or {}).get("guards", {}))
 
     def _why_compact(self, worn: Sequence[str]) -> str | None:
         """None when no compaction is due.
 
         After one, so many versions must go live before the next, whatever became of it.
         """
-        last = self.journal.last_step("compact", "would_compact")
-        if last is not None and self.journal.live_since(last.at) < self.settings.guard_compact_versions:
+        last = self.journal.questions.last_step("compact", "would_compact")
+        since = 0 if last is None else self.journal.questions.live_since(last.at)
+        if last is not None and since < self.settings.guard_compact_versions:
             return None
-        if worn and {"refuse", "rollback"} & self.journal.steps(last.at if last else 0.0).keys():
+        if worn and {"refuse", "rollback"} & self.journal.questions.steps(last.at if last else 0.0).keys():
             return f"versions are refused or rolled back, and past their warning: {', '.join(worn)}"
-        for one in (self.journal.forecast() or {}).get("forecasts", []):
+        for one in (self.journal.questions.forecast() or {}).get("forecasts", []):
             # Measures of the batch say nothing about the model, so a compaction could not mend them.
             left = math.inf if one["edits"] is None else one["edits"]
             if one["measure"] not in OF_THE_BATCH and left < self.settings.guard_compact_edits:
@@ -168,9 +171,9 @@ class Ladder:
 
     def _only_wear_refuses(self) -> bool:
         """Whether everything tried of late, since the last pause, was refused for wear alone."""
-        pause = self.journal.last_step("pause")
+        pause = self.journal.questions.last_step("pause")
         since = pause.at if pause else 0.0
-        tried = self.journal.newest_versions(WORN_OUT * TRIED)
+        tried = self.journal.questions.newest_versions(WORN_OUT * TRIED)
         refused = itertools.takewhile(lambda row: row.created_at > since and _wear_alone(row), tried)
         return sum(len(row.added) == 1 for row in refused) >= WORN_OUT
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from daemon.ledger.tables import CorrectionRow
+from daemon.ledger.rows import CorrectionRow
 from monitoring.verdict import Verdict
 
 

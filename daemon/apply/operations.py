@@ -8,7 +8,7 @@ from daemon.core.errors import PublishError, StoreError
 from daemon.core.lifecycle import PENDING, OperationKind, OperationState, State
 from daemon.core.publication import BASE_VERSION
 from daemon.core.stages import Stage
-from daemon.ledger.tables import OperationRow
+from daemon.ledger.rows import OperationRow
 from daemon.publish.publication import Publication
 from daemon.publish.serving import ServingError
 from monitoring.policy import resumed
@@ -27,11 +27,11 @@ class Operations:
             who = {"actor": operation.actor, "why": operation.why, "at": self.journal.clock()}
             return self._finish(operation, OperationState.DONE, "paused", paused=who)
         if operation.kind is OperationKind.RESUME:
-            again = resumed(self.journal.policy()).to_json()
+            again = resumed(self.journal.questions.policy()).to_json()
             return self._finish(operation, OperationState.DONE, "resumed", paused=None, policy=again)
         ruling = self.run.ladder.on_alert(operation)
         if ruling is not None and ruling.action != "rollback":
-            self.journal.refuse_alert(operation.id, ruling)
+            self.journal.guard.refuse_alert(operation.id, ruling)
             return Refused(ruling.reason, ruling)
         if self.journal.attempt_operation(operation.id, ruling) > self.run.settings.max_attempts:
             return self._finish(operation, OperationState.FAILED, "gave up: too many attempts")
@@ -52,7 +52,7 @@ class Operations:
         return self._apply(operation, [])
 
     def _retract(self, operation: OperationRow) -> Ended:
-        row = self.journal.get(operation.target or "")
+        row = self.journal.questions.get(operation.target or "")
         if row.state is State.LIVE:
             return self._apply(operation, [row.id])
         if row.state in PENDING:
@@ -69,7 +69,7 @@ class Operations:
         return self.update.apply(version)
 
     def _roll_back(self, operation: OperationRow) -> Ended:
-        live, target = self.journal.live_version(), operation.target or BASE_VERSION
+        live, target = self.journal.questions.live_version(), operation.target or BASE_VERSION
         if live == target:
             return self._finish(operation, OperationState.DONE, f"{target} is live already")
         try:
@@ -93,6 +93,6 @@ class Operations:
 
     def _publication(self, live: str, target: str) -> Publication:
         """Of a rollback; proved with the facts in which the two versions differ."""
-        differ = set(self.journal.fact_ids(live)) ^ set(self.journal.fact_ids(target))
-        rows = self.journal.rows(sorted(differ))
+        differ = set(self.journal.questions.fact_ids(live)) ^ set(self.journal.questions.fact_ids(target))
+        rows = self.journal.questions.rows(sorted(differ))
         return Publication(self.journal, self.run.publisher, target, "rollback", rows)

@@ -7,7 +7,7 @@ from daemon.apply.run import Run
 from daemon.apply.update import Update
 from daemon.core.errors import PublishError, StoreError
 from daemon.core.lifecycle import OperationKind, OperationState, VersionState
-from daemon.ledger.tables import VersionRow
+from daemon.ledger.rows import VersionRow
 from daemon.publish.serving import ServingError
 
 
@@ -33,20 +33,20 @@ class Reconciliation:
                 return restored
             # While no replica can be reached nothing is tried and no attempt is counted.
             self.publisher.find_present()
-            flight = self.journal.version_in_flight()
+            flight = self.journal.questions.version_in_flight()
             if flight is not None and flight.state is not VersionState.PLANNED:
                 return self._resume(flight)
-            live = self.journal.live_version()
+            live = self.journal.questions.live_version()
             behind = self.publisher.synchronise(live)
             if behind:
                 self.journal.record_publication(live, "reconcile", behind)
         except (ServingError, PublishError) as error:
-            return Held(f"the replicas cannot be brought to {self.journal.live_version()}: {error}")
+            return Held(f"the replicas cannot be brought to {self.journal.questions.live_version()}: {error}")
         return Went() if flight is None else self.update.apply(flight)
 
     def _clean(self) -> None:
         """Raises StoreError rather than clear away everything for a ledger that is new or another one."""
-        known, there = self.journal.outline(), self.run.store.ids()
+        known, there = self.journal.questions.outline(), self.run.store.ids()
         if there and not known:
             raise StoreError(
                 f"{self.run.store.versions} holds {len(there)} versions and the ledger knows of none: "
@@ -62,12 +62,12 @@ class Reconciliation:
                 self.restorer.to_live()
                 return Went()
             except StoreError as damage:
-                pending = self.journal.operations(OperationState.PENDING)
+                pending = self.journal.questions.operations(OperationState.PENDING)
                 asked = [each for each in pending if each.kind is OperationKind.ROLLBACK]
                 if not asked:
                     raise
                 self.publisher.find_present()
-                flight = self.journal.version_in_flight()
+                flight = self.journal.questions.version_in_flight()
                 if flight is not None:  # it grew from what is left
                     self.journal.discard(flight.id, f"its parent is damaged: {damage}")
                 ended = self.operations.work(asked[0])

@@ -34,7 +34,7 @@ class Restorer:
 
     def to_live(self) -> None:
         """Raises StoreError unless the model then has exactly the weights of the live version."""
-        self.to(self.journal.live_version())
+        self.to(self.journal.questions.live_version())
 
     def to(self, version: str) -> None:
         """Raises StoreError unless the model then has exactly the weights of the version."""
@@ -60,7 +60,7 @@ class Restorer:
     def _from_disk(self, version: str) -> dict[str, str]:
         """Hashes of the weights, now those of the version; no tensor is read if they were so already."""
         wanted, found = self._wanted(version), self.editor.weight_hashes()
-        if found == wanted and list(self.editor.state.ids) == self.journal.fact_ids(version):
+        if found == wanted and list(self.editor.state.ids) == self.journal.questions.fact_ids(version):
             return found
         state = self.store.load_state(version)
         self._check_facts(version, state.facts)
@@ -76,7 +76,7 @@ class Restorer:
 
     def _check_facts(self, version: str, facts: Sequence[Fact]) -> None:
         """No hash covers what a manifest says of its facts, but the ledger has it too."""
-        rows = self.journal.rows(self.journal.fact_ids(version))
+        rows = self.journal.questions.rows(self.journal.questions.fact_ids(version))
         told = [(row.id, row.subject, row.prompt, row.target) for row in rows]
         if [(fact.id, fact.subject, fact.prompt, fact.target) for fact in facts] != told:
             raise StoreError(

@@ -16,7 +16,7 @@ from daemon.core.lifecycle import OperationKind
 from daemon.core.publication import BASE_VERSION
 from daemon.core.ruling import Ruling
 from daemon.core.stages import Stage
-from daemon.ledger.tables import CorrectionRow, VersionRow
+from daemon.ledger.rows import CorrectionRow, VersionRow
 from daemon.publish.serving import ServingError
 from daemon.versions.store import Draft
 from editing.errors import EditError
@@ -57,11 +57,11 @@ class Update:
             self.journal.record_fault(version.id, repr(error))
             raise
         if isinstance(judged, _Written):
-            return self.delivery.roll_forward(self.journal.version(judged.version))
+            return self.delivery.roll_forward(self.journal.questions.version(judged.version))
         return judged
 
     def _edit_and_judge(self, version: VersionRow) -> _Written | Refused | Held:
-        rows = self.journal.rows(version.added)
+        rows = self.journal.questions.rows(version.added)
         outcomes = self._edit(version, rows)
         skipped = {o.id: str(o.reason) for o in outcomes if not o.written}
         if skipped and not _can_go_on(version, rows, skipped):
@@ -69,7 +69,7 @@ class Update:
             return self.discards.skip(version, skipped)
         if skipped:
             version = self.journal.skip(version.id, skipped)
-            rows = self.journal.rows(version.added)
+            rows = self.journal.questions.rows(version.added)
         measured = self._measure(version, rows, [o.value_norm_ratio for o in outcomes if o.written])
         ruling, found = self._judge(version, measured), measured.to_json()
         self.journal.record_measured(version.id, ruling, found)
@@ -106,19 +106,19 @@ class Update:
 
     def _compacts(self, version: VersionRow) -> bool:
         asked = version.operation
-        return asked is not None and self.journal.operation(asked).kind is OperationKind.COMPACT
+        return asked is not None and self.journal.questions.operation(asked).kind is OperationKind.COMPACT
 
     def _measure(
         self, version: VersionRow, rows: Sequence[CorrectionRow], ratios: Sequence[float]
     ) -> Measured:
         with self.run.timed(version.id, "measure"):
-            earlier = [fact for fact in self.journal.facts() if fact.id not in version.removed]
+            earlier = [fact for fact in self.journal.questions.facts() if fact.id not in version.removed]
             measured = self.run.monitoring.measure(rows, earlier, _largest(ratios))
         self.reached(Stage.MEASURED)
         return measured
 
     def _judge(self, version: VersionRow, measured: Measured) -> Ruling:
-        live = self.journal.version(self.journal.live_version())
+        live = self.journal.questions.version(self.journal.questions.live_version())
         verdict = self.run.monitoring.judge(measured, live.measurements)
         return self.run.ladder.on_staged(version, verdict)
 
@@ -130,7 +130,7 @@ class Update:
         """
         if not self.run.ladder.watch_due():
             return False
-        measured = self.run.monitoring.measure([], self.journal.facts(), None)
+        measured = self.run.monitoring.measure([], self.journal.questions.facts(), None)
         verdict = self.run.monitoring.judge(measured, None)
         self.reached(Stage.WATCHED)
         return self.run.ladder.watched(verdict, measured.to_json())

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from daemon.ledger.journal import Journal
-from daemon.ledger.tables import CorrectionRow
+from daemon.ledger.rows import CorrectionRow
 from daemon.publish.publishing import Publisher
 
 Cause = Literal["canary", "update", "rollback"]

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from daemon.core.errors import PublishError
-from daemon.ledger.tables import CorrectionRow
+from daemon.ledger.rows import CorrectionRow
 from daemon.publish.proof import Proof
 from daemon.publish.serving import BUSY, HUNG, PublishResult, Scores, Served, Serves, ServingError
 from daemon.versions.manifests import Manifests
