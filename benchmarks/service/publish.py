@@ -26,7 +26,7 @@ from daemon.supervise.environment import SERVER_CORES
 from daemon.supervise.processes import free_port
 from daemon.supervise.up import VLLM_READY_SECONDS
 from daemon.supervise.vllm import VllmOptions, vllm_command, vllm_process
-from daemon.versions.format import FACTORS_FILE, MANIFEST_FILE
+from daemon.versions.format import FACTORS_FILE, MANIFEST_FILE, TensorEntry
 from daemon.versions.store import Draft, Store
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _random_state(base: Mapping[str, Any], facts: Sequence[Any], generator: Any)
     return EditState(tuple(facts), factors)
 
 
-def _entries(base: Mapping[str, Any], state: "EditState") -> dict[str, dict[str, Any]]:
+def _entries(base: Mapping[str, Any], state: "EditState") -> dict[str, TensorEntry]:
     from editing.memory.delta import materialise, tensor_sha256
 
     return {

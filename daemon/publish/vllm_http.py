@@ -33,25 +33,46 @@ class VllmHttp:
         )
         self._api = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
-    def send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """The answer, whatever its status; the API key goes along unless `headers` are given.
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        json: object = None,
+        timeout: httpx.Timeout | float | None = None,
+    ) -> httpx.Response:
+        """The answer, whatever its status.
+
+        Args:
+            headers: in the place of those with the API key.
+            timeout: None: `ANSWER_SECONDS`.
 
         Raises:
             ServingError: there was no answer.
         """
+        limit = httpx.USE_CLIENT_DEFAULT if timeout is None else timeout
         try:
-            return self._http.request(method, path, **({"headers": self._api} | options))
+            return self._http.request(method, path, headers=headers or self._api, json=json, timeout=limit)
         except httpx.HTTPError as error:
             what = f"{self.address} does not answer ({error!r}); is vLLM running?"
             raise ServingError(what, retryable=True, code="unreachable") from error
 
-    def call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        """The JSON object of an answer of status 200.
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        json: object = None,
+        timeout: httpx.Timeout | float | None = None,
+    ) -> dict[str, Any]:
+        """The JSON object of an answer of status 200; arguments as of `send`.
 
         Raises:
             ServingError: another status, no answer, or no JSON object.
         """
-        answer = self.send(method, path, **options)
+        answer = self.send(method, path, headers=headers, json=json, timeout=timeout)
         if answer.status_code != 200:
             raise self.refusal(answer)
         content = self.read(answer.json)

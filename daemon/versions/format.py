@@ -134,8 +134,9 @@ def _is_text(value: object) -> bool:
 
 
 def _is_files(value: object) -> bool:
-    named = isinstance(value, dict) and FACTORS_FILE in value and value.keys() <= FILES
-    return named and all(map(_is_text, value.values()))
+    if not isinstance(value, dict) or FACTORS_FILE not in value or not value.keys() <= FILES:
+        return False
+    return all(map(_is_text, value.values()))
 
 
 def _is_tensors(value: object) -> bool:
