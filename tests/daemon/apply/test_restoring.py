@@ -31,19 +31,25 @@ def test_after_a_refusal_the_live_weights_are_back_without_reading_a_file(live, 
 
 @pytest.mark.parametrize("target", ["bad", "unwritable", "outlier", "foggy"])
 def test_weights_that_came_back_wrong_are_read_from_disk(live, monkeypatch, target):
-    restore, found = live.editor.restore, []
+    restore, apply, found, edited = live.editor.restore, live.editor.apply, [], []
 
     def wrong_once(state):
         restore(state if found else doubled(state))
         found.append(live.editor.weight_hashes())
 
+    def told(facts, remove=()):
+        edited.append(live.editor.weight_hashes())
+        return apply(facts, remove)
+
     monkeypatch.setattr(live.editor, "restore", wrong_once)
+    monkeypatch.setattr(live.editor, "apply", told)
     monkeypatch.setattr(live.editor, "state", doubled(live.editor.state))  # a fault left it so
     live.post("C", target)
     live.run()
     wanted = live.store.weight_sha256("v000001")
     assert found[0] != wanted
-    assert found[-1] == wanted == live.editor.weight_hashes()
+    assert edited == [wanted]
+    assert live.editor.weight_hashes() == wanted
 
 
 def test_weights_that_come_back_wrong_from_disk_too_stop_the_run(live, monkeypatch):
