@@ -6,6 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from monitoring.durations import Durations
 from monitoring.measurements import Measurements
 from monitoring.metrics import (
     GUARD_VALUES,
@@ -72,7 +73,7 @@ def test_a_snapshot_is_exported_as_it_is(exported):
             ),
             layers=(7, 8),
             guards={"weight_norm_ratio": "warn"},
-            paused_by="operator:ann",
+            paused_by="operator",
             nas_skipped=2,
             version=12,
             served_versions={"a": 12, "b": None},
