@@ -23,11 +23,11 @@ from daemon.core.ruling import Ruling, guard_policy
 from daemon.core.settings import Settings
 from daemon.core.stages import Stage
 from daemon.ledger.journal import Journal
-from daemon.ledger.record.guard import OF_THE_BATCH
 from daemon.ledger.rows import OperationRow, VersionRow
 from daemon.versions.store import Store
 from monitoring.policy import PolicyState, decide
-from monitoring.verdict import WEAR, Verdict, worn
+from monitoring.registry import OF_THE_BATCH, WEAR
+from monitoring.verdict import Verdict, worn
 
 #: (edits so far, measurements) of versions since the last compaction → monitoring.forecast.to_json, and
 #: `known`: whether there were enough of them
@@ -80,7 +80,7 @@ class Ladder:
     def only_wear(self, verdict: Verdict) -> bool:
         """Does nothing stand against a version but measures that the live one is past the warning of
         already?"""
-        passed = _passed_limits(verdict.guards)
+        passed = _passed_limits(verdict.states)
         return bool(passed) and passed <= set(self._worn(self.journal.questions.live_version()))
 
     def rest(self) -> str | None:
@@ -178,5 +178,5 @@ def _wear_alone(row: VersionRow) -> bool:
     return row.state is VersionState.DISCARDED and bool(passed) and passed <= set(WEAR)
 
 
-def _passed_limits(guards: Mapping[str, str]) -> set[str]:
-    return {name for name, state in guards.items() if state == "limit"}
+def _passed_limits(states: Mapping[str, str]) -> set[str]:
+    return {name for name, state in states.items() if state == "limit"}

@@ -16,7 +16,8 @@ from daemon.publish.serving import ServingClient, ServingError
 from monitoring.errors import MeasurementError
 from monitoring.measurements import Measurements
 from monitoring.metrics import StatusSnapshot
-from monitoring.verdict import GUARDS, worst_value
+from monitoring.registry import WATCHED
+from monitoring.verdict import shown, worst_value
 
 T = TypeVar("T")
 
@@ -54,7 +55,7 @@ def snapshot(ledger: Ledger, replicas: Sequence[ServingClient]) -> StatusSnapsho
         stage_seconds=ledger.questions.stage_durations(),
         measurements=measurements,
         layers=sorted(measurements.drift) if measurements else (),
-        guards=(status.verdict or {}).get("guards", {}),
+        states=(status.verdict or {}).get("guards", {}),
         edits_until_limit=edits_left(status.forecast),
         steps=status.steps,
         paused_by=actor_kind(status.paused["actor"]) if status.paused else None,
@@ -106,7 +107,7 @@ def page_view(ledger: Ledger, replicas: Sequence[ServingClient]) -> dict[str, An
     return status_view(status) | {
         "now": ledger.database.clock(),
         "edits_until_limit": _finite(edits_left(status.forecast)),
-        "guards": [{"name": g.name, "high_is_bad": g.high_is_bad, "mend": g.mend} for g in GUARDS],
+        "guards": [{"name": m.name, "high_is_bad": m.high_is_bad, "mend": m.mend} for m in WATCHED],
         "replicas": [
             {"name": r.name, "version": number_of(v), "in_sync": v == status.live} for r, v in served
         ],
@@ -133,22 +134,24 @@ def numbers_only(view: dict[str, Any]) -> dict[str, Any]:
 
 
 def _version(row: VersionRow) -> dict[str, Any]:
-    """A version with the worst layer's value of each guarded measure, and with counts in place of ids."""
+    """A version with the worst layer's value of each watched measure, and with counts in place of ids."""
+    measured = _measured(row.measurements)
     return version_view(row) | {
         "added": len(row.added),
         "removed": len(row.removed),
         "outcome": (row.verdict or {}).get("outcome"),
-        "values": _values(row.measurements),
+        # None: not measured, or not a number.
+        "values": {m.name: _finite(worst_value(measured, m.name)) for m in WATCHED},
+        # "8 of 9" where cases were counted.
+        "shown": {m.name: shown(measured, m.name) for m in WATCHED if measured.counted(m.name)},
     }
 
 
-def _values(stored: dict[str, Any] | None) -> dict[str, float | None]:
-    """Measure → value; None: not measured, or not a number."""
+def _measured(stored: dict[str, Any] | None) -> Measurements:
     try:
-        measured = Measurements.from_json(stored or {})
+        return Measurements.from_json(stored or {})
     except MeasurementError:  # another factd's measurements say nothing that could be drawn beside ours
-        measured = Measurements()
-    return {guard.name: _finite(worst_value(measured, guard.name)) for guard in GUARDS}
+        return Measurements()
 
 
 def _finite(value: float | None) -> float | None:

@@ -33,8 +33,10 @@ from daemon.core.settings import Settings
 from daemon.ledger.ledger import Ledger
 from daemon.versions.store import Store
 from monitoring.dashboards.board import ANNOTATIONS, DASHBOARDS
-from monitoring.measurements import LAYER_MEASURES, SCALAR_MEASURES, Measurements
-from monitoring.verdict import Thresholds, judge
+from monitoring.measurements import Measurements
+from monitoring.registry import LAYER_MEASURES, SCALAR_MEASURES
+from monitoring.thresholds import Thresholds
+from monitoring.verdict import judge
 from tests.daemon.fakes import DiskServing, FakeEditor
 from tests.programs import free_port, program, running
 
@@ -44,7 +46,7 @@ TOKEN = "admin-token"
 #: Growth of the norm with each fact: the fifth version is past the rule's limit of 1.5.
 STEP = 0.12
 #: The operator has widened the guard's limit, so that the rules are the second line.
-WIDENED = Thresholds(weight_norm_ratio_warn=2.0, weight_norm_ratio_limit=3.0)
+WIDENED = Thresholds().overridden({"weight_norm_ratio_warn": 2.0, "weight_norm_ratio_limit": 3.0})
 WAIT_SECONDS = 90
 
 

@@ -12,11 +12,10 @@ from daemon.ledger.lease import Fence
 from daemon.ledger.reading import find_version, get_control, live_version
 from daemon.ledger.record.transitions import Transitions, set_control
 from daemon.ledger.tables import measurements, operations, versions
+from monitoring.measurements import measured_again
 from monitoring.policy import PolicyState
 
 ACTOR = "applier"
-#: what a measurement says of the version's own batch; the others are replaced when it is measured again
-OF_THE_BATCH = ("value_norm_ratio", "efficacy_ratio", "paraphrase_ratio", "neighbourhood_ratio", "cases")
 
 
 class GuardRecord:
@@ -34,8 +33,8 @@ class GuardRecord:
         """What the live version is found to be now, with the rollback that follows, if one does."""
         with self._fence.writing() as c:
             row = find_version(c, version)
-            batch = {name: kept for name, kept in (row.measurements or {}).items() if name in OF_THE_BATCH}
-            now = {"verdict": ruling.to_json(), "measurements": measured | batch}
+            again = measured_again(measured, row.measurements or {})
+            now = {"verdict": ruling.to_json(), "measurements": again}
             c.execute(update(versions).where(versions.c.id == version).values(**now))
             self.keep_measured(c, version, ruling, measured)
             set_control(c, "watched", {"version": version, "at": self._clock()})

@@ -5,11 +5,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from daemon.app import foresee
 from daemon.apply.applier import Applier
+from daemon.apply.building import foresee
 from daemon.apply.update import Monitoring
 from monitoring.measurements import CaseResult, Measurements
-from monitoring.verdict import Thresholds, judge
+from monitoring.thresholds import Thresholds
+from monitoring.verdict import judge
 
 #: 21 November 2026, 02:00 UTC: when the first correction comes, and seconds between two batches
 START, STEP = 1795226400.0, 240.0

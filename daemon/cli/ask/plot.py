@@ -3,20 +3,24 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+# Not pyplot: that keeps figures and a backend as global state.
+from matplotlib.figure import Figure
+
+from daemon.cli.exits import CommandError, Exit
 from daemon.cli.ledger import open_ledger
 from daemon.cli.options import JsonOption, StateOption
-from daemon.cli.output import EPILOG, CommandError, Exit, show_json
-
-if TYPE_CHECKING:
-    from daemon.ledger.ledger import Ledger
-    from daemon.ledger.rows import VersionRow
-    from monitoring.verdict import Guard, Thresholds
+from daemon.cli.output import show_json
+from daemon.core.lifecycle import OperationKind, OperationState, VersionState
+from daemon.ledger.ledger import Ledger
+from daemon.ledger.rows import VersionRow
+from monitoring.measure import Measure
+from monitoring.registry import WATCHED
+from monitoring.thresholds import Thresholds
 
 #: What a verdict said of a measure: colour of its point.
 COLOURS = {"ok": "tab:green", "warn": "tab:orange", "limit": "tab:red", "unknown": "tab:grey"}
@@ -30,16 +34,16 @@ NAMED = 60
 class Served:
     """A version that went live. `rollback`: who went back to it, None when it was new."""
 
-    row: "VersionRow"
+    row: VersionRow
     at: float
     rollback: str | None = None
 
 
 @dataclass(frozen=True)
 class Series:
-    """One guarded measure over what was served; NaN where it was not measured."""
+    """One watched measure over what was served; NaN where it was not measured."""
 
-    guard: "Guard"
+    measure: Measure
     values: list[float] = field(default_factory=list)
     states: list[str] = field(default_factory=list)
 
@@ -48,35 +52,26 @@ class Series:
         return any(map(math.isfinite, self.values))
 
 
-def register(app: typer.Typer) -> None:
-    app.command(epilog=EPILOG)(plot)
-
-
 def plot(
     out: Annotated[Path, typer.Option(help="The picture; .png, .svg or .pdf.")] = Path("stability.png"),
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw how the measures of the served versions went, with limits, versions and rollbacks."""
-    from monitoring.verdict import Thresholds
-
     with open_ledger(state, as_json) as (settings, ledger):
-        if find_spec("matplotlib") is None:
-            mend = "pip install 'factd[bench]', or `make setup` in the repository"
-            raise CommandError(Exit.FAILED, "matplotlib is not installed", mend)
         served = history(ledger)
         found = [one for one in series(served) if one.measured]
         if not found:
             mend = "post a correction; measures are kept with each version"
             raise CommandError(Exit.NOT_FOUND, "no version with measurements was served yet", mend)
         try:
-            thresholds = replace(Thresholds(), **settings.thresholds)
+            thresholds = Thresholds().overridden(settings.thresholds)
             draw(served, found, thresholds, out)
         except (OSError, ValueError) as error:
             raise CommandError(
                 Exit.BAD_INPUT, f"--out {out}: {error}", "give a file in a writable folder"
             ) from None
-    names = [one.guard.name for one in found]
+    names = [one.measure.name for one in found]
     if as_json:
         versions = [{"version": one.row.id, "at": one.at, "rollback": one.rollback} for one in served]
         show_json({"out": str(out), "versions": versions, "measures": names})
@@ -84,10 +79,8 @@ def plot(
         typer.echo(f"{out}: {len(names)} measures over {len(served)} publications")
 
 
-def history(ledger: "Ledger") -> list[Served]:
+def history(ledger: Ledger) -> list[Served]:
     """What was served, in order: each version that went live, and each that a rollback returned to."""
-    from daemon.core.lifecycle import OperationKind, OperationState, VersionState
-
     rollbacks = {
         str(row.id): row
         for row in ledger.questions.operations(OperationState.DONE)
@@ -107,15 +100,13 @@ def history(ledger: "Ledger") -> list[Served]:
 
 
 def series(served: Sequence[Served]) -> list[Series]:
-    """The guarded measures; of those with a value a layer, the worst one."""
-    from monitoring.verdict import GUARDS
-
-    found = [Series(guard) for guard in GUARDS]
+    """The watched measures; of those with a value a layer, the worst one."""
+    found = [Series(measure) for measure in WATCHED]
     for one in served:
         measured, verdict = one.row.measurements or {}, one.row.verdict or {}
         for line in found:
-            line.values.append(_worst(measured.get(line.guard.name), line.guard.high_is_bad))
-            line.states.append(verdict.get("guards", {}).get(line.guard.name, "unknown"))
+            line.values.append(_worst(measured.get(line.measure.name), line.measure.high_is_bad))
+            line.states.append(verdict.get("guards", {}).get(line.measure.name, "unknown"))
     return found
 
 
@@ -128,11 +119,8 @@ def _worst(stored: Any, high_is_bad: bool) -> float:
     return max(numbers) if high_is_bad else min(numbers)
 
 
-def draw(served: Sequence[Served], found: Sequence[Series], limits: "Thresholds", out: Path) -> None:
-    """One panel a measure; points have the colour of the guard's state when the version was last judged."""
-    # Not pyplot: that keeps figures and a backend as global state.
-    from matplotlib.figure import Figure
-
+def draw(served: Sequence[Served], found: Sequence[Series], limits: Thresholds, out: Path) -> None:
+    """One panel a measure; points have the colour of its state when the version was last judged."""
     width = min(WIDEST, max(WIDTH, PER_VERSION * len(served)))
     figure = Figure(figsize=(width, PANEL_HEIGHT * len(found) + 1), layout="constrained")
     panels = figure.subplots(len(found), 1, squeeze=False, sharex=True)[:, 0]
@@ -142,13 +130,13 @@ def draw(served: Sequence[Served], found: Sequence[Series], limits: "Thresholds"
         for state, colour in COLOURS.items():
             at = [i for i in places if line.states[i] == state]
             panel.plot(at, [line.values[i] for i in at], "o", color=colour, markersize=4, label=state)
-        for kind, colour in (("warn", "tab:orange"), ("limit", "tab:red")):
-            limit = getattr(limits, f"{line.guard.name}_{kind}")
-            if limit or line.guard.high_is_bad:  # a share is never below 0: that limit stops nothing
+        bounds = limits[line.measure.name]
+        for kind, limit, colour in (("warn", bounds.warn, "tab:orange"), ("limit", bounds.limit, "tab:red")):
+            if limit or line.measure.high_is_bad:  # a share is never below 0: that limit stops nothing
                 panel.axhline(limit, color=colour, linestyle="--", linewidth=0.8, label=f"{kind} at")
         for i in (i for i in places if served[i].rollback):
             panel.axvline(i, color="tab:purple", linestyle=":", label="rollback")
-        panel.set_title(line.guard.name, loc="left", fontsize="medium")
+        panel.set_title(line.measure.name, loc="left", fontsize="medium")
         panel.grid(axis="y", alpha=0.3)
     step = -(-len(served) // NAMED)
     names = [one.row.id + (f"\n({one.rollback})" if one.rollback else "") for one in served]
