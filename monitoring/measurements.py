@@ -135,8 +135,9 @@ def measured_again(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[st
     """Stored measurements of a version that was looked at once more: what they say of the version's own batch
     is kept from `before`, the rest is as it is now."""
     batch = {name: before[name] for name in OF_THE_BATCH if name in before}
-    counts = {name: pair for name, pair in before.get("counts", {}).items() if name in OF_THE_BATCH}
-    return {**now, **batch, "counts": {**now.get("counts", {}), **counts}}
+    kept = {name: pair for name, pair in before.get("counts", {}).items() if name in OF_THE_BATCH}
+    counts = {**now.get("counts", {}), **kept}
+    return {**now, **batch, **({"counts": counts} if counts else {})}
 
 
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}

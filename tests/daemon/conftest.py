@@ -69,7 +69,7 @@ class World:
             grown = 1.0 + 0.1 * (len(batch) + len(earlier))
             return Measurements(weight_norm_ratio={4: 1.0, 8: grown}, subspace_similarity={4: 0.9, 8: 0.95})
 
-        accepted = fakes.FakeVerdict("accepted", guards={"weight_norm_ratio": "warn"})
+        accepted = fakes.FakeVerdict("accepted", states={"weight_norm_ratio": "warn"})
         fake = self.applier.monitoring
         self.applier.monitoring = fake._replace(measure=measure, judge=lambda *_: accepted)
 
