@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 from monitoring.errors import MeasurementError
 from monitoring.registry import LAYER_MEASURES, OF_THE_BATCH
@@ -145,7 +145,8 @@ _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 def _writable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _writable(item) for key, item in value.items()}
+        content = cast("dict[Any, Any]", value)
+        return {str(key): _writable(item) for key, item in content.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
     return value
@@ -154,6 +155,6 @@ def _writable(value: Any) -> Any:
 def _readable(value: Any) -> Any:
     """Undoes `_writable` for numbers; the texts of a case are left alone."""
     if isinstance(value, dict):
-        texts = ("answer", "target")
-        return {key: item if key in texts else _readable(item) for key, item in value.items()}
+        texts, content = ("answer", "target"), cast("dict[Any, Any]", value)
+        return {key: item if key in texts else _readable(item) for key, item in content.items()}
     return _NOT_FINITE[value] if isinstance(value, str) else value

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from monitoring.measuring.spectral import Spectrum, frobenius_norm
+from monitoring.measuring.typed import norms
 
 
 @dataclass(frozen=True)
@@ -116,4 +117,4 @@ def key_errors(weight: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """
     wanted = values.double()
     missed = (weight @ keys.to(weight)).double() - wanted
-    return missed.norm(dim=0) / wanted.norm(dim=0)
+    return norms(missed, 0) / norms(wanted, 0)

@@ -16,6 +16,7 @@ from transformers import GenerationConfig
 from editing.model.families import soft_capped
 from editing.model.loaded import stores_transposed
 from editing.model.tokens import continuation, fill_token, pad
+from monitoring.measuring.typed import parts
 
 #: Padded tokens in one forward pass; keeps activations of the bundled model below 100 MB.
 BATCH_TOKENS = 1024
@@ -90,8 +91,8 @@ class Scorer:
             wanted = torch.tensor([token for _, _, item in read for token in item.ids[item.first :]])
             losses, hits = self._losses(rows, wanted)
             counts = [len(item.ids) - item.first for _, _, item in read]
-            parts = zip(read, counts, losses.split(counts), hits.split(counts), strict=True)
-            for (_, i, _), count, loss, hit in parts:
+            found = zip(read, counts, parts(losses, counts), parts(hits, counts), strict=True)
+            for (_, i, _), count, loss, hit in found:
                 scores[i] = TargetScore(float(loss.mean()), count, bool(hit.all()), int(hit.sum()))
         return scores
 
@@ -157,8 +158,10 @@ class Scorer:
     @torch.inference_mode()
     def _losses(self, rows: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """(loss in nats, token is the most probable one) for each row of hidden states."""
-        losses, hits = [], []
-        for part, tokens in zip(rows.split(HEAD_ROWS), wanted.to(rows.device).split(HEAD_ROWS), strict=True):
+        losses: list[Tensor] = []
+        hits: list[Tensor] = []
+        asked = parts(wanted.to(rows.device), HEAD_ROWS)
+        for part, tokens in zip(parts(rows, HEAD_ROWS), asked, strict=True):
             logits = self._head(part)
             loss = torch.nn.functional.cross_entropy(logits, tokens, reduction="none")
             losses.append(loss.double().cpu())
