@@ -6,12 +6,14 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from limits import parse
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from daemon.core.errors import SettingsError
 from daemon.core.names import PATTERN, Names
 from daemon.core.publication import IN_FLIGHT_MOST_SECONDS, IN_FLIGHT_SECONDS, PUBLISH_SECONDS, InFlight
+from monitoring.thresholds import Thresholds
 
 DEFAULT_STATE_DIR = Path("~/.local/state/factd")
 
@@ -156,8 +158,6 @@ class Settings(BaseSettings):
     @field_validator("thresholds")
     @classmethod
     def _known(cls, value: dict[str, float]) -> dict[str, float]:
-        from monitoring.thresholds import Thresholds
-
         known = Thresholds().as_settings()
         for name, number in value.items():
             if name not in known:
@@ -175,8 +175,6 @@ class Settings(BaseSettings):
     @field_validator("request_rate", "correction_rate")
     @classmethod
     def _rate(cls, value: str) -> str:
-        from limits import parse
-
         if value:
             try:
                 parse(value)

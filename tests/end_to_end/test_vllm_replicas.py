@@ -12,14 +12,15 @@ import httpx
 import pytest
 import torch
 
-from daemon.app import build_proof
 from daemon.apply.applier import Applier
+from daemon.apply.building import build_proof
 from daemon.apply.update import Monitoring
 from daemon.core.messages import parse_correction
 from daemon.core.settings import Settings
 from daemon.ledger.ledger import Ledger
 from daemon.publish.serving import PublishResult, VllmReplica
-from daemon.supervise.embedded import VllmOptions, free_port, vllm_command, vllm_process
+from daemon.supervise.processes import free_port
+from daemon.supervise.vllm import VllmOptions, vllm_command, vllm_process
 from daemon.versions.store import Store
 from tests.daemon import fakes
 from tests.end_to_end.test_vllm_live import SIZES, TOKEN, logprobs

@@ -9,8 +9,8 @@ from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
 from daemon import tasks
+from daemon.cli.exits import Exit
 from daemon.cli.main import app
-from daemon.cli.output import Exit
 from daemon.http.api import create_app
 from daemon.ledger.audit import audit
 

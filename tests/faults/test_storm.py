@@ -47,8 +47,8 @@ from daemon.intake import posting
 from daemon.intake.stream import STREAM
 from daemon.ledger.audit import audit
 from daemon.ledger.ledger import Ledger
-from daemon.supervise.embedded import EmbeddedValkey, ManagedProcess, free_port
-from daemon.supervise.up import answers
+from daemon.supervise.embedded import EmbeddedValkey
+from daemon.supervise.processes import ManagedProcess, answers, free_port
 from daemon.versions.store import Store
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from daemon.cli.blame import blame_text, blame_version
+from daemon.cli.ask.blame import blame_text, blame_version
 from daemon.cli.main import app
 from daemon.core.errors import UnknownIdError
 

@@ -5,8 +5,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from daemon.app import foresee
 from daemon.apply.applier import Applier
+from daemon.apply.building import foresee
 from daemon.apply.update import Monitoring
 from monitoring.measurements import CaseResult, Measurements
 from monitoring.thresholds import Thresholds

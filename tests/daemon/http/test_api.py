@@ -9,7 +9,8 @@ from sqlalchemy import insert
 
 from daemon.core.errors import SettingsError
 from daemon.core.settings import Settings
-from daemon.http.api import MAX_BODY, create_app
+from daemon.http.api import create_app
+from daemon.http.service import MAX_BODY
 from daemon.ledger.journal import Journal
 from daemon.ledger.lease import Lease
 from daemon.ledger.ledger import Ledger

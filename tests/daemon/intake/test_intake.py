@@ -9,14 +9,15 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from benchmarks.service.intake import Load, intake
+from daemon.cli.exits import Exit
 from daemon.cli.main import app
-from daemon.cli.output import Exit
 from daemon.core.errors import ClientError, ConflictError, QueueFullError, SettingsError
 from daemon.core.messages import parse_correction
 from daemon.core.settings import Settings, load_settings
 from daemon.http.api import create_app
 from daemon.http.client import Client
-from daemon.intake.intake import Bell, Room, Writer, submit_or_refuse
+from daemon.intake.doorbell import DoorbellThread
+from daemon.intake.intake import Room, Writer, submit_or_refuse
 from daemon.ledger.ledger import Ledger
 from daemon.publish.serving import StubServing
 from tests.waiting import until
@@ -135,7 +136,7 @@ def test_many_rings_while_one_is_under_way_are_one():
         begun.set()
         hold.wait(10)
 
-    bell = Bell(ring)
+    bell = DoorbellThread(ring)
     bell()
     begun.wait(10)
     for _ in range(50):
@@ -153,7 +154,7 @@ def test_a_ring_that_fails_is_not_the_last(caplog):
         if len(rung) == 1:
             raise ValueError("READONLY")
 
-    bell = Bell(ring)
+    bell = DoorbellThread(ring)
     bell()
     until(lambda: rung)
     bell()

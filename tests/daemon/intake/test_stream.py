@@ -12,7 +12,8 @@ from daemon.core.messages import parse_correction
 from daemon.intake.intake import Room
 from daemon.intake.stream import CONSUMER, FIELD, GROUP, STREAM, StreamReader, append
 from daemon.ledger.ledger import Ledger
-from daemon.supervise.embedded import EmbeddedValkey, free_port
+from daemon.supervise.embedded import EmbeddedValkey
+from daemon.supervise.processes import free_port
 
 GOOD = {"subject": "France", "prompt": "The capital of {} is", "target": "Lyon"}
 

@@ -1,30 +1,33 @@
 """`factd post`: corrections go through the stream, as any producer's would."""
 
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from redis.exceptions import RedisError
 
+from daemon.cli.exits import CommandError, Exit
 from daemon.cli.options import JsonOption, StateOption
-from daemon.cli.output import EPILOG, CommandError, Exit, reported, show_json, show_table, waiting
+from daemon.cli.output import show_json, show_table, waiting
+from daemon.cli.reporting import reported
+from daemon.core.errors import CorrectionError, QueueFullError, UnknownIdError
 from daemon.core.lifecycle import FINAL
+from daemon.core.messages import Correction, parse_correction, parse_lines
 from daemon.core.settings import Settings
-
-if TYPE_CHECKING:
-    from daemon.core.messages import Correction
-    from daemon.ledger.ledger import Ledger
+from daemon.http.views import correction_view
+from daemon.intake.intake import Room
+from daemon.intake.stream import append
+from daemon.ledger.ledger import Ledger
+from daemon.supervise.running import settings_for
 
 #: The largest file that is read, bytes; some 100,000 corrections.
 MAX_FILE_BYTES = 64 * 2**20
 POLL_SECONDS = 0.1
 GOOD = frozenset({"live", "already_known"})
-
-
-def register(app: typer.Typer) -> None:
-    app.command("post", epilog=EPILOG)(post)
 
 
 def post(
@@ -49,8 +52,6 @@ def post(
     as_json: JsonOption = False,
 ) -> None:
     """Post corrections through the queue and print their ids."""
-    from daemon.supervise.up import settings_for
-
     fields: dict[str, Any] = {"subject": subject, "prompt": prompt, "target": target, "was": was}
     fields |= {"paraphrases": paraphrase or None, "key": key, "source": source, "priority": priority or None}
     with reported(as_json):
@@ -65,10 +66,7 @@ def post(
             typer.echo("\n".join(ids))
 
 
-def _read(file: Path | None, fields: dict[str, Any]) -> "list[Correction]":
-    from daemon.core.errors import CorrectionError
-    from daemon.core.messages import parse_correction, parse_lines
-
+def _read(file: Path | None, fields: dict[str, Any]) -> list[Correction]:
     if file is not None and fields:
         raise CommandError(
             Exit.BAD_INPUT, "--file and the fields of one correction exclude each other", "give one"
@@ -90,8 +88,6 @@ def _read(file: Path | None, fields: dict[str, Any]) -> "list[Correction]":
 
 
 def _text(file: Path) -> str:
-    import sys
-
     try:
         if str(file) == "-":
             raw = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
@@ -112,11 +108,7 @@ def _text(file: Path) -> str:
         ) from None
 
 
-def _send(settings: Settings, corrections: "Sequence[Correction]") -> list[str]:
-    from redis.exceptions import RedisError
-
-    from daemon.intake.stream import append
-
+def _send(settings: Settings, corrections: Sequence[Correction]) -> list[str]:
     _check_room(settings, len(corrections))
     try:
         # Not as Celery messages: one that a killed worker had just fetched is lost, and nobody waits for
@@ -129,10 +121,6 @@ def _send(settings: Settings, corrections: "Sequence[Correction]") -> list[str]:
 
 def _check_room(settings: Settings, count: int) -> None:
     """A full queue is told at once; who posted past it would wait without a word."""
-    from daemon.core.errors import QueueFullError
-    from daemon.intake.intake import Room
-    from daemon.ledger.ledger import Ledger
-
     if settings.database_url is None and not settings.state_dir.exists():
         return  # the ledger is on another host, whose intake leaves messages in the queue
     with closing(Ledger.open(settings.ledger_url)) as ledger:
@@ -144,8 +132,6 @@ def _check_room(settings: Settings, count: int) -> None:
 
 
 def _wait(settings: Settings, ids: Sequence[str], timeout: float, as_json: bool) -> None:
-    from daemon.ledger.ledger import Ledger
-
     ledger = Ledger.open(settings.ledger_url)
     try:
         with waiting(f"waiting for {len(ids)} corrections" if len(ids) > 1 else "waiting for the correction"):
@@ -173,7 +159,7 @@ def _say(code: Exit, what: str, mend: str) -> int:
     return int(code)
 
 
-def wait_for(ledger: "Ledger", ids: Sequence[str], timeout: float) -> list[dict[str, Any]]:
+def wait_for(ledger: Ledger, ids: Sequence[str], timeout: float) -> list[dict[str, Any]]:
     """Polls the ledger until all have ended somewhere or the time is up; unknown ids count as not arrived."""
     deadline = time.monotonic() + timeout
     while True:
@@ -183,11 +169,8 @@ def wait_for(ledger: "Ledger", ids: Sequence[str], timeout: float) -> list[dict[
         time.sleep(POLL_SECONDS)
 
 
-def correction_dict(ledger: "Ledger", id: str) -> dict[str, Any]:
+def correction_dict(ledger: Ledger, id: str) -> dict[str, Any]:
     """A correction as JSON; state "queued" when the intake worker has not seen it yet."""
-    from daemon.core.errors import UnknownIdError
-    from daemon.http.views import correction_view
-
     try:
         return correction_view(ledger.get(id))
     except UnknownIdError:

@@ -3,21 +3,24 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+# Not pyplot: that keeps figures and a backend as global state.
+from matplotlib.figure import Figure
+
+from daemon.cli.exits import CommandError, Exit
 from daemon.cli.ledger import open_ledger
 from daemon.cli.options import JsonOption, StateOption
-from daemon.cli.output import EPILOG, CommandError, Exit, show_json
-
-if TYPE_CHECKING:
-    from daemon.ledger.ledger import Ledger
-    from daemon.ledger.tables import VersionRow
-    from monitoring.measure import Measure
-    from monitoring.thresholds import Thresholds
+from daemon.cli.output import show_json
+from daemon.core.lifecycle import OperationKind, OperationState, VersionState
+from daemon.ledger.ledger import Ledger
+from daemon.ledger.tables import VersionRow
+from monitoring.measure import Measure
+from monitoring.registry import WATCHED
+from monitoring.thresholds import Thresholds
 
 #: What a verdict said of a measure: colour of its point.
 COLOURS = {"ok": "tab:green", "warn": "tab:orange", "limit": "tab:red", "unknown": "tab:grey"}
@@ -31,7 +34,7 @@ NAMED = 60
 class Served:
     """A version that went live. `rollback`: who went back to it, None when it was new."""
 
-    row: "VersionRow"
+    row: VersionRow
     at: float
     rollback: str | None = None
 
@@ -40,7 +43,7 @@ class Served:
 class Series:
     """One watched measure over what was served; NaN where it was not measured."""
 
-    measure: "Measure"
+    measure: Measure
     values: list[float] = field(default_factory=list)
     states: list[str] = field(default_factory=list)
 
@@ -49,22 +52,13 @@ class Series:
         return any(map(math.isfinite, self.values))
 
 
-def register(app: typer.Typer) -> None:
-    app.command(epilog=EPILOG)(plot)
-
-
 def plot(
     out: Annotated[Path, typer.Option(help="The picture; .png, .svg or .pdf.")] = Path("stability.png"),
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw how the measures of the served versions went, with limits, versions and rollbacks."""
-    from monitoring.thresholds import Thresholds
-
     with open_ledger(state, as_json) as (settings, ledger):
-        if find_spec("matplotlib") is None:
-            mend = "pip install 'factd[bench]', or `make setup` in the repository"
-            raise CommandError(Exit.FAILED, "matplotlib is not installed", mend)
         served = history(ledger)
         found = [one for one in series(served) if one.measured]
         if not found:
@@ -85,10 +79,8 @@ def plot(
         typer.echo(f"{out}: {len(names)} measures over {len(served)} publications")
 
 
-def history(ledger: "Ledger") -> list[Served]:
+def history(ledger: Ledger) -> list[Served]:
     """What was served, in order: each version that went live, and each that a rollback returned to."""
-    from daemon.core.lifecycle import OperationKind, OperationState, VersionState
-
     rollbacks = {
         str(row.id): row
         for row in ledger.operations(OperationState.DONE)
@@ -109,8 +101,6 @@ def history(ledger: "Ledger") -> list[Served]:
 
 def series(served: Sequence[Served]) -> list[Series]:
     """The watched measures; of those with a value a layer, the worst one."""
-    from monitoring.registry import WATCHED
-
     found = [Series(measure) for measure in WATCHED]
     for one in served:
         measured, verdict = one.row.measurements or {}, one.row.verdict or {}
@@ -129,11 +119,8 @@ def _worst(stored: Any, high_is_bad: bool) -> float:
     return max(numbers) if high_is_bad else min(numbers)
 
 
-def draw(served: Sequence[Served], found: Sequence[Series], limits: "Thresholds", out: Path) -> None:
+def draw(served: Sequence[Served], found: Sequence[Series], limits: Thresholds, out: Path) -> None:
     """One panel a measure; points have the colour of its state when the version was last judged."""
-    # Not pyplot: that keeps figures and a backend as global state.
-    from matplotlib.figure import Figure
-
     width = min(WIDEST, max(WIDTH, PER_VERSION * len(served)))
     figure = Figure(figsize=(width, PANEL_HEIGHT * len(found) + 1), layout="constrained")
     panels = figure.subplots(len(found), 1, squeeze=False, sharex=True)[:, 0]

@@ -4,19 +4,15 @@ from dataclasses import asdict
 
 import typer
 
+from daemon.cli.exits import CommandError, Exit
 from daemon.cli.ledger import open_ledger
 from daemon.cli.options import JsonOption, StateOption
-from daemon.cli.output import EPILOG, CommandError, Exit, show_json
-
-
-def register(app: typer.Typer) -> None:
-    app.command("audit", epilog=EPILOG)(audit)
+from daemon.cli.output import show_json
+from daemon.ledger.audit import audit as verify
 
 
 def audit(state: StateOption = None, as_json: JsonOption = False) -> None:
     """Verify the hash chain of all changes of state; exit code 1 when it is broken."""
-    from daemon.ledger.audit import audit as verify
-
     with open_ledger(state, as_json) as (_, ledger):
         found = verify(ledger.engine)
         view = {"valid": found.valid, **asdict(found)}

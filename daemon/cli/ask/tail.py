@@ -6,27 +6,22 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from daemon.cli.exits import CommandError, Exit
 from daemon.cli.ledger import open_ledger
 from daemon.cli.options import JsonOption, StateOption
-from daemon.cli.output import EPILOG, CommandError, Exit, local_time
+from daemon.cli.output import local_time
+from daemon.ledger.ledger import Ledger
+from daemon.ledger.tables import TransitionRow
 
-if TYPE_CHECKING:
-    from daemon.ledger.ledger import Ledger
-    from daemon.ledger.tables import TransitionRow
-
-#: Between two looks at the ledger, seconds: the eye calls it at once, and a look is one indexed query.
+#: Between two looks at the ledger, seconds. A reader sees no delay, and a look is one indexed query.
 POLL_SECONDS = 0.25
 #: Changes shown before the first new one, like `tail`.
 BEFORE = 10
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def register(app: typer.Typer) -> None:
-    app.command(epilog=EPILOG)(tail)
 
 
 def tail(
@@ -52,7 +47,7 @@ def tail(
             return
 
 
-def _follow(ledger: "Ledger", since: float | None) -> "Iterator[TransitionRow]":
+def _follow(ledger: Ledger, since: float | None) -> Iterator[TransitionRow]:
     rows = ledger.transitions(limit=BEFORE) if since is None else ledger.transitions(since=since)
     last = 0
     while True:
@@ -78,7 +73,7 @@ def moment(text: str, now: float) -> float:
         raise CommandError(Exit.BAD_INPUT, f"--since {text!r} is no time", mend) from None
 
 
-def line(row: "TransitionRow") -> str:
+def line(row: TransitionRow) -> str:
     """One change for the eye: the time is local."""
     at = local_time(row.at)
     change = f"{row.old} → {row.new}" if row.old else row.new

@@ -4,12 +4,15 @@ from typing import Annotated, Any
 
 import typer
 
+from daemon.cli.exits import CommandError, Exit
 from daemon.cli.options import JsonOption, ModelOption, StateOption
-from daemon.cli.output import EPILOG, CommandError, Exit, progress, reported, show_json, show_table
-
-
-def register(app: typer.Typer) -> None:
-    app.command(epilog=EPILOG)(diff)
+from daemon.cli.output import progress, show_json, show_table
+from daemon.cli.reporting import reported
+from daemon.cli.store import opened
+from daemon.core.errors import StoreError
+from daemon.supervise.running import settings_for
+from daemon.versions.comparing import difference
+from editing.errors import EditError
 
 
 def diff(
@@ -20,12 +23,6 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Compare two versions: corrections, weights per layer, measurements."""
-    from daemon.cli.export import opened
-    from daemon.core.errors import StoreError
-    from daemon.supervise.up import settings_for
-    from daemon.versions.comparing import difference
-    from editing.errors import EditError
-
     with reported(as_json):
         outline, store = opened(settings_for(state, model=model), v1, v2)
         try:

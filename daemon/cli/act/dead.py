@@ -5,32 +5,31 @@ from typing import Annotated, Any
 
 import typer
 
+from daemon.cli.exits import EPILOG, CommandError, Exit
 from daemon.cli.ledger import open_ledger, ring_doorbell
 from daemon.cli.options import JsonOption, StateOption, WhyOption
-from daemon.cli.output import EPILOG, CommandError, Exit, show_json, show_table
+from daemon.cli.output import show_json, show_table
 from daemon.core.lifecycle import OperationKind, State
+from daemon.http.views import correction_view, operation_view
+from daemon.ledger.ledger import Ledger
 
 IdsArgument = Annotated[list[str] | None, typer.Argument(help="Ids of dead corrections.")]
 AllOption = Annotated[bool, typer.Option("--all", help="All that are dead now.")]
 SHOWN = ("id", "prompt", "target", "attempts", "reason")
 
 
-def register(app: typer.Typer) -> None:
-    dead = typer.Typer(
-        help="List, retry or drop corrections that were given up after too many attempts.",
-        no_args_is_help=True,
-        rich_markup_mode=None,
-    )
-    dead.command("list", epilog=EPILOG)(show)
-    dead.command("retry", epilog=EPILOG)(retry)
-    dead.command("drop", epilog=EPILOG)(drop)
-    app.add_typer(dead, name="dead")
+app = typer.Typer(
+    name="dead",
+    help="List, retry or drop corrections that were given up after too many attempts.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
 
 
+@app.command("list", epilog=EPILOG)
 def show(state: StateOption = None, as_json: JsonOption = False) -> None:
     """List the dead corrections, with the reason that each was given up for."""
-    from daemon.http.views import correction_view
-
     with open_ledger(state, as_json) as (_, ledger):
         views = [correction_view(row) for row in ledger.corrections(State.DEAD)]
     if as_json:
@@ -39,6 +38,7 @@ def show(state: StateOption = None, as_json: JsonOption = False) -> None:
         show_table(f"{len(views)} dead", SHOWN, [[view[name] for name in SHOWN] for view in views])
 
 
+@app.command("retry", epilog=EPILOG)
 def retry(
     ids: IdsArgument = None,
     everything: AllOption = False,
@@ -53,6 +53,7 @@ def retry(
     _report(views, as_json)
 
 
+@app.command("drop", epilog=EPILOG)
 def drop(
     ids: IdsArgument = None,
     everything: AllOption = False,
@@ -67,10 +68,8 @@ def drop(
 
 
 def _decide(
-    ledger: Any, kind: OperationKind, ids: list[str] | None, everything: bool, why: str | None
+    ledger: Ledger, kind: OperationKind, ids: list[str] | None, everything: bool, why: str | None
 ) -> list[dict[str, Any]]:
-    from daemon.http.views import operation_view
-
     if bool(ids) == everything:
         raise CommandError(
             Exit.BAD_INPUT, "give ids or --all, one of the two", "`factd dead list` shows them"

@@ -2,23 +2,20 @@
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from daemon.cli.exits import CommandError, Exit
 from daemon.cli.ledger import open_ledger
 from daemon.cli.options import JsonOption, StateOption
-from daemon.cli.output import EPILOG, CommandError, Exit, show_json, show_table
-
-if TYPE_CHECKING:
-    from daemon.ledger.ledger import Ledger
-    from daemon.ledger.tables import CorrectionRow, VersionRow
+from daemon.cli.output import show_json, show_table
+from daemon.core.publication import BASE_VERSION, UNPUBLISHED
+from daemon.http.views import correction_view
+from daemon.ledger.ledger import Ledger
+from daemon.ledger.tables import CorrectionRow, VersionRow
 
 VERSION = re.compile(r"v\d{6}|default")
-
-
-def register(app: typer.Typer) -> None:
-    app.command(epilog=EPILOG)(blame)
 
 
 def blame(
@@ -29,7 +26,7 @@ def blame(
     """Find the corrections behind a version, or the corrections and versions behind a text."""
     with open_ledger(state, as_json) as (_, ledger):
         if VERSION.fullmatch(what):
-            view = blame_version(ledger, "v000000" if what == "default" else what)
+            view = blame_version(ledger, BASE_VERSION if what == UNPUBLISHED else what)
             names = ("id", "prompt", "target", "since")
         else:
             view = blame_text(ledger, what)
@@ -45,7 +42,7 @@ def blame(
     show_table(title, names, rows)
 
 
-def blame_version(ledger: "Ledger", id: str) -> dict[str, Any]:
+def blame_version(ledger: Ledger, id: str) -> dict[str, Any]:
     """The facts that a version holds, each with the version that wrote it, the newest first.
 
     Raises:
@@ -66,11 +63,12 @@ def blame_version(ledger: "Ledger", id: str) -> dict[str, Any]:
     }
 
 
-def blame_text(ledger: "Ledger", text: str) -> dict[str, Any]:
+def blame_text(ledger: Ledger, text: str) -> dict[str, Any]:
     """Corrections that a text is about, best match first, each with the versions that were live with it.
 
-    A correction matches when its subject or its target stands in the text, or the text in its prompt or
-    its target; whole words, whatever their case. With both, subject and target, it comes first.
+    A correction matches when the text holds its subject or its target, or when its prompt or its target
+    holds the text. Only whole words count, in upper or lower case. A correction that matches with subject
+    and target comes first.
     """
     versions = [row for row in ledger.versions() if row.live_at is not None]
     found = [(matched, row) for row in ledger.corrections() if (matched := _matches(row, text))]
@@ -83,7 +81,7 @@ def blame_text(ledger: "Ledger", text: str) -> dict[str, Any]:
     }
 
 
-def _matches(row: "CorrectionRow", text: str) -> list[str]:
+def _matches(row: CorrectionRow, text: str) -> list[str]:
     parts = {"subject": row.subject, "target": row.target}
     found = [name for name, part in parts.items() if _within(part, text)]
     return found or [name for name, part in {"prompt": row.text, "target": row.target}.items()
@@ -91,13 +89,13 @@ def _matches(row: "CorrectionRow", text: str) -> list[str]:
 
 
 def _within(part: str, whole: str) -> bool:
-    # Not \b: a name may begin or end with a sign that is no letter.
+    # Not \b, because a name may begin or end with a character that is no letter.
     return bool(part.strip()) and bool(
         re.search(rf"(?<!\w){re.escape(part.strip())}(?!\w)", whole, re.IGNORECASE)
     )
 
 
-def _held(versions: Sequence["VersionRow"], correction: str) -> list[str]:
+def _held(versions: Sequence[VersionRow], correction: str) -> list[str]:
     """Versions that were live with the correction, oldest first.
 
     A version holds what its parent holds, less `removed`, plus `added`.
@@ -109,9 +107,7 @@ def _held(versions: Sequence["VersionRow"], correction: str) -> list[str]:
     return [id for id, held in holding.items() if held]
 
 
-def _view(row: "CorrectionRow") -> dict[str, Any]:
-    from daemon.http.views import correction_view
-
+def _view(row: CorrectionRow) -> dict[str, Any]:
     names = ("id", "subject", "prompt", "target", "state", "reason", "before", "after", "live_at")
     view = correction_view(row)
     return {name: view[name] for name in names} | {"source": row.source}
