@@ -218,36 +218,3 @@ def _pauser(actor: str) -> str:
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
-
-
-def metrics_page() -> str:
-    """The text of docs/metrics.md."""
-    labels = {
-        "outcome": OUTCOMES,
-        "queue": QUEUES,
-        "stage": STAGES,
-        "guard": JUDGED,
-        "step": LADDER_STEPS,
-        "actor": PAUSERS,
-        "reason": ROLLBACK_REASONS,
-    }
-    lines = [
-        "# Metrics",
-        "",
-        "Generated from `monitoring/metrics.py` and `monitoring/registry.py`; a test compares. The API",
-        "process serves them at `/metrics` and reads the ledger at each scrape. A measure that was not taken",
-        "is NaN, never an old value. Counters are totals of the ledger, which survive restarts. Shares of",
-        'few cases are exported as shares; the reasons of a verdict say "8 of 9".',
-        "",
-        "| metric | type | label | meaning |",
-        "|---|---|---|---|",
-    ]
-    lines += [f"| `{PREFIX}{m.name}` | {m.kind} | {m.label or ''} | {m.meaning} |" for m in METRICS]
-    lines += [
-        "",
-        "Values of labels: `layer` is the number of an edited layer (of any layer for `activation_*` and",
-        "`layer_share`), `replica` a configured replica;",
-    ]
-    lines += [f"`{name}` is one of {', '.join(f'`{v}`' for v in values)};" for name, values in labels.items()]
-    lines[-1] = lines[-1].removesuffix(";") + "."
-    return "\n".join(lines) + "\n"
