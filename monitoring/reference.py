@@ -73,15 +73,14 @@ def _measures() -> list[str]:
 
 
 def _shares() -> list[str]:
-    fewest = [next(h for h in range(n + 1) if h / n >= 0.9 or may_reach(Counted(h, n), 0.9)) for n in _ASKED]
+    fewest = [min(h for h in range(n + 1) if h / n >= 0.9 or may_reach(Counted(h, n), 0.9)) for n in _ASKED]
     return [
         "## Shares of few cases",
         "",
         "A share says little when few cases were asked: with nine facts, one miss makes 0.889. So a share",
         "below its limit stops a version only when the one-sided upper Clopper–Pearson bound of the share",
-        f"(level {LEVEL:g}) lies below the limit too; else it warns. A share of none is never excused. Verdicts",
-        'name the cases ("8 of 9"). Measurements without counts, in older ledgers, are judged by the share',
-        "alone.",
+        f"(level {LEVEL:g}) lies below the limit too; else it warns. A share of none is never excused.",
+        'Verdicts name the cases ("8 of 9"). Older measurements have no counts: the share alone judges them.',
         "",
         f"| facts asked | {' | '.join(map(str, _ASKED))} |",
         f"|---|{'---|' * len(_ASKED)}",
