@@ -55,8 +55,8 @@ class Recording:
     counted: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def on_pass(self, _body: Any, _arguments: Any, named: dict[str, Any]) -> None:
-        """Which tokens count in the pass that begins: all but padding and the first, whose state is an
-        attention sink, alike for all texts and many times larger than any other."""
+        """Notes which tokens count in the pass that begins: all but padding and the first. The first token's
+        state is an attention sink: alike for all texts, and many times larger than any other."""
         self.counted = named["attention_mask"].bool().clone()
         self.counted[:, 0] = False
 

@@ -128,7 +128,7 @@ def layer_of(tensor_name: str) -> int:
 def _weight_measures(
     editor: EditedModel, baseline: Baseline, memory: Memory, deep: bool
 ) -> dict[str, dict[int, float]]:
-    """Per layer; of several edited tensors in a layer the one that moved furthest counts."""
+    """Measures by layer. If a layer has several edited tensors, the one that moved furthest counts."""
     weights, base = editor.weights(), editor.base_weights()
     worst: dict[str, dict[int, float]] = {}
     for name in editor.tensor_names:

@@ -79,7 +79,8 @@ class Scorer:
     def score(self, encoded: Sequence[Encoded]) -> list[TargetScore]:
         """Scores in the order given; an item without scored tokens has NaN and is not exact.
 
-        What one item reads and another continues is read once: two targets of one prompt mostly share a pass.
+        If the tokens of one item begin those of another, both are read in one row. So two targets of one
+        prompt mostly share a pass.
         """
         scores = [TargetScore(math.nan, 0, False)] * len(encoded)
         shared = _shared([i for i, item in enumerate(encoded) if len(item.ids) > item.first], encoded)
@@ -101,8 +102,8 @@ class Scorer:
         return [score.exact for score in self.score([self.encode(p, t) for p, t in pairs])]
 
     def answers_in_full(self, prompt: str, encoded: Encoded) -> bool:
-        """Is what precedes the target just the prompt's own tokens? Then a target that is `exact` under
-        teacher forcing *is* the beginning of the greedy answer, which need not be generated."""
+        """Do exactly the prompt's own tokens precede the target? If so, a target that is `exact` under
+        teacher forcing is the beginning of the greedy answer, and nothing need be generated."""
         return tuple(self.tokenizer(prompt)["input_ids"]) == encoded.ids[: encoded.first]
 
     def decode(self, encoded: Encoded) -> str:
@@ -213,9 +214,9 @@ def _as_parameter(model: Any, name: str, weight: Tensor) -> Tensor:
 
 
 def _shared(indices: Sequence[int], encoded: Sequence[Encoded]) -> dict[int, list[int]]:
-    """Items to be read → all items whose tokens, less the last, begin theirs; each item once.
+    """Item to be read → all items whose tokens, without the last, begin its own. Each item appears once.
 
-    In the order of their tokens an item stands right before those that continue it.
+    Items are sorted by their tokens, so that an item stands right before those that continue it.
     """
     shared: dict[int, list[int]] = {}
     longest: int | None = None

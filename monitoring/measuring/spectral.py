@@ -101,8 +101,8 @@ def _working(weight: Tensor) -> Tensor:
 def _krylov(matrix: Tensor, rank: int, warm: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Block Krylov iteration with Rayleigh–Ritz on M Mᵀ; returns (U [small, r], MᵀU [large, r], σ [r]).
 
-    The space is that of X, MMᵀX, …, (MMᵀ)^q X, which power iteration, that keeps the last of them only,
-    needs about the square of the passes for. Source: Musco & Musco, arXiv 1504.05477, algorithm 2.
+    The space is spanned by X, MMᵀX, …, (MMᵀ)^q X. Power iteration keeps the last of these only, and needs
+    about the square of the passes. Source: Musco & Musco, arXiv 1504.05477, algorithm 2.
     """
     width = min(rank + OVERSAMPLING, matrix.shape[0])
     generator = torch.Generator().manual_seed(0)
