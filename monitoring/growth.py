@@ -160,8 +160,10 @@ _LINEAR_CLOCK, _ROOT_CLOCK = _Clock(1.0), _Clock(0.5)
 
 
 def _simpler(n: Floats, y: Floats, fit: Floats, clocks: Sequence[_Clock]) -> _Clock | None:
-    """The clock by which a straight line is believed instead of `fit`, which is bounded or hardly curved; None
-    when it fits too badly by any clock."""
+    """The clock by which a straight line is believed instead of `fit`, which is bounded or hardly curved.
+
+    None when a straight line fits too badly by each clock.
+    """
     bounded = _loss(_LINEAR_CLOCK.spans(n, n), y, fit[0])
     losses = [_loss(clock.spans(n, n), y, 0.0) for clock in clocks]
     best = int(np.argmin(losses))
