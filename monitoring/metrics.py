@@ -5,7 +5,6 @@ Nothing is kept between snapshots, so a value that is not measured any more is e
 never as an old value, and counters are the ledger's totals, which survive restarts.
 """
 
-import bisect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from monitoring.durations import Durations
 from monitoring.measure import PREFIX
 from monitoring.measurements import Measurements
 from monitoring.registry import JUDGED, LAYER_MEASURES, MEASURES, SCALAR_MEASURES
@@ -34,9 +34,6 @@ ROLLBACK_REASONS = ("operator", "alert", "guard", "publish_failed", "canary_fail
 
 #: Value of `guard_state` for each state of a measure.
 STATE_VALUES: dict[State, int] = {"ok": 0, "warn": 1, "limit": 2, "unknown": 3}
-
-#: Upper bounds in seconds: from a swap (tens of milliseconds) to a large batch on a slow machine.
-STAGE_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
 @dataclass(frozen=True)
@@ -94,13 +91,13 @@ class StatusSnapshot:
         outcomes: outcome → number of corrections ever ended so; total, never reset.
         queue_depth: queue → rows that wait.
         oldest_pending_seconds: age of the oldest waiting correction; 0 when none waits.
-        stage_seconds: stage → durations of all updates in the ledger, oldest first.
+        stage_seconds: stage → how long it took in all updates of the ledger.
         measurements: of the live version; None when it was never measured.
         layers: edited layers, so that a missing value shows as NaN.
         states: judged measure → its state at the last verdict.
         edits_until_limit: monitoring.forecast.edits_until_limit; None while there is too little to see.
         steps: step of the guard's ladder → how often it was ever taken.
-        paused_by: actor who has paused the queue; None while it runs.
+        paused_by: kind of actor who has paused the queue; None while it runs.
         nas_skipped: corrections ever skipped as outliers.
         version: number of the live version; None when unknown.
         served_versions: replica → number it serves; None when it cannot be asked.
@@ -113,7 +110,7 @@ class StatusSnapshot:
     outcomes: Mapping[str, int] = field(default_factory=dict[str, int])
     queue_depth: Mapping[str, int] = field(default_factory=dict[str, int])
     oldest_pending_seconds: float | None = 0.0
-    stage_seconds: Mapping[str, Sequence[float]] = field(default_factory=dict[str, Sequence[float]])
+    stage_seconds: Mapping[str, Durations] = field(default_factory=dict[str, Durations])
     measurements: Measurements | None = None
     layers: Sequence[int] = ()
     states: Mapping[str, State] = field(default_factory=dict[str, State])
@@ -190,15 +187,14 @@ def _family(spec: MetricSpec, values: _Labelled) -> Metric:
     return family
 
 
-def _histogram(spec: MetricSpec, values: Mapping[str, Sequence[float]]) -> Metric:
+def _histogram(spec: MetricSpec, values: Mapping[str, Durations]) -> Metric:
     family = HistogramMetricFamily(PREFIX + spec.name, spec.meaning, labels=[spec.label or ""])
-    grouped: dict[str, list[float]] = {stage: [] for stage in STAGES}
-    for stage, seconds in values.items():
-        grouped[stage if stage in grouped else "other"] += seconds
-    for stage, seconds in grouped.items():
-        ordered = sorted(seconds)
-        buckets = [(f"{bound:g}", bisect.bisect_right(ordered, bound)) for bound in STAGE_BUCKETS]
-        family.add_metric([stage], [*buckets, ("+Inf", len(ordered))], sum_value=math.fsum(ordered))
+    grouped: dict[str, Durations] = dict.fromkeys(STAGES, Durations())
+    for stage, durations in values.items():
+        known = stage if stage in grouped else "other"
+        grouped[known] += durations
+    for stage, durations in grouped.items():
+        family.add_metric([stage], durations.cumulative(), sum_value=durations.seconds)
     return family
 
 
@@ -210,9 +206,8 @@ def _bounded(counts: Mapping[str, int], allowed: Sequence[str]) -> _Labelled:
     return bounded
 
 
-def _pauser(actor: str) -> str:
-    """An actor may carry a name ("operator:ann"), which is no label."""
-    kind = actor.split(":")[0]
+def _pauser(kind: str) -> str:
+    """Whoever is not the guard is an operator, as the label has it."""
     return kind if kind in PAUSERS else "operator"
 
 

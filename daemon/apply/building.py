@@ -15,7 +15,7 @@ from daemon.core.errors import SettingsError
 from daemon.core.progress import Progress
 from daemon.core.settings import Settings
 from daemon.ledger.ledger import Ledger
-from daemon.ledger.tables import CorrectionRow
+from daemon.ledger.rows import CorrectionRow
 from daemon.publish.proof import Passage, Proof
 from daemon.publish.replicas import open_replicas
 from daemon.versions.store import Store

@@ -24,6 +24,7 @@ from daemon.core.messages import Correction, Neighbour
 from daemon.core.settings import Settings, load_settings
 from daemon.http.api import create_app, router
 from daemon.http.service import ADMIN, SUBMIT
+from daemon.ledger.database import Database
 from daemon.ledger.ledger import Ledger
 from monitoring.reference import metrics_page
 
@@ -186,7 +187,7 @@ def api_page() -> str:
 
 def described_app() -> FastAPI:
     """The application, for its routes alone: it has no tables behind it."""
-    nothing = Ledger(create_engine("sqlite://"))
+    nothing = Ledger(Database(create_engine("sqlite://")))
     return create_app(load_settings(admin_token="unused"), nothing, replicas=[], ring=lambda: None)
 
 

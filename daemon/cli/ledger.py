@@ -28,7 +28,7 @@ def open_ledger(state: Path | None, as_json: bool) -> Iterator[tuple[Settings, L
         try:
             yield settings, ledger
         except UnknownIdError as error:
-            rows = ledger.versions() if error.kind == "version" else ledger.corrections()
+            rows = ledger.questions.versions() if error.kind == "version" else ledger.questions.corrections()
             what = f"there is no {error.kind} {error.id!r}"
             raise CommandError(Exit.NOT_FOUND, what, nearest(error.id, (row.id for row in rows))) from None
         except TransitionError as error:

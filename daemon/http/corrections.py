@@ -88,7 +88,7 @@ def list_corrections(
 ) -> list[dict[str, Any]]:
     """The newest first; of one state, and with a text in them, when asked."""
     states = [state] if state else []
-    rows = service.ledger.corrections(*states, limit=limit, containing=containing)
+    rows = service.ledger.questions.corrections(*states, limit=limit, containing=containing)
     return [correction_view(row) for row in rows[::-1]]
 
 
@@ -99,7 +99,7 @@ async def get_correction(
     """One correction; `wait` seconds at most until it is not under way any more."""
     deadline = time.monotonic() + wait
     while True:
-        view = correction_view(await run_in_threadpool(service.ledger.get, id))
+        view = correction_view(await run_in_threadpool(service.ledger.questions.get, id))
         if view["state"] in FINAL or time.monotonic() >= deadline:
             return view
         # Not in a thread: forty clients that wait would hold all there are, and nobody could post.
@@ -109,4 +109,4 @@ async def get_correction(
 @router.get("/v1/facts", dependencies=SUBMIT)
 def get_facts(service: ServiceOf) -> list[dict[str, Any]]:
     """The corrections that are live."""
-    return [correction_view(row) for row in service.ledger.facts()]
+    return [correction_view(row) for row in service.ledger.questions.facts()]

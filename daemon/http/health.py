@@ -26,7 +26,7 @@ def healthz() -> dict[str, str]:
 @router.get("/readyz")
 def readyz(service: ServiceOf) -> JSONResponse:
     """The ledger can be read and every replica answers."""
-    live = service.ledger.live_version()
+    live = service.ledger.questions.live_version()
     # Numbered as in /metrics: addresses are not for everybody.
     replicas = {f"replica {i}": answers for i, answers in enumerate(healthy(service.replicas))}
     ready = all(replicas.values())

@@ -10,11 +10,12 @@ from fastapi.concurrency import run_in_threadpool
 from prometheus_client import CollectorRegistry
 
 from daemon.core.errors import SettingsError
+from daemon.core.messages import MAX_ID
 from daemon.core.ruling import guard_policy
 from daemon.core.settings import Settings
 from daemon.http.alerts import PLAIN, AlertDesk
 from daemon.intake.intake import Rates, Room, Writer
-from daemon.ledger.ledger import MAX_ID, Ledger
+from daemon.ledger.ledger import Ledger
 from daemon.publish.serving import ServingClient
 from monitoring.metrics import Metrics
 

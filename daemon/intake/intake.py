@@ -19,9 +19,9 @@ from limits.storage import storage_from_string
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from daemon.core.errors import ConflictError, CorrectionError, QueueFullError, RateError
-from daemon.core.messages import Correction
+from daemon.core.messages import MAX_ID, Correction
 from daemon.core.settings import Settings
-from daemon.ledger.ledger import MAX_ID, Ledger
+from daemon.ledger.ledger import Ledger
 
 log = logging.getLogger("factd")
 
@@ -55,7 +55,7 @@ class Room:
 
     def _left(self) -> int:
         if self.clock() - self._counted_at >= COUNT_SECONDS:
-            self._waiting, self._counted_at = self.ledger.pending_count(), self.clock()
+            self._waiting, self._counted_at = self.ledger.questions.pending_count(), self.clock()
         return max(0, self.most - self._waiting)
 
     def take(self, count: int) -> None:
@@ -152,7 +152,9 @@ class Writer:
 
     def _write(self, group: list[tuple[Posts, str, Future[list[str]]]], actor: str) -> None:
         try:
-            ids = self.ledger.submit_many([post for posts, _, _ in group for post in posts], actor=actor)
+            ids = self.ledger.intake.submit_many(
+                [post for posts, _, _ in group for post in posts], actor=actor
+            )
         except Exception as error:  # it is raised where the request waits
             if isinstance(error, ConflictError) and len(group) > 1:
                 # One of the requests is at fault. Alone, each of the others is written.
@@ -178,12 +180,12 @@ def submit_or_refuse(ledger: Ledger, id: str, parse: Callable[[], Correction], a
     try:
         correction = parse()
         try:
-            return ledger.submit(correction, id, actor=actor)
+            return ledger.intake.submit(correction, id, actor=actor)
         except ConflictError as error:
             if error.field == "id":  # which is taken: under it the refusal would be lost
                 id = f"{id[: MAX_ID - 17]}-{correction.content_hash[:16]}"
             raise
     except (CorrectionError, ConflictError) as error:
-        ledger.refuse(id, str(error), actor=actor)
+        ledger.intake.refuse(id, str(error), actor=actor)
         log.warning("correction %s refused: %s", id, error)
         raise

@@ -59,7 +59,7 @@ class Api:
         self.client = TestClient(self.app)
 
     def recorded(self) -> tuple[int, int]:
-        return len(self.ledger.transitions()), len(self.ledger.operations())
+        return len(self.ledger.questions.transitions()), len(self.ledger.questions.operations())
 
     def send(self, case: "schemathesis.Case", headers: dict[str, str]) -> int:
         ready = requests.Request(**case.as_transport_kwargs(base_url="http://testserver")).prepare()
@@ -164,7 +164,7 @@ def test_what_is_taken_can_be_recorded_and_read_back(api):
             correction = parse_correction(message)
         except CorrectionError:
             return
-        row = api.ledger.get(api.ledger.submit(correction))
+        row = api.ledger.questions.get(api.ledger.intake.submit(correction))
         assert (row.subject, row.target, row.text) == (correction.subject, correction.target, correction.text)
         assert list(row.paraphrases) == correction.paraphrases
 

@@ -115,7 +115,7 @@ def ready(replica) -> int:
 
 def post(applier, subject, target):
     body = {"subject": subject, "prompt": "The capital of {} is", "target": target}
-    applier.ledger.submit(parse_correction(body), f"id-{subject}")
+    applier.ledger.intake.submit(parse_correction(body), f"id-{subject}")
 
 
 def test_both_flip_and_one_that_is_killed_in_the_flip_comes_back(fleet):
@@ -152,6 +152,6 @@ def test_both_flip_and_one_that_is_killed_in_the_flip_comes_back(fleet):
     assert logprobs(a) == logprobs(b)
     assert ready(b) == 200
 
-    applier.ledger.request("rollback", "v000000", actor="operator")
+    applier.ledger.intake.request("rollback", "v000000", actor="operator")
     assert applier.run().live == "v000000"
     assert logprobs(a) == logprobs(b) == base

@@ -67,7 +67,7 @@ def test_a_ledger_that_is_full_acknowledges_nothing_that_it_has_not(world_at, di
         with pytest.raises(OperationalError, match="full"):
             on_and_on(world.run)
     assert list(world.states()) == kept
-    assert audit(world.ledger.engine).valid
+    assert audit(world.ledger.database.engine).valid
     world.open()
     world.run()
     assert set(world.states().values()) == {"live"}

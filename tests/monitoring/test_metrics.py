@@ -6,6 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from monitoring.durations import Durations
 from monitoring.measurements import Measurements
 from monitoring.metrics import (
     METRICS,
@@ -67,7 +68,7 @@ def test_a_snapshot_is_exported_as_it_is(exported):
             outcomes={"live": 3, "rejected": 1},
             queue_depth={"corrections": 4},
             oldest_pending_seconds=12.5,
-            stage_seconds={"edit": [0.2, 0.3, 500.0]},
+            stage_seconds={"edit": Durations.of([0.2, 0.3, 500.0])},
             measurements=Measurements(
                 weight_norm_ratio={8: 1.25}, probe_kl_nats=0.03, efficacy_ratio=1.0, measured_at=1.6e9
             ),
@@ -122,7 +123,7 @@ def test_unknown_labels_are_gathered_under_other(exported):
         StatusSnapshot(
             outcomes={"invented": 2, "other": 1},
             rollbacks={"invented": 4},
-            stage_seconds={"invented": [1.0]},
+            stage_seconds={"invented": Durations.of([1.0])},
             queue_depth={"invented": 1},
         )
     )

@@ -31,7 +31,7 @@ app = typer.Typer(
 def show(state: StateOption = None, as_json: JsonOption = False) -> None:
     """List the dead corrections, with the reason that each was given up for."""
     with open_ledger(state, as_json) as (_, ledger):
-        views = [correction_view(row) for row in ledger.corrections(State.DEAD)]
+        views = [correction_view(row) for row in ledger.questions.corrections(State.DEAD)]
     if as_json:
         show_json(views)
     else:
@@ -74,10 +74,10 @@ def _decide(
         raise CommandError(
             Exit.BAD_INPUT, "give ids or --all, one of the two", "`factd dead list` shows them"
         )
-    chosen = ids or [row.id for row in ledger.corrections(State.DEAD)]
+    chosen = ids or [row.id for row in ledger.questions.corrections(State.DEAD)]
     actor = f"operator:{getpass.getuser()}"
-    numbers = ledger.decide_dead(kind, chosen, actor=actor, why=why)
-    return [operation_view(ledger.operation(number)) for number in numbers]
+    numbers = ledger.intake.decide_dead(kind, chosen, actor=actor, why=why)
+    return [operation_view(ledger.questions.operation(number)) for number in numbers]
 
 
 def _report(views: list[dict[str, Any]], as_json: bool) -> None:

@@ -76,15 +76,15 @@ def _operate(
     kind: str, target: str | None, why: str | None, timeout: float, state: Path | None, as_json: bool
 ) -> None:
     with open_ledger(state, as_json) as (settings, ledger):
-        number = ledger.request(kind, target, actor=f"operator:{getpass.getuser()}", why=why)
+        number = ledger.intake.request(kind, target, actor=f"operator:{getpass.getuser()}", why=why)
         ring_doorbell(settings)
-        view: dict[str, Any] = operation_view(ledger.operation(number))
+        view: dict[str, Any] = operation_view(ledger.questions.operation(number))
         deadline = time.monotonic() + timeout
         with waiting(f"{kind}: waiting for the applier"):
             while view["state"] == "pending" and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
-                view = operation_view(ledger.operation(number))
-        view["live"] = ledger.live_version()
+                view = operation_view(ledger.questions.operation(number))
+        view["live"] = ledger.questions.live_version()
         if timeout > 0 and view["state"] == "pending":
             what = f"{kind} is recorded as operation {number} and was not carried out within {timeout:.0f} s"
             raise CommandError(Exit.TIMED_OUT, what, "it stays recorded; is `factd up` running?", **view)

@@ -172,7 +172,7 @@ def wait_for(ledger: Ledger, ids: Sequence[str], timeout: float) -> list[dict[st
 def correction_dict(ledger: Ledger, id: str) -> dict[str, Any]:
     """A correction as JSON; state "queued" when the intake worker has not seen it yet."""
     try:
-        return correction_view(ledger.get(id))
+        return correction_view(ledger.questions.get(id))
     except UnknownIdError:
         blank = dict.fromkeys(("prompt", "before", "after", "reason", "version", "post_to_live_seconds"))
         return {"id": id, "state": "queued", **blank}

@@ -14,7 +14,7 @@ from daemon.ledger.audit import audit as verify
 def audit(state: StateOption = None, as_json: JsonOption = False) -> None:
     """Verify the hash chain of all changes of state; exit code 1 when it is broken."""
     with open_ledger(state, as_json) as (_, ledger):
-        found = verify(ledger.engine)
+        found = verify(ledger.database.engine)
         view = {"valid": found.valid, **asdict(found)}
         if not found.valid:
             mend = "keep it as it is and compare it with a backup"

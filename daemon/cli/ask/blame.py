@@ -13,7 +13,7 @@ from daemon.cli.output import show_json, show_table
 from daemon.core.publication import BASE_VERSION, UNPUBLISHED
 from daemon.http.views import correction_view
 from daemon.ledger.ledger import Ledger
-from daemon.ledger.tables import CorrectionRow, VersionRow
+from daemon.ledger.rows import CorrectionRow, VersionRow
 
 VERSION = re.compile(r"v\d{6}|default")
 
@@ -48,9 +48,9 @@ def blame_version(ledger: Ledger, id: str) -> dict[str, Any]:
     Raises:
         UnknownIdError: there is no such version.
     """
-    version = ledger.version(id)
-    since = {fact: row.id for row in ledger.chain(id) for fact in row.added}
-    rows = [ledger.get(fact) for fact in reversed(ledger.fact_ids(id))]
+    version = ledger.questions.version(id)
+    since = {fact: row.id for row in ledger.questions.ancestry(id) for fact in row.added}
+    rows = [ledger.questions.get(fact) for fact in reversed(ledger.questions.fact_ids(id))]
     return {
         "version": id,
         "parent": version.parent,
@@ -70,8 +70,8 @@ def blame_text(ledger: Ledger, text: str) -> dict[str, Any]:
     holds the text. Only whole words count, in upper or lower case. A correction that matches with subject
     and target comes first.
     """
-    versions = [row for row in ledger.versions() if row.live_at is not None]
-    found = [(matched, row) for row in ledger.corrections() if (matched := _matches(row, text))]
+    versions = [row for row in ledger.questions.versions() if row.live_at is not None]
+    found = [(matched, row) for row in ledger.questions.corrections() if (matched := _matches(row, text))]
     found.sort(key=lambda pair: len(pair[0]), reverse=True)
     return {
         "text": text,

@@ -9,7 +9,7 @@ from daemon.http.views import correction_view
 def facts(state: StateOption = None, as_json: JsonOption = False) -> None:
     """List the facts that are live."""
     with open_ledger(state, as_json) as (_, ledger):
-        views = [correction_view(row) for row in ledger.facts()]
+        views = [correction_view(row) for row in ledger.questions.facts()]
     if as_json:
         show_json(views)
     else:

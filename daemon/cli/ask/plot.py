@@ -17,7 +17,7 @@ from daemon.cli.options import JsonOption, StateOption
 from daemon.cli.output import show_json
 from daemon.core.lifecycle import OperationKind, OperationState, VersionState
 from daemon.ledger.ledger import Ledger
-from daemon.ledger.tables import VersionRow
+from daemon.ledger.rows import VersionRow
 from monitoring.measure import Measure
 from monitoring.registry import WATCHED
 from monitoring.thresholds import Thresholds
@@ -83,18 +83,18 @@ def history(ledger: Ledger) -> list[Served]:
     """What was served, in order: each version that went live, and each that a rollback returned to."""
     rollbacks = {
         str(row.id): row
-        for row in ledger.operations(OperationState.DONE)
+        for row in ledger.questions.operations(OperationState.DONE)
         if row.kind is OperationKind.ROLLBACK and row.target is not None
     }
     served: list[Served] = []
-    for change in ledger.transitions():
+    for change in ledger.questions.transitions():
         if change.kind == "version" and change.new == VersionState.LIVE:
-            served.append(Served(ledger.version(change.id), change.at))
+            served.append(Served(ledger.questions.version(change.id), change.at))
         asked = rollbacks.get(change.id) if change.kind == "operation" else None
         if asked is None or asked.target is None or change.new != OperationState.DONE:
             continue
         if not served or served[-1].row.id != asked.target:  # the base has no row that could go live
-            served.append(Served(ledger.version(asked.target), change.at))
+            served.append(Served(ledger.questions.version(asked.target), change.at))
         served[-1] = replace(served[-1], rollback=asked.actor)
     return served
 

@@ -21,7 +21,7 @@ def status(
 ) -> None:
     """Show what happened: to one correction, or as a whole."""
     with open_ledger(state, as_json) as (_, ledger):
-        view = status_view(ledger.status()) if id is None else _correction(ledger, id)
+        view = status_view(ledger.questions.status()) if id is None else _correction(ledger, id)
     if as_json:
         show_json(view)
         return
@@ -34,10 +34,10 @@ def status(
 
 
 def _correction(ledger: Ledger, id: str) -> dict[str, Any]:
-    row = ledger.get(id)
+    row = ledger.questions.get(id)
     history = [
         {"at": t.at, "from": t.old, "to": t.new, "reason": t.reason, "actor": t.actor}
-        for t in ledger.transitions(row.id, kind="correction")
+        for t in ledger.questions.transitions(row.id, kind="correction")
     ]
     return correction_view(row) | {"history": history}
 

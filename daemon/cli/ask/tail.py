@@ -15,7 +15,7 @@ from daemon.cli.ledger import open_ledger
 from daemon.cli.options import JsonOption, StateOption
 from daemon.cli.output import local_time
 from daemon.ledger.ledger import Ledger
-from daemon.ledger.tables import TransitionRow
+from daemon.ledger.rows import TransitionRow
 
 #: Between two looks at the ledger, seconds. A reader sees no delay, and a look is one indexed query.
 POLL_SECONDS = 0.25
@@ -48,14 +48,18 @@ def tail(
 
 
 def _follow(ledger: Ledger, since: float | None) -> Iterator[TransitionRow]:
-    rows = ledger.transitions(limit=BEFORE) if since is None else ledger.transitions(since=since)
+    rows = (
+        ledger.questions.transitions(limit=BEFORE)
+        if since is None
+        else ledger.questions.transitions(since=since)
+    )
     last = 0
     while True:
         yield from rows
         last = rows[-1].seq if rows else last
         if not rows:
             time.sleep(POLL_SECONDS)
-        rows = ledger.transitions(after=last, since=since or 0.0)
+        rows = ledger.questions.transitions(after=last, since=since or 0.0)
 
 
 def moment(text: str, now: float) -> float:

@@ -10,9 +10,9 @@ from daemon.http.views import version_view
 def versions(state: StateOption = None, as_json: JsonOption = False) -> None:
     """List the versions, oldest first."""
     with open_ledger(state, as_json) as (_, ledger):
-        live = ledger.live_version()
-        views = [version_view(ledger.version(BASE_VERSION))] + [
-            version_view(row) for row in ledger.versions()
+        live = ledger.questions.live_version()
+        views = [version_view(ledger.questions.version(BASE_VERSION))] + [
+            version_view(row) for row in ledger.questions.versions()
         ]
     if as_json:
         show_json({"live": live, "versions": views})

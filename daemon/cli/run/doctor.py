@@ -45,6 +45,8 @@ def _newest_entry(settings: Settings) -> float:
         return -math.inf
     ledger = Ledger.open(settings.ledger_url)
     try:
-        return max((change.at for change in ledger.transitions(since=time.time())), default=-math.inf)
+        return max(
+            (change.at for change in ledger.questions.transitions(since=time.time())), default=-math.inf
+        )
     finally:
         ledger.close()

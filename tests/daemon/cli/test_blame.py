@@ -18,7 +18,7 @@ def history(world):
     world.run()
     world.post("Peru", "Lima")
     world.run()
-    world.ledger.request("retract", "id-France-Lyon", actor="operator")
+    world.ledger.intake.request("retract", "id-France-Lyon", actor="operator")
     world.run()
     return world.ledger
 

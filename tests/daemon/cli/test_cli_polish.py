@@ -190,7 +190,7 @@ def measured(make_world):
         world.post(subject, "fine")
         world.run()
     for version in ("v000000", "v000001"):
-        world.ledger.request("rollback", version, actor="operator:ann")
+        world.ledger.intake.request("rollback", version, actor="operator:ann")
         world.run()
     return world
 

@@ -220,7 +220,7 @@ class Queue:
     def append(self, _url, corrections, _stream):
         new = [f"stream-{len(self.ids) + i}-0" for i in range(len(corrections))]
         self.world.now = time.time()
-        self.world.ledger.submit_many(list(zip(new, corrections, strict=True)))
+        self.world.ledger.intake.submit_many(list(zip(new, corrections, strict=True)))
         self.ids += new
         self.world.run()
         return new
@@ -287,7 +287,7 @@ def test_a_backup_made_as_the_page_says_has_the_live_version(world, tmp_path, ma
     with contextlib.closing(type(world)(backup)) as restored:
         # A replica that knows nothing, as after the loss of a host.
         restored.run()
-        assert restored.ledger.live_version() == "v000001"
+        assert restored.ledger.questions.live_version() == "v000001"
         restored.check_agreement()
 
 

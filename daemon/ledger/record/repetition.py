@@ -7,10 +7,8 @@ from sqlalchemy import Connection, Select, bindparam, select
 
 from daemon.core.errors import ConflictError
 from daemon.core.messages import Correction
+from daemon.ledger.reading import chunks
 from daemon.ledger.tables import aliases, corrections
-
-#: values of one IN list; SQLite takes 32,766 parameters a statement, PostgreSQL 65,535
-CHUNK = 1000
 
 _NAMES = bindparam("names", expanding=True)
 _table = corrections.c
@@ -63,6 +61,6 @@ class Known:
 def _found(
     c: Connection, query: Select[Any, Any, Any], values: Sequence[str]
 ) -> Iterator[tuple[str, tuple[str, str]]]:
-    for start in range(0, len(values), CHUNK):
-        for row in c.execute(query, {"names": values[start : start + CHUNK]}):
+    for chunk in chunks(values):
+        for row in c.execute(query, {"names": chunk}):
             yield row[0], (row[1], row[2])
