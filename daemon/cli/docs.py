@@ -26,7 +26,7 @@ from daemon.http.api import create_app, router
 from daemon.http.service import ADMIN, SUBMIT
 from daemon.ledger.database import Database
 from daemon.ledger.ledger import Ledger
-from monitoring.metrics import metrics_page
+from monitoring.reference import metrics_page
 
 #: Of the four pages; the other pages of docs/ are written by hand.
 FOLDER = Path(__file__).parents[2] / "docs"
