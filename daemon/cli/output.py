@@ -31,7 +31,7 @@ def console() -> Console:
     return Console(highlight=False)
 
 
-def show_json(content: Any) -> None:
+def show_json(content: object) -> None:
     sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
@@ -61,7 +61,7 @@ def local_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _shown(cell: Any) -> str:
+def _shown(cell: object) -> str:
     """Answers of models have line breaks; of counts only those that are not zero say something."""
     if isinstance(cell, Mapping):
         return ", ".join(f"{name} {value}" for name, value in cell.items() if value)

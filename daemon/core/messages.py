@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 
 from daemon.core.errors import CorrectionError, Problem
 
@@ -201,7 +202,7 @@ _MENDS = {
 }
 
 
-def problem(item: Any, line: int | None = None) -> Problem:
+def problem(item: ErrorDetails, line: int | None = None) -> Problem:
     """What pydantic found wrong. Its own words repeat the input, which may be no JSON (NaN, surrogates)."""
     context = item.get("ctx") or {}
     known = _MENDS.get(item["type"])

@@ -141,7 +141,7 @@ class Settings(BaseSettings):
 
     @field_validator("replicas", mode="before")
     @classmethod
-    def _split(cls, value: Any) -> Any:
+    def _split(cls, value: object) -> object:
         if isinstance(value, str):
             text = value.strip()
             parts = json.loads(text) if text.startswith("[") else text.split(",")

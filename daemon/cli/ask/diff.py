@@ -47,5 +47,5 @@ def _show(view: dict[str, Any]) -> None:
     show_table("Measurements when accepted", ("", view["from"], view["to"]), measured)
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

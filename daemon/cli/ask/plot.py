@@ -108,7 +108,7 @@ def series(served: Sequence[Served]) -> list[Series]:
     return found
 
 
-def _worst(stored: Any, high_is_bad: bool) -> float:
+def _worst(stored: dict[str, Any] | float | str | None, high_is_bad: bool) -> float:
     """A measure as the ledger keeps it: a number, a name of one that is none, or such by layer."""
     values = list(stored.values()) if isinstance(stored, dict) else [stored]
     numbers = [float(value) for value in values if value is not None]

@@ -88,7 +88,7 @@ def show_markdown(title: str, columns: Sequence[str], rows: Sequence[Sequence[An
     sys.stdout.write("\n".join([title, "", lines[0], rule, *lines[1:], ""]) + "\n")
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     return "" if value is None else str(value)
 
 
