@@ -1,7 +1,7 @@
 """The import rules, that importing a module does nothing, and that files, folders and functions stay small.
 
-Some lists below name what does not keep a rule yet. Such a list may only shrink: a test fails for a new entry,
-and for one that is not needed any more.
+Some lists below name what does not keep a rule yet. Such a list may only shrink: a test fails for a new
+entry, and for one that is not needed any more.
 """
 
 import os
