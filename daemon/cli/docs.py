@@ -30,7 +30,7 @@ from daemon.http.service import ADMIN, SUBMIT
 from daemon.ledger.ledger import Ledger
 from monitoring.metrics import metrics_page
 
-#: Of the four pages; the other pages of docs/ are written by hand.
+#: Folder of the four pages; the other pages in it are written by hand.
 FOLDER = Path(__file__).parents[2] / "docs"
 
 # What stands above the tables.
@@ -188,7 +188,7 @@ def api_page() -> str:
 
 
 def described_app() -> FastAPI:
-    """The application, for its routes alone: it has no tables behind it."""
+    """The application for the description of its routes; its database is empty."""
     nothing = Ledger(create_engine("sqlite://"))
     return create_app(load_settings(admin_token="unused"), nothing, replicas=[], ring=lambda: None)
 
@@ -200,7 +200,7 @@ def _route_rows() -> Iterator[tuple[str, str, str]]:
         for route in router.routes
         if isinstance(route, APIRoute)
         for method in route.methods
-        # Also those that a route takes as a parameter, because it wants to know the token's name.
+        # Also a dependency that a route takes as a parameter, to get the token's name.
         for given in route.dependant.dependencies
         if id(given.call) in scopes
     }

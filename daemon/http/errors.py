@@ -20,7 +20,7 @@ from daemon.core.errors import (
 )
 from daemon.core.messages import problem
 
-#: a ledger that cannot be written is asked again after so long, seconds
+#: When the ledger does not answer, clients are told to come again after so long, seconds.
 DATABASE_SECONDS = 5.0
 
 

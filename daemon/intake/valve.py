@@ -11,7 +11,7 @@ log = logging.getLogger("factd")
 class Valve:
     """Stops and resumes the consuming of one queue.
 
-    Messages stay in the broker in their order; a task that retried would come back behind younger ones.
+    Messages stay in the broker in their order. A task that retried would come back behind younger messages.
     """
 
     def __init__(self, room: Room, queue: str) -> None:

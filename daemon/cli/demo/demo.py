@@ -18,9 +18,9 @@ from daemon.supervise.up import Up
 
 
 def run_demo(settings: Settings, json_file: Path | None) -> bool:
-    """Runs all steps on services of its own, from an empty ledger; true when every step was observed.
+    """Runs all steps on services of its own, with an empty ledger; True when every step was observed.
 
-    What was measured on the model is kept in the state directory; the rest under its `demo` folder.
+    The model's statistics are kept in the state directory, everything else in its folder `demo`.
 
     Raises:
         ProcessError: a service did not start.
@@ -57,7 +57,7 @@ def run_demo(settings: Settings, json_file: Path | None) -> bool:
 
 
 def fresh(settings: Settings) -> Settings:
-    """The settings with a state directory of the demo's own; an earlier demo's is emptied.
+    """The settings with the demo's own state directory; the one of an earlier demo is removed.
 
     Raises:
         ProcessError: a demo runs in it.

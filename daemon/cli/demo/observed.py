@@ -39,7 +39,7 @@ class Demo:
     def wait_for(self, ids: Sequence[str], first: str | None = None) -> list[dict[str, Any]]:
         """Waits until all corrections have ended, or one is in the state `first`.
 
-        Those that have not ended in time come back with the state "unfinished".
+        A correction that has not ended in time comes back with the state "unfinished".
         """
         deadline, views = time.monotonic() + WAIT_SECONDS, {}
         while len(views) < len(ids) and time.monotonic() < deadline:

@@ -42,7 +42,7 @@ def carry_out(demo: Demo, running: Running) -> None:
         good = demo.live_version()
         answers_good = [row["after_retract"] for row in rows]
         _harm(demo)
-        # The guard may have refused every harmful batch: then go back over the retraction instead.
+        # If the guard refused every harmful batch, nothing has moved: undo the retraction instead.
         moved = demo.live_version() != good
         _roll_back(demo, *((good, answers_good) if moved else (all_live, answers_all)))
     demo.results["requests"] = traffic.requests
@@ -127,7 +127,7 @@ def _harm(demo: Demo) -> None:
         states = ", ".join(sorted({view["state"] for view in views}))
         console().print(f"     harmful batch: {states}; live is {demo.live_version()}", style="dim")
         if refused:
-            # The guard judges the rest one by one; enough was seen.
+            # The guard would judge the rest one by one. We have seen enough.
             _take_back(demo, [view["id"] for view in views if view["state"] == "unfinished"])
             break
     reason = refused[0]["reason"] if refused else None
@@ -181,7 +181,7 @@ def _show_gauges(demo: Demo) -> None:
         if name.removeprefix("factd_").split("{")[0] in SHOWN_GAUGES
     }
     demo.results["gauges"] = {name: value if math.isfinite(value) else None for name, value in shown.items()}
-    # Retention of earlier corrections, say, when all came in the first batch.
+    # Some measures have no value yet: retention of earlier corrections, when all came in the first batch.
     rows = [(n, f"{v:.4g}" if math.isfinite(v) else "nothing to measure yet") for n, v in shown.items()]
     show_table("Stability gauges (/metrics)", ("gauge", "value"), rows)
     demo.saw("gauges read from /metrics", "factd_version" in gauges)
