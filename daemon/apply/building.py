@@ -114,7 +114,7 @@ def open_installation(settings: Settings, progress: Progress) -> tuple[Installat
 # -- proof and measures -----------------------------------------------------------------------------
 
 
-def build_proof(editor: Any) -> Proof:
+def build_proof(editor: Editor) -> Proof:
     """Compares replicas with the editor's model on each batch and on the last words of the watched probes."""
 
     def score(pairs: Sequence[tuple[str, str]]) -> list[Passage]:
@@ -127,7 +127,7 @@ def build_proof(editor: Any) -> Proof:
     return Proof(score, [(part[0], " ".join(part[1:])) for part in parts])
 
 
-def build_monitoring(settings: Settings, editor: Any) -> Monitoring:
+def build_monitoring(settings: Settings, editor: Editor) -> Monitoring:
     """Measures and judges against the baseline, which is measured once for a model."""
     probes, memory = default_probes(), Memory()
     baseline = open_baseline(editor, probes, settings.statistics / "baselines")
