@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from daemon.apply.applier import Applier
-from daemon.apply.update import Monitoring
+from daemon.apply.measuring import Monitoring
 from daemon.apply.value_workers import Fleet, answer
 from daemon.core.errors import SettingsError
 from daemon.core.progress import Progress
@@ -50,9 +50,7 @@ def build_applier(settings: Settings, ledger: Ledger, progress: Progress, send: 
     monitoring = build_monitoring(settings, editor)
     if settings.value_workers:
         editor.install.elsewhere = fleet(settings, editor, send)
-    # A folder of checkpoints answers nothing that could be compared.
-    proof = None if settings.publish == "checkpoint" else build_proof(editor)
-    store = Store(settings.store_dir)
+    proof, store = build_proof(editor), Store(settings.store_dir)
     return Applier(ledger, store, editor, replicas, monitoring=monitoring, settings=settings, proof=proof)
 
 
@@ -145,7 +143,7 @@ def build_monitoring(settings: Settings, editor: Editor) -> Monitoring:
 
 
 def foresee(thresholds: Thresholds, history: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
-    """What `daemon.apply.ladder.Foresee` says, with the levels in force: measure → [warn, limit]."""
+    """What `daemon.apply.measuring.Foresee` says, with the levels in force: measure → [warn, limit]."""
     series = [(edits, Measurements.from_json(stored)) for edits, stored in history]
     found = forecasts(series, thresholds)
     limits = {name: [bounds.warn, bounds.limit] for name, bounds in thresholds.bounds.items()}

@@ -19,7 +19,7 @@ class Stage(StrEnum):
     WRITING = "writing"  # files complete under the temporary name
     STORED = "stored"  # renamed; the ledger does not know yet
     WRITTEN = "written"  # ledger knows; from here on recovery rolls forward
-    CANARY_FLIPPED = "canary_flipped"  # the canary serves it; the ledger does not know yet
+    CANARY_FLIPPED = "canary_flipped"  # the canary serves it; its state in the ledger is still `written`
     SOAKING = "soaking"  # ledger knows; the canary is watched from here on
     SOAKED = "soaked"  # time over, proved again; no other replica was told
     STAGED = "staged"  # every replica has read and verified it

@@ -16,7 +16,7 @@ from daemon.core.settings import Settings
 from daemon.http.alerts import PLAIN, AlertDesk
 from daemon.intake.intake import Rates, Room, Writer
 from daemon.ledger.ledger import Ledger
-from daemon.publish.serving import ServingClient
+from daemon.publish.serving import Reports
 from monitoring.metrics import Metrics
 
 #: Longest body of a request, bytes; some 10,000 corrections.
@@ -27,7 +27,7 @@ class Service:
     """Made once by `create_app`, which gives the ring of the doorbell."""
 
     def __init__(
-        self, settings: Settings, ledger: Ledger, replicas: Sequence[ServingClient], ring: Callable[[], None]
+        self, settings: Settings, ledger: Ledger, replicas: Sequence[Reports], ring: Callable[[], None]
     ) -> None:
         self.ledger, self.replicas, self.ring = ledger, replicas, ring
         submit, admin = settings.submit_token, settings.admin_token

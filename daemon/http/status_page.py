@@ -12,7 +12,7 @@ from daemon.http.views import status_view, step_view, version_view
 from daemon.ledger.ledger import Ledger
 from daemon.ledger.rows import VersionRow
 from daemon.ledger.status import edits_left
-from daemon.publish.serving import ServingClient, ServingError
+from daemon.publish.serving import Reports, ServingError
 from monitoring.errors import MeasurementError
 from monitoring.measurements import Measurements
 from monitoring.metrics import StatusSnapshot
@@ -46,7 +46,7 @@ def number_of(version: str) -> int | None:
     return int(version[1:]) if version[:1] == "v" and version[1:].isdigit() else None
 
 
-def snapshot(ledger: Ledger, replicas: Sequence[ServingClient]) -> StatusSnapshot:
+def snapshot(ledger: Ledger, replicas: Sequence[Reports]) -> StatusSnapshot:
     """Everything /metrics exports."""
     status = ledger.questions.status()
     measurements = Measurements.from_json(status.measurements) if status.measurements else None
@@ -73,23 +73,23 @@ def snapshot(ledger: Ledger, replicas: Sequence[ServingClient]) -> StatusSnapsho
     )
 
 
-def healthy(replicas: Sequence[ServingClient]) -> list[bool]:
+def healthy(replicas: Sequence[Reports]) -> list[bool]:
     """Whether each replica answers its health check."""
     return _each(lambda replica: replica.healthy(), replicas)
 
 
-def _served(replicas: Sequence[ServingClient]) -> list[str]:
+def _served(replicas: Sequence[Reports]) -> list[str]:
     """What each replica says; "" when it does not answer."""
     return _each(_served_by, replicas)
 
 
-def _each(ask: Callable[[ServingClient], T], replicas: Sequence[ServingClient]) -> list[T]:
+def _each(ask: Callable[[Reports], T], replicas: Sequence[Reports]) -> list[T]:
     """Asks all at once: several that hang take no longer than one."""
     with ThreadPoolExecutor(max(1, len(replicas))) as pool:
         return list(pool.map(ask, replicas))
 
 
-def _served_by(replica: ServingClient) -> str:
+def _served_by(replica: Reports) -> str:
     try:
         # Ask `healthy` first: of a replica that hangs it finds that out in seconds, not minutes.
         return replica.served().version if replica.healthy() else ""
@@ -97,18 +97,12 @@ def _served_by(replica: ServingClient) -> str:
         return ""
 
 
-def page_view(ledger: Ledger, replicas: Sequence[ServingClient]) -> dict[str, Any]:
-<<<<<<< HEAD
-    """`factd status --json` and what the page shows besides: replicas, versions with their measures, and
-    the guard's last steps, newest first. `now` is the ledger's clock: ages do not hang on the reader's."""
-    status = ledger.questions.status()
-=======
+def page_view(ledger: Ledger, replicas: Sequence[Reports]) -> dict[str, Any]:
     """`factd status --json` and more: replicas, versions with their measures, the guard's last steps.
 
     The newest step comes first. `now` is the ledger's clock, so that ages do not depend on the browser's.
     """
-    status = ledger.status()
->>>>>>> doors
+    status = ledger.questions.status()
     versions = [
         _version(row)
         for row in (*ledger.questions.newest_versions(VERSIONS_SHOWN), ledger.questions.version(BASE_VERSION))
@@ -160,16 +154,9 @@ def _version(row: VersionRow) -> dict[str, Any]:
 
 def _measured(stored: dict[str, Any] | None) -> Measurements:
     try:
-<<<<<<< HEAD
         return Measurements.from_json(stored or {})
-    except MeasurementError:  # another factd's measurements say nothing that could be drawn beside ours
-        return Measurements()
-=======
-        measured = Measurements.from_json(stored or {})
     except MeasurementError:  # measurements of another release of factd cannot be drawn beside ours
-        measured = Measurements()
-    return {guard.name: _finite(worst_value(measured, guard.name)) for guard in GUARDS}
->>>>>>> doors
+        return Measurements()
 
 
 def _finite(value: float | None) -> float | None:
