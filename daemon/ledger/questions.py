@@ -275,7 +275,7 @@ class Questions:
         if version is not None:
             query = query.where(table.c.version == version)
         with self._read() as c:
-            return list(c.execute(query).all())
+            return [(row[0], row[1], row[2]) for row in c.execute(query)]
 
     def stage_durations(self) -> dict[str, Durations]:
         """Stage of an update → how long it took, over all updates there were."""

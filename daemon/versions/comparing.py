@@ -33,6 +33,7 @@ def difference(
         ModelError: the base checkpoint lacks a weight.
     """
     facts = {version: {f.id: f for f in store.load_state(version).facts} for version in (old, new)}
+    measured = [_measured(store, version) for version in (old, new)]
     return {
         "from": old,
         "to": new,
@@ -40,7 +41,8 @@ def difference(
         "removed": [_fact(f) for id, f in facts[old].items() if id not in facts[new]],
         "kept": len(facts[old].keys() & facts[new].keys()),
         "layers": _layers(model, store, old, new, progress),
-        "measurements": _measurements(*(_measured(store, version) for version in (old, new))),
+        "measurements": _measurements(*measured),
+        "counts": _counts(*measured),
     }
 
 
@@ -83,6 +85,12 @@ def _measurements(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, l
         for layer in sorted(before.keys() | after.keys(), key=int):
             found[f"{name}, layer {layer}"] = [before.get(layer), after.get(layer)]
     return {name: pair for name, pair in found.items() if pair != [None, None]}
+
+
+def _counts(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[list[int] | None]]:
+    """Share → [old, new] as [cases that came out well, cases asked]; None where they were not kept."""
+    before, after = old.get("counts") or {}, new.get("counts") or {}
+    return {name: [before.get(name), after.get(name)] for name in sorted(before.keys() | after.keys())}
 
 
 def _fact(fact: Fact) -> dict[str, str]:
