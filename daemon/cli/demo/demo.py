@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,10 @@ class Demo:
         mark = "[green]ok[/green]" if ok else "[red]NOT OBSERVED[/red]"
         console().print(f"{mark}  {step}" + (f": {detail}" if detail else ""), markup=True)
 
-    def wait_for(self, ids: Sequence[str], first: str | None = None) -> list[dict[str, Any]]:
-        """Waits until all corrections have ended, or one is in the state `first`.
+    def wait_for(
+        self, ids: Sequence[str], enough: Callable[[], bool] = lambda: False
+    ) -> list[dict[str, Any]]:
+        """Waits until all corrections have ended, or `enough` was seen.
 
         Those that have not ended in time come back with the state "unfinished".
         """
@@ -78,7 +80,7 @@ class Demo:
                     continue  # still in the queue
                 if view["state"] in FINAL:
                     views[id] = view
-            if any(view["state"] == first for view in views.values()):
+            if enough():
                 break
             time.sleep(POLL_SECONDS)
         missing: dict[str, Any] = {"state": "unfinished", "reason": None, "post_to_live_seconds": None}
@@ -237,20 +239,20 @@ def first_word(answer: str) -> str:
 
 
 def _harm(demo: Demo) -> None:
-    """Streams contradictions, then gibberish, until the guard refuses some."""
-    refused: list[dict[str, Any]] = []
-    posted = 0
+    """Streams contradictions, then gibberish, until the guard refuses a version that holds some."""
+    refusals = len(_refusals(demo))
+    refused, posted = list[str](), 0
     for batch in harmful_batches(HARMFUL_BATCH, HARMFUL_ROUNDS):
-        views = demo.wait_for(post(demo.queue, batch), first="rejected")
+        views = demo.wait_for(post(demo.queue, batch), lambda: len(_refusals(demo)) > refusals)
         posted += len(batch)
-        refused = [view for view in views if view["state"] == "rejected"]
+        refused = _refusals(demo)[refusals:]
         states = ", ".join(sorted({view["state"] for view in views}))
         console().print(f"     harmful batch: {states}; live is {demo.live_version()}", style="dim")
         if refused:
             # The guard judges the rest one by one; enough was seen.
             _take_back(demo, [view["id"] for view in views if view["state"] == "unfinished"])
             break
-    reason = refused[0]["reason"] if refused else None
+    reason = refused[0] if refused else None
     demo.results["guard"] = {
         "refused": bool(refused),
         "reason": reason,
@@ -258,6 +260,12 @@ def _harm(demo: Demo) -> None:
         "count": len(refused),
     }
     demo.saw("the guard refuses harmful updates", bool(refused), f"after {posted} posts: {reason}")
+
+
+def _refusals(demo: Demo) -> list[str]:
+    """Why the guard refused each version so far, oldest first."""
+    steps = demo.api.status()["last_steps"]
+    return [step["why"] for step in reversed(steps) if step["step"] == "refuse"]
 
 
 def _take_back(demo: Demo, ids: Sequence[str]) -> None:
