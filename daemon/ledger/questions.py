@@ -223,7 +223,7 @@ class Questions:
         mine = (transitions.c.kind == GUARD) & (transitions.c.at > since)
         query = select(transitions.c.new, func.count()).where(mine).group_by(transitions.c.new)
         with self._read() as c:
-            return dict(c.execute(query).tuples())
+            return dict(c.execute(query).all())
 
     def paused(self) -> dict[str, Any] | None:
         """Who paused and why, or None."""
@@ -275,7 +275,7 @@ class Questions:
         if version is not None:
             query = query.where(table.c.version == version)
         with self._read() as c:
-            return list(c.execute(query).tuples())
+            return [(row[0], row[1], row[2]) for row in c.execute(query)]
 
     def stage_durations(self) -> dict[str, Durations]:
         """Stage of an update → how long it took, over all updates there were."""

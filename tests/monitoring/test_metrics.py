@@ -74,7 +74,7 @@ def test_a_snapshot_is_exported_as_it_is(exported):
             ),
             layers=(7, 8),
             states={"weight_norm_ratio": "warn"},
-            paused_by="operator:ann",
+            paused_by="operator",
             nas_skipped=2,
             version=12,
             served_versions={"a": 12, "b": None},

@@ -50,7 +50,7 @@ def _show(view: dict[str, Any]) -> None:
     show_table("Measurements when accepted", ("", view["from"], view["to"]), measured)
 
 
-def _number(value: Any, counted: list[int] | None) -> str:
+def _number(value: object, counted: list[int] | None) -> str:
     """ "8 of 9" where cases were counted."""
     if counted:
         return "{} of {}".format(*counted)
