@@ -70,7 +70,7 @@ def _request(service: Service, kind: str, target: str | None, why: str | None) -
 
 @router.post("/v1/alerts", status_code=202, dependencies=ADMIN, openapi_extra=alerts_schema())
 def alerts(service: ServiceOf, body: Body) -> list[dict[str, Any]]:
-    """Alertmanager's webhook. An alert (fingerprint, start) asks for one rollback, also when it is sent again."""
+    """Alertmanager's webhook. One alert (fingerprint and start) asks for one rollback, even if sent again."""
     try:
         webhook = Webhook.model_validate(parse_json(body))
     except ValidationError as error:
