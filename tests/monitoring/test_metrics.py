@@ -19,8 +19,8 @@ from monitoring.metrics import (
     STATE_VALUES,
     Metrics,
     StatusSnapshot,
-    metrics_page,
 )
+from monitoring.reference import metrics_page
 from monitoring.registry import JUDGED
 from monitoring.verdict import STATES
 
@@ -153,5 +153,5 @@ def test_two_registries_do_not_mix():
 
 
 def test_the_page_is_the_one_in_docs():
-    """To write it: python -c 'from monitoring.metrics import metrics_page as p; print(p(), end="")'."""
+    """To write it: python -c 'from monitoring.reference import metrics_page as p; print(p(), end="")'."""
     assert PAGE.read_text("utf-8") == metrics_page()

@@ -15,7 +15,7 @@ from daemon.ledger.journal import Journal
 from daemon.ledger.lease import Lease
 from daemon.ledger.ledger import Ledger
 from daemon.ledger.tables import versions
-from daemon.publish.serving import StubServing
+from daemon.publish.stub import StubServing
 
 ADMIN = {"Authorization": "Bearer admin-token"}
 SUBMIT = {"Authorization": "Bearer submit-token"}
