@@ -92,7 +92,7 @@ class Questions:
         with self._read() as c:
             for chunk in chunks(sorted(subjects)):
                 mine = _SUBJECT.in_(chunk) & (corrections.c.state == State.LIVE)
-                rows += map(Candidate._make, c.execute(_CANDIDATES.where(mine)))
+                rows += map(Candidate._make, c.execute(_CANDIDATES.where(mine)).all())
         return sorted(rows, key=lambda row: row.seq)
 
     def pending(self, limit: int | None = None) -> list[Candidate]:
@@ -106,7 +106,7 @@ class Questions:
         with self._read() as c:
             for state in PENDING:  # one at a time: each is a stretch of an index
                 first = _CANDIDATES.where(corrections.c.state == state)
-                rows += map(Candidate._make, c.execute(first.order_by(*order).limit(limit)))
+                rows += map(Candidate._make, c.execute(first.order_by(*order).limit(limit)).all())
             rows.sort(key=lambda row: (-row.priority, row.seq))
             if limit is None or len(rows) < limit:
                 return rows
@@ -116,7 +116,7 @@ class Questions:
             behind = corrections.c.state.in_(PENDING) & ((corrections.c.priority < last.priority) | later)
             for chunk in chunks(sorted({row.subject for row in rows})):
                 others = _CANDIDATES.where(_SUBJECT.in_(chunk) & behind)
-                rest += map(Candidate._make, c.execute(others.order_by(corrections.c.seq).limit(limit)))
+                rest += map(Candidate._make, c.execute(others.order_by(corrections.c.seq).limit(limit)).all())
             return rows + sorted(rest, key=lambda row: row.seq)[:limit]
 
     def pending_count(self) -> int:
