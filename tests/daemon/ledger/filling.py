@@ -23,15 +23,17 @@ def fill(url: str, corrections: int, versions: int) -> None:
 
     Each live fact is of a subject of its own. What is not live is about 1,000 of these subjects.
     """
+    # Made before the transaction: PostgreSQL ends one that idles for 30 s.
+    tables = _tables(corrections, versions)
+    told, head = extend(Head(), list(_changes(corrections, versions)))
     engine = open_engine(url)
     with engine.connect().execution_options(factd_write=True) as c, c.begin():
         upgrade(c, "0002")
-        for name, rows in _tables(corrections, versions).items():
+        for name, rows in tables.items():
             table = Table(name, MetaData(), autoload_with=c)
             for start in range(0, len(rows), ROWS):
                 c.execute(insert(table), rows[start : start + ROWS])
         control = Table("control", MetaData(), autoload_with=c)
-        told, head = extend(Head(), _changes(corrections, versions))
         transitions = Table("transitions", MetaData(), autoload_with=c)
         for start in range(0, len(told), ROWS):
             c.execute(insert(transitions), told[start : start + ROWS])
