@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from daemon.publish.proof import Proof
     from editing.editor import Editor
     from editing.install import Installation
-    from editing.values.search import ValueOptions
+    from editing.values.options import ValueOptions
     from monitoring.verdict import Thresholds
 
 log = logging.getLogger("factd")

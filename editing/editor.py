@@ -10,27 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editing import methods
 from editing.checks import check_facts, check_recorded
 from editing.facts import Fact, mates, units
 from editing.install import Installation
-from editing.memory.delta import materialise
-from editing.memory.edited import EditedModel
-from editing.memory.state import BATCHES, EditState
+from editing.memory.state import EditState
+from editing.methods import named, numbers_of
 from editing.methods.interference import bars
-from editing.methods.parameters import Parameters, parameters
+from editing.methods.parameters import Parameters
+from editing.methods.published import parameters
 from editing.methods.tuning import grown, tune
-from editing.model.capture import Ascent, Captured, mean_keys
-from editing.model.loaded import BUNDLED, LoadedModel, load_model
+from editing.model.checkpoint import BUNDLED
+from editing.model.loaded import LoadedModel, load_model
 from editing.model.says import says
-from editing.model.tokens import encode
 from editing.report import Clock, Outcome, Report, outcomes, tuned
-from editing.solve.placement import Write, rounds
-from editing.solve.revive import protection
+from editing.solve.placement import rounds
 from editing.solve.second_moment import Progress
 from editing.values.anchor import AnchorRule, anchored, skipped
 from editing.values.descent import Barred
-from editing.values.search import ValueOptions, Values, optimise
+from editing.values.options import ValueOptions
+from editing.values.search import Values, optimise
+from editing.writing import WrittenModel
 
 #: Where statistics and unpacked models are kept unless told otherwise.
 DEFAULT_STATE_DIR = Path.home() / ".local" / "state" / "factd"
@@ -39,7 +38,7 @@ DEFAULT_STATE_DIR = Path.home() / ".local" / "state" / "factd"
 COMPACT_ROUNDS = 2
 
 
-class Editor(EditedModel):
+class Editor(WrittenModel):
     """Writes facts into a model and takes them out again.
 
     The method solves the state's factors from the table of all live facts. One editor is used by one thread
@@ -70,21 +69,14 @@ class Editor(EditedModel):
         options: ValueOptions | None = None,
         numbers: Parameters | None = None,
     ) -> None:
-        self.method = methods.named(method)
+        made = named(method)
         self.rule: AnchorRule
-        placement, self.rule, protect = self.method.combined(method, placement, anchor, protect)
-        self.install = install
+        placement, self.rule, protect = made.combined(method, placement, anchor, protect)
         numbers = numbers or parameters(method, loaded, placement)
-        numbers = replace(numbers, values=options or numbers.values)
-        self.numbers = methods.numbers_of(method, loaded, numbers)
-        self.options = self.numbers.values
-        self.rounds = rounds(placement, self.numbers.layers)
-        super().__init__(loaded, sorted({layer for write in self.rounds for layer in write.layers}))
-        chosen = (method, self.rounds, self.rule, protect, self.numbers)
-        measured_on = (install.directory.name, install.tokens)
-        self.settings_hash = hashlib.sha256(f"{chosen}|{measured_on}".encode()).hexdigest()
-        self.contexts = install.contexts()
-        self._solvers = self._made_solvers(protect)
+        numbers = numbers_of(method, loaded, replace(numbers, values=options or numbers.values))
+        self.options = numbers.values
+        super().__init__(loaded, install, made, numbers, rounds(placement, numbers.layers), protect)
+        self.settings_hash = self._settings_hash(method, protect)
         self.anchors = {
             write.target: install.anchor(write.target, self.numbers) if self.rule != "none" else float("nan")
             for write in self.rounds
@@ -122,15 +114,11 @@ class Editor(EditedModel):
         install = Installation(loaded, directory, corpus, progress, tokens)
         return cls(loaded, install, **choices)
 
-    def _made_solvers(self, protect: str) -> dict[int, methods.Solver]:
-        if self.method.solver is None:
-            return {}
-        moments, solvers = self.install.moments(self.layers), {}
-        for layer in self.layers:
-            base = self._base[self.loaded.tensor_name(layer)]
-            protected = protection(protect, base, self.numbers.protected_share)
-            solvers[layer] = self.method.solver(base, moments[layer], protected, self.numbers)
-        return solvers
+    def _settings_hash(self, method: str, protect: str) -> str:
+        """Names all that weights follow from besides the model and its facts."""
+        chosen = f"({method!r}, {self.rounds!r}, {self.rule!r}, {protect!r}, {self.numbers.described()})"
+        measured_on = (self.install.directory.name, self.install.tokens)
+        return hashlib.sha256(f"{chosen}|{measured_on}".encode()).hexdigest()
 
     def apply(self, facts: Sequence[Fact], remove: Sequence[str] = ()) -> Report:
         """Writes a batch of facts and drops the facts of ids `remove`, in one step.
@@ -142,7 +130,7 @@ class Editor(EditedModel):
             EditError: an id of `remove` is not live.
             SolveError: the numbers went bad.
         """
-        check_facts(self.state.ids, facts, remove, self.tokenizer, self.contexts)
+        check_facts(self.state.ids, facts, remove, self.loaded, self.contexts)
         with self._all_or_nothing():
             return self._apply(list(facts), remove)
 
@@ -155,7 +143,7 @@ class Editor(EditedModel):
         Raises:
             EditError: an id is not live, or the method tunes weights and records no columns.
         """
-        check_facts(self.state.ids, (), ids, self.tokenizer, self.contexts)
+        check_facts(self.state.ids, (), ids, self.loaded, self.contexts)
         with self._all_or_nothing():
             self._apply([], ids)
 
@@ -216,14 +204,6 @@ class Editor(EditedModel):
             self.restore(state)
         return told
 
-    def _write_on(
-        self, start: EditState, facts: Sequence[Fact], columns: dict[str, Tensor], clock: Clock
-    ) -> None:
-        self.restore(start)
-        for write in self.rounds:
-            own = {name: x for name, x in columns.items() if name.endswith(f"/{write.target}")}
-            self._write(facts, write, own, clock)
-
     def _found_again(
         self, facts: Sequence[Fact], wanting: Sequence[int], columns: dict[str, Tensor], clock: Clock
     ) -> tuple[dict[str, Tensor], dict[str, Outcome]]:
@@ -247,7 +227,7 @@ class Editor(EditedModel):
     def _anchored(self, values: Values, layer: int) -> tuple[Tensor, Tensor, Tensor]:
         """See `editing.values.anchor.anchored`."""
         values = values if self.method.target == "hidden" else values.of_outputs()
-        longest, factor = self.method.outlier, self.numbers.anchor_factor
+        longest, factor = self.method.outlier, self.numbers.anchor.anchor_factor
         return anchored(values, self.anchors[layer], self.rule, longest, factor)
 
     def _apply(self, facts: list[Fact], remove: Sequence[str], stay: Set[str] = frozenset()) -> Report:
@@ -302,65 +282,4 @@ class Editor(EditedModel):
             names = {layer: self.loaded.tensor_name(layer) for layer in self.layers}
             factors = {name: grown(old.factors.get(name), update[layer]) for layer, name in names.items()}
             self.restore(EditState(old.facts + tuple(facts), factors))
-        return Report(tuned(facts, losses, self.numbers.tuning_steps), clock.seconds)
-
-    def _write(self, facts: Sequence[Fact], write: Write, columns: dict[str, Tensor], clock: Clock) -> None:
-        """Writes a round's targets [d, n] into its layers, lowest first.
-
-        Args:
-            columns: what the table gets of the facts beside keys and values; the targets among them.
-        """
-        prompts = [
-            encode(self.tokenizer, fact, context, target=False) for fact in facts for context in self.contexts
-        ]
-        targets = columns[f"targets/{write.target}"]
-        with clock.time("keys"):
-            # Blocks between two layers written run once, not once for each layer above.
-            every = Ascent(self.loaded, prompts, write.layers[0])
-            bare = Ascent(self.loaded, prompts[:: len(self.contexts)], write.layers[0])
-        known = self.state.facts
-        if facts[0].id not in self.state.ids:
-            known += tuple(facts)
-            if self.method.batched:
-                columns = columns | {BATCHES: torch.full((1, len(facts)), self.state.next_batch)}
-        for i, layer in enumerate(write.layers):
-            with clock.time("keys"):
-                every.to(layer)
-                captured = every.capture([layer])
-                keys = mean_keys(captured.keys[layer], len(self.contexts))
-                bare.to(layer)
-                current = self._current(captured, layer, bare, write.target)
-            with clock.time("solve"):
-                name = self.loaded.tensor_name(layer)
-                residual = (targets - current) / self.method.share(len(write.layers) - i)
-                output = (self._weights[name].double() @ keys.double()).float()
-                values = self.loaded.projected(layer, output, residual)
-                columns = columns | {f"{name}/keys": keys, f"{name}/values": values}
-                table = self.state.with_columns((), columns).table(name)
-                earlier = table.keys.shape[1] - len(facts)
-                factors = self._solvers[layer].factors(table, self.state.factors.get(name), earlier)
-                self.state = replace(self.state, factors=self.state.factors | {name: factors})
-                self._set_weight(layer, materialise(self._base[name], *factors))
-        self.state = EditState(known, self.state.factors, self.state.with_columns((), columns).columns)
-
-    def _current(self, captured: Captured, layer: int, bare: Ascent, target: int) -> Tensor:
-        """What the model has where the method's targets are meant, [d, n].
-
-        Args:
-            captured: of all prompts at `layer`.
-            bare: the bare prompts before it.
-        """
-        if self.method.target == "averaged":
-            return mean_keys(captured.outputs[layer], len(self.contexts))
-        return getattr(bare.capture([target]), self.method.target)[target].cpu()
-
-    def _drop(self, ids: Sequence[str]) -> None:
-        """Removes columns and solves every layer without them."""
-        if not ids:
-            return
-        if not (left := self.state.without(ids)).facts:
-            return self.restore(EditState())
-        check_recorded(self.method, "take a fact out")
-        names = {layer: self.loaded.tensor_name(layer) for layer in self.layers}
-        factors = {name: self._solvers[layer].factors(left.table(name)) for layer, name in names.items()}
-        self.restore(EditState(left.facts, factors, left.columns))
+        return Report(tuned(facts, losses, self.numbers.tuning.tuning_steps), clock.seconds)

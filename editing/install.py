@@ -31,7 +31,8 @@ from editing.solve.second_moment import (
     token_budget,
 )
 from editing.values.anchor import anchor_norm
-from editing.values.search import ValueOptions, Values, optimise
+from editing.values.options import ValueOptions
+from editing.values.search import Values, optimise
 
 SEED = 0
 #: MEMIT's seed words of the texts put before a prompt, and their length in tokens.
@@ -124,12 +125,14 @@ class Installation:
     def anchor(self, layer: int, numbers: Parameters) -> float:
         """NAS's anchor of a layer for a method's numbers."""
         options = replace(numbers.values, unedited=True, rows=0)
-        contexts = self.contexts()[: numbers.pilot_contexts]
-        key = hashlib.sha256(f"{options}|{numbers.pilots}|{contexts}|{SEED}".encode()).hexdigest()[:12]
+        contexts = self.contexts()[: numbers.anchor.pilot_contexts]
+        key = hashlib.sha256(f"{options}|{numbers.anchor.pilots}|{contexts}|{SEED}".encode()).hexdigest()[:12]
         path = self.directory / f"anchor-{layer}-{key}.json"
         if not path.exists():
-            norm = anchor_norm(self.loaded, layer, numbers.values, self.progress, numbers.pilots, contexts)
-            content = {"layer": layer, "norm": norm, "pilots": numbers.pilots, "contexts": contexts}
+            norm = anchor_norm(
+                self.loaded, layer, numbers.values, self.progress, numbers.anchor.pilots, contexts
+            )
+            content = {"layer": layer, "norm": norm, "pilots": numbers.anchor.pilots, "contexts": contexts}
             content |= {"options": str(options)}
             _replace(path, lambda p: p.write_text(json.dumps(content, indent=1), encoding="utf-8"))
         return float(json.loads(path.read_text(encoding="utf-8"))["norm"])

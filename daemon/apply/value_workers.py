@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from daemon.core.errors import RefusedError
 from editing.facts import Fact, units
 from editing.install import Installation
-from editing.values.search import ValueOptions, Values
+from editing.values.options import ValueOptions
+from editing.values.search import Values
 
 log = logging.getLogger("factd")
 

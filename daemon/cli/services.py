@@ -160,7 +160,7 @@ def serve(
     """Run vLLM with the factd plugin in the foreground."""
     from daemon.supervise.embedded import VllmOptions, vllm_command
     from daemon.supervise.up import settings_for
-    from editing.model.loaded import checkpoint_path
+    from editing.model.checkpoint import checkpoint_path
 
     settings = settings_for(state, model=model)
     if settings.admin_token is None:

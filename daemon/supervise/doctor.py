@@ -106,7 +106,7 @@ def check_ledger_clock(newest: float, ours: float) -> Check:
 
 def check_dtype() -> Check:
     """Whether what is served runs in hardware, and what the editor takes for `auto`."""
-    from editing.model.loaded import compute_dtype
+    from editing.model.dtype import compute_dtype
 
     try:
         flags = Path("/proc/cpuinfo").read_text()

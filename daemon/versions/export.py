@@ -176,7 +176,7 @@ def _sync_file(path: Path) -> None:
 
 
 def _about(model: "LoadedModel", store: Store, version: str, work: Path) -> dict[str, Any]:
-    from editing.model.loaded import checkpoint_hash
+    from editing.model.checkpoint import checkpoint_hash
 
     manifest = store.manifest(version) if version != BASE_VERSION else {}
     facts = store.load_state(version).facts

@@ -12,7 +12,7 @@ from editing.errors import OptionError
 from editing.methods import chain, joint, tuning
 from editing.methods.method import Method, Solver
 from editing.methods.parameters import Parameters
-from editing.methods.parameters import parameters as published
+from editing.methods.published import parameters as published
 from editing.model.loaded import LoadedModel
 
 __all__ = ["METHODS", "Method", "Solver", "named", "numbers_of"]

@@ -8,7 +8,6 @@ import torch
 from editing.facts import Fact
 from editing.model.forward import enter
 from editing.model.loaded import LoadedModel
-from editing.model.tokens import encode
 from editing.model.tree import Tree
 
 #: Prompts in one pass.
@@ -22,7 +21,7 @@ def says(loaded: LoadedModel, facts: Sequence[Fact], contexts: Sequence[str] = (
     asked = [(fact, context) for fact in facts for context in contexts]
     found = []
     for start in range(0, len(asked), ROWS):
-        prompts = [encode(loaded.tokenizer, *pair) for pair in asked[start : start + ROWS]]
+        prompts = [loaded.encode(*pair) for pair in asked[start : start + ROWS]]
         # The last target token is predicted, never read; the prediction of token t stands at t − 1.
         tree = Tree.of([replace(prompt, ids=prompt.ids[:-1]) for prompt in prompts])
         pairs = zip(prompts, tree.paths, strict=True)

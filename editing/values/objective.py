@@ -10,7 +10,6 @@ from torch import Tensor
 from editing.facts import Fact
 from editing.model.loaded import LoadedModel
 from editing.model.suffixes import Suffixes, finish, suffixes
-from editing.model.tokens import encode
 from editing.values.descent import Evaluation
 
 #: MEMIT's prompt whose continuation must not change: what the subject is.
@@ -213,7 +212,7 @@ def rows_of(
     for unit, facts in enumerate(units):
         for fact in facts:
             for context in contexts:
-                prompt = encode(loaded.tokenizer, fact, context)
+                prompt = loaded.encode(fact, context)
                 for position in range(prompt.target_start, len(prompt.ids)):
                     row.append(len(prompts))
                     step.append(position - 1 - prompt.subject_last)
@@ -224,7 +223,7 @@ def rows_of(
                 prompts.append(replace(prompt, ids=prompt.ids[:-1]))
                 owner.append(unit)
         about = Fact(facts[0].subject, ESSENCE, facts[0].target)
-        prompt = encode(loaded.tokenizer, about, target=False, allow_first=True)
+        prompt = loaded.encode(about, target=False, allow_first=True)
         essence.append(len(prompts))
         # Only the subject is read.
         prompts.append(replace(prompt, ids=prompt.ids[: prompt.subject_last + 1]))

@@ -14,50 +14,9 @@ from torch import Tensor
 from editing.facts import Fact, units
 from editing.model.capture import capture
 from editing.model.loaded import LoadedModel
-from editing.model.tokens import encode
-from editing.values.descent import DENSE_STEPS, Barred, Compressed, Finish, Objective, Restraint, descend
+from editing.values.descent import DENSE_STEPS, Barred, Compressed, Objective, Restraint, descend
 from editing.values.objective import Turns, rows_of
-
-
-@dataclass(frozen=True)
-class ValueOptions:
-    """How δ is optimised. Defaults: MEMIT's for GPT-2 XL, the smallest model with published ones.
-
-    Attributes:
-        steps: evaluations of the loss at most (one update less).
-        rate: Adam's learning rate.
-        clamp: ‖δ‖ is held below `clamp` · ‖h₀‖.
-        decay: weight of ‖δ‖ / ‖h₀‖².
-        kl: weight of KL(now ‖ before) on the essence prompt.
-        stop: a fact is done when its loss is below this (nats).
-        finish: when a fact is done: "loss" (below `stop`), or the conditions of ENCORE ("argmax"), PMET
-            ("preserved") and DeltaEdit ("probable").
-        extra: updates still made after a fact is done.
-        attention: whether a second change, beside the attention's output and not written, helps (PMET).
-        compressed: whether δ moves few dimensions only, found in a first descent (EAC).
-        kept: share of the dimensions that it then moves.
-        unedited: whether a value is found on the unedited model, so that it follows from its fact alone
-            (NSE's code), or on the model as it is (MEMIT).
-        turns: into how many groups the prompts of a fact are divided, of which an evaluation asks the next:
-            the contexts evenly, the essence prompt with the last ones. What counts is then the mean of what
-            the groups said when last asked; its gradient is that of the group just asked. 1: all at once.
-        rows: how many prompts an evaluation runs at once; bounds memory, does not change results.
-    """
-
-    steps: int = 20
-    rate: float = 0.5
-    clamp: float = 0.75
-    decay: float = 0.5
-    kl: float = 0.0625
-    stop: float = 0.05
-    finish: Finish = "loss"
-    extra: int = 0
-    attention: bool = False
-    compressed: bool = False
-    kept: float = 0.05
-    unedited: bool = False
-    turns: int = 1
-    rows: int = 96
+from editing.values.options import ValueOptions
 
 
 @dataclass(frozen=True)
@@ -161,7 +120,7 @@ def _turns(options: ValueOptions, contexts: Sequence[str]) -> int:
 
 
 def _suffix_length(loaded: LoadedModel, fact: Fact) -> int:
-    prompt = encode(loaded.tokenizer, fact)
+    prompt = loaded.encode(fact)
     return len(prompt.ids) - prompt.subject_last
 
 
@@ -180,7 +139,7 @@ def _optimise_chunk(
         # What the block adds to its input less the MLP's output is the attention's. Its change is added
         # where it joins the block's output: exact for GPT-J's parallel blocks, PMET's own; elsewhere its
         # way through the MLP of the same block is left out.
-        bare = [encode(loaded.tokenizer, facts[0], target=False) for facts in units]
+        bare = [loaded.encode(facts[0]) for facts in units]
         below = capture(loaded, bare, [layer - 1]).hidden[layer - 1].T
         norms = torch.stack([output.norm(dim=1), (hidden - below - output).norm(dim=1)], dim=1)
     turns, spent = _turns(options, contexts), 0

@@ -1,6 +1,5 @@
 """A tiny random Llama checkpoint and editors on it."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +7,8 @@ import pytest
 from editing.editor import Editor
 from editing.facts import Fact
 from editing.methods import METHODS
-from editing.methods.parameters import numbers
-from editing.values.search import ValueOptions
+from editing.methods.published import numbers
+from editing.values.options import ValueOptions
 from tests.tiny_models import save_checkpoint
 
 
@@ -33,7 +32,7 @@ def open_editor(checkpoint, tmp_path_factory):
             # that optimising again would only take time.
             changes = {"nullspace_threshold": 0.5, "again": 0} | (changed or {})
             found = numbers(choices.get("method", "memit-seq"), "llama", 32, 64, 8)
-            choices["numbers"] = replace(found, **changes)
+            choices["numbers"] = found.changed(**changes)
         return Editor.open(
             str(checkpoint), state_dir=state_dir, dtype="float32", **{"options": options} | choices
         )

@@ -7,7 +7,7 @@ from editing.facts import Fact
 from editing.model.says import says
 from editing.model.tokens import encode
 from editing.values.anchor import anchored
-from editing.values.search import ValueOptions
+from editing.values.options import ValueOptions
 
 UNEDITED = ValueOptions(steps=6, unedited=True)
 #: Two facts with one key, and a third.

@@ -13,7 +13,8 @@ from editing.model.tree import Tree
 from editing.values import search as values
 from editing.values.descent import Evaluation
 from editing.values.objective import Rows, Surprise, Turns, rows_of
-from editing.values.search import ValueOptions, losses, optimise
+from editing.values.options import ValueOptions
+from editing.values.search import losses, optimise
 
 CONTEXTS = ["", "The sky. ", "I went home. "]
 LAYER = 3
