@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from editing.checks import check_facts, check_recorded
-from editing.facts import Fact, mates, units
+from editing.facts import Fact
+from editing.forms import mates, units
 from editing.install import Installation
 from editing.memory.state import EditState
 from editing.methods import named, numbers_of

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from daemon.core.errors import RefusedError
-from editing.facts import Fact, units
+from editing.facts import Fact
+from editing.forms import units
 from editing.install import Installation
 from editing.values.options import ValueOptions
 from editing.values.search import Values

@@ -15,6 +15,8 @@ from transformers.pytorch_utils import Conv1D
 
 from editing.errors import ModelError
 from editing.facts import Fact
+from editing.forms import PROMPT, Form
+from editing.model.chat import ChatTemplate
 from editing.model.checkpoint import checkpoint_hash, checkpoint_path
 from editing.model.dtype import compute_dtype
 from editing.model.families import FAMILIES, Family
@@ -42,17 +44,30 @@ class LoadedModel:
     base_hash: str
 
     @cached_property
-    def _encoded(self) -> Callable[[Fact, str, bool, bool], Prompt]:
-        def encoded(fact: Fact, context: str, target: bool, allow_first: bool) -> Prompt:
-            return encode(self.tokenizer, fact, context, target=target, allow_first=allow_first)
+    def _encoded(self) -> Callable[[Fact, str, Form | None, bool, bool], Prompt]:
+        def encoded(fact: Fact, context: str, form: Form | None, target: bool, allow_first: bool) -> Prompt:
+            named = {"form": form, "template": self.chat} if form else {}
+            return encode(self.tokenizer, fact, context, target=target, allow_first=allow_first, **named)
 
         return lru_cache(PROMPTS)(encoded)
 
     def encode(
-        self, fact: Fact, context: str = "", *, target: bool = True, allow_first: bool = False
+        self,
+        fact: Fact,
+        context: str = "",
+        *,
+        form: Form | None = None,
+        target: bool = True,
+        allow_first: bool = False,
     ) -> Prompt:
         """`editing.model.tokens.encode` with this tokenizer; each prompt is encoded once."""
-        return self._encoded(fact, context, target, allow_first)
+        # The bare prompt is one form: it is not encoded again under its number.
+        form = None if form is not None and form.number == PROMPT else form
+        return self._encoded(fact, context, form, target, allow_first)
+
+    @cached_property
+    def chat(self) -> ChatTemplate:
+        return ChatTemplate(self.tokenizer)
 
     @property
     def family(self) -> Family:

@@ -1,13 +1,18 @@
 """How a value is optimised: what a caller may choose."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
+
+from editing.forms import PROMPT_ONLY, Kind
 
 #: When a fact is done; each is a condition of `editing.values.descent.FINISHED`.
 Finish = Literal["loss", "argmax", "preserved", "probable"]
+#: What must follow the target while a value is optimised: nothing; a full stop in text and the end of the
+#: turn in chat; or the tokenizer's end in text and the end of the turn in chat.
+Ends = Literal["open", "stop", "eos"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ValueOptions:
     """How δ is optimised. Defaults: MEMIT's for GPT-2 XL, the smallest model with published ones.
 
@@ -29,6 +34,8 @@ class ValueOptions:
         turns: into how many groups the prompts of a fact are divided, of which an evaluation asks the next:
             the contexts evenly, the essence prompt with the last ones. What counts is then the mean of what
             the groups said when last asked; its gradient is that of the group just asked. 1: all at once.
+        forms: the kinds of forms over which one value is found, each form weighed the same.
+        ends: what must follow the target in each form.
         rows: how many prompts an evaluation runs at once; bounds memory, does not change results.
     """
 
@@ -46,3 +53,13 @@ class ValueOptions:
     unedited: bool = False
     turns: int = 1
     rows: int = 96
+    forms: tuple[Kind, ...] = PROMPT_ONLY
+    ends: Ends = "open"
+
+    def __repr__(self) -> str:
+        """Names values and anchors on disk, so options that came later show only where they are used."""
+        told = [f.name for f in fields(self) if f.name not in _LATER or getattr(self, f.name) != f.default]
+        return f"ValueOptions({', '.join(f'{name}={getattr(self, name)!r}' for name in told)})"
+
+
+_LATER = ("forms", "ends")

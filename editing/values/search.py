@@ -11,9 +11,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from editing.facts import Fact, units
+from editing.facts import Fact
+from editing.forms import units
+from editing.model.asked import asked
 from editing.model.capture import capture
 from editing.model.loaded import LoadedModel
+from editing.model.tokens import Prompt
 from editing.values.descent import DENSE_STEPS, Barred, Compressed, Objective, Restraint, descend
 from editing.values.objective import Turns, rows_of
 from editing.values.options import ValueOptions
@@ -71,10 +74,17 @@ def optimise(
     Raises:
         FactError: a fact cannot be tokenised as needed.
     """
-    found = units(facts) if merged else [[i] for i in range(len(facts))]
+    found = [[i] for i in range(len(facts))]
+    if merged:
+        found = units(facts, options.forms, loaded.chat.exists)
+    every = [
+        [p for form in asked(loaded, fact, contexts, options.forms) for p in form.prompts] for fact in facts
+    ]
     # Facts of like length share a batch: their prompts' attention is padded to the longest.
-    found.sort(key=lambda unit: max(_suffix_length(loaded, facts[i]) for i in unit))
-    size = max(1, options.rows * _turns(options, contexts) // len(contexts))
+    found.sort(
+        key=lambda unit: max(_suffix_length(prompts, len(contexts)) for i in unit for prompts in [every[i]])
+    )
+    size = max(1, options.rows * _turns(options, contexts) // max(map(len, every)))
     # Batches of like size: a small one costs nearly as many operations as a large one.
     count = math.ceil(len(found) / size)
     parts = []
@@ -108,7 +118,8 @@ def losses(
     size, found = max(1, options.rows // len(contexts)), []
     for start in range(0, len(facts), size):
         own = delta.T[start : start + size]
-        rows = rows_of(loaded, [[fact] for fact in facts[start : start + size]], layer, contexts, options.kl)
+        alone = [[fact] for fact in facts[start : start + size]]
+        rows = rows_of(loaded, alone, layer, contexts, options.kl, options.forms, options.ends)
         seen, norms = rows.evaluate(own), rows.hidden().norm(dim=1)
         found.append(seen.nll + seen.kl + options.decay * own.norm(dim=1) / norms**2)
     return torch.cat(found)
@@ -119,9 +130,9 @@ def _turns(options: ValueOptions, contexts: Sequence[str]) -> int:
     return min(options.turns, len(contexts), options.steps)
 
 
-def _suffix_length(loaded: LoadedModel, fact: Fact) -> int:
-    prompt = loaded.encode(fact)
-    return len(prompt.ids) - prompt.subject_last
+def _suffix_length(prompts: Sequence[Prompt], contexts: int) -> int:
+    """Tokens from the subject's last one on of a fact's longest form. Contexts stand before it."""
+    return max(len(prompt.ids) - prompt.subject_last for prompt in [prompts[0], *prompts[contexts:]])
 
 
 def _optimise_chunk(
@@ -132,7 +143,7 @@ def _optimise_chunk(
     options: ValueOptions,
     restraint: Restraint,
 ) -> Values:
-    rows = rows_of(loaded, units, layer, contexts, options.kl)
+    rows = rows_of(loaded, units, layer, contexts, options.kl, options.forms, options.ends)
     hidden, output = rows.hidden(), rows.part.output[rows.first_rows()]
     norms = hidden.norm(dim=1, keepdim=True)
     if options.attention:
@@ -145,7 +156,7 @@ def _optimise_chunk(
     turns, spent = _turns(options, contexts), 0
 
     def begin() -> Objective:
-        return rows if turns == 1 else Turns.of(rows, turns, len(contexts))
+        return rows if turns == 1 else Turns.of(rows, turns)
 
     if options.compressed:
         dense = descend(begin(), hidden.shape[1], norms, replace(options, steps=DENSE_STEPS), restraint)
