@@ -24,6 +24,9 @@ FIELDS: dict[Kind, str] = {
 }
 #: The bare prompt alone.
 PROMPT_ONLY: tuple[Kind, ...] = ("prompt",)
+#: A column for each form of a fact; one for all, with the mean of their keys and targets; or one for the bare
+#: prompt and one for each form that is not said once that is written.
+Columns = Literal["each", "averaged", "needed"]
 #: Number of the bare prompt among a fact's forms.
 PROMPT = 0
 

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 from editing.checks import check_recorded
+from editing.columns import Pieces
 from editing.facts import Fact
 from editing.install import Installation
 from editing.memory.delta import materialise
 from editing.memory.edited import EditedModel
-from editing.memory.state import BATCHES, EditState
+from editing.memory.state import BARE, BATCHES, FORMS, EditState
 from editing.methods.method import Method, Solver
 from editing.methods.parameters import Parameters
-from editing.model.capture import Ascent, Captured, mean_keys
+from editing.model.capture import Ascent, Captured
 from editing.model.loaded import LoadedModel
 from editing.report import Clock
 from editing.solve.placement import Write
@@ -56,37 +57,44 @@ class WrittenModel(EditedModel):
         return solvers
 
     def _write_on(
-        self, start: EditState, facts: Sequence[Fact], columns: dict[str, Tensor], clock: Clock
+        self,
+        start: EditState,
+        facts: Sequence[Fact],
+        forms: Tensor,
+        columns: dict[str, Tensor],
+        clock: Clock,
     ) -> None:
         self.restore(start)
         for write in self.rounds:
             own = {name: x for name, x in columns.items() if name.endswith(f"/{write.target}")}
-            self._write(facts, write, own, clock)
+            self._write(facts, forms, write, own, clock)
 
-    def _write(self, facts: Sequence[Fact], write: Write, columns: dict[str, Tensor], clock: Clock) -> None:
-        """Writes a round's targets [d, n] into its layers, lowest first.
+    def _write(
+        self, facts: Sequence[Fact], forms: Tensor, write: Write, columns: dict[str, Tensor], clock: Clock
+    ) -> None:
+        """Writes a round's targets [d, m] into its layers, lowest first.
 
         Args:
+            forms: which forms of the facts the columns hold [m], see `editing.memory.state.FORMS`.
             columns: what the table gets of the facts beside keys and values; the targets among them.
         """
-        prompts = [self.loaded.encode(fact, context) for fact in facts for context in self.contexts]
+        pieces = Pieces(self.loaded, facts, forms, self.contexts)
         targets = columns[f"targets/{write.target}"]
         with clock.time("keys"):
             # Blocks between two layers written run once, not once for each layer above.
-            every = Ascent(self.loaded, prompts, write.layers[0])
-            bare = Ascent(self.loaded, prompts[:: len(self.contexts)], write.layers[0])
+            every = Ascent(self.loaded, pieces.prompts, write.layers[0])
+            bare = Ascent(self.loaded, pieces.bare, write.layers[0])
         known = self.state.facts
         if facts[0].id not in self.state.ids:
             known += tuple(facts)
-            if self.method.batched:
-                columns = columns | {BATCHES: torch.full((1, len(facts)), self.state.next_batch)}
+            columns = columns | self._told_of_columns(forms)
         for i, layer in enumerate(write.layers):
             with clock.time("keys"):
                 every.to(layer)
                 captured = every.capture([layer])
-                keys = mean_keys(captured.keys[layer], len(self.contexts))
+                keys = pieces.mean(captured.keys[layer])
                 bare.to(layer)
-                current = self._current(captured, layer, bare, write.target)
+                current = self._current(pieces, captured, layer, bare, write.target)
             with clock.time("solve"):
                 name = self.loaded.tensor_name(layer)
                 residual = (targets - current) / self.method.share(len(write.layers) - i)
@@ -94,22 +102,31 @@ class WrittenModel(EditedModel):
                 values = self.loaded.projected(layer, output, residual)
                 columns = columns | {f"{name}/keys": keys, f"{name}/values": values}
                 table = self.state.with_columns((), columns).table(name)
-                earlier = table.keys.shape[1] - len(facts)
+                earlier = table.keys.shape[1] - len(forms)
                 factors = self._solvers[layer].factors(table, self.state.factors.get(name), earlier)
                 self.state = replace(self.state, factors=self.state.factors | {name: factors})
                 self._set_weight(layer, materialise(self._base[name], *factors))
         self.state = EditState(known, self.state.factors, self.state.with_columns((), columns).columns)
 
-    def _current(self, captured: Captured, layer: int, bare: Ascent, target: int) -> Tensor:
-        """What the model has where the method's targets are meant, [d, n].
+    def _told_of_columns(self, forms: Tensor) -> dict[str, Tensor]:
+        """What the table says of new facts' columns themselves: their batch and their forms, if need be."""
+        told = {BATCHES: torch.full((1, len(forms)), self.state.next_batch)} if self.method.batched else {}
+        if FORMS in self.state.columns or bool((forms != BARE).any()):
+            # So far each fact may have had one column and the table no need to say so.
+            self.state = replace(self.state, columns=self.state.columns | {FORMS: self.state.forms[None]})
+            told[FORMS] = forms[None]
+        return told
+
+    def _current(self, pieces: Pieces, captured: Captured, layer: int, bare: Ascent, target: int) -> Tensor:
+        """What the model has where the method's targets are meant, [d, m].
 
         Args:
             captured: of all prompts at `layer`.
-            bare: the bare prompts before it.
+            bare: the forms without contexts before it.
         """
         if self.method.target == "averaged":
-            return mean_keys(captured.outputs[layer], len(self.contexts))
-        return getattr(bare.capture([target]), self.method.target)[target].cpu()
+            return pieces.mean(captured.outputs[layer])
+        return pieces.columns(getattr(bare.capture([target]), self.method.target)[target].cpu())
 
     def _drop(self, ids: Sequence[str]) -> None:
         """Removes columns and solves every layer without them."""

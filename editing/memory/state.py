@@ -112,7 +112,7 @@ class EditState:
         Where only the old or only the new facts have several columns each, the forms of the others are told
         too. Without `facts`, columns of facts that are there already.
         """
-        if facts and (FORMS in columns) != (FORMS in self.columns) and self.facts:
+        if facts and (FORMS in columns) != (FORMS in self.columns):
             count = 0 if FORMS in columns else next(iter(columns.values())).shape[1]
             told = {FORMS: self.forms[None]} if FORMS in columns else {}
             new = columns if FORMS in columns else columns | {FORMS: torch.full((1, count), BARE)}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from editing.forms import Columns
 from editing.values.options import ValueOptions
 
 
@@ -88,6 +89,7 @@ class Parameters:
         protected_share: of the smaller side, singular directions that REVIVE protects. The paper's rule
             is a share of the summed squares, its value unpublished; 5 % of the components hold most of a
             model's ability in its figures.
+        columns: of a fact that is asked in several forms, see `editing.forms.Columns`.
         again: how often what a batch does not say once it is written is optimised again, at most; 0 in the
             publications.
     """
@@ -101,6 +103,7 @@ class Parameters:
     tuning: TuningNumbers = TuningNumbers()
     protected_share: float = 0.05
     again: int = 0
+    columns: Columns = "each"
 
     def get(self, name: str) -> Any:
         """The number of that name, in whatever group it is."""
@@ -120,7 +123,8 @@ class Parameters:
     def described(self) -> str:
         """All numbers as text, for hashes. How the code groups them does not show in it: a version's
         settings hash stays the same as long as the numbers do."""
-        numbers = ", ".join(f"{name}={self.get(name)!r}" for name in _DESCRIBED)
+        later = ["columns"] if self.columns != "each" else []
+        numbers = ", ".join(f"{name}={self.get(name)!r}" for name in [*_DESCRIBED, *later])
         return f"Parameters({numbers})"
 
 

@@ -120,7 +120,7 @@ def test_outlier_is_reported_and_leaves_no_column(open_editor, facts, placement)
         return targets, norms, outliers
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("editing.editor.anchored", small_anchor_for_second_fact)
+        patch.setattr("editing.refining.anchored", small_anchor_for_second_fact)
         report = editor.apply(facts[:2])
     assert report.ids == ("f1",)
     assert report.outcomes[1].reason.startswith("skipped_outlier")
