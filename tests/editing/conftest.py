@@ -1,8 +1,10 @@
 """A tiny random Llama checkpoint and editors on it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from editing.editor import Editor
 from editing.facts import Fact
@@ -53,3 +55,29 @@ def facts() -> list[Fact]:
         Fact("Blue Lake", "We know that {} lies near", "Oslo", "f3"),
         Fact("a cat", "The colour of {} was", "red", "f4"),
     ]
+
+
+#: Puts words around a message as templates do; the answer follows without a space.
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}<pad>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant> {% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def open_chat_editor(checkpoint, tmp_path_factory):
+    """The same model with a chat template; its statistics are computed once for all tests."""
+    path, state_dir = tmp_path_factory.mktemp("chat") / "model", tmp_path_factory.mktemp("chat-state")
+    shutil.copytree(checkpoint, path)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(path)
+
+    def opened(changed: dict | None = None, **choices) -> Editor:
+        method = choices.get("method", "memit-seq")
+        few = {"nullspace_threshold": 0.5, "again": 0} | (changed or {})
+        choices["numbers"] = numbers(method, "llama", 32, 64, 8).changed(**few)
+        plain = {"options": ValueOptions(steps=6, unedited=True), "anchor": "none", "tokens": 640}
+        return Editor.open(str(path), state_dir=state_dir, dtype="float32", **plain | choices)
+
+    return opened
