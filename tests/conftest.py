@@ -14,6 +14,24 @@ def pytest_addoption(parser):
     parser.addoption("--screenshots", action="store_true", help="write the status page into docs/images/")
 
 
+def pytest_collection_modifyitems(items):
+    """Two processes share the tests (pytest-xdist): one takes those that start vLLM, one after the other, the
+    rest is shared by file, so that what a module has made is made once. The long ones begin first."""
+    for item in items:
+        live = item.get_closest_marker("end_to_end") is not None
+        item.add_marker(pytest.mark.xdist_group("end_to_end" if live else item.path.name))
+    items.sort(key=lambda item: item.get_closest_marker("end_to_end") is None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """The models of the tests are tiny: a second thread costs more than it gives."""
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def on_the_processor():
     """Where there is a GPU, all tests but those of `editing/test_cuda.py` leave it alone."""

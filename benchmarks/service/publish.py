@@ -21,8 +21,10 @@ from benchmarks.service.streaming import Answer, Clients
 from daemon.core.publication import BASE_VERSION, IN_FLIGHT_SECONDS, InFlight
 from daemon.publish.publishing import Publisher
 from daemon.publish.serving import ServingClient, VllmReplica
-from daemon.supervise.embedded import VllmOptions, free_port, vllm_command, vllm_process
-from daemon.supervise.up import SERVER_CORES, VLLM_READY_SECONDS
+from daemon.supervise.environment import SERVER_CORES
+from daemon.supervise.processes import free_port
+from daemon.supervise.up import VLLM_READY_SECONDS
+from daemon.supervise.vllm import VllmOptions, vllm_command, vllm_process
 from daemon.versions.store import FACTORS, MANIFEST, Draft, Store
 
 if TYPE_CHECKING:
@@ -106,7 +108,7 @@ class Updates:
         import torch
 
         from editing.facts import Fact
-        from editing.methods.parameters import parameters
+        from editing.methods.published import parameters
 
         self.model = model
         generator = torch.Generator().manual_seed(seed)

@@ -17,7 +17,7 @@ from daemon.core.stages import Stage
 from daemon.ledger.journal import Journal
 from daemon.ledger.lease import Lease
 from daemon.ledger.ledger import Ledger
-from daemon.ledger.tables import OperationRow
+from daemon.ledger.rows import OperationRow
 from daemon.publish.canary import Canary
 from daemon.publish.proof import Proof
 from daemon.publish.publishing import Publisher
@@ -95,9 +95,9 @@ class Applier:
             LeaseLostError: a newer applier took over; nothing more was written.
             StoreError: the live version cannot be rebuilt.
         """
-        with Lease(self.ledger, self.settings.lease_seconds) as lease:
+        with Lease(self.ledger.database, self.settings.lease_seconds) as lease:
             self.checkpoint(Stage.LEASED)
-            journal = Journal(self.ledger, lease.fence)
+            journal = Journal(self.ledger.database, lease.fence)
             publisher = Publisher(self.replicas, self.store, lease.fence, self.proof)
             foresee = self.monitoring.foresee
             ladder = Ladder(journal, self.store, self.settings, foresee, self.checkpoint)
@@ -142,10 +142,10 @@ class _Run:
             while self.update.watch() or self.ladder.look_ahead():
                 held = self._step()
         fresh = sorted(self._ever_live() - known)
-        return RunReport(self.journal.live_version(), fresh, held, dict(self.publisher.out))
+        return RunReport(self.journal.questions.live_version(), fresh, held, dict(self.publisher.out))
 
     def _ever_live(self) -> set[str]:
-        return {id for id, (_, live) in self.journal.outline().items() if live}
+        return {id for id, (_, live) in self.journal.questions.outline().items() if live}
 
     # -- reconcile ------------------------------------------------------------------------------
 
@@ -160,22 +160,22 @@ class _Run:
                 return held
             # While no replica can be reached nothing is tried and no attempt is counted.
             self.publisher.find_present()
-            flight = self.journal.version_in_flight()
+            flight = self.journal.questions.version_in_flight()
             if flight is not None and flight.state is not VersionState.PLANNED:
                 return self._resume_written(flight.id)
-            live = self.journal.live_version()
+            live = self.journal.questions.live_version()
             behind = self.publisher.synchronise(live)
             if behind:
                 self.journal.record_publication(live, "reconcile", behind)
         except (ServingError, PublishError) as error:
-            return f"the replicas cannot be brought to {self.journal.live_version()}: {error}"
+            return f"the replicas cannot be brought to {self.journal.questions.live_version()}: {error}"
         if flight is not None:
             return self.update.apply(flight)
         return None
 
     def _clean(self) -> None:
         """Raises StoreError rather than clear away everything for a ledger that is new or another one."""
-        known, there = self.journal.outline(), self.store.ids()
+        known, there = self.journal.questions.outline(), self.store.ids()
         if there and not known:
             raise StoreError(
                 f"{self.store.versions} holds {len(there)} versions and the ledger knows of none: restore "
@@ -192,15 +192,15 @@ class _Run:
         """
         while True:
             try:
-                self._restore(self.journal.live_version())
+                self._restore(self.journal.questions.live_version())
                 return None
             except StoreError as damage:
-                pending = self.journal.operations(OperationState.PENDING)
+                pending = self.journal.questions.operations(OperationState.PENDING)
                 asked = [each for each in pending if each.kind is OperationKind.ROLLBACK]
                 if not asked:
                     raise
                 self.publisher.find_present()
-                flight = self.journal.version_in_flight()
+                flight = self.journal.questions.version_in_flight()
                 if flight is not None:  # it grew from what is left
                     self.journal.discard(flight.id, f"its parent is damaged: {damage}")
                 held = self._operate(asked[0])
@@ -211,7 +211,7 @@ class _Run:
         try:
             self._restore(id)
         except StoreError as error:
-            self._restore(self.journal.live_version())
+            self._restore(self.journal.questions.live_version())
             self.journal.discard(id, f"its files are damaged: {error}", max_attempts=self._max_attempts)
             return None
         version = self.journal.attempt(id)
@@ -247,7 +247,7 @@ class _Run:
 
     def _check_facts(self, version: str, facts: Sequence[Fact]) -> None:
         """No hash covers what a manifest says of its facts, but the ledger has it too."""
-        rows = self.journal.rows(self._fact_ids(version))
+        rows = self.journal.questions.rows(self._fact_ids(version))
         told = [(row.id, row.subject, row.prompt, row.target) for row in rows]
         if [(fact.id, fact.subject, fact.prompt, fact.target) for fact in facts] != told:
             raise StoreError(
@@ -270,7 +270,7 @@ class _Run:
         return self.store.weight_sha256(version)
 
     def _fact_ids(self, version: str) -> list[str]:
-        return self.journal.fact_ids(version)
+        return self.journal.questions.fact_ids(version)
 
     # -- drain ----------------------------------------------------------------------------------
 
@@ -283,12 +283,12 @@ class _Run:
         return held
 
     def _step_waits(self) -> bool:
-        if self.journal.operations(OperationState.PENDING):
+        if self.journal.questions.operations(OperationState.PENDING):
             return True
-        return self.journal.paused() is None and self.journal.pending_count() > 0
+        return self.journal.questions.paused() is None and self.journal.questions.pending_count() > 0
 
     def _step(self) -> str | None:
-        operations = self.journal.operations(OperationState.PENDING)
+        operations = self.journal.questions.operations(OperationState.PENDING)
         # A rollback by the guard must not wait behind a retraction that is held.
         operations.sort(key=lambda operation: operation.actor != GUARD)
         return self._operate(operations[0]) if operations else self._batch()
@@ -314,14 +314,15 @@ class _Run:
         deadline = time.monotonic() + plan.wait_seconds
         while plan.wait_seconds > 0 and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(left, COMPANY_SECONDS))
-            if self.journal.operations(OperationState.PENDING):
+            if self.journal.questions.operations(OperationState.PENDING):
                 return None
             plan = self._plan()
         return plan
 
     def _plan(self) -> Plan:
         settings, now = self.update.settings, self.journal.clock()
-        pending, facts = self.journal.pending(WINDOW), self.journal.facts()
+        pending = self.journal.questions.pending(WINDOW)
+        facts = self.journal.questions.facts_about({row.subject for row in pending})
         patience, rest = settings.batch_wait_seconds, settings.retry_seconds
         return plan_batch(pending, facts, settings.batch_size, now, patience, rest)
 
@@ -331,12 +332,12 @@ class _Run:
             self.journal.finish(operation.id, OperationState.DONE, "paused", paused=who)
             return None
         if operation.kind is OperationKind.RESUME:
-            again = resumed(self.journal.policy()).to_json()
+            again = resumed(self.journal.questions.policy()).to_json()
             self.journal.finish(operation.id, OperationState.DONE, "resumed", paused=None, policy=again)
             return None
         ruling = self.ladder.on_alert(operation)
         if ruling is not None and ruling.action != "rollback":
-            self.journal.refuse_alert(operation.id, ruling)
+            self.journal.guard.refuse_alert(operation.id, ruling)
             return None
         if self.journal.attempt_operation(operation.id, ruling) > self._max_attempts:
             self.journal.finish(operation.id, OperationState.FAILED, "gave up: too many attempts")
@@ -355,7 +356,7 @@ class _Run:
         return self.update.apply(version)
 
     def _retract(self, operation: OperationRow) -> str | None:
-        row = self.journal.get(operation.target or "")
+        row = self.journal.questions.get(operation.target or "")
         if row.state is State.LIVE:
             version = self.journal.plan([], [row.id], operation.id)
             self.checkpoint(Stage.PLANNED)
@@ -371,7 +372,7 @@ class _Run:
         return None
 
     def _roll_back(self, operation: OperationRow) -> str | None:
-        live, target = self.journal.live_version(), operation.target or BASE_VERSION
+        live, target = self.journal.questions.live_version(), operation.target or BASE_VERSION
         if live == target:
             self.journal.finish(operation.id, OperationState.DONE, f"{target} is live already")
             return None
@@ -382,7 +383,7 @@ class _Run:
             self.journal.record_publication(target, "rollback", self.publisher.names, pause=pause)
             self.publisher.confirm(target)
             differ = set(self._fact_ids(live)) ^ set(self._fact_ids(target))
-            self.publisher.prove(self.journal.rows(sorted(differ)))
+            self.publisher.prove(self.journal.questions.rows(sorted(differ)))
             self.checkpoint(Stage.ROLLBACK_FLIPPED)
         except StoreError as error:
             self.journal.finish(operation.id, OperationState.FAILED, str(error))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from daemon.core.lifecycle import State
-from daemon.ledger.tables import CorrectionRow
+from daemon.ledger.rows import CorrectionRow
 
 
 @dataclass(frozen=True)

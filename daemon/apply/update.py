@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, Protocol
 
 from daemon.apply.ladder import Foresee, Ladder
 from daemon.core.errors import CondemnedError, ProofError, PublishError, SoakStoppedError, StoreError
-from daemon.core.lifecycle import OperationKind, OperationState, VersionState
+from daemon.core.lifecycle import OperationKind, OperationState, ReasonCode, VersionState
 from daemon.core.publication import BASE_VERSION
 from daemon.core.ruling import Ruling
 from daemon.core.settings import Settings
 from daemon.core.stages import Stage
 from daemon.ledger.journal import Journal
-from daemon.ledger.tables import CorrectionRow, VersionRow
+from daemon.ledger.rows import CorrectionRow, VersionRow
 from daemon.publish.canary import Canary
 from daemon.publish.publishing import Publisher
 from daemon.publish.serving import ServingError
@@ -78,28 +78,29 @@ class Update:
             # A fault of ours, not of the correction: tried again like a killed process, but never unnamed.
             self.journal.record_fault(version.id, repr(error))
             raise
-        return self.roll_forward(self.journal.version(version.id)) if accepted else held
+        return self.roll_forward(self.journal.questions.version(version.id)) if accepted else held
 
     def _edit_and_judge(self, version: VersionRow) -> tuple[bool, str | None]:
         """Whether the version was accepted and written, and why the run should pause."""
-        previous, rows = self.editor.state, self.journal.rows(version.added)
+        previous, rows = self.editor.state, self.journal.questions.rows(version.added)
         outcomes = self._edit(version, rows)
         skipped = {o.id: str(o.reason) for o in outcomes if not o.written}
         if skipped and not self._can_go_on(version, rows, skipped):
             self.editor.restore(previous)
-            self.journal.discard(version.id, "corrections were skipped", rejected=skipped)
+            code = ReasonCode.SKIPPED_OUTLIER
+            self.journal.discard(version.id, "corrections were skipped", rejected=skipped, code=code)
             self.checkpoint(Stage.REFUSED)
             return False, None
         if skipped:
             version = self.journal.skip(version.id, skipped)
-            rows = self.journal.rows(version.added)
+            rows = self.journal.questions.rows(version.added)
         ratios = [o.value_norm_ratio for o in outcomes if o.written]
         with self._timed(version, "measure"):
-            earlier = [fact for fact in self.journal.facts() if fact.id not in version.removed]
+            earlier = [fact for fact in self.journal.questions.facts() if fact.id not in version.removed]
             measured = self.monitoring.measure(rows, earlier, self._largest(ratios))
         self.checkpoint(Stage.MEASURED)
         verdict = self.monitoring.judge(
-            measured, self.journal.version(self.journal.live_version()).measurements
+            measured, self.journal.questions.version(self.journal.questions.live_version()).measurements
         )
         ruling = self.ladder.on_staged(version, verdict)
         found = measured.to_json()
@@ -134,7 +135,7 @@ class Update:
 
     def _compacts(self, version: VersionRow) -> bool:
         asked = version.operation
-        return asked is not None and self.journal.operation(asked).kind is OperationKind.COMPACT
+        return asked is not None and self.journal.questions.operation(asked).kind is OperationKind.COMPACT
 
     def watch(self) -> bool:
         """Measures and judges the live version as it is now, when that is due.
@@ -144,7 +145,7 @@ class Update:
         """
         if not self.ladder.watch_due():
             return False
-        measured = self.monitoring.measure([], self.journal.facts(), None)
+        measured = self.monitoring.measure([], self.journal.questions.facts(), None)
         verdict = self.monitoring.judge(measured, None)
         self.checkpoint(Stage.WATCHED)
         return self.ladder.watched(verdict, measured.to_json())
@@ -190,7 +191,8 @@ class Update:
 
     def roll_forward(self, version: VersionRow) -> str | None:
         """Publishes an accepted version and commits it; brings the old one back when that fails."""
-        rows = self.journal.rows([*version.added, *version.removed]) or self.journal.facts()
+        questions = self.journal.questions
+        rows = questions.rows([*version.added, *version.removed]) or questions.facts()
         told, canary = self.publisher, None
         try:
             if self.canary and version.state is not VersionState.PUBLISHED:
@@ -209,7 +211,7 @@ class Update:
             with self._timed(version, "confirm"):
                 self.publisher.confirm(version.id)
                 self.publisher.prove(rows)
-                after = self.publisher.answers(self.journal.rows(version.added))
+                after = self.publisher.answers(self.journal.questions.rows(version.added))
             self.checkpoint(Stage.CONFIRMED)
             self.journal.record_live(version.id, after)
             self.checkpoint(Stage.LIVE)
@@ -219,13 +221,15 @@ class Update:
 
     def _fall_back(self, version: VersionRow, error: Exception, told: Publisher) -> str | None:
         """Brings the live version back where another was told; says what becomes of the version."""
-        reason = f"{'publish' if told is self.publisher else 'canary'} failed: {error}"
+        all_told = told is self.publisher
+        code = ReasonCode.PUBLISH_FAILED if all_told else ReasonCode.CANARY_FAILED
+        reason = f"{'publish' if all_told else 'canary'} failed: {error}"
         self._bring_back(told)
         if isinstance(error, ProofError | CondemnedError):
             # Not tried again: the same weights would be computed as wrongly. An operator has named the
             # version to go back to, which is done next; an alert means the one that it saw.
             asked = error.operation if isinstance(error, CondemnedError) and error.alert else None
-            self.journal.record_disproved(version.id, reason, asked)
+            self.journal.record_disproved(version.id, reason, code=code, asked=asked)
             self.checkpoint(Stage.REFUSED)
             return None
         if isinstance(error, SoakStoppedError):
@@ -233,15 +237,15 @@ class Update:
             self.journal.discard(version.id, str(error))
             self.checkpoint(Stage.REFUSED)
             return str(error)
-        return self._hold(version, reason)
+        return self._hold(version, reason, code=code)
 
     def withdraw(self, version: VersionRow, reason: str) -> str:
         """Brings the live version back on the replicas and in memory; the corrections wait again."""
         self._bring_back(self.publisher)
-        return self._hold(version, reason)
+        return self._hold(version, reason, code=ReasonCode.PUBLISH_FAILED)
 
     def _bring_back(self, told: Publisher) -> None:
-        live = self.journal.live_version()
+        live = self.journal.questions.live_version()
         self.push_back(live, told)
         self.editor.restore(self.store.load_state(live))
 
@@ -270,13 +274,22 @@ class Update:
             self.journal.finish(version.operation, OperationState.FAILED, reason)
         self.checkpoint(Stage.REFUSED)
 
-    def _hold(self, version: VersionRow, reason: str, ruling: Ruling | None = None) -> str:
+    def _hold(
+        self,
+        version: VersionRow,
+        reason: str,
+        ruling: Ruling | None = None,
+        code: ReasonCode | None = None,
+    ) -> str:
         """The work could not be finished: tried again later, until the attempts are used up."""
         later = self.journal.clock() + self.settings.retry_seconds
         limit = self.settings.max_attempts
-        self.journal.discard(version.id, reason, ruling=ruling, max_attempts=limit, not_before=later)
-        if version.operation is not None and self.journal.operation(version.operation).attempts >= limit:
-            self.journal.finish(version.operation, OperationState.FAILED, reason)
+        self.journal.discard(
+            version.id, reason, code=code, ruling=ruling, max_attempts=limit, not_before=later
+        )
+        asked = version.operation
+        if asked is not None and self.journal.questions.operation(asked).attempts >= limit:
+            self.journal.finish(asked, OperationState.FAILED, reason)
         self.checkpoint(Stage.REFUSED)
         return reason
 

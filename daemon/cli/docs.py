@@ -1,6 +1,6 @@
 """The pages of docs/ that are written from the code; `make docs` runs `python -m daemon.cli.docs`.
 
-tests/test_docs.py compares them, so that none of them can rot.
+tests/daemon/cli/test_docs.py fails when a page differs from the code.
 """
 
 import ast
@@ -10,6 +10,23 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+import typer
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from sqlalchemy import create_engine
+
+from daemon.cli.exits import EXIT_MEANINGS
+from daemon.cli.lazy import LazyGroup
+from daemon.cli.main import app
+from daemon.core import settings
+from daemon.core.messages import Correction, Neighbour
+from daemon.core.settings import Settings, load_settings
+from daemon.http.api import create_app, router
+from daemon.http.service import ADMIN, SUBMIT
+from daemon.ledger.database import Database
+from daemon.ledger.ledger import Ledger
+from monitoring.metrics import metrics_page
 
 #: Of the four pages; the other pages of docs/ are written by hand.
 FOLDER = Path(__file__).parents[2] / "docs"
@@ -36,8 +53,6 @@ correction; nothing of it was recorded."""
 
 def pages() -> dict[str, str]:
     """File name → text."""
-    from monitoring.metrics import metrics_page
-
     return {
         "cli.md": cli_page(),
         "settings.md": settings_page(),
@@ -69,11 +84,6 @@ def _page(title: str, source: str, *parts: str) -> str:
 
 
 def cli_page() -> str:
-    import typer
-
-    from daemon.cli.main import app
-    from daemon.cli.output import EXIT_MEANINGS
-
     root: Any = typer.main.get_command(app)
     codes = _table(
         ("code", "name", "meaning"), ((str(int(c)), c.name, text) for c, text in EXIT_MEANINGS.items())
@@ -83,7 +93,8 @@ def cli_page() -> str:
 
 
 def _leaves(group: Any, path: str = "factd") -> Iterator[tuple[str, Any]]:
-    for name, command in group.commands.items():
+    for name, listed in group.commands.items():
+        command = group.loaded(name) if isinstance(group, LazyGroup) else listed
         if hasattr(command, "commands"):
             yield from _leaves(command, f"{path} {name}")
         else:
@@ -112,8 +123,6 @@ def _default(option: Any) -> str:
 
 
 def settings_page() -> str:
-    from daemon.core.settings import Settings
-
     meanings = setting_meanings()
     rows = [
         (f"`FACTD_{name.upper()}`", f"`{_type(field.annotation)}`", _shown(field), meanings[name])
@@ -125,8 +134,6 @@ def settings_page() -> str:
 
 def setting_meanings() -> dict[str, str]:
     """Setting → the text of the `#:` comment above it; empty where there is none."""
-    from daemon.core import settings
-
     source = inspect.getsource(settings)
     lines = source.splitlines()
     body = next(
@@ -162,8 +169,6 @@ def _shown(field: Any) -> str:
 
 
 def api_page() -> str:
-    from daemon.core.messages import Correction, Neighbour
-
     parts = ["## Routes", "\n".join(_table(("route", "scope", "meaning"), _route_rows()))]
     for model, text in (
         (
@@ -180,23 +185,13 @@ def api_page() -> str:
     )
 
 
-def described_app() -> Any:
+def described_app() -> FastAPI:
     """The application, for its routes alone: it has no tables behind it."""
-    from sqlalchemy import create_engine
-
-    from daemon.core.settings import load_settings
-    from daemon.http.api import create_app
-    from daemon.ledger.ledger import Ledger
-
-    nothing = Ledger(create_engine("sqlite://"))
+    nothing = Ledger(Database(create_engine("sqlite://")))
     return create_app(load_settings(admin_token="unused"), nothing, replicas=[], ring=lambda: None)
 
 
 def _route_rows() -> Iterator[tuple[str, str, str]]:
-    from fastapi.routing import APIRoute
-
-    from daemon.http.api import ADMIN, SUBMIT, router
-
     scopes = {id(SUBMIT[0].dependency): "submit", id(ADMIN[0].dependency): "admin"}
     scope_of = {
         (method.lower(), route.path): scopes[id(given.call)]

@@ -27,6 +27,8 @@ DaemonError                   anything below; `retryable` says whether the same 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from daemon.core.actors import ActorKind, actor_kind
+
 
 class DaemonError(Exception):
     """Base of all errors raised on purpose by `daemon`."""
@@ -220,7 +222,7 @@ class CondemnedError(PublishError):
     retryable = False
 
     def __init__(self, operation: int, actor: str, why: str | None) -> None:
-        self.operation, self.alert = operation, actor.split(":")[0] == "alert"
+        self.operation, self.alert = operation, actor_kind(actor) is ActorKind.ALERT
         super().__init__(f"{actor} asked for a rollback: {why or 'no reason given'}")
 
 

@@ -55,6 +55,14 @@ class OperationKind(StrEnum):
     DROP = "drop"  # a dead correction is given up for good; done by the ledger at once
 
 
+class ReasonCode(StrEnum):
+    """Reasons that programs count. The sentence for people stands beside the code; most have no code."""
+
+    SKIPPED_OUTLIER = "skipped_outlier"  # not written: its value is too far from the anchor
+    PUBLISH_FAILED = "publish_failed"  # a version that the replicas could not be brought to
+    CANARY_FAILED = "canary_failed"  # the same, and only the canary was told
+
+
 PENDING = (State.RECEIVED, State.VALIDATED)
 IN_FLIGHT = (State.STAGED, State.VERIFIED, State.PUBLISHED)
 #: left only through someone's request

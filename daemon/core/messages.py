@@ -11,6 +11,8 @@ from daemon.core.errors import CorrectionError, Problem
 
 #: characters; a fact is a name and a short answer, longer text is a mistake or an attack
 MAX_NAME, MAX_PROMPT, MAX_LIST = 200, 1000, 20
+#: characters; an id becomes a label, a part of a URL and a file name in exports
+MAX_ID = 200
 #: characters of a value shown in an error
 SHOWN = 80
 

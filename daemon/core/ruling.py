@@ -49,5 +49,5 @@ class Ruling:
         """What is kept with the version."""
         verdict = self.verdict
         told: dict[str, Any] = {"outcome": verdict.outcome, "reasons": list(verdict.reasons)}
-        told |= {"blamed": list(verdict.blamed), "guards": dict(verdict.guards)}
+        told |= {"blamed": list(verdict.blamed), "guards": dict(verdict.states)}
         return told | ({"step": self.step} if self.step else {})

@@ -3,16 +3,17 @@
 import json
 import math
 import os
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from limits import parse
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from daemon.core.errors import SettingsError
 from daemon.core.names import PATTERN, Names
 from daemon.core.publication import IN_FLIGHT_MOST_SECONDS, IN_FLIGHT_SECONDS, PUBLISH_SECONDS, InFlight
+from monitoring.thresholds import Thresholds
 
 DEFAULT_STATE_DIR = Path("~/.local/state/factd")
 
@@ -119,7 +120,7 @@ class Settings(BaseSettings):
     full_tensors: bool = False
     #: earlier facts asked again by each measurement, at most
     measure_sample: int = Field(32, ge=0)
-    #: overrides of monitoring.verdict.Thresholds by name, e.g. {"probe_kl_nats_limit": 0.2}
+    #: other levels at which measures warn and stop a version, by name, e.g. {"probe_kl_nats_limit": 0.2}
     thresholds: dict[str, float] = Field(default_factory=dict)
 
     #: the guard says what it would do and lets everything through
@@ -157,9 +158,7 @@ class Settings(BaseSettings):
     @field_validator("thresholds")
     @classmethod
     def _known(cls, value: dict[str, float]) -> dict[str, float]:
-        from monitoring.verdict import Thresholds
-
-        known = {each.name for each in fields(Thresholds)}
+        known = Thresholds().as_settings()
         for name, number in value.items():
             if name not in known:
                 raise ValueError(f"{name!r} is none of {', '.join(sorted(known))}")
@@ -176,8 +175,6 @@ class Settings(BaseSettings):
     @field_validator("request_rate", "correction_rate")
     @classmethod
     def _rate(cls, value: str) -> str:
-        from limits import parse
-
         if value:
             try:
                 parse(value)

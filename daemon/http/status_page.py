@@ -5,17 +5,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from daemon.core.actors import actor_kind
 from daemon.core.publication import BASE_VERSION
 from daemon.core.ruling import GUARD
 from daemon.http.views import status_view, step_view, version_view
 from daemon.ledger.ledger import Ledger
-from daemon.ledger.queries import edits_left
-from daemon.ledger.tables import VersionRow
+from daemon.ledger.rows import VersionRow
+from daemon.ledger.status import edits_left
 from daemon.publish.serving import ServingClient, ServingError
 from monitoring.errors import MeasurementError
 from monitoring.measurements import Measurements
 from monitoring.metrics import StatusSnapshot
-from monitoring.verdict import GUARDS, worst_value
+from monitoring.registry import WATCHED
+from monitoring.verdict import shown, worst_value
 
 T = TypeVar("T")
 
@@ -43,29 +45,26 @@ def number_of(version: str) -> int | None:
 
 def snapshot(ledger: Ledger, replicas: Sequence[ServingClient]) -> StatusSnapshot:
     """Everything /metrics exports."""
-    status = ledger.status()
-    stages: dict[str, list[float]] = {}
-    for _, stage, seconds in ledger.stage_seconds():
-        stages.setdefault(stage, []).append(seconds)
+    status = ledger.questions.status()
     measurements = Measurements.from_json(status.measurements) if status.measurements else None
     served = {f"{i}": version for i, version in enumerate(_served(replicas))}
     return StatusSnapshot(
         outcomes=status.ended,
         queue_depth={"corrections": status.pending, "apply": status.operations_pending},
         oldest_pending_seconds=status.oldest_pending_seconds or 0.0,
-        stage_seconds=stages,
+        stage_seconds=ledger.questions.stage_durations(),
         measurements=measurements,
         layers=sorted(measurements.drift) if measurements else (),
-        guards=(status.verdict or {}).get("guards", {}),
+        states=(status.verdict or {}).get("guards", {}),
         edits_until_limit=edits_left(status.forecast),
         steps=status.steps,
-        paused_by=(status.paused or {}).get("actor"),
+        paused_by=actor_kind(status.paused["actor"]) if status.paused else None,
         nas_skipped=status.nas_skipped,
         version=number_of(status.live),
         served_versions={name: number_of(version) for name, version in served.items()},
         in_sync={name: version == status.live for name, version in served.items()},
-        publish_seconds=(stages.get("publish") or [None])[-1],
-        pause_seconds=(stages.get("pause") or [None])[-1],
+        publish_seconds=ledger.questions.last_seconds("publish"),
+        pause_seconds=ledger.questions.last_seconds("pause"),
         rollbacks=status.rollbacks,
         last_success_timestamp_seconds=status.last_live_at,
     )
@@ -98,16 +97,17 @@ def _served_by(replica: ServingClient) -> str:
 def page_view(ledger: Ledger, replicas: Sequence[ServingClient]) -> dict[str, Any]:
     """`factd status --json` and what the page shows besides: replicas, versions with their measures, and
     the guard's last steps, newest first. `now` is the ledger's clock: ages do not hang on the reader's."""
-    status = ledger.status()
+    status = ledger.questions.status()
     versions = [
-        _version(row) for row in (*ledger.newest_versions(VERSIONS_SHOWN), ledger.version(BASE_VERSION))
+        _version(row)
+        for row in (*ledger.questions.newest_versions(VERSIONS_SHOWN), ledger.questions.version(BASE_VERSION))
     ]
-    steps = ledger.transitions(kind=GUARD, limit=STEPS_SHOWN)[::-1]
+    steps = ledger.questions.transitions(kind=GUARD, limit=STEPS_SHOWN)[::-1]
     served = zip(replicas, _served(replicas), strict=True)
     return status_view(status) | {
-        "now": ledger.clock(),
+        "now": ledger.database.clock(),
         "edits_until_limit": _finite(edits_left(status.forecast)),
-        "guards": [{"name": g.name, "high_is_bad": g.high_is_bad, "mend": g.mend} for g in GUARDS],
+        "guards": [{"name": m.name, "high_is_bad": m.high_is_bad, "mend": m.mend} for m in WATCHED],
         "replicas": [
             {"name": r.name, "version": number_of(v), "in_sync": v == status.live} for r, v in served
         ],
@@ -124,7 +124,7 @@ def numbers_only(view: dict[str, Any]) -> dict[str, Any]:
     paused, verdict = view["paused"], view["verdict"]
     quiet = {"why": None, "on": None}
     return view | {
-        "paused": paused and {"actor": paused["actor"].split(":")[0], "at": paused.get("at")},
+        "paused": paused and {"actor": actor_kind(paused["actor"]), "at": paused.get("at")},
         "verdict": verdict and {"outcome": verdict["outcome"], "guards": verdict["guards"]},
         "last_step": view["last_step"] and view["last_step"] | quiet,
         "last_steps": [step | quiet for step in view["last_steps"]],
@@ -134,22 +134,24 @@ def numbers_only(view: dict[str, Any]) -> dict[str, Any]:
 
 
 def _version(row: VersionRow) -> dict[str, Any]:
-    """A version with the worst layer's value of each guarded measure, and with counts in place of ids."""
+    """A version with the worst layer's value of each watched measure, and with counts in place of ids."""
+    measured = _measured(row.measurements)
     return version_view(row) | {
         "added": len(row.added),
         "removed": len(row.removed),
         "outcome": (row.verdict or {}).get("outcome"),
-        "values": _values(row.measurements),
+        # None: not measured, or not a number.
+        "values": {m.name: _finite(worst_value(measured, m.name)) for m in WATCHED},
+        # "8 of 9" where cases were counted.
+        "shown": {m.name: shown(measured, m.name) for m in WATCHED if measured.counted(m.name)},
     }
 
 
-def _values(stored: dict[str, Any] | None) -> dict[str, float | None]:
-    """Measure → value; None: not measured, or not a number."""
+def _measured(stored: dict[str, Any] | None) -> Measurements:
     try:
-        measured = Measurements.from_json(stored or {})
+        return Measurements.from_json(stored or {})
     except MeasurementError:  # another factd's measurements say nothing that could be drawn beside ours
-        measured = Measurements()
-    return {guard.name: _finite(worst_value(measured, guard.name)) for guard in GUARDS}
+        return Measurements()
 
 
 def _finite(value: float | None) -> float | None:

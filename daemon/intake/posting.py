@@ -8,9 +8,8 @@ from celery import Celery
 
 from daemon.core.names import MAIN, Names
 
-SUBMIT, APPLY = "factd.submit", "factd.apply"
-#: a doorbell nobody answered for so long is dropped; the next one says the same, seconds
-DOORBELL_SECONDS = 60
+SUBMIT = "factd.submit"
+#: A broker that does not answer within so long is away, seconds.
 CONNECT_SECONDS = 5
 
 
@@ -35,11 +34,6 @@ def post(app: Celery, corrections: Sequence[dict[str, Any]], ids: Sequence[str] 
     for id, correction in zip(ids, corrections, strict=True):
         app.send_task(SUBMIT, args=[correction], task_id=id)
     return ids
-
-
-def ring(app: Celery, expires: float = DOORBELL_SECONDS) -> None:
-    """Wakes the apply worker."""
-    app.send_task(APPLY, expires=expires, ignore_result=True)
 
 
 def answering(app: Celery, names: Sequence[str], timeout: float = 1.5) -> set[str]:

@@ -124,7 +124,7 @@ class StreamReader:
             return
         kept = [(_name(id), fields) for id, fields in entries if fields is not None]
         try:
-            self.ledger.submit_many([(id, _correction(fields)) for id, fields in kept], actor="stream")
+            self.ledger.intake.submit_many([(id, _correction(fields)) for id, fields in kept], actor="stream")
         except (CorrectionError, ConflictError):
             for id, fields in kept:
                 with suppress(CorrectionError, ConflictError):  # recorded as refused

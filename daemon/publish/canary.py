@@ -13,7 +13,7 @@ from daemon.core.errors import CondemnedError, PublishError, SoakStoppedError
 from daemon.core.lifecycle import OperationKind, OperationState, VersionState
 from daemon.core.stages import Stage
 from daemon.ledger.journal import Journal
-from daemon.ledger.tables import CorrectionRow, OperationRow, VersionRow
+from daemon.ledger.rows import CorrectionRow, OperationRow, VersionRow
 from daemon.publish.publishing import Publisher
 
 #: FACTD_CANARY that means whichever replica is the first of those that answer
@@ -98,7 +98,7 @@ class Canary:
 
     def _rollbacks(self) -> list[OperationRow]:
         """Those that were asked for and not done yet."""
-        pending = self.journal.operations(OperationState.PENDING)
+        pending = self.journal.questions.operations(OperationState.PENDING)
         return [asked for asked in pending if asked.kind is OperationKind.ROLLBACK]
 
     def _bring_others(self, canary: Sequence[str]) -> None:
@@ -110,4 +110,4 @@ class Canary:
         # One that cannot be brought there is found out when the others get the new version.
         with contextlib.suppress(PublishError):
             rest.find_present()
-            rest.synchronise(self.journal.live_version())
+            rest.synchronise(self.journal.questions.live_version())

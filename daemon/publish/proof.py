@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from daemon.core.errors import ProofError
-from daemon.ledger.tables import CorrectionRow
+from daemon.ledger.rows import CorrectionRow
 from daemon.publish.serving import ServingClient
 
 #: (prompt, continuation) pairs → what the model in memory says of them

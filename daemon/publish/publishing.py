@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from daemon.core.errors import PublishError
-from daemon.ledger.tables import CorrectionRow
+from daemon.ledger.rows import CorrectionRow
 from daemon.publish.proof import Proof
 from daemon.publish.serving import BUSY, HUNG, PublishResult, Served, ServingClient, ServingError
 from daemon.versions.store import Store

@@ -6,8 +6,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
+
+import httpx
+import redis
+
+from editing.model.dtype import compute_dtype
 
 #: A version is about a megabyte, statistics of the bundled model about a gigabyte.
 FREE_BYTES_WANTED = 3 * 2**30
@@ -54,8 +59,6 @@ def _has(name: str) -> bool:
 
 
 def check_entry_points() -> Check:
-    from importlib.metadata import entry_points
-
     groups = ("vllm.general_plugins", "vllm.endpoint_plugins")
     missing = [group for group in groups if not any(e.name == "factd" for e in entry_points(group=group))]
     found = "registered" if not missing else f"not in {missing}"
@@ -106,8 +109,6 @@ def check_ledger_clock(newest: float, ours: float) -> Check:
 
 def check_dtype() -> Check:
     """Whether what is served runs in hardware, and what the editor takes for `auto`."""
-    from editing.model.dtype import compute_dtype
-
     try:
         flags = Path("/proc/cpuinfo").read_text()
         has = (
@@ -120,8 +121,6 @@ def check_dtype() -> Check:
 
 
 def check_broker(url: str) -> Iterator[Check]:
-    import redis
-
     try:
         client = redis.Redis.from_url(url, socket_timeout=PROBE_SECONDS, socket_connect_timeout=PROBE_SECONDS)
         client.ping()
@@ -137,8 +136,6 @@ def check_broker(url: str) -> Iterator[Check]:
 
 
 def check_url(name: str, url: str, mend: str) -> Check:
-    import httpx
-
     try:
         # Not through a proxy: replicas are not asked through one either.
         code = httpx.get(url, timeout=PROBE_SECONDS, trust_env=False).status_code

@@ -6,8 +6,11 @@ import secrets
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
+
+from daemon.core.settings import Settings, load_settings
 
 
 @dataclass(frozen=True)
@@ -81,3 +84,28 @@ def find_running(state_dir: Path) -> Running | None:
     except (ValueError, TypeError):
         return None
     return running if psutil.pid_exists(running.pid) else None
+
+
+def settings_for(state: Path | None = None, **overrides: Any) -> Settings:
+    """Settings of a command: options, then FACTD_*, then what a running `factd up` has announced."""
+    chosen = {name: value for name, value in overrides.items() if value is not None}
+    if state is not None:
+        chosen["state_dir"] = state
+    settings = load_settings(**chosen)
+    running = find_running(settings.state_dir)
+    if running is None:
+        return settings
+    tokens = ensure_tokens(settings.state_dir)
+    found = {
+        "redis_url": running.redis_url,
+        "database_url": running.database_url,
+        "replicas": (running.vllm_url,),
+        "admin_token": tokens.admin,
+        "submit_token": tokens.submit,
+        "served_model_name": running.served_model,
+        "model": running.model,
+        "name": running.name,
+    }
+    return load_settings(
+        **{**{k: v for k, v in found.items() if k not in settings.model_fields_set}, **chosen}
+    )

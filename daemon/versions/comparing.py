@@ -76,7 +76,7 @@ def _measured(store: Store, version: str) -> Mapping[str, Any]:
 
 def _measurements(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Measure, or "measure, layer" → [old, new]; None where it was not measured."""
-    from monitoring.measurements import LAYER_MEASURES, SCALAR_MEASURES
+    from monitoring.registry import LAYER_MEASURES, SCALAR_MEASURES
 
     found: dict[str, list[Any]] = {}
     for name in SCALAR_MEASURES:

@@ -4,7 +4,6 @@ While ‖W‖ grows under edits, the norms of the activations fall and their sub
 norm-growth study, arXiv 2502.19416. Recorded by hooks during forward passes that are run anyway.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from editing.model.families import family_of
 
 #: Hidden states of each layer that its subspace is estimated from, and its rank. Eight directions hold
 #: most of the variance of text; 96 states make them steady and cost next to nothing.
@@ -117,21 +118,19 @@ def recorded(model: Any, tensor_names: Sequence[str], keys: bool = False) -> Ite
     """Records every layer of `model` inside the block, with `keys` also the inputs of the projections
     that hold `tensor_names`."""
     recording = Recording()
-    path = re.split(r"\.\d+\.", tensor_names[0], maxsplit=1)[0]
+    family = family_of(model)
     with ExitStack() as hooks:
         start = model.base_model.register_forward_pre_hook(recording.on_pass, with_kwargs=True)
         hooks.callback(start.remove)
         for name in tensor_names if keys else ():
             module = model.get_submodule(name.rpartition(".")[0])
             hooks.callback(module.register_forward_pre_hook(recording.key_hook(name)).remove)
-        for layer, block in enumerate(model.get_submodule(path)):
-            watched = [(block, recording.states), (block.mlp, recording.mlp)]
-            watched.append((_attention(block), recording.attention))
+        for layer, block in enumerate(model.get_submodule(family.layers)):
+            watched = [
+                (block, recording.states),
+                (block.get_submodule(family.mlp), recording.mlp),
+                (block.get_submodule(family.attention), recording.attention),
+            ]
             for module, into in watched:
                 hooks.callback(module.register_forward_hook(recording.hook(into, layer)).remove)
         yield recording
-
-
-def _attention(block: Any) -> Any:
-    names: Sequence[str] = ("self_attn", "attn", "attention")
-    return next(getattr(block, name) for name in names if hasattr(block, name))

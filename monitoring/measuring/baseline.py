@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,13 +15,13 @@ from torch import Tensor
 from editing.memory.state import EditState
 from monitoring.errors import BaselineError
 from monitoring.measuring.activations import Activations, recorded
-from monitoring.measuring.behaviour import CANARY_TOKENS, Behaviour, behaviour, read_probes
+from monitoring.measuring.behaviour import FREE_TOKENS, Behaviour, behaviour, read_probes
 from monitoring.measuring.calibration import REPLICAS, behaviour_noise, replica_weights, weight_noise
 from monitoring.measuring.change import HeldKeys
 from monitoring.measuring.probes import ProbeSet
 from monitoring.measuring.scoring import Scorer
 from monitoring.measuring.spectral import SUBSPACE_RANK, Spectrum, entropy_rank, spectrum
-from monitoring.verdict import Thresholds, calibrated
+from monitoring.thresholds import Thresholds, calibrated
 
 SCHEMA = 2
 
@@ -59,7 +59,7 @@ class Baseline:
         perplexity: of the held texts.
         activations: of every layer on the probes.
         answers: most probable next token of each watched prompt.
-        canaries: free answer to each canary.
+        free_answers: to the probes that are answered freely.
         noise: measure → how far the unedited model's own noise carries it (monitoring.measuring.calibration).
     """
 
@@ -73,12 +73,12 @@ class Baseline:
     perplexity: float
     activations: Activations
     answers: tuple[int, ...]
-    canaries: tuple[str, ...]
+    free_answers: tuple[str, ...]
     noise: dict[str, float]
 
     def thresholds(self, overrides: Mapping[str, float] | None = None) -> Thresholds:
         """The thresholds in force: calibrated on this model's noise, then what was set on purpose."""
-        return replace(calibrated(self.noise), **(overrides or {}))
+        return calibrated(self.noise).overridden(overrides or {})
 
     def save(self, path: Path) -> None:
         """Writes one safetensors file: to a temporary sibling, then renamed."""
@@ -94,7 +94,7 @@ class Baseline:
             "dtype": self.dtype,
             "perplexity": self.perplexity,
             "answers": self.answers,
-            "canaries": self.canaries,
+            "canaries": self.free_answers,  # the name of schema 2
             "noise": self.noise,
             "entropy_ranks": self.entropy_ranks,
             "frobenius": {name: s.frobenius for name, s in self.spectra.items()},
@@ -137,7 +137,7 @@ class Baseline:
             perplexity=facts["perplexity"],
             activations=activations,
             answers=tuple(facts["answers"]),
-            canaries=tuple(facts["canaries"]),
+            free_answers=tuple(facts["canaries"]),
             noise=facts["noise"],
         )
 
@@ -167,7 +167,7 @@ def _read_spectrum(file: Any, name: str, frobenius: float) -> Spectrum:
 def measure_baseline(editor: EditedModel, probes: ProbeSet, rank: int = SUBSPACE_RANK) -> Baseline:
     """Measures the base model and its noise, whatever the editor's present state.
 
-    Costs `REPLICAS` + 1 readings of the probes and the canaries' answers, some 8 s of one core for the
+    Costs `REPLICAS` + 1 readings of the probes and the free answers, some 8 s of one core for the
     bundled model.
     """
     base = editor.base_weights()
@@ -187,7 +187,7 @@ def measure_baseline(editor: EditedModel, probes: ProbeSet, rank: int = SUBSPACE
         perplexity=reading.perplexity,
         activations=reading.activations,
         answers=tuple(reading.log_probs.argmax(-1).tolist()),
-        canaries=tuple(scorer.greedy(probes.canaries, CANARY_TOKENS)),
+        free_answers=tuple(scorer.greedy(probes.free, FREE_TOKENS)),
         noise=_noise(editor, probes, reading, spectra),
     )
 

@@ -2,7 +2,8 @@
 
 The base is compared with replicas of itself whose edited weights carry the rounding of the coarsest dtype
 that serves them; texts, prompts and cases are resampled with replacement. What a measure shows there, it
-may show for any version without any damage: thresholds must not be tighter (`verdict.calibrated`).
+may show for any version without any damage: thresholds must not be tighter
+(`monitoring.thresholds.calibrated`).
 """
 
 import math

@@ -13,6 +13,10 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from editing.model.families import soft_capped
+from editing.model.loaded import stores_transposed
+from editing.model.tokens import continuation, fill_token, pad
+
 #: Padded tokens in one forward pass; keeps activations of the bundled model below 100 MB.
 BATCH_TOKENS = 1024
 
@@ -64,18 +68,7 @@ class Scorer:
 
     def encode(self, prompt: str, target: str) -> Encoded:
         """Tokens of ``prompt + " " + target``; those that reach past the prompt are the target's."""
-        text = f"{prompt} {target}"
-        if self.tokenizer.is_fast:
-            coded = self.tokenizer(text, return_offsets_mapping=True)
-            ids, ends = coded["input_ids"], [end for _, end in coded["offset_mapping"]]
-            inside = [i for i, end in enumerate(ends) if end > len(prompt)]
-            first, last = (inside[0], inside[-1]) if inside else (len(ids), len(ids) - 1)
-        else:
-            ids, alone = self.tokenizer(text)["input_ids"], self.tokenizer(prompt)["input_ids"]
-            same = [a == b for a, b in zip(ids, alone, strict=False)]
-            first, last = (same.index(False) if False in same else len(same)), len(ids) - 1
-        # A model predicts nothing before the first token.
-        return Encoded(tuple(ids[: last + 1]), max(first, 1))
+        return Encoded(*continuation(self.tokenizer, prompt, target))
 
     def encode_text(self, text: str, tokens: int | None = None) -> Encoded:
         """A running text: all tokens but the first are scored, or the first `tokens` of those."""
@@ -133,46 +126,33 @@ class Scorer:
         if not prompts:
             return []
         rows = [self.tokenizer(p)["input_ids"] for p in prompts]
-        longest, pad = max(map(len, rows)), self._pad()
-        ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        fill = fill_token(self.tokenizer)
+        ids, mask = pad(rows, fill, self.model.device, left=True)
         config = GenerationConfig(
             do_sample=False,
             max_new_tokens=tokens,
-            pad_token_id=pad,
+            pad_token_id=fill,
             eos_token_id=self.model.generation_config.eos_token_id,
         )
-        device = self.model.device
-        arguments: dict[str, Any] = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-        arguments["generation_config"] = config
+        arguments = {"input_ids": ids, "attention_mask": mask.long(), "generation_config": config}
         replaced = {f"model.{name}": weight for name, weight in self._replaced.items()}
         made = torch.func.functional_call(_Generation(self.model), replaced, (), arguments)
-        texts = self.tokenizer.batch_decode(made[:, longest:], skip_special_tokens=True)
+        texts = self.tokenizer.batch_decode(made[:, ids.shape[1] :], skip_special_tokens=True)
         return [(text.strip().splitlines() or [""])[0].strip() for text in texts]
-
-    def _pad(self) -> int:
-        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if token is not None:
-                return int(token)
-        return 0  # masked out, so any id of the vocabulary will do
 
     @torch.inference_mode()
     def _hidden(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Final hidden states [rows, longest, d]; right padding never reaches a causal model's past."""
-        longest, pad, device = max(map(len, rows)), self._pad(), self.model.device
-        ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], device=device)
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
+        ids, mask = pad(rows, fill_token(self.tokenizer), self.model.device)
         body, prefix = self.model.base_model, f"{self.model.base_model_prefix}."
         replaced = {name.removeprefix(prefix): w for name, w in self._replaced.items()}
-        arguments = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+        arguments = {"input_ids": ids, "attention_mask": mask.long(), "use_cache": False}
         return torch.func.functional_call(body, replaced, (), arguments).last_hidden_state
 
     @torch.inference_mode()
     def _head(self, rows: Tensor) -> Tensor:
-        """Logits in float32, with the soft cap that Gemma 2 applies after its head."""
-        logits = self.model.get_output_embeddings()(rows).float()
-        cap = getattr(self.model.config, "final_logit_softcapping", None)
-        return torch.tanh(logits / cap) * cap if cap else logits
+        """Logits in float32."""
+        return soft_capped(self.model, self.model.get_output_embeddings()(rows).float())
 
     @torch.inference_mode()
     def _losses(self, rows: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
@@ -225,7 +205,7 @@ def _as_parameter(model: Any, name: str, weight: Tensor) -> Tensor:
     """`weight` ([d_out, d_in]) in the dtype, device and orientation that the model keeps it in."""
     parameter = model.get_parameter(name)
     module = model.get_submodule(name.rpartition(".")[0])
-    turned = weight.T if type(module).__name__ == "Conv1D" else weight
+    turned = weight.T if stores_transposed(module) else weight
     return turned.to(parameter.device, parameter.dtype)
 
 

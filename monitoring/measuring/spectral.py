@@ -176,7 +176,7 @@ def entropy_rank(weight: Tensor) -> float:
     """exp(−Σ p_i ln p_i), p_i = σ_i / Σσ over *all* singular values: how many directions carry W.
 
     From the eigenvalues of the smaller Gram matrix in float64: 2 s² l + O(s³) flops (Llama-3-8B: half a
-    TFLOP a layer), so it belongs to an audit and not to each update. NaN for a zero or non-finite weight.
+    TFLOP a layer), so it is a deep measure, not one of each update. NaN for a zero or non-finite weight.
     """
     if not math.isfinite(frobenius_norm(weight)):
         return math.nan

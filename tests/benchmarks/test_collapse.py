@@ -24,7 +24,8 @@ from benchmarks.streams import (
 )
 from monitoring.measuring.baseline import open_baseline
 from monitoring.measuring.probes import default_probes
-from monitoring.verdict import GUARD_NAMES, Verdict
+from monitoring.registry import JUDGED
+from monitoring.verdict import Verdict
 
 FIELDS = {
     "stream",
@@ -104,7 +105,7 @@ def judged(refuses, blames=lambda ids: ()):
     def judge(measured, _thresholds, _previous):
         ids = set(measured.cases)
         bad = refuses(ids)
-        states = dict.fromkeys(GUARD_NAMES, "limit" if bad else "ok")
+        states = dict.fromkeys(JUDGED, "limit" if bad else "ok")
         return Verdict("rejected" if bad else "accepted", (), tuple(blames(ids)) if bad else (), states)
 
     return judge

@@ -199,7 +199,7 @@ class FakeVerdict:
     outcome: str
     reasons: tuple[str, ...] = ()
     blamed: tuple[str, ...] = ()
-    guards: dict[str, str] = field(default_factory=dict)
+    states: dict[str, str] = field(default_factory=dict)
 
 
 def fake_measure(batch: Any, earlier: Any, ratio: float | None) -> FakeMeasurements:
@@ -226,13 +226,13 @@ def fake_judge(measured: FakeMeasurements, previous: Any) -> FakeVerdict:
     if "poison" in targets.values():
         return FakeVerdict("rejected", ("perplexity rose",))
     if "heavy" in targets.values():
-        return FakeVerdict("rejected", ("weight_norm_ratio = 2",), guards={"weight_norm_ratio": "limit"})
+        return FakeVerdict("rejected", ("weight_norm_ratio = 2",), states={"weight_norm_ratio": "limit"})
     if "light" in targets.values() and "wearing" in live:
-        return FakeVerdict("rejected", ("weight_norm_ratio = 1.6",), guards={"weight_norm_ratio": "limit"})
+        return FakeVerdict("rejected", ("weight_norm_ratio = 1.6",), states={"weight_norm_ratio": "limit"})
     if "crowded" in targets.values():
-        return FakeVerdict("rejected", ("retention_ratio = 0.8",), guards={"retention_ratio": "limit"})
+        return FakeVerdict("rejected", ("retention_ratio = 0.8",), states={"retention_ratio": "limit"})
     if "loud" in targets.values():
-        return FakeVerdict("rejected", ("perplexity = 1.3",), guards={"probe_perplexity_ratio": "limit"})
+        return FakeVerdict("rejected", ("perplexity = 1.3",), states={"probe_perplexity_ratio": "limit"})
     blamed = tuple(id for id, target in targets.items() if target == "bad")
     if blamed:
         return FakeVerdict("rejected", ("does not answer",), blamed)
@@ -245,7 +245,7 @@ def fake_judge(measured: FakeMeasurements, previous: Any) -> FakeVerdict:
         return FakeVerdict("rejected", ("compaction forgets",))
     here = {*live, *targets.values()}
     worn = {measure: "warn" for target, measure in WEARING.items() if target in here}
-    return FakeVerdict("accepted", guards=worn)
+    return FakeVerdict("accepted", states=worn)
 
 
 def fake_foresee(history: Any) -> dict[str, Any]:

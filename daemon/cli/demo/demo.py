@@ -19,7 +19,7 @@ from daemon.core.lifecycle import FINAL
 from daemon.core.settings import Settings
 from daemon.http.client import Client
 from daemon.intake.posting import post, producer
-from daemon.supervise.embedded import ProcessError
+from daemon.supervise.processes import ProcessError
 from daemon.supervise.running import Running, find_running
 from daemon.supervise.up import Up
 

@@ -8,14 +8,9 @@ import pytest
 
 from daemon.plugin.routes import Publication
 from daemon.publish.serving import PublishResult, Served, ServingError, StubServing, VllmReplica
-from daemon.supervise.embedded import (
-    EmbeddedValkey,
-    ManagedProcess,
-    ProcessError,
-    VllmOptions,
-    free_port,
-    vllm_command,
-)
+from daemon.supervise.embedded import EmbeddedValkey
+from daemon.supervise.processes import ManagedProcess, ProcessError, free_port
+from daemon.supervise.vllm import VllmOptions, vllm_command
 from tests.waiting import until
 
 
