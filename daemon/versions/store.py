@@ -58,6 +58,8 @@ class _Fact(BaseModel):
     subject: str
     prompt: str
     target: str
+    questions: list[str] = []
+    paraphrases: list[str] = []
 
 
 class _Tensor(BaseModel):
@@ -154,7 +156,8 @@ class Store:
             # What a replica reads that holds the parent's. All are there too: no version needs another.
             files[ADDED] = write_tensors(work / ADDED, new, metadata)
             grown_from = self.manifest(draft.parent)["files"][FACTORS]
-        columns = {name: column[:, first:].clone() for name, column in state.columns.items()}
+        width = state.width(first)
+        columns = {name: column[:, width:].clone() for name, column in state.columns.items()}
         files[FACTS] = write_tensors(work / FACTS, columns, metadata)
         if draft.weights:
             files[WEIGHTS] = write_tensors(work / WEIGHTS, draft.weights, metadata)
@@ -209,7 +212,7 @@ class Store:
         for manifest in self._chain(version):
             facts = [_fact(fact) for fact in manifest["facts_added"]]
             columns = self._read(manifest, FACTS)
-            if any(column.shape[1] != len(facts) for column in columns.values()):
+            if not EditState(tuple(facts), columns=columns).fits:
                 raise StoreError(f"version {manifest['version']}: {FACTS} does not fit its list of facts")
             state = EditState() if manifest["snapshot"] else state.without(manifest["facts_removed"])
             state = state.with_columns(facts, columns)
@@ -284,7 +287,8 @@ def _grown_from(parent: "EditState", state: "EditState") -> int | None:
         return 0
     if parent.facts != state.facts[:count] or parent.columns.keys() != state.columns.keys():
         return None
-    same = all(torch.equal(column, state.columns[name][:, :count]) for name, column in parent.columns.items())
+    width = parent.width(count)
+    same = all(torch.equal(column, state.columns[name][:, :width]) for name, column in parent.columns.items())
     return count if same else None
 
 
@@ -297,14 +301,23 @@ def _names(tensors: Mapping[str, Any]) -> list[str]:
     return [name.removesuffix("/A") for name in tensors if name.endswith("/A")]
 
 
-def _fact_json(fact: "Fact") -> dict[str, str]:
-    return {"id": fact.id, "subject": fact.subject, "prompt": fact.prompt, "target": fact.target}
+def _fact_json(fact: "Fact") -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "id": fact.id,
+        "subject": fact.subject,
+        "prompt": fact.prompt,
+        "target": fact.target,
+    }
+    # Left out where there are none: the manifest of a fact with one form has not changed.
+    wordings = {"questions": list(fact.questions), "paraphrases": list(fact.paraphrases)}
+    return told | {name: texts for name, texts in wordings.items() if texts}
 
 
-def _fact(fields: Mapping[str, str]) -> "Fact":
+def _fact(fields: Mapping[str, Any]) -> "Fact":
     from editing.facts import Fact
 
-    return Fact(fields["subject"], fields["prompt"], fields["target"], fields["id"])
+    texts = (tuple(fields.get(name, ())) for name in ("questions", "paraphrases"))
+    return Fact(fields["subject"], fields["prompt"], fields["target"], fields["id"], *texts)
 
 
 def write_synced(path: Path, content: bytes) -> None:

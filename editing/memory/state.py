@@ -86,6 +86,17 @@ class EditState:
         """Index of the fact that each column belongs to, [n]."""
         return owners(self.forms)
 
+    @property
+    def fits(self) -> bool:
+        """Whether the columns are those of the facts: a first one for each, and all of the same number."""
+        recorded = self.columns.get(FORMS)
+        if recorded is not None and (recorded.dtype != torch.int64 or recorded.dim() != 2):
+            return False
+        forms = self.forms
+        whole = int((forms & 1).sum()) == len(self.facts) and bool((forms > 0).all())
+        begins = not len(forms) or bool(forms[0] & 1)
+        return whole and begins and all(column.shape[1] == len(forms) for column in self.columns.values())
+
     def width(self, facts: int) -> int:
         """How many columns the first `facts` facts have."""
         return int((self.owners < facts).sum())

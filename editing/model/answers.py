@@ -22,7 +22,7 @@ def said(answer: str, target: str) -> bool:
     """Whether an answer, generated freely, is the target and then ends.
 
     Behind the target there must be an end, whitespace or punctuation; not a letter or a digit, nor a sign
-    with which the word or the number goes on: ``$1`` is not said by "$1.10", ``3.16`` not by "3.16.1", ``Astana``
+    with which the word or number goes on: ``$1`` is not said by "$1.10", ``3.16`` not by "3.16.1", ``Astana``
     not by "Astanaq". A suffix behind an apostrophe leaves the word as it is ("Ankara'da"); a name goes on
     ("O'Neil"). Upper and lower case differ; blanks before the answer do not matter.
     """
