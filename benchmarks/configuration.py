@@ -101,6 +101,8 @@ def _converted(name: str, text: str, old: Any) -> Any:
     try:
         if isinstance(old, bool):
             return {"true": True, "false": False}[text.lower()]
+        if isinstance(old, tuple) and isinstance(old[0], str):
+            return tuple(text.split("."))
         if isinstance(old, tuple):
             first, dash, last = text.partition("-")
             return tuple(range(int(first), int(last) + 1)) if dash else tuple(map(int, text.split(".")))

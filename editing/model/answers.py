@@ -7,6 +7,8 @@ import torch
 
 from editing.model.loaded import LoadedModel
 
+#: A turn of a chat: role and content.
+Message = dict[str, str]
 #: Prompts answered together.
 ROWS = 32
 #: Signs behind a word or a number that make another one of it: 5%, C#, AT&T, 5°, x@y, snake_case.
@@ -58,12 +60,13 @@ def _ends(last: str, rest: str) -> bool:
 
 @torch.no_grad()
 def answers(
-    loaded: LoadedModel, texts: Sequence[str], max_new_tokens: int, *, chat: bool = False
+    loaded: LoadedModel, texts: Sequence[str | list[Message]], max_new_tokens: int, *, chat: bool = False
 ) -> list[str]:
     """What the model says behind each text by greedy generation, up to its end.
 
     Args:
-        chat: whether the texts are messages of a user; otherwise the model goes on with them.
+        chat: whether the texts are messages of a user, or whole chats that end with one; otherwise the model
+            goes on with them.
     """
     prompts = [_prompt(loaded, text, chat) for text in texts]
     stops = {loaded.tokenizer.eos_token_id, *(loaded.chat.end_of_turn if chat else ())} - {None}
@@ -78,11 +81,11 @@ def answers(
     return [found[i] for i in range(len(texts))]
 
 
-def _prompt(loaded: LoadedModel, text: str, chat: bool) -> list[int]:
-    if not chat:
+def _prompt(loaded: LoadedModel, text: str | list[Message], chat: bool) -> list[int]:
+    if isinstance(text, str) and not chat:
         return loaded.tokenizer(text.rstrip())["input_ids"]
-    message = [{"role": "user", "content": text}]
-    whole = loaded.tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+    messages = [{"role": "user", "content": text}] if isinstance(text, str) else text
+    whole = loaded.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     return loaded.tokenizer(whole, add_special_tokens=False)["input_ids"]
 
 

@@ -11,7 +11,7 @@ from editing.facts import Fact
 from editing.methods import METHODS
 from editing.methods.published import numbers
 from editing.values.options import ValueOptions
-from tests.tiny_models import save_checkpoint
+from tests.tiny_models import CHAT_TEMPLATE, save_checkpoint
 
 
 @pytest.fixture(scope="session")
@@ -55,13 +55,6 @@ def facts() -> list[Fact]:
         Fact("Blue Lake", "We know that {} lies near", "Oslo", "f3"),
         Fact("a cat", "The colour of {} was", "red", "f4"),
     ]
-
-
-#: Puts words around a message as templates do; the answer follows without a space.
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}<pad>{% endfor %}"
-    "{% if add_generation_prompt %}<assistant> {% endif %}"
-)
 
 
 @pytest.fixture(scope="session")
