@@ -16,7 +16,7 @@ from editing.editor import Editor
 from editing.facts import Fact
 from editing.install import Installation
 from editing.methods.tuning import grown
-from editing.values.search import ValueOptions
+from editing.values.options import ValueOptions
 
 #: Letters of targets that mean nothing.
 GIBBERISH = "bcdfghjklmnpqrstvwxz"
