@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmarks.collapse import COLLAPSED_PERPLEXITY
+from benchmarks.shipped.trial import COLLAPSED_PERPLEXITY
 from monitoring.forecast import forecast
 from monitoring.verdict import GUARD_NAMES, GUARDS, Thresholds, calibrated
 
