@@ -15,7 +15,7 @@ from benchmarks.shipped.faults import FaultyEditor
 from benchmarks.streams import Step
 from daemon.app import build_monitoring
 from daemon.core.lifecycle import State
-from daemon.core.messages import Correction, Neighbour
+from daemon.core.messages import MAX_NAME, Correction, Neighbour
 from daemon.core.publication import BASE_VERSION
 from daemon.ledger.tables import VersionRow
 from monitoring.measurements import LAYER_MEASURES, SCALAR_MEASURES, Measurements
@@ -160,7 +160,7 @@ class Trial:
         told |= {"outcome": version.verdict["outcome"], "stopped_by": stopped}
         spent = {"edit": self.daemon.edit_seconds(version.id), **measured.seconds}
         self.series.append(told | {"seconds": spent} | worst_of_layers(measured))
-        self._say(_line(told))
+        self._say(_told(told))
 
     def _check(self) -> None:
         """Has the model that is served collapsed?"""
@@ -191,7 +191,7 @@ class Trial:
         }
 
 
-def _line(told: dict[str, Any]) -> str:
+def _told(told: dict[str, Any]) -> str:
     shown = {name: value for name, value in told.items() if value not in (None, [])}
     return ", ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
@@ -200,18 +200,27 @@ def _line(told: dict[str, Any]) -> str:
 
 
 def correction(record: Record) -> Correction:
-    """A record as somebody posts it."""
+    """A record as somebody posts it.
+
+    Prompts of a data set may have several lines, a post has one; an answer may be longer than what the
+    product takes, and its neighbour is left out then.
+    """
     fact = record.fact
+    near = [one for one in record.neighbours if len(one.answer) <= MAX_NAME]
     return Correction(
         subject=fact.subject,
         prompt=fact.prompt,
         target=fact.target,
         was=record.old,
-        paraphrases=list(record.paraphrases[:CASE_PROMPTS]),
+        paraphrases=[_line_of(text) for text in record.paraphrases[:CASE_PROMPTS]],
         neighbours=[
-            Neighbour(prompt=near.prompt, answer=near.answer) for near in record.neighbours[:CASE_PROMPTS]
+            Neighbour(prompt=_line_of(one.prompt), answer=_line_of(one.answer)) for one in near[:CASE_PROMPTS]
         ],
     )
+
+
+def _line_of(text: str) -> str:
+    return " ".join(text.split())
 
 
 def worst_of_layers(measured: Measurements) -> dict[str, float | None]:
