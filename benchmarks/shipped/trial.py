@@ -158,7 +158,7 @@ class Trial:
         told = {"edits": self._edits, "version": version.id, "live": len(self._live), "published": published}
         told |= {"s": None, "perplexity_ratio": self._served.get(version.id)}
         told |= {"outcome": version.verdict["outcome"], "stopped_by": stopped}
-        spent = {"edit": self.daemon.edit_seconds(version.id), **measured.seconds}
+        spent = {"edit": self.daemon.edit_seconds(version.id), **measured.seconds} if published else {}
         self.series.append(told | {"seconds": spent} | worst_of_layers(measured))
         self._say(_told(told))
 
