@@ -55,7 +55,7 @@ def _key(model: Model, plan: Plan, stream: str, guard: bool) -> str:
     ids = [record.fact.id for record in plan.records]
     what = [stream, guard, model.install.directory.name, model.install.tokens, STREAMS[stream].configuration]
     what += [ids, plan.batch, plan.score_every, plan.sample, TEXTS, STEP_SECONDS, repr(Thresholds())]
-    what += [ShippedSettings().model_dump_json(exclude={"state_dir"})]
+    what += [ShippedSettings.but().model_dump_json(exclude={"state_dir"})]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
 
 

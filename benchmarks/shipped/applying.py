@@ -13,6 +13,7 @@ rollback budget and watch interval pass as in a service that is posted to every 
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Self
 
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
@@ -37,6 +38,11 @@ BuildMonitoring = Callable[[Settings, Editor], Monitoring]
 
 class ShippedSettings(Settings):
     """Settings as shipped: the environment is not read, so that it changes no result and lends no ledger."""
+
+    @classmethod
+    def but(cls, **own: Any) -> Self:
+        """All as shipped but these."""
+        return cls(**own)
 
     @classmethod
     def settings_customise_sources(
@@ -90,7 +96,7 @@ class ShippedDaemon:
         flipped: Callable[[str], None] = lambda _version: None,
         monitoring: BuildMonitoring = build_monitoring,
     ) -> None:
-        self.settings = settings = ShippedSettings(
+        self.settings = settings = ShippedSettings.but(
             state_dir=root, statistics_dir=statistics, batch_size=batch, guard_dry_run=not guard
         )
         self._clock = Clock()

@@ -15,12 +15,12 @@ def test_settings_are_as_shipped_whatever_the_environment_says(monkeypatch):
     monkeypatch.setenv("FACTD_DATABASE_URL", "sqlite:////somewhere/ledger.sqlite3")
     monkeypatch.setenv("FACTD_GUARD_COMPACT_VERSIONS", "1")
     monkeypatch.setenv("FACTD_THRESHOLDS", '{"probe_kl_nats_limit": 9.0}')
-    found = ShippedSettings()
+    found = ShippedSettings.but()
     assert found.model_dump(exclude={"state_dir"}) == {n: v for n, v in shipped.items() if n != "state_dir"}
 
 
 def test_a_step_lasts_longer_than_the_cool_down_and_the_watch_interval():
-    shipped = ShippedSettings()
+    shipped = ShippedSettings.but()
     assert shipped.guard_watch_seconds < STEP_SECONDS
     assert shipped.guard_cooldown_seconds < STEP_SECONDS
 
