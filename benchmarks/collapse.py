@@ -29,7 +29,7 @@ from benchmarks.streams import STREAMS
 from editing.memory.state import EditState
 from monitoring.measuring.baseline import open_baseline
 from monitoring.measuring.probes import default_probes
-from monitoring.verdict import Thresholds
+from monitoring.thresholds import Thresholds
 
 
 def collapse(model: Model, plan: Plan, streams: Sequence[str], out: Path, say: Say) -> list[dict[str, Any]]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from benchmarks.shipped.trial import COLLAPSED_PERPLEXITY
 from monitoring.forecast import forecast
-from monitoring.verdict import GUARD_NAMES, GUARDS, Thresholds, calibrated
+from monitoring.registry import JUDGED, WATCHED
+from monitoring.thresholds import Thresholds, calibrated
 
 #: A version whose perplexity is no further above the base's is one that could still be served.
 SERVABLE = 1.2
@@ -35,7 +36,7 @@ def leads(rows: Sequence[Run]) -> list[list[str]]:
     def lead(name: str, row: Run) -> int:
         return row["collapse_at"] - row["first_warn"].get(name, row["collapse_at"])
 
-    found = {name: [lead(name, row) for row in ended(rows)] for name in GUARD_NAMES}
+    found = {name: [lead(name, row) for row in ended(rows)] for name in JUDGED}
     order = sorted(found, key=lambda name: min(found[name], default=0), reverse=True)
     return [[name, *(str(edits or "–") for edits in found[name])] for name in order]
 
@@ -46,11 +47,11 @@ def levels(runs: Sequence[Run]) -> list[list[str]]:
     A warning belongs between what good edits reach and what streams that end in collapse have passed.
     """
     rows = []
-    for guard in GUARDS:
-        worst = max if guard.high_is_bad else min
-        shown = [guard.name]
+    for measure in WATCHED:
+        worst = max if measure.high_is_bad else min
+        shown = [measure.name]
         for run in _unguarded(runs):
-            values = [p[guard.name] for p in _servable(run) if p[guard.name] is not None]
+            values = [p[measure.name] for p in _servable(run) if p[measure.name] is not None]
             shown.append(f"{worst(values):.3g}" if values else "–")
         rows.append(shown)
     return rows
@@ -91,8 +92,8 @@ def foretold(runs: Sequence[Run], thresholds: Thresholds) -> list[dict[str, Any]
 
 def _limits(thresholds: Thresholds) -> Iterator[tuple[str, float, bool]]:
     yield "perplexity_ratio", COLLAPSED_PERPLEXITY, True
-    for guard in GUARDS:
-        yield guard.name, getattr(thresholds, f"{guard.name}_limit"), guard.high_is_bad
+    for measure in WATCHED:
+        yield measure.name, thresholds[measure.name].limit, measure.high_is_bad
 
 
 def _judged(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.data import Record
-from monitoring.measuring.measure import starts_with
+from monitoring.measuring.cases import starts_with
 from monitoring.measuring.scoring import Scorer, TargetScore, perplexity
 
 #: Tokens of a held-out document that are read.

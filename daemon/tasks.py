@@ -1,26 +1,24 @@
-"""The Celery tasks: take a correction into the ledger; ring the applier. Neither holds any state."""
+"""The Celery tasks: take a correction into the ledger, drain it, find values. They hold no state."""
 
 import logging
 import time
 from typing import Any
 
-from celery import Celery
+from celery import Task
 from celery.exceptions import Reject
 from celery.worker import state as worker_state
-from kombu.exceptions import OperationalError
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from daemon.app import celery, services
 from daemon.core.errors import ConflictError, CorrectionError, LeaseHeldError, RefusedError
 from daemon.core.messages import parse_correction
-from daemon.intake import posting
 from daemon.intake.intake import submit_or_refuse
 
 log = logging.getLogger("factd")
 
 
 @celery.task(name="factd.submit", bind=True)
-def submit(self: Any, correction: dict[str, Any]) -> str:
+def submit(self: Task, correction: dict[str, Any]) -> str:
     """Records a correction under this task's id and returns the id of the correction.
 
     A repetition (same id or same key, same content) returns the id of the first post.
@@ -32,15 +30,16 @@ def submit(self: Any, correction: dict[str, Any]) -> str:
         accepted = _record(str(self.request.id), correction)
     except (CorrectionError, ConflictError) as error:
         raise RefusedError(str(error)) from None
-    ring(self.app)
+    services.doorbell.ring()
     services.room.add(1)
     services.valve.turn()
     return accepted
 
 
 def _record(id: str, correction: dict[str, Any]) -> str:
-    """Waits while the ledger cannot be written, here and not in the broker: a message that went back would
-    come again behind younger ones, one that failed would be gone.
+    """Records the message; while the ledger cannot be written it waits here, not in the broker.
+
+    A message that went back would come again behind younger ones. A message that failed would be gone.
 
     Raises:
         CorrectionError, ConflictError: it was refused.
@@ -50,8 +49,8 @@ def _record(id: str, correction: dict[str, Any]) -> str:
         try:
             return submit_or_refuse(services.ledger, id, lambda: parse_correction(correction), "celery")
         except DBAPIError as error:
-            # A standby that only reads, a damaged file and the like are mended one day; what the database
-            # refuses for its content would be refused for ever.
+            # A read-only standby or a damaged file is mended one day. What the database refuses for its
+            # content is refused for ever.
             if isinstance(error, DataError | IntegrityError):
                 raise
             if _stopping():
@@ -61,13 +60,13 @@ def _record(id: str, correction: dict[str, Any]) -> str:
 
 
 def _stopping() -> bool:
-    # The exit status once SIGTERM was received; it may be 0.
+    # None until SIGTERM arrives; afterwards the exit status, which may be 0.
     return worker_state.should_stop is not None
 
 
 @celery.task(name="factd.apply", ignore_result=True)
 def apply() -> None:
-    """Drains the ledger. How often and in which order the bell rings does not matter."""
+    """Drains the ledger. It does not matter how often the doorbell rings, nor in which order."""
     try:
         report = services.applier.run(_stopping)
     except LeaseHeldError as error:
@@ -84,19 +83,4 @@ def apply() -> None:
 @celery.task(name="factd.values")
 def values(facts: list[list[str]], layer: int, key: str, base: str) -> str:
     """Values of facts on the unedited model, for the applier that asks (`daemon.apply.value_workers`)."""
-    from daemon.apply.value_workers import answer
-
-    install, options = services.values
-    return answer(install, options, facts, layer, key, base)
-
-
-def ring(app: Celery, expires: float = posting.DOORBELL_SECONDS) -> None:
-    """Rings the applier's doorbell; `expires` in seconds keeps bells from piling up behind a long run.
-
-    A bell that cannot be rung is no fault of the correction, which is in the ledger; the apply worker rings
-    by itself as well.
-    """
-    try:
-        posting.ring(app, expires)
-    except OperationalError as error:
-        log.warning("the doorbell could not be rung: %s", error)
+    return services.values(facts, layer, key, base)

@@ -4,9 +4,11 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 from monitoring.errors import MeasurementError
+from monitoring.registry import LAYER_MEASURES, OF_THE_BATCH
+from monitoring.shares import Counted
 
 
 @dataclass(frozen=True)
@@ -51,54 +53,34 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class Measurements:
-    """What was measured on one version. None: not measured, there was nothing to measure it on.
+    """What was measured on one version. None or empty: not measured, there was nothing to measure it on.
+
+    The measures stand first, each under its name in `monitoring.registry`, which says what it means. Those
+    with a value a layer are dicts from the layer's number.
 
     Attributes:
-        weight_norm_ratio: per layer, ‖W‖_F / ‖W₀‖_F.
-        spectral_norm_ratio: per layer, σ₁ / σ₁⁰.
-        stable_rank_ratio: per layer, stable rank over the base's.
-        subspace_similarity: per layer, LS.
-        singular_vector_similarity: per layer, SS.
-        gap_aware_similarity: per layer, SS with vectors of one cluster allowed to change places.
-        entropy_rank_ratio: per layer, entropy rank over the base's; at an audit.
-        drift: per layer, ‖W − W₀‖_F / ‖W₀‖_F.
-        contact_ratio: per layer, share of W − W₀ that lies in the base's dominant subspace.
-        key_drift_ratio: per layer, ‖(W − W₀)X‖² / ‖W₀X‖² on held keys X of ordinary text.
-        corpus_energy_ratio: per layer, tr(WCWᵀ) over the base's, C of the held keys.
-        key_error_ratio: per layer, mean ‖Wk − v‖ / ‖v‖ over recorded keys and values of live facts.
-        activation_norm_ratio: per layer of the whole model, mean ‖h‖ on the probes over the base's.
-        activation_subspace_similarity: per layer, overlap of the leading principal directions of h.
-        layer_share: per layer, what its MLP adds to the residual stream as a share of what all do.
-        value_norm_ratio: largest ‖v*‖ over anchor in the batch.
-        efficacy_ratio: share of the batch's corrections that the model answers with.
-        paraphrase_ratio: mean over cases of the share of paraphrases answered with the target.
-        neighbourhood_ratio: share of the neighbours known to the base model that are still answered.
-        retention_ratio: share of the sampled earlier corrections still answered.
-        retention_oldest_ratio, retention_random_ratio, retention_newest_ratio: its three samples.
-        canary_ratio: how far free answers to unrelated prompts repeat the base's; at an audit.
-        probe_kl_nats: mean KL(base ‖ now) of the next token after the probes.
-        probe_perplexity_ratio: perplexity of the held texts over the base's.
+        counts: share → (cases that came out well, cases asked). Measurements of before counts lack it.
         cases: correction id → its result.
         measured_at: seconds since the epoch.
-        audited_at: when the measures of an audit were last taken; they are empty in between.
+        audited_at: when the deep measures were last taken; the stored name is older than their name.
         seconds: what each part of the measurement took.
     """
 
-    weight_norm_ratio: dict[int, float] = field(default_factory=dict)
-    spectral_norm_ratio: dict[int, float] = field(default_factory=dict)
-    stable_rank_ratio: dict[int, float] = field(default_factory=dict)
-    subspace_similarity: dict[int, float] = field(default_factory=dict)
-    singular_vector_similarity: dict[int, float] = field(default_factory=dict)
-    gap_aware_similarity: dict[int, float] = field(default_factory=dict)
-    entropy_rank_ratio: dict[int, float] = field(default_factory=dict)
-    drift: dict[int, float] = field(default_factory=dict)
-    contact_ratio: dict[int, float] = field(default_factory=dict)
-    key_drift_ratio: dict[int, float] = field(default_factory=dict)
-    corpus_energy_ratio: dict[int, float] = field(default_factory=dict)
-    key_error_ratio: dict[int, float] = field(default_factory=dict)
-    activation_norm_ratio: dict[int, float] = field(default_factory=dict)
-    activation_subspace_similarity: dict[int, float] = field(default_factory=dict)
-    layer_share: dict[int, float] = field(default_factory=dict)
+    weight_norm_ratio: dict[int, float] = field(default_factory=dict[int, float])
+    spectral_norm_ratio: dict[int, float] = field(default_factory=dict[int, float])
+    stable_rank_ratio: dict[int, float] = field(default_factory=dict[int, float])
+    subspace_similarity: dict[int, float] = field(default_factory=dict[int, float])
+    singular_vector_similarity: dict[int, float] = field(default_factory=dict[int, float])
+    gap_aware_similarity: dict[int, float] = field(default_factory=dict[int, float])
+    entropy_rank_ratio: dict[int, float] = field(default_factory=dict[int, float])
+    drift: dict[int, float] = field(default_factory=dict[int, float])
+    contact_ratio: dict[int, float] = field(default_factory=dict[int, float])
+    key_drift_ratio: dict[int, float] = field(default_factory=dict[int, float])
+    corpus_energy_ratio: dict[int, float] = field(default_factory=dict[int, float])
+    key_error_ratio: dict[int, float] = field(default_factory=dict[int, float])
+    activation_norm_ratio: dict[int, float] = field(default_factory=dict[int, float])
+    activation_subspace_similarity: dict[int, float] = field(default_factory=dict[int, float])
+    layer_share: dict[int, float] = field(default_factory=dict[int, float])
     value_norm_ratio: float | None = None
     efficacy_ratio: float | None = None
     paraphrase_ratio: float | None = None
@@ -110,14 +92,20 @@ class Measurements:
     probe_kl_nats: float | None = None
     probe_perplexity_ratio: float | None = None
     canary_ratio: float | None = None
-    cases: dict[str, CaseResult] = field(default_factory=dict)
+    counts: dict[str, Counted] = field(default_factory=dict[str, Counted])
+    cases: dict[str, CaseResult] = field(default_factory=dict[str, CaseResult])
     measured_at: float | None = None
     audited_at: float | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+
+    def counted(self, name: str) -> Counted | None:
+        """The cases that a share is counted from; None where they were not kept."""
+        return self.counts.get(name)
 
     def to_json(self) -> dict[str, Any]:
         """A dict of strict JSON: layers as strings, NaN and infinities as their names."""
-        return _writable(asdict(self))
+        told: dict[str, Any] = _writable(asdict(self))
+        return told | {"counts": {name: [c.hits, c.asked] for name, c in self.counts.items()}}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any] | str) -> "Measurements":
@@ -127,61 +115,38 @@ class Measurements:
             MeasurementError: fields are unknown or hold something else than numbers.
         """
         try:
-            content = dict(json.loads(stored) if isinstance(stored, str) else stored)
+            content: dict[str, Any] = dict(json.loads(stored) if isinstance(stored, str) else stored)
             unknown = set(content) - {f.name for f in fields(cls)}
             if unknown:
                 raise MeasurementError(
                     f"unknown fields {sorted(unknown)}; written by another version of factd?"
                 )
             cases = {id: CaseResult(**_readable(case)) for id, case in content.pop("cases", {}).items()}
+            counts = {name: Counted(*map(int, pair)) for name, pair in content.pop("counts", {}).items()}
             values = {name: _readable(value) for name, value in content.items()}
             for name in LAYER_MEASURES:
                 values[name] = {int(layer): value for layer, value in values.get(name, {}).items()}
-            return cls(cases=cases, **values)
+            return cls(cases=cases, counts=counts, **values)
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise MeasurementError(f"not a measurement: {error}") from error
 
 
-#: Measures that have one value a layer.
-LAYER_MEASURES = (
-    "weight_norm_ratio",
-    "spectral_norm_ratio",
-    "stable_rank_ratio",
-    "subspace_similarity",
-    "singular_vector_similarity",
-    "gap_aware_similarity",
-    "entropy_rank_ratio",
-    "drift",
-    "contact_ratio",
-    "key_drift_ratio",
-    "corpus_energy_ratio",
-    "key_error_ratio",
-    "activation_norm_ratio",
-    "activation_subspace_similarity",
-    "layer_share",
-)
+def measured_again(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored measurements of a version that was looked at once more: what they say of the version's own batch
+    is kept from `before`, the rest is as it is now."""
+    batch = {name: before[name] for name in OF_THE_BATCH if name in before}
+    kept = {name: pair for name, pair in before.get("counts", {}).items() if name in OF_THE_BATCH}
+    counts = {**now.get("counts", {}), **kept}
+    return {**now, **batch, **({"counts": counts} if counts else {})}
 
-#: Measures that have one value a version.
-SCALAR_MEASURES = (
-    "value_norm_ratio",
-    "efficacy_ratio",
-    "paraphrase_ratio",
-    "neighbourhood_ratio",
-    "retention_ratio",
-    "retention_oldest_ratio",
-    "retention_random_ratio",
-    "retention_newest_ratio",
-    "probe_kl_nats",
-    "probe_perplexity_ratio",
-    "canary_ratio",
-)
 
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def _writable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _writable(item) for key, item in value.items()}
+        content = cast("dict[Any, Any]", value)
+        return {str(key): _writable(item) for key, item in content.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
     return value
@@ -190,6 +155,6 @@ def _writable(value: Any) -> Any:
 def _readable(value: Any) -> Any:
     """Undoes `_writable` for numbers; the texts of a case are left alone."""
     if isinstance(value, dict):
-        texts = ("answer", "target")
-        return {key: item if key in texts else _readable(item) for key, item in value.items()}
+        texts, content = ("answer", "target"), cast("dict[Any, Any]", value)
+        return {key: item if key in texts else _readable(item) for key, item in content.items()}
     return _NOT_FINITE[value] if isinstance(value, str) else value

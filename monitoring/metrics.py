@@ -5,7 +5,6 @@ Nothing is kept between snapshots, so a value that is not measured any more is e
 never as an old value, and counters are the ledger's totals, which survive restarts.
 """
 
-import bisect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +13,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from monitoring.measurements import LAYER_MEASURES, SCALAR_MEASURES, Measurements
-from monitoring.verdict import GUARD_NAMES, GuardState
-
-PREFIX = "factd_"
+from monitoring.durations import Durations
+from monitoring.measure import PREFIX
+from monitoring.measurements import Measurements
+from monitoring.registry import JUDGED, LAYER_MEASURES, MEASURES, SCALAR_MEASURES
+from monitoring.verdict import State
 
 #: Ends of a correction's life (design: life of a correction). Others are counted as "other".
 OUTCOMES = ("live", "rejected", "already_known", "superseded", "retracted", "rolled_back", "dead", "other")
@@ -32,11 +32,8 @@ LADDER_STEPS = (
 PAUSERS = ("operator", "guard")
 ROLLBACK_REASONS = ("operator", "alert", "guard", "publish_failed", "canary_failed", "other")
 
-#: Value of `guard_state` for each state.
-GUARD_VALUES: dict[GuardState, int] = {"ok": 0, "warn": 1, "limit": 2, "unknown": 3}
-
-#: Upper bounds in seconds: from a swap (tens of milliseconds) to a large batch on a slow machine.
-STAGE_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+#: Value of `guard_state` for each state of a measure.
+STATE_VALUES: dict[State, int] = {"ok": 0, "warn": 1, "limit": 2, "unknown": 3}
 
 
 @dataclass(frozen=True)
@@ -56,45 +53,19 @@ METRICS: tuple[MetricSpec, ...] = (
         "oldest_pending_seconds", "gauge", None, "Age of the oldest correction that waits; 0 if none."
     ),
     MetricSpec("update_stage_seconds", "histogram", "stage", "Time taken by each stage of an update."),
-    MetricSpec("weight_norm_ratio", "gauge", "layer", "Frobenius norm of the edited weight over the base's."),
-    MetricSpec("spectral_norm_ratio", "gauge", "layer", "Largest singular value over the base's."),
-    MetricSpec("stable_rank_ratio", "gauge", "layer", "Stable rank over the base's."),
-    MetricSpec(
-        "subspace_similarity", "gauge", "layer", "LS: overlap of the dominant subspaces with the base's."
-    ),
-    MetricSpec(
-        "singular_vector_similarity", "gauge", "layer", "SS: mean overlap of single singular vectors."
-    ),
-    MetricSpec("gap_aware_similarity", "gauge", "layer", "SS, with swaps among near-equal values allowed."),
-    MetricSpec("entropy_rank_ratio", "gauge", "layer", "Entropy rank over the base's; NaN between audits."),
-    MetricSpec("drift", "gauge", "layer", "Frobenius norm of the change over the base's norm."),
-    MetricSpec("contact_ratio", "gauge", "layer", "Share of the change in the base's dominant subspace."),
-    MetricSpec("key_drift_ratio", "gauge", "layer", "Change of the outputs for held keys, squared norms."),
-    MetricSpec("corpus_energy_ratio", "gauge", "layer", "tr(WCWᵀ) over the base's, C of held keys."),
-    MetricSpec("key_error_ratio", "gauge", "layer", "Mean distance of Wk from v over live facts, over ‖v‖."),
-    MetricSpec("activation_norm_ratio", "gauge", "layer", "Mean norm of hidden states over the base's."),
-    MetricSpec(
-        "activation_subspace_similarity", "gauge", "layer", "Overlap of the main directions of hidden states."
-    ),
-    MetricSpec("layer_share", "gauge", "layer", "What the layer's MLP adds, as a share of what all add."),
-    MetricSpec("value_norm_ratio", "gauge", None, "Largest value norm of the last batch over the anchor."),
+    *(MetricSpec(m.name, "gauge", "layer" if m.kind == "layer" else None, m.meaning) for m in MEASURES),
     MetricSpec(
         "nas_skipped_total", "counter", None, "Corrections skipped because their value was an outlier."
     ),
-    MetricSpec("efficacy_ratio", "gauge", None, "Share of the last batch that the model answers."),
-    MetricSpec("paraphrase_ratio", "gauge", None, "Share of paraphrases answered with the target."),
-    MetricSpec("neighbourhood_ratio", "gauge", None, "Share of known neighbours still answered."),
-    MetricSpec("retention_ratio", "gauge", None, "Share of sampled earlier corrections still answered."),
-    MetricSpec("retention_oldest_ratio", "gauge", None, "The same for the oldest corrections."),
-    MetricSpec("retention_random_ratio", "gauge", None, "The same for corrections drawn by hash."),
-    MetricSpec("retention_newest_ratio", "gauge", None, "The same for the newest corrections."),
-    MetricSpec("probe_kl_nats", "gauge", None, "Mean KL divergence from the base on unrelated probes."),
-    MetricSpec("probe_perplexity_ratio", "gauge", None, "Perplexity of held text over the base's."),
-    MetricSpec("canary_ratio", "gauge", None, "Part of free answers kept; NaN between audits."),
     MetricSpec(
         "edits_until_limit", "gauge", None, "Forecast of the nearest limit; +Inf if none is approached."
     ),
-    MetricSpec("guard_state", "gauge", "guard", "0 ok, 1 warn, 2 limit, 3 unknown; at the last verdict."),
+    MetricSpec(
+        "guard_state",
+        "gauge",
+        "guard",
+        "State of a measure at the guard's last verdict: 0 ok, 1 warn, 2 limit, 3 unknown.",
+    ),
     MetricSpec("ladder_steps_total", "counter", "step", "Steps of the guard; `would_` in a dry run."),
     MetricSpec("paused", "gauge", "actor", "1 while the queue is paused by this one, else 0."),
     MetricSpec(
@@ -120,13 +91,13 @@ class StatusSnapshot:
         outcomes: outcome → number of corrections ever ended so; total, never reset.
         queue_depth: queue → rows that wait.
         oldest_pending_seconds: age of the oldest waiting correction; 0 when none waits.
-        stage_seconds: stage → durations of all updates in the ledger, oldest first.
+        stage_seconds: stage → how long it took in all updates of the ledger.
         measurements: of the live version; None when it was never measured.
         layers: edited layers, so that a missing value shows as NaN.
-        guards: guard → state at the last verdict.
+        states: judged measure → its state at the last verdict.
         edits_until_limit: monitoring.forecast.edits_until_limit; None while there is too little to see.
         steps: step of the guard's ladder → how often it was ever taken.
-        paused_by: actor who has paused the queue; None while it runs.
+        paused_by: kind of actor who has paused the queue; None while it runs.
         nas_skipped: corrections ever skipped as outliers.
         version: number of the live version; None when unknown.
         served_versions: replica → number it serves; None when it cannot be asked.
@@ -136,23 +107,23 @@ class StatusSnapshot:
         last_success_timestamp_seconds: epoch time; None when no update went live yet.
     """
 
-    outcomes: Mapping[str, int] = field(default_factory=dict)
-    queue_depth: Mapping[str, int] = field(default_factory=dict)
+    outcomes: Mapping[str, int] = field(default_factory=dict[str, int])
+    queue_depth: Mapping[str, int] = field(default_factory=dict[str, int])
     oldest_pending_seconds: float | None = 0.0
-    stage_seconds: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    stage_seconds: Mapping[str, Durations] = field(default_factory=dict[str, Durations])
     measurements: Measurements | None = None
     layers: Sequence[int] = ()
-    guards: Mapping[str, GuardState] = field(default_factory=dict)
+    states: Mapping[str, State] = field(default_factory=dict[str, State])
     edits_until_limit: float | None = None
-    steps: Mapping[str, int] = field(default_factory=dict)
+    steps: Mapping[str, int] = field(default_factory=dict[str, int])
     paused_by: str | None = None
     nas_skipped: int = 0
     version: int | None = None
-    served_versions: Mapping[str, int | None] = field(default_factory=dict)
-    in_sync: Mapping[str, bool] = field(default_factory=dict)
+    served_versions: Mapping[str, int | None] = field(default_factory=dict[str, int | None])
+    in_sync: Mapping[str, bool] = field(default_factory=dict[str, bool])
     publish_seconds: float | None = None
     pause_seconds: float | None = None
-    rollbacks: Mapping[str, int] = field(default_factory=dict)
+    rollbacks: Mapping[str, int] = field(default_factory=dict[str, int])
     last_success_timestamp_seconds: float | None = None
 
 
@@ -170,22 +141,24 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         values = _values(self._snapshot)
         for spec in METRICS:
-            yield _family(spec, values[spec.name])
+            if spec.kind == "histogram":
+                yield _histogram(spec, self._snapshot.stage_seconds)
+            else:
+                yield _family(spec, values[spec.name])
 
 
 _Labelled = Mapping[str, float]
 
 
-def _values(s: StatusSnapshot) -> dict[str, object]:
-    """Metric name → label value → number; the key "" where a metric has no label."""
-    found: dict[str, object] = {
+def _values(s: StatusSnapshot) -> dict[str, _Labelled]:
+    """Metric name → label value → number; the key "" where a metric has no label. Without histograms."""
+    found: dict[str, _Labelled] = {
         "corrections_total": _bounded(s.outcomes, OUTCOMES),
         "queue_depth": {queue: s.queue_depth.get(queue, 0) for queue in QUEUES},
         "oldest_pending_seconds": {"": _number(s.oldest_pending_seconds)},
-        "update_stage_seconds": s.stage_seconds,
         "edits_until_limit": {"": _number(s.edits_until_limit)},
         "nas_skipped_total": {"": s.nas_skipped},
-        "guard_state": {name: GUARD_VALUES[s.guards.get(name, "unknown")] for name in GUARD_NAMES},
+        "guard_state": {name: STATE_VALUES[s.states.get(name, "unknown")] for name in JUDGED},
         "ladder_steps_total": _bounded(s.steps, LADDER_STEPS),
         "paused": dict.fromkeys(PAUSERS, 0) | ({_pauser(s.paused_by): 1} if s.paused_by else {}),
         "version": {"": _number(s.version)},
@@ -199,32 +172,29 @@ def _values(s: StatusSnapshot) -> dict[str, object]:
     m = s.measurements or Measurements()
     found["measured_timestamp_seconds"] = {"": _number(m.measured_at)}
     for name in LAYER_MEASURES:
-        by_layer = getattr(m, name)
+        by_layer: dict[int, float] = getattr(m, name)
         layers = sorted({*s.layers, *by_layer})
         found[name] = {str(layer): _number(by_layer.get(layer)) for layer in layers}
     return found | {name: {"": _number(getattr(m, name))} for name in SCALAR_MEASURES}
 
 
-def _family(spec: MetricSpec, values: object) -> Metric:
+def _family(spec: MetricSpec, values: _Labelled) -> Metric:
     labels = [spec.label] if spec.label else []
-    if spec.kind == "histogram":
-        return _histogram(spec, values)  # type: ignore[arg-type]
     kind = CounterMetricFamily if spec.kind == "counter" else GaugeMetricFamily
     family = kind(PREFIX + spec.name, spec.meaning, labels=labels)
-    for label, value in values.items():  # type: ignore[attr-defined]
+    for label, value in values.items():
         family.add_metric([label] if labels else [], value)
     return family
 
 
-def _histogram(spec: MetricSpec, values: Mapping[str, Sequence[float]]) -> Metric:
+def _histogram(spec: MetricSpec, values: Mapping[str, Durations]) -> Metric:
     family = HistogramMetricFamily(PREFIX + spec.name, spec.meaning, labels=[spec.label or ""])
-    grouped: dict[str, list[float]] = {stage: [] for stage in STAGES}
-    for stage, seconds in values.items():
-        grouped[stage if stage in grouped else "other"] += seconds
-    for stage, seconds in grouped.items():
-        ordered = sorted(seconds)
-        buckets = [(f"{bound:g}", bisect.bisect_right(ordered, bound)) for bound in STAGE_BUCKETS]
-        family.add_metric([stage], [*buckets, ("+Inf", len(ordered))], sum_value=math.fsum(ordered))
+    grouped: dict[str, Durations] = dict.fromkeys(STAGES, Durations())
+    for stage, durations in values.items():
+        known = stage if stage in grouped else "other"
+        grouped[known] += durations
+    for stage, durations in grouped.items():
+        family.add_metric([stage], durations.cumulative(), sum_value=durations.seconds)
     return family
 
 
@@ -236,43 +206,10 @@ def _bounded(counts: Mapping[str, int], allowed: Sequence[str]) -> _Labelled:
     return bounded
 
 
-def _pauser(actor: str) -> str:
-    """An actor may carry a name ("operator:ann"), which is no label."""
-    kind = actor.split(":")[0]
+def _pauser(kind: str) -> str:
+    """Whoever is not the guard is an operator, as the label has it."""
     return kind if kind in PAUSERS else "operator"
 
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
-
-
-def metrics_page() -> str:
-    """The text of docs/metrics.md."""
-    labels = {
-        "outcome": OUTCOMES,
-        "queue": QUEUES,
-        "stage": STAGES,
-        "guard": GUARD_NAMES,
-        "step": LADDER_STEPS,
-        "actor": PAUSERS,
-        "reason": ROLLBACK_REASONS,
-    }
-    lines = [
-        "# Metrics",
-        "",
-        "Generated from `monitoring/metrics.py`; a test compares. Served at `/metrics` by the API process,",
-        "which reads the ledger at each scrape: a measure that was not taken is NaN, never an old value,",
-        "and counters are totals of the ledger, which survive restarts.",
-        "",
-        "| metric | type | label | meaning |",
-        "|---|---|---|---|",
-    ]
-    lines += [f"| `{PREFIX}{m.name}` | {m.kind} | {m.label or ''} | {m.meaning} |" for m in METRICS]
-    lines += [
-        "",
-        "Values of labels: `layer` is the number of an edited layer (of any layer for `activation_*` and",
-        "`layer_share`), `replica` a configured replica;",
-    ]
-    lines += [f"`{name}` is one of {', '.join(f'`{v}`' for v in values)};" for name, values in labels.items()]
-    lines[-1] = lines[-1].removesuffix(";") + "."
-    return "\n".join(lines) + "\n"

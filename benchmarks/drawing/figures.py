@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.drawing import demo_picture
-from monitoring.verdict import Thresholds
+from monitoring.registry import FLOORS
 
 DOCS = Path(__file__).parents[2] / "docs"
 #: What the picture of the demo is drawn from.
@@ -57,14 +57,13 @@ class Figure:
     panels: tuple[Panel, ...]
 
 
-LIMITS = Thresholds()
 NORM = Panel("weight_norm_ratio_max", "‖W‖ / ‖W₀‖, worst layer", start=1.0)
 PERPLEXITY = Panel(
-    "perplexity_ratio", "perplexity over the base's", start=1.0, limit=LIMITS.probe_perplexity_ratio_limit
+    "perplexity_ratio", "perplexity over the base's", start=1.0, limit=FLOORS["probe_perplexity_ratio"].limit
 )
 S = Panel("s", "S")
 EXACT = Panel("exact_match", "answered word for word, %")
-LS = Panel("subspace_similarity_min", "LS, worst layer", start=1.0, limit=LIMITS.subspace_similarity_limit)
+LS = Panel("subspace_similarity_min", "LS, worst layer", start=1.0, limit=FLOORS["subspace_similarity"].limit)
 VALUE = Panel("value_norm", "‖v‖ of the newest 50 values")
 S_COST = Panel("s", "S", x="perplexity_ratio")
 EXACT_COST = Panel("exact_match", "answered word for word, %", x="perplexity_ratio")

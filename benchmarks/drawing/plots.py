@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.horizon import label
-from monitoring.measurements import LAYER_MEASURES, SCALAR_MEASURES
+from monitoring.registry import LAYER_MEASURES, MEASURES, SCALAR_MEASURES
 
 #: Panels of the horizon's plot: field and title.
 HORIZON = (
@@ -21,9 +21,8 @@ HORIZON = (
 COLLAPSE = ("perplexity_ratio", "s", *SCALAR_MEASURES, *LAYER_MEASURES)
 #: Columns of its panels, and inches of each.
 COLLAPSE_COLUMNS, COLLAPSE_PANEL = 4, (4.0, 2.2)
-#: Measures that grow by orders of magnitude.
-LOGARITHMIC = ("perplexity_ratio", "probe_perplexity_ratio", "probe_kl_nats", "weight_norm_ratio")
-LOGARITHMIC += ("spectral_norm_ratio", "drift", "key_drift_ratio", "corpus_energy_ratio", "key_error_ratio")
+#: What grows by orders of magnitude.
+LOGARITHMIC = ("perplexity_ratio", *(m.name for m in MEASURES if m.wide))
 #: Points in time that are marked, and their colours.
 EVENTS = {
     "warned": "orange",

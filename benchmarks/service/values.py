@@ -20,7 +20,7 @@ import torch
 from celery import Celery
 
 from benchmarks.service.fan_out import Costs, makespan
-from daemon.app import open_installation
+from daemon.apply.building import open_installation
 from daemon.apply.value_workers import POLL_SECONDS, Fleet, decoded, parts, plain
 from daemon.core.names import MAIN
 from daemon.core.settings import Settings

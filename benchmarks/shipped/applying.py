@@ -18,14 +18,14 @@ from typing import Any, Self
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from benchmarks.shipped.serving import HeldWeights
-from daemon.app import build_monitoring, build_proof
 from daemon.apply.applier import Applier
-from daemon.apply.update import Monitoring
+from daemon.apply.building import build_monitoring, build_proof
+from daemon.apply.measuring import Monitoring
 from daemon.core.lifecycle import OperationKind, State
 from daemon.core.messages import Correction
 from daemon.core.settings import Settings
 from daemon.ledger.ledger import Ledger
-from daemon.ledger.tables import TransitionRow, VersionRow
+from daemon.ledger.rows import TransitionRow, VersionRow
 from daemon.versions.store import Store
 from editing.editor import Editor
 
@@ -101,6 +101,7 @@ class ShippedDaemon:
         )
         self._clock = Clock()
         self.ledger = Ledger.open(settings.ledger_url, self._clock)
+        self._asked = self.ledger.questions
         store = Store(settings.store_dir)
         self.replica = HeldWeights(store, editor, flipped)
         self.applier = Applier(
@@ -116,11 +117,11 @@ class ShippedDaemon:
     def step(self, posts: Sequence[tuple[str, Correction]]) -> None:
         """Posts (id, correction) pairs and works until nothing waits or the next step is due."""
         for id, correction in posts:
-            self.ledger.submit(correction, id)
+            self.ledger.intake.submit(correction, id)
         due = self._clock() + STEP_SECONDS
         self.applier.run()
-        while self.ledger.pending_count() and not self.paused and self._clock() < due:
-            # The worker is rung again after so long, see `daemon.app`.
+        while self._asked.pending_count() and not self.paused and self._clock() < due:
+            # A worker is rung again after so long, see `daemon.app`.
             self._clock.skip(self.settings.retry_seconds)
             self.applier.run()
         self._clock.skip(due - self._clock())
@@ -132,25 +133,25 @@ class ShippedDaemon:
 
     @property
     def paused(self) -> bool:
-        return self.ledger.paused() is not None
+        return self._asked.paused() is not None
 
     def ids(self, state: State) -> set[str]:
         """Ids of the corrections in a state."""
-        return {row.id for row in self.ledger.corrections(state)}
+        return {row.id for row in self._asked.corrections(state)}
 
     def versions(self) -> list[VersionRow]:
         """All that were begun, oldest first."""
-        return self.ledger.versions()
+        return self._asked.versions()
 
     def steps(self, after: int) -> list[TransitionRow]:
         """Steps of the guard's ladder that were taken after a transition's number, oldest first."""
-        return self.ledger.transitions(kind="guard", after=after)
+        return self._asked.transitions(kind="guard", after=after)
 
     def compacted(self, version: VersionRow) -> bool:
         """Is it a compaction that went live?"""
         if version.operation is None or version.live_at is None:
             return False
-        return self.ledger.operation(version.operation).kind is OperationKind.COMPACT
+        return self._asked.operation(version.operation).kind is OperationKind.COMPACT
 
     def edit_seconds(self, version: str) -> float:
-        return sum(seconds for _, stage, seconds in self.ledger.stage_seconds(version) if stage == "edit")
+        return sum(seconds for _, stage, seconds in self._asked.stage_seconds(version) if stage == "edit")

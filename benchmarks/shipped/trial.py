@@ -13,12 +13,13 @@ from benchmarks.scores import score, text_perplexity
 from benchmarks.shipped.applying import BuildMonitoring, ShippedDaemon
 from benchmarks.shipped.faults import FaultyEditor
 from benchmarks.streams import Step
-from daemon.app import build_monitoring
+from daemon.apply.building import build_monitoring
 from daemon.core.lifecycle import State
 from daemon.core.messages import MAX_NAME, Correction, Neighbour
 from daemon.core.publication import BASE_VERSION
-from daemon.ledger.tables import VersionRow
-from monitoring.measurements import LAYER_MEASURES, SCALAR_MEASURES, Measurements
+from daemon.ledger.rows import VersionRow
+from monitoring.measurements import Measurements
+from monitoring.registry import MEASURES, SCALAR_MEASURES
 
 #: A model has collapsed beyond this perplexity ratio, or below this S.
 COLLAPSED_PERPLEXITY, COLLAPSED_S = 3.0, 60.0
@@ -226,12 +227,7 @@ def _line_of(text: str) -> str:
 def worst_of_layers(measured: Measurements) -> dict[str, float | None]:
     """Each measure's one value; of those by layer the one furthest from 1, or for drifts the largest."""
     found: dict[str, float | None] = {name: getattr(measured, name) for name in SCALAR_MEASURES}
-    for name in LAYER_MEASURES:
-        values = list(getattr(measured, name).values())
-        healthy = 1.0 if name.endswith(("_similarity", "_ratio")) and name not in _FROM_ZERO else 0.0
-        found[name] = max(values, key=lambda value, healthy=healthy: abs(value - healthy)) if values else None
+    for one in (each for each in MEASURES if each.kind == "layer"):
+        away = {value: abs(value - one.healthy) for value in getattr(measured, one.name).values()}
+        found[one.name] = max(away, key=away.__getitem__) if away else None
     return found
-
-
-#: Ratios that are zero, not one, for an unedited model.
-_FROM_ZERO = ("contact_ratio", "key_drift_ratio", "key_error_ratio")

@@ -1,12 +1,12 @@
 """The recovery ladder: the guard's steps, each journaled with its reason before it takes effect.
 
-    a staged version is rejected      → refuse it; halve; quarantine the guilty (`daemon.apply.update`);
-                                        what only the model's wear stands against waits
+    a staged version is rejected      → refuse it; halve; quarantine the guilty (`daemon.apply.discards`);
+                                        if only wear of the model is wrong, the correction waits
     the live version is rejected      → roll back to the newest healthy version
     refusals, or little room is left  → compact from the base
     none of these helped              → pause the queue
 
-What each verdict leads to, and how often, is `monitoring.policy`'s; what is here knows the ledger.
+`monitoring.policy` says what each verdict leads to, and how often. This module knows the ledger.
 """
 
 import itertools
@@ -15,24 +15,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from daemon.apply.measuring import Foresee
+from daemon.apply.outcomes import Held, Went
+from daemon.core.actors import ActorKind
 from daemon.core.errors import StoreError
 from daemon.core.lifecycle import OperationKind, VersionState
 from daemon.core.publication import BASE_VERSION
 from daemon.core.ruling import Ruling, guard_policy
 from daemon.core.settings import Settings
 from daemon.core.stages import Stage
-from daemon.ledger.journal import OF_THE_BATCH, Journal
-from daemon.ledger.tables import OperationRow, VersionRow
+from daemon.ledger.journal import Journal
+from daemon.ledger.rows import OperationRow, VersionRow
 from daemon.versions.store import Store
 from monitoring.policy import PolicyState, decide
-from monitoring.verdict import WEAR, Verdict, worn
+from monitoring.registry import OF_THE_BATCH, WEAR
+from monitoring.verdict import Verdict, worn
 
-#: (edits so far, measurements) of versions since the last compaction → monitoring.forecast.to_json, and
-#: `known`: whether there were enough of them
-Foresee = Callable[[Sequence[tuple[int, dict[str, Any]]]], dict[str, Any]]
-
-#: So many single corrections refused, with nothing accepted between, for wear alone: it is the model, not
-#: the corrections. Halving puts some batches before each of them.
+#: So many single corrections in a row were refused for wear alone: it is the model, not the corrections.
+#: Halving puts some batches before each of them.
 WORN_OUT, TRIED = 3, 10
 
 _PASSED = Verdict("accepted", (), (), {})
@@ -47,16 +47,16 @@ class Ladder:
         store: Store,
         settings: Settings,
         foresee: Foresee,
-        checkpoint: Callable[[Stage], None],
+        reached: Callable[[Stage], None],
     ) -> None:
         self.journal, self.store, self.settings = journal, store, settings
-        self.foresee, self.checkpoint = foresee, checkpoint
+        self.foresee, self.reached = foresee, reached
         self.policy = guard_policy(settings)
 
     # -- verdicts to rulings --------------------------------------------------------------------
 
     def on_staged(self, version: VersionRow, verdict: Verdict) -> Ruling:
-        state, now = self.journal.policy(), self.journal.clock()
+        state, now = self.journal.questions.policy(), self.journal.clock()
         if version.operation is None:
             return Ruling("staged", verdict, decide(state, verdict, "staged", now, self.policy))
         # A retraction or a compaction may be what ends a pause: it is judged for itself.
@@ -64,52 +64,57 @@ class Ladder:
         return Ruling("staged", verdict, replace(decision, state=state))
 
     def on_live(self, verdict: Verdict) -> Ruling:
-        decision = decide(self.journal.policy(), verdict, "live", self.journal.clock(), self.policy)
+        decision = decide(self.journal.questions.policy(), verdict, "live", self.journal.clock(), self.policy)
         return Ruling("live", verdict, decision)
 
     def on_alert(self, operation: OperationRow) -> Ruling | None:
-        """An alert's rollback counts as the guard's own and has the same limits; asked once, before the
-        first attempt."""
-        alert = operation.kind is OperationKind.ROLLBACK and operation.actor.split(":")[0] == "alert"
+        """The guard's ruling on an alert's rollback, which has the same limits as its own.
+
+        Only asked before the first attempt; None for other operations and later attempts.
+        """
+        alert = operation.kind is OperationKind.ROLLBACK and operation.actor_kind is ActorKind.ALERT
         if not alert or operation.attempts:
             return None
         return self.on_live(Verdict("rejected", (operation.why or operation.actor,), (), {}))
 
     def only_wear(self, verdict: Verdict) -> bool:
-        """Does nothing stand against a version but measures that the live one is past the warning of
-        already?"""
-        passed = _passed_limits(verdict.guards)
-        return bool(passed) and passed <= set(self._worn(self.journal.live_version()))
+        """Whether the only thing wrong is wear that the live version already shows."""
+        passed = _passed_limits(verdict.states)
+        return bool(passed) and passed <= set(self._worn(self.journal.questions.live_version()))
 
-    def rest(self) -> str | None:
-        """Why not even a good version would be let through now; None when it would."""
+    def rest(self) -> Went | Held:
+        """Held while the guard would not even let a good version through."""
         now = self.journal.clock()
-        decision = decide(self.journal.policy(), _PASSED, "staged", now, self.policy)
-        return None if decision.action == "accept" else decision.reason
+        decision = decide(self.journal.questions.policy(), _PASSED, "staged", now, self.policy)
+        return Went() if decision.action == "accept" else Held(decision.reason)
 
     # -- watch ----------------------------------------------------------------------------------
 
     def watch_due(self) -> bool:
         """The base is never due: there is nothing to go back to, and its hashes are compared anyway."""
-        every, live = self.settings.guard_watch_seconds, self.journal.live_version()
+        every, live = self.settings.guard_watch_seconds, self.journal.questions.live_version()
         if not every or live == BASE_VERSION:
             return False
-        now, looked = self.journal.clock(), (self.journal.version(live).live_at, self.journal.watched_at())
-        # A time ahead of a clock that was set back counts for nothing: how long ago it was is not known.
+        questions, now = self.journal.questions, self.journal.clock()
+        looked = (questions.version(live).live_at, questions.watched_at())
+        # A time ahead of a clock that was set back does not count: nobody knows how long ago it was.
         return not any(at is not None and 0 <= now - at < every for at in looked)
 
     def watched(self, verdict: Verdict, measurements: dict[str, Any]) -> bool:
-        """Records what the live version is found to be now; asks for its rollback, and says so, if that
-        follows."""
+        """Records what the live version is found to be now, and asks for its rollback if that follows.
+
+        Returns:
+            Whether a rollback was asked for.
+        """
         ruling = self.on_live(verdict)
         target = self._healthy() if ruling.action == "rollback" else None
-        self.journal.record_watch(self.journal.live_version(), ruling, measurements, target)
+        self.journal.guard.record_watch(self.journal.questions.live_version(), ruling, measurements, target)
         if target is not None:
-            self.checkpoint(Stage.CONDEMNED)
+            self.reached(Stage.CONDEMNED)
         return target is not None
 
     def _healthy(self) -> str:
-        for version in self.journal.healthy_versions():
+        for version in self.journal.questions.healthy_versions():
             try:
                 self.store.load_state(version)
             except StoreError:
@@ -125,46 +130,50 @@ class Ladder:
         Returns:
             Whether a compaction was asked for.
         """
-        live = self.journal.live_version()
-        if (self.journal.forecast() or {}).get("version") != live:
-            self.journal.record_forecast(live, self.foresee(self.journal.history()))
-            self.checkpoint(Stage.FORESEEN)
-        if live == BASE_VERSION or self.journal.paused() or self.rest():
+        live = self.journal.questions.live_version()
+        if (self.journal.questions.forecast() or {}).get("version") != live:
+            self.journal.guard.record_forecast(live, self.foresee(self.journal.questions.history()))
+            self.reached(Stage.FORESEEN)
+        if live == BASE_VERSION or self.journal.questions.paused() or isinstance(self.rest(), Held):
             return False
         worn = self._worn(live)
         why = self._why_compact(worn)
         if why is not None:
-            self.journal.ask_compaction(why, self.policy.dry_run)
-            self.checkpoint(Stage.COMPACT_ASKED)
+            self.journal.guard.ask_compaction(why, self.policy.dry_run)
+            self.reached(Stage.COMPACT_ASKED)
             return not self.policy.dry_run
         if worn and self._only_wear_refuses() and not self.policy.dry_run:
             why = f"the last {WORN_OUT} corrections were refused because the model is worn: {', '.join(worn)}"
-            self.journal.pause(f"{why}; retract facts or roll back, then resume")
-            self.checkpoint(Stage.PAUSED)
+            self.journal.guard.pause(f"{why}; retract facts or roll back, then resume")
+            self.reached(Stage.PAUSED)
         return False
 
     def _worn(self, live: str) -> list[str]:
-        return worn((self.journal.version(live).verdict or {}).get("guards", {}))
+        return worn((self.journal.questions.version(live).verdict or {}).get("guards", {}))
 
     def _why_compact(self, worn: Sequence[str]) -> str | None:
-        """Not again before so many versions went live, whatever became of the last one."""
-        last = self.journal.last_step("compact", "would_compact")
-        if last is not None and self.journal.live_since(last.at) < self.settings.guard_compact_versions:
+        """None when no compaction is due.
+
+        After one, so many versions must go live before the next, whatever became of it.
+        """
+        last = self.journal.questions.last_step("compact", "would_compact")
+        since = 0 if last is None else self.journal.questions.live_since(last.at)
+        if last is not None and since < self.settings.guard_compact_versions:
             return None
-        if worn and {"refuse", "rollback"} & self.journal.steps(last.at if last else 0.0).keys():
+        if worn and {"refuse", "rollback"} & self.journal.questions.steps(last.at if last else 0.0).keys():
             return f"versions are refused or rolled back, and past their warning: {', '.join(worn)}"
-        for one in (self.journal.forecast() or {}).get("forecasts", []):
-            # What is the batch's own says nothing of the model that a compaction could mend.
+        for one in (self.journal.questions.forecast() or {}).get("forecasts", []):
+            # Measures of the batch say nothing about the model, so a compaction could not mend them.
             left = math.inf if one["edits"] is None else one["edits"]
             if one["measure"] not in OF_THE_BATCH and left < self.settings.guard_compact_edits:
                 return f"little room is left: {one['measure']} is at its limit in {left:.0f} edits"
         return None
 
     def _only_wear_refuses(self) -> bool:
-        """Was everything tried of late refused for nothing but wear, since the last pause?"""
-        pause = self.journal.last_step("pause")
+        """Whether everything tried of late, since the last pause, was refused for wear alone."""
+        pause = self.journal.questions.last_step("pause")
         since = pause.at if pause else 0.0
-        tried = self.journal.newest_versions(WORN_OUT * TRIED)
+        tried = self.journal.questions.newest_versions(WORN_OUT * TRIED)
         refused = itertools.takewhile(lambda row: row.created_at > since and _wear_alone(row), tried)
         return sum(len(row.added) == 1 for row in refused) >= WORN_OUT
 
@@ -174,5 +183,5 @@ def _wear_alone(row: VersionRow) -> bool:
     return row.state is VersionState.DISCARDED and bool(passed) and passed <= set(WEAR)
 
 
-def _passed_limits(guards: Mapping[str, str]) -> set[str]:
-    return {name for name, state in guards.items() if state == "limit"}
+def _passed_limits(states: Mapping[str, str]) -> set[str]:
+    return {name for name, state in states.items() if state == "limit"}

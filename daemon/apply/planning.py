@@ -1,11 +1,11 @@
 """Which pending corrections make the next batch. Pure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from daemon.core.lifecycle import State
-from daemon.ledger.tables import CorrectionRow
+from daemon.ledger.rows import CorrectionRow
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,10 @@ def plan_batch(
     patience: float = 0.0,
     rest: float = math.inf,
 ) -> Plan:
-    """Of each slot (subject and prompt) only the newest pending correction is tried; older ones wait for
-    its fate: they are superseded when it goes live, and have their turn when it is rejected.
+    """The next batch, from what waits and what is live.
+
+    Of each slot (subject and prompt) only the newest pending correction is tried. If it goes live, the older
+    ones are superseded; if it is rejected, they have their turn.
 
     Higher priority goes first, then the order of arrival. Corrections of one subject keep their order: an
     urgent one takes the older ones of its subject along, and waits with them.
@@ -61,7 +63,7 @@ def plan_batch(
     for row in _in_order(pending):
         if row.id in done or newest[row.slot] is not row:
             continue
-        # What is further off than the longest rest was written before the clock was set back.
+        # A time further off than the longest rest was written before the clock was set back.
         if now < row.not_before <= now + rest or row.subject in waiting:
             waiting.add(row.subject)
             continue
@@ -94,7 +96,11 @@ def _patience(added: Sequence[CorrectionRow], now: float, patience: float) -> fl
     return max(0.0, patience - max(waited, default=patience))
 
 
-def _settle(pending, newest, held):
+def _settle(
+    pending: Sequence[CorrectionRow],
+    newest: Mapping[tuple[str, str], CorrectionRow],
+    held: Mapping[tuple[str, str], CorrectionRow],
+) -> Iterator[Settlement]:
     for row in pending:
         fact = held.get(row.slot)
         if fact is None:

@@ -1,31 +1,78 @@
-"""The command line `factd`. Heavy imports happen inside commands, so that help and errors are quick."""
+"""The command line `factd`: where each command is."""
 
 import sys
 
-import typer
+from daemon.cli.exits import Exit
+from daemon.cli.lazy import Entry, group_of
+from daemon.core.errors import DaemonError, SettingsError
+from daemon.supervise.processes import ProcessError
 
-from daemon.cli import audit, blame, dead, diff, export, ledger, plot, post, services, tail
-from daemon.cli.bench import measures as bench
-from daemon.cli.output import EPILOG, Exit
+#: In the order of the help. `help` is the first sentence of the command's own help.
+COMMANDS = {
+    "demo": Entry(
+        "daemon.cli.demo.command:demo",
+        "Show the main job end to end on embedded services; exit 0 only if every step was observed.",
+    ),
+    "up": Entry("daemon.cli.run.up:up", "Run all services in the foreground until Ctrl-C."),
+    "init": Entry("daemon.cli.run.init:init", "Prepare a model: hashes, second moments, anchor."),
+    "worker": Entry("daemon.cli.run.worker:worker", "Run one Celery worker in the foreground."),
+    "serve": Entry("daemon.cli.run.serve:serve", "Run vLLM with the factd plugin in the foreground."),
+    "api": Entry("daemon.cli.run.api:api", "Run the HTTP API with /metrics and the status page."),
+    "doctor": Entry("daemon.cli.run.doctor:doctor", "Check the environment and say what to mend."),
+    "post": Entry("daemon.cli.act.post:post", "Post corrections through the queue and print their ids."),
+    "status": Entry("daemon.cli.ask.status:status", "Show what happened: to one correction, or as a whole."),
+    "facts": Entry("daemon.cli.ask.facts:facts", "List the facts that are live."),
+    "versions": Entry("daemon.cli.ask.versions:versions", "List the versions, oldest first."),
+    "retract": Entry("daemon.cli.act.operations:retract", "Take one fact out of the model; the others stay."),
+    "rollback": Entry("daemon.cli.act.operations:rollback", "Serve an older version again, bit for bit."),
+    "compact": Entry(
+        "daemon.cli.act.operations:compact",
+        "Write all live facts anew from the base model; judged like any version.",
+    ),
+    "pause": Entry("daemon.cli.act.operations:pause", "Stop applying corrections; they stay queued."),
+    "resume": Entry(
+        "daemon.cli.act.operations:resume",
+        "Apply corrections again; what the guard has paused goes on too.",
+    ),
+    "blame": Entry(
+        "daemon.cli.ask.blame:blame",
+        "Find the corrections behind a version, or the corrections and versions behind a text.",
+    ),
+    "tail": Entry(
+        "daemon.cli.ask.tail:tail",
+        "Follow what happens to corrections, versions and operations until Ctrl-C; "
+        "--json: one object a line.",
+    ),
+    "plot": Entry(
+        "daemon.cli.ask.plot:plot",
+        "Draw how the measures of the served versions went, with limits, versions and rollbacks.",
+        ("matplotlib",),
+    ),
+    "audit": Entry(
+        "daemon.cli.ask.audit:audit",
+        "Verify the hash chain of all changes of state; exit code 1 when it is broken.",
+    ),
+    "diff": Entry(
+        "daemon.cli.ask.diff:diff", "Compare two versions: corrections, weights per layer, measurements."
+    ),
+    "export": Entry("daemon.cli.act.export:export", "Write a version as a merged Hugging Face checkpoint."),
+    "dead": Entry(
+        "daemon.cli.act.dead:app",
+        "List, retry or drop corrections that were given up after too many attempts.",
+    ),
+    "bench": Entry(
+        "daemon.cli.bench.group:app",
+        "Measure speed, horizon and collapse beside published methods, publications and intake.",
+    ),
+}
 
-app = typer.Typer(
-    name="factd",
-    help="Keeps the facts of a served language model current.",
-    epilog=EPILOG,
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+app = group_of(
+    COMMANDS, name="factd", help="Keeps the facts of a served language model current.", add_completion=True
 )
-for module in (services, post, ledger, blame, dead, tail, plot, audit, diff, export, bench):
-    module.register(app)
 
 
 def main() -> None:
     """Entry point of the console script."""
-    from daemon.core.errors import DaemonError, SettingsError
-    from daemon.supervise.processes import ProcessError
-
     try:
         app()
     except SettingsError as error:

@@ -5,7 +5,7 @@ DaemonError                   anything below; `retryable` says whether the same 
 ├── CorrectionError           a correction cannot be taken as given: every problem with field, value and mend
 ├── RefusedError              a message from the queue was refused; carries text only, so it survives JSON
 ├── BusyError                 intake takes no more now; `seconds` says when to come again (retryable)
-│   ├── QueueFullError        as many corrections wait as may
+│   ├── QueueFullError        the queue is full: no further correction may wait
 │   └── RateError             a token asks for more than its rate
 ├── LedgerError               the ledger refuses a change
 │   ├── UnknownIdError        no correction, version or operation of that name
@@ -26,6 +26,8 @@ DaemonError                   anything below; `retryable` says whether the same 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from daemon.core.actors import ActorKind, actor_kind
 
 
 class DaemonError(Exception):
@@ -90,12 +92,13 @@ class BusyError(DaemonError):
 
 
 class QueueFullError(BusyError):
-    """Raised when as many corrections wait as may."""
+    """Raised when the queue is full: no further correction may wait."""
 
     def __init__(self, waiting: int, most: int, seconds: float) -> None:
         super().__init__(
-            f"{waiting} corrections wait and {most} may; nothing was recorded. Post again in "
-            f"{seconds:.0f} s, send fewer at once, see why in `factd status`, or raise FACTD_MAX_PENDING",
+            f"the queue is full: {waiting} corrections wait, and {most} may; nothing was recorded. "
+            f"Post again in {seconds:.0f} s, send fewer at once, see why in `factd status`, or raise "
+            "FACTD_MAX_PENDING",
             seconds,
         )
 
@@ -214,13 +217,13 @@ class CondemnedError(PublishError):
 
     Attributes:
         operation: number of the operation that asks for it.
-        alert: whether an alert asked for it, and no operator.
+        alert: True when an alert asked for it, False for an operator.
     """
 
     retryable = False
 
     def __init__(self, operation: int, actor: str, why: str | None) -> None:
-        self.operation, self.alert = operation, actor.split(":")[0] == "alert"
+        self.operation, self.alert = operation, actor_kind(actor) is ActorKind.ALERT
         super().__init__(f"{actor} asked for a rollback: {why or 'no reason given'}")
 
 

@@ -7,12 +7,12 @@ cool-down and budget; whatever else arrives here is only answered.
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
-from sqlalchemy import Connection
 
 from daemon.core.lifecycle import OperationKind, OperationState
 from daemon.core.publication import BASE_VERSION
+from daemon.ledger.intake import Ask
 from daemon.ledger.ledger import Ledger
-from daemon.ledger.tables import OperationRow
+from daemon.ledger.rows import OperationRow
 from monitoring.policy import Policy, decide
 from monitoring.verdict import Verdict
 
@@ -50,16 +50,15 @@ class Webhook(BaseModel):
     alerts: list[Alert] = Field(max_length=1000)
 
 
-class AlertDesk(Ledger):
+class AlertDesk:
     """Answers alerts.
 
-    Each is looked up and recorded under the ledger's write lock, so that one alert is one operation also
-    when two Alertmanagers send it to two API processes.
+    The look at the ledger and the request happen under the ledger's write lock. So one alert asks for one
+    operation, even when two Alertmanagers send it to two API processes.
     """
 
     def __init__(self, ledger: Ledger, policy: Policy, model: str = "") -> None:
-        super().__init__(ledger.engine, ledger.clock)
-        self.rules, self.model = policy, model
+        self.ledger, self.rules, self.model = ledger, policy, model
 
     def answer(self, alert: Alert) -> dict[str, Any]:
         """Says what was done: `action` is rollback or none, `why` gives the reason of none."""
@@ -71,11 +70,11 @@ class AlertDesk(Ledger):
         about = alert.labels.get(MODEL_LABEL, "")
         if about != self.model:
             return said | _none(f"{MODEL_LABEL} is {about!r}, and this model's name is {self.model!r}")
-        with self.writing() as c:
-            return said | (self._answered(alert) or self._not_now(alert) or self._ask(c, alert))
+        with self.ledger.intake.asking() as ask:
+            return said | (self._answered(alert) or self._not_now(alert) or self._ask(ask, alert))
 
     def _answered(self, alert: Alert) -> dict[str, Any] | None:
-        rollbacks = [row for row in self.operations() if row.kind is OperationKind.ROLLBACK]
+        rollbacks = [row for row in self.ledger.questions.operations() if row.kind is OperationKind.ROLLBACK]
         for row in rollbacks:
             if row.actor == alert.actor:
                 return _none("handled before", row)
@@ -90,18 +89,19 @@ class AlertDesk(Ledger):
 
     def _not_now(self, alert: Alert) -> dict[str, Any] | None:
         """Nothing is recorded, so that the alert is heard when Alertmanager repeats it afterwards."""
-        if self.live_version() == BASE_VERSION:
+        questions = self.ledger.questions
+        if questions.live_version() == BASE_VERSION:
             return _none("the base model is live")
-        state, verdict = self.policy(), Verdict("rejected", (f"{alert.name} is firing",), (), {})
-        decision = decide(state, verdict, "live", self.clock(), self.rules)
+        state, verdict = questions.policy(), Verdict("rejected", (f"{alert.name} is firing",), (), {})
+        decision = decide(state, verdict, "live", self.ledger.database.clock(), self.rules)
         if state.paused is not None:
             return _none(f"the guard has paused: {decision.reason}")
         return _none(decision.reason) if decision.would == "hold" else None
 
-    def _ask(self, c: Connection, alert: Alert) -> dict[str, Any]:
-        live, target = self.live_version(), self.healthy_versions()[0]
-        why = f"{alert.name} is firing"
-        number = self._request(c, OperationKind.ROLLBACK, target, alert.actor, why)
+    def _ask(self, ask: Ask, alert: Alert) -> dict[str, Any]:
+        questions = self.ledger.questions
+        live, target = questions.live_version(), questions.healthy_versions()[0]
+        number = ask(OperationKind.ROLLBACK, target, alert.actor, f"{alert.name} is firing")
         return {"action": ROLLBACK, "from": live, "to": target, "operation": number}
 
 

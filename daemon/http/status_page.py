@@ -1,29 +1,31 @@
-"""What the status page and the metrics show: read from ledger and replicas when somebody asks."""
+"""What the status page and the metrics show; read from the ledger and the replicas at each request."""
 
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from daemon.core.actors import actor_kind
 from daemon.core.publication import BASE_VERSION
 from daemon.core.ruling import GUARD
 from daemon.http.views import status_view, step_view, version_view
 from daemon.ledger.ledger import Ledger
-from daemon.ledger.queries import edits_left
-from daemon.ledger.tables import VersionRow
-from daemon.publish.serving import ServingClient, ServingError
+from daemon.ledger.rows import VersionRow
+from daemon.ledger.status import edits_left
+from daemon.publish.serving import Reports, ServingError
 from monitoring.errors import MeasurementError
 from monitoring.measurements import Measurements
 from monitoring.metrics import StatusSnapshot
-from monitoring.verdict import GUARDS, worst_value
+from monitoring.registry import WATCHED
+from monitoring.verdict import shown, worst_value
 
 T = TypeVar("T")
 
 #: The newest versions, which are also the points of the plots, and the newest steps of the guard.
 VERSIONS_SHOWN, STEPS_SHOWN = 60, 20
 
-#: No script, style, font or connection but our own, no framing: a text that slipped through could do
-#: nothing.
+#: The browser loads only our own scripts and styles, connects only to us, and frames nothing. So a text that
+#: was not escaped could do no harm.
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -34,80 +36,83 @@ PAGE_HEADERS = {
 
 
 def number_of(version: str) -> int | None:
-    """12 for "v000012"; the base is 0, also when a replica that restarted says "default". It computes with
-    the base then, but is in sync only when it was told a version."""
+    """12 for "v000012", 0 for the base; None for anything else.
+
+    A replica that has restarted says "default": it computes with the base, so it counts as 0. It is in sync
+    only once it was told a version.
+    """
     if version == "default":
         return 0
     return int(version[1:]) if version[:1] == "v" and version[1:].isdigit() else None
 
 
-def snapshot(ledger: Ledger, replicas: Sequence[ServingClient]) -> StatusSnapshot:
+def snapshot(ledger: Ledger, replicas: Sequence[Reports]) -> StatusSnapshot:
     """Everything /metrics exports."""
-    status = ledger.status()
-    stages: dict[str, list[float]] = {}
-    for _, stage, seconds in ledger.stage_seconds():
-        stages.setdefault(stage, []).append(seconds)
+    status = ledger.questions.status()
     measurements = Measurements.from_json(status.measurements) if status.measurements else None
     served = {f"{i}": version for i, version in enumerate(_served(replicas))}
     return StatusSnapshot(
         outcomes=status.ended,
         queue_depth={"corrections": status.pending, "apply": status.operations_pending},
         oldest_pending_seconds=status.oldest_pending_seconds or 0.0,
-        stage_seconds=stages,
+        stage_seconds=ledger.questions.stage_durations(),
         measurements=measurements,
         layers=sorted(measurements.drift) if measurements else (),
-        guards=(status.verdict or {}).get("guards", {}),
+        states=(status.verdict or {}).get("guards", {}),
         edits_until_limit=edits_left(status.forecast),
         steps=status.steps,
-        paused_by=(status.paused or {}).get("actor"),
+        paused_by=actor_kind(status.paused["actor"]) if status.paused else None,
         nas_skipped=status.nas_skipped,
         version=number_of(status.live),
         served_versions={name: number_of(version) for name, version in served.items()},
         in_sync={name: version == status.live for name, version in served.items()},
-        publish_seconds=(stages.get("publish") or [None])[-1],
-        pause_seconds=(stages.get("pause") or [None])[-1],
+        publish_seconds=ledger.questions.last_seconds("publish"),
+        pause_seconds=ledger.questions.last_seconds("pause"),
         rollbacks=status.rollbacks,
         last_success_timestamp_seconds=status.last_live_at,
     )
 
 
-def healthy(replicas: Sequence[ServingClient]) -> list[bool]:
+def healthy(replicas: Sequence[Reports]) -> list[bool]:
     """Whether each replica answers its health check."""
     return _each(lambda replica: replica.healthy(), replicas)
 
 
-def _served(replicas: Sequence[ServingClient]) -> list[str]:
+def _served(replicas: Sequence[Reports]) -> list[str]:
     """What each replica says; "" when it does not answer."""
     return _each(_served_by, replicas)
 
 
-def _each(ask: Callable[[ServingClient], T], replicas: Sequence[ServingClient]) -> list[T]:
+def _each(ask: Callable[[Reports], T], replicas: Sequence[Reports]) -> list[T]:
     """Asks all at once: several that hang take no longer than one."""
     with ThreadPoolExecutor(max(1, len(replicas))) as pool:
         return list(pool.map(ask, replicas))
 
 
-def _served_by(replica: ServingClient) -> str:
+def _served_by(replica: Reports) -> str:
     try:
-        # A replica that hangs is found out by `healthy`, which waits for seconds, not minutes.
+        # Ask `healthy` first: of a replica that hangs it finds that out in seconds, not minutes.
         return replica.served().version if replica.healthy() else ""
     except ServingError:
         return ""
 
 
-def page_view(ledger: Ledger, replicas: Sequence[ServingClient]) -> dict[str, Any]:
-    """`factd status --json` and what the page shows besides: replicas, versions with their measures, and
-    the guard's last steps, newest first. `now` is the ledger's clock: ages do not hang on the reader's."""
-    status = ledger.status()
+def page_view(ledger: Ledger, replicas: Sequence[Reports]) -> dict[str, Any]:
+    """`factd status --json` and more: replicas, versions with their measures, the guard's last steps.
+
+    The newest step comes first. `now` is the ledger's clock, so that ages do not depend on the browser's.
+    """
+    status = ledger.questions.status()
     versions = [
-        _version(row) for row in (*ledger.newest_versions(VERSIONS_SHOWN), ledger.version(BASE_VERSION))
+        _version(row)
+        for row in (*ledger.questions.newest_versions(VERSIONS_SHOWN), ledger.questions.version(BASE_VERSION))
     ]
-    steps = ledger.transitions(kind=GUARD, limit=STEPS_SHOWN)[::-1]
+    steps = ledger.questions.transitions(kind=GUARD, limit=STEPS_SHOWN)[::-1]
     served = zip(replicas, _served(replicas), strict=True)
     return status_view(status) | {
-        "now": ledger.clock(),
+        "now": ledger.database.clock(),
         "edits_until_limit": _finite(edits_left(status.forecast)),
-        "guards": [{"name": g.name, "high_is_bad": g.high_is_bad, "mend": g.mend} for g in GUARDS],
+        "guards": [{"name": m.name, "high_is_bad": m.high_is_bad, "mend": m.mend} for m in WATCHED],
         "replicas": [
             {"name": r.name, "version": number_of(v), "in_sync": v == status.live} for r, v in served
         ],
@@ -119,12 +124,12 @@ def page_view(ledger: Ledger, replicas: Sequence[ServingClient]) -> dict[str, An
 def numbers_only(view: dict[str, Any]) -> dict[str, Any]:
     """`page_view` for somebody without a token: states, counts, times and measures, as in /metrics.
 
-    Reasons are left out, for they quote answers, and so are ids and addresses, which others choose.
+    It leaves reasons out, because they quote answers, and ids and addresses, because others choose them.
     """
     paused, verdict = view["paused"], view["verdict"]
     quiet = {"why": None, "on": None}
     return view | {
-        "paused": paused and {"actor": paused["actor"].split(":")[0], "at": paused.get("at")},
+        "paused": paused and {"actor": actor_kind(paused["actor"]), "at": paused.get("at")},
         "verdict": verdict and {"outcome": verdict["outcome"], "guards": verdict["guards"]},
         "last_step": view["last_step"] and view["last_step"] | quiet,
         "last_steps": [step | quiet for step in view["last_steps"]],
@@ -134,22 +139,24 @@ def numbers_only(view: dict[str, Any]) -> dict[str, Any]:
 
 
 def _version(row: VersionRow) -> dict[str, Any]:
-    """A version with the worst layer's value of each guarded measure, and with counts in place of ids."""
+    """A version with the worst layer's value of each watched measure, and with counts in place of ids."""
+    measured = _measured(row.measurements)
     return version_view(row) | {
         "added": len(row.added),
         "removed": len(row.removed),
         "outcome": (row.verdict or {}).get("outcome"),
-        "values": _values(row.measurements),
+        # None: not measured, or not a number.
+        "values": {m.name: _finite(worst_value(measured, m.name)) for m in WATCHED},
+        # "8 of 9" where cases were counted.
+        "shown": {m.name: shown(measured, m.name) for m in WATCHED if measured.counted(m.name)},
     }
 
 
-def _values(stored: dict[str, Any] | None) -> dict[str, float | None]:
-    """Measure → value; None: not measured, or not a number."""
+def _measured(stored: dict[str, Any] | None) -> Measurements:
     try:
-        measured = Measurements.from_json(stored or {})
-    except MeasurementError:  # another factd's measurements say nothing that could be drawn beside ours
-        measured = Measurements()
-    return {guard.name: _finite(worst_value(measured, guard.name)) for guard in GUARDS}
+        return Measurements.from_json(stored or {})
+    except MeasurementError:  # measurements of another release of factd cannot be drawn beside ours
+        return Measurements()
 
 
 def _finite(value: float | None) -> float | None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from daemon.ledger.tables import CorrectionRow, LedgerStatus, OperationRow, TransitionRow, VersionRow
+from daemon.ledger.rows import CorrectionRow, LedgerStatus, OperationRow, TransitionRow, VersionRow
 
 
 def correction_view(row: CorrectionRow) -> dict[str, Any]:

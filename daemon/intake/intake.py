@@ -1,5 +1,8 @@
-"""What stands before the ledger at every intake: a limit to what waits, a limit to how fast a token posts,
-one commit for the posts of many requests, one ring of the doorbell for many posts."""
+"""What stands before the ledger at every intake.
+
+`Room` limits how many corrections wait, `Rates` how fast a token posts, `Writer` commits the posts of many
+requests at once, and `submit_or_refuse` records a message of a queue or the reason why it is refused.
+"""
 
 import logging
 import math
@@ -8,38 +11,40 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+from limits import RateLimitItem, parse
+from limits.errors import StorageError
+from limits.storage import storage_from_string
+from limits.strategies import SlidingWindowCounterRateLimiter
 
 from daemon.core.errors import ConflictError, CorrectionError, QueueFullError, RateError
-from daemon.ledger.ledger import MAX_ID
-
-if TYPE_CHECKING:
-    from limits import RateLimitItem
-
-    from daemon.core.messages import Correction
-    from daemon.core.settings import Settings
-    from daemon.ledger.ledger import Ledger
+from daemon.core.messages import MAX_ID, Correction
+from daemon.core.settings import Settings
+from daemon.ledger.ledger import Ledger
 
 log = logging.getLogger("factd")
 
-#: what waits is counted anew so often, seconds; what this process let in since is added
+#: The waiting corrections are counted in the ledger so often, seconds. In between, this process adds what it
+#: has let in.
 COUNT_SECONDS = 1.0
-#: a batch takes seconds, and makes room when it ends
+#: Whoever finds the queue full is told to come again after so long, seconds: by then a batch has ended.
 FULL_SECONDS = 5.0
-#: corrections of several requests committed together, at most
+#: At most so many corrections of several requests are committed together.
 COMMIT_MOST = 2000
-#: two rings are so far apart at least, seconds; a batch takes seconds
-RING_SECONDS = 0.05
-#: a shared counter must not hold a request up, seconds
+#: A request waits at most so long for a shared counter, seconds.
 COUNTER_SECONDS = 0.5
 
-Posts = Sequence[tuple[str | None, "Correction"]]
+Posts = Sequence[tuple[str | None, Correction]]
 
 
 class Room:
-    """How many more corrections may wait; the limit is met up to what other processes add in a second."""
+    """How many more corrections may wait.
 
-    def __init__(self, ledger: "Ledger", most: int, clock: Callable[[], float] = time.monotonic) -> None:
+    Other processes may exceed the limit by what they let in between two counts (COUNT_SECONDS).
+    """
+
+    def __init__(self, ledger: Ledger, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.ledger, self.most, self.clock = ledger, most, clock
         self._lock = threading.Lock()
         self._waiting, self._counted_at = 0, -math.inf
@@ -50,7 +55,7 @@ class Room:
 
     def _left(self) -> int:
         if self.clock() - self._counted_at >= COUNT_SECONDS:
-            self._waiting, self._counted_at = self.ledger.pending_count(), self.clock()
+            self._waiting, self._counted_at = self.ledger.questions.pending_count(), self.clock()
         return max(0, self.most - self._waiting)
 
     def take(self, count: int) -> None:
@@ -61,7 +66,7 @@ class Room:
             self._waiting += count
 
     def add(self, count: int) -> None:
-        """What was taken before it could be asked whether there is room."""
+        """Counts corrections that are in the ledger already, whether there was room or not."""
         with self._lock:
             self._waiting += count
 
@@ -69,13 +74,9 @@ class Room:
 class Rates:
     """What a token may ask for and post, counted in memory or in a Redis shared by several processes."""
 
-    def __init__(self, settings: "Settings") -> None:
-        from limits import parse
-        from limits.storage import storage_from_string
-        from limits.strategies import SlidingWindowCounterRateLimiter
-
+    def __init__(self, settings: Settings) -> None:
         url = settings.rates_url
-        #: whether to count takes no time worth a thread
+        #: counting in memory takes so little time that it needs no thread
         self.in_memory = url.startswith("memory")
         quick = {"socket_connect_timeout": COUNTER_SECONDS, "socket_timeout": COUNTER_SECONDS}
         options = {} if self.in_memory else quick
@@ -92,8 +93,6 @@ class Rates:
 
     def spend(self, what: Literal["requests", "corrections"], token: str, cost: int = 1) -> None:
         """Raises RateError when the token asks for more than its rate."""
-        from limits.errors import StorageError
-
         limit = self._limits.get(what)
         if limit is None or cost == 0:
             return
@@ -102,7 +101,7 @@ class Rates:
                 return
             reset_at = self._limiter.get_window_stats(limit, what, token).reset_time
         except StorageError as error:
-            # Corrections are taken while the broker is away; the limit to what waits still holds.
+            # Corrections are taken while the broker is away; the limit of `Room` still holds.
             log.warning("the rate of %s cannot be counted: %s", what, error.storage_error)
             return
         setting = {"requests": "FACTD_REQUEST_RATE", "corrections": "FACTD_CORRECTION_RATE"}[what]
@@ -112,11 +111,11 @@ class Rates:
 class Writer:
     """Commits the posts of all requests that wait in one transaction.
 
-    One request alone would pay for an fsync, and requests that write at once would wait for each other's
-    lock in growing steps. Each request stays all or none.
+    Each transaction costs an fsync, and requests that write at the same time wait for each other's lock in
+    growing steps. Each request is still recorded as a whole or not at all.
     """
 
-    def __init__(self, ledger: "Ledger") -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self._asked: queue.SimpleQueue[tuple[Posts, str, Future[list[str]]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="ledger writer", daemon=True)
@@ -129,7 +128,7 @@ class Writer:
         return done.result()
 
     def waiting(self) -> int:
-        """Requests that the writer has not begun with."""
+        """How many requests the writer has not begun with."""
         return self._asked.qsize()
 
     def close(self) -> None:
@@ -151,12 +150,14 @@ class Writer:
             if last:
                 return
 
-    def _write(self, group: list[tuple[Posts, str, "Future[list[str]]"]], actor: str) -> None:
+    def _write(self, group: list[tuple[Posts, str, Future[list[str]]]], actor: str) -> None:
         try:
-            ids = self.ledger.submit_many([post for posts, _, _ in group for post in posts], actor=actor)
-        except Exception as error:  # whoever asked gets it
+            ids = self.ledger.intake.submit_many(
+                [post for posts, _, _ in group for post in posts], actor=actor
+            )
+        except Exception as error:  # it is raised where the request waits
             if isinstance(error, ConflictError) and len(group) > 1:
-                # One of them is at fault; the others must not suffer for it.
+                # One of the requests is at fault. Alone, each of the others is written.
                 for one in group:
                     self._write([one], actor)
                 return
@@ -169,39 +170,7 @@ class Writer:
                 start += len(posts)
 
 
-class Bell:
-    """Rings in a thread of its own: no post waits for the broker, and many posts ring once."""
-
-    def __init__(self, ring: Callable[[], None]) -> None:
-        self._ring, self._wake = ring, threading.Event()
-        self._due = self._closing = False
-        self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
-        self._thread.start()
-
-    def __call__(self) -> None:
-        self._due = True
-        self._wake.set()
-
-    def close(self) -> None:
-        """Returns when the last ring asked for is done."""
-        self._closing = True
-        self._wake.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while self._due or not self._closing:
-            self._wake.wait()
-            self._wake.clear()
-            if self._due:
-                self._due = False
-                try:
-                    self._ring()
-                except Exception:  # a thread that ended would ring for nobody any more
-                    log.exception("the doorbell could not be rung")
-                time.sleep(RING_SECONDS)  # the next ring stands for all posts of this time
-
-
-def submit_or_refuse(ledger: "Ledger", id: str, parse: Callable[[], "Correction"], actor: str) -> str:
+def submit_or_refuse(ledger: Ledger, id: str, parse: Callable[[], Correction], actor: str) -> str:
     """Records a message from a queue, or why it is refused; returns the correction's id.
 
     Raises:
@@ -211,12 +180,12 @@ def submit_or_refuse(ledger: "Ledger", id: str, parse: Callable[[], "Correction"
     try:
         correction = parse()
         try:
-            return ledger.submit(correction, id, actor=actor)
+            return ledger.intake.submit(correction, id, actor=actor)
         except ConflictError as error:
-            if error.field == "id":  # which is taken: under it the refusal would be lost
+            if error.field == "id":  # another correction has this id; the refusal needs one of its own
                 id = f"{id[: MAX_ID - 17]}-{correction.content_hash[:16]}"
             raise
     except (CorrectionError, ConflictError) as error:
-        ledger.refuse(id, str(error), actor=actor)
+        ledger.intake.refuse(id, str(error), actor=actor)
         log.warning("correction %s refused: %s", id, error)
         raise

@@ -1,4 +1,4 @@
-"""The producer's side of the queue; what any Celery program would write."""
+"""The producer's side of the queue: what any Celery program may do to post corrections."""
 
 import uuid
 from collections.abc import Sequence
@@ -8,14 +8,13 @@ from celery import Celery
 
 from daemon.core.names import MAIN, Names
 
-SUBMIT, APPLY = "factd.submit", "factd.apply"
-#: a doorbell nobody answered for so long is dropped; the next one says the same, seconds
-DOORBELL_SECONDS = 60
+SUBMIT = "factd.submit"
+#: A broker that does not answer within so long is away, seconds.
 CONNECT_SECONDS = 5
 
 
 def producer(redis_url: str, names: Names = MAIN) -> Celery:
-    """A Celery application that only sends, to one model. It fails within seconds when the broker is away."""
+    """A Celery application that only sends, to one model. When the broker is away it fails within seconds."""
     app = Celery("factd-producer", broker=redis_url, set_as_current=False)
     app.conf.update(
         task_routes=names.routes,
@@ -37,13 +36,8 @@ def post(app: Celery, corrections: Sequence[dict[str, Any]], ids: Sequence[str] 
     return ids
 
 
-def ring(app: Celery, expires: float = DOORBELL_SECONDS) -> None:
-    """Wakes the apply worker."""
-    app.send_task(APPLY, expires=expires, ignore_result=True)
-
-
 def answering(app: Celery, names: Sequence[str], timeout: float = 1.5) -> set[str]:
-    """Which of the workers named (the part before @) answer a ping."""
+    """Those of the named workers that answer a ping; a name is the part before the @."""
     replies = app.control.ping(timeout=timeout) or []
     alive = {name.split("@")[0] for reply in replies for name in reply}
     return alive & set(names)

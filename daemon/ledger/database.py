@@ -1,25 +1,67 @@
-"""The database engine under the ledger: SQLite by default, PostgreSQL by URL.
+"""The owner of the database under the ledger: SQLite by default, PostgreSQL by URL.
 
-The ledger asks one thing of both: a transaction that may write is the only such one. The hash chain is a
-sequence, so its writers stand in line in any case; when they already do so at the start of the transaction,
-whatever it reads stays true until it commits, and no caller needs a retry. On PostgreSQL an advisory lock is
-that line. It is there before any table, so migrations stand in it as well. With SERIALIZABLE instead, nearly
-every two writers would collide at the head of the chain and one would have to begin anew. The numbers of a
-sequence are drawn under the lock too: their order is the order of the commits, and a gap (left by a rollback)
-means nothing.
+The ledger asks one thing of both databases: at any time one transaction may write, and no other. The hash
+chain is a sequence, so its writers queue anyway. They queue at the start of the transaction, so what a
+writer reads stays true until it commits, and no caller needs a retry. On PostgreSQL the queue is an
+advisory lock. The lock needs no table, so migrations take it too. With SERIALIZABLE instead, nearly every
+two writers would collide at the head of the chain and one would have to begin anew. The numbers of a
+sequence are drawn under the lock too: their order is the order of the commits. A rollback leaves a gap,
+which means nothing.
 """
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from daemon.core.errors import SettingsError
+from daemon.ledger.migration import migrate
 
 #: a writer waits so long for another process's transaction, seconds; ours take milliseconds
 BUSY_SECONDS = 30
 #: key of the advisory lock that every writing transaction takes: "factd" in ASCII
 WRITE_LOCK = 0x6661637464
+
+
+class Database:
+    """The one owner of the connections and of the clock; intake, journal and questions hold it."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.time) -> None:
+        self.engine, self.clock = engine, clock
+
+    @classmethod
+    def open(cls, url: str, clock: Callable[[], float] = time.time) -> "Database":
+        """Opens the database at a SQLAlchemy URL; makes or changes its tables where needed.
+
+        Raises:
+            SettingsError: the URL cannot be used.
+            LedgerVersionError: a newer factd has changed the ledger.
+        """
+        engine = open_engine(url)
+        try:
+            migrate(engine)
+        except BaseException:
+            engine.dispose()
+            raise
+        return cls(engine, clock)
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection that sees one state of the ledger, however long it reads."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """The transaction that may write; committed at the end, undone by an exception."""
+        with self.engine.connect().execution_options(factd_write=True) as connection, connection.begin():
+            yield connection
 
 
 def open_engine(url: str) -> Engine:

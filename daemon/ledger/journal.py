@@ -1,85 +1,59 @@
 """The applier's half of the ledger: each step of a version, written only under a valid fence."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
-from daemon.core.errors import LeaseLostError
-from daemon.core.lifecycle import PENDING, OperationKind, OperationState, State, VersionState
+from daemon.core.lifecycle import PENDING, OperationState, ReasonCode, State, VersionState
 from daemon.core.publication import BASE_VERSION
-from daemon.core.ruling import GUARD, Ruling
-from daemon.ledger.ledger import Ledger
-from daemon.ledger.queries import chain, fact_ids, find_version, get_control, live_version, rows_of
-from daemon.ledger.tables import (
-    CorrectionRow,
-    OperationRow,
-    VersionRow,
-    attempts,
-    correction_row,
-    corrections,
-    lease,
-    measurements,
-    operations,
-    publications,
-    stage_seconds,
-    versions,
-)
-from monitoring.policy import PolicyState
-
-ACTOR = "applier"
-#: what a measurement says of the version's own batch; the others are replaced when it is measured again
-OF_THE_BATCH = ("value_norm_ratio", "efficacy_ratio", "paraphrase_ratio", "neighbourhood_ratio", "cases")
+from daemon.core.ruling import Ruling
+from daemon.ledger.database import Database
+from daemon.ledger.lease import Fence
+from daemon.ledger.questions import Questions
+from daemon.ledger.reading import find_version, live_version, rows_of
+from daemon.ledger.record.endings import Discard, roll_back
+from daemon.ledger.record.guard import ACTOR, GuardRecord
+from daemon.ledger.record.stages import StageSeconds
+from daemon.ledger.record.transitions import Transitions, set_control
+from daemon.ledger.rows import CorrectionRow, OperationRow, VersionRow
+from daemon.ledger.tables import attempts, corrections, operations, publications, versions
 
 
-class Journal(Ledger):
-    """A ledger whose writes raise LeaseLostError once a newer applier holds the lease."""
+class Journal:
+    """What the holder of the lease may write; LeaseLostError once a newer applier holds it.
 
-    def __init__(self, ledger: Ledger, fence: int) -> None:
-        super().__init__(ledger.engine, ledger.clock)
-        self.fence = fence
+    It takes no corrections and asks for no operation but the guard's.
+
+    Attributes:
+        fence: number of this holding of the lease.
+        questions: to the same ledger.
+        guard: what the guard writes.
+    """
+
+    def __init__(self, database: Database, fence: int) -> None:
+        self.clock: Callable[[], float] = database.clock
+        self.fence, self.questions = fence, Questions(database)
+        self._fence, self._transitions = Fence(database, fence), Transitions(database.clock)
+        self.guard = GuardRecord(self._fence, self._transitions, database.clock)
+        self._stages = StageSeconds(database.clock)
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        with super().writing() as c:
-            current = c.scalar(select(lease.c.fence))
-            if current != self.fence:
-                raise LeaseLostError(
-                    f"fence {self.fence} was passed by {current}; a newer applier is at work"
-                )
+        """The transaction that may write. Raises LeaseLostError when a newer applier holds the lease."""
+        with self._fence.writing() as c:
+            kept = self._stages.write(c)
             yield c
-
-    def pending(self, limit: int | None = None) -> list[CorrectionRow]:
-        """Corrections that wait: higher priority first, then in order of arrival.
-
-        With a limit, those of the same subjects come too, as many again at most: what is older than an
-        urgent correction of its subject goes first (`daemon.apply.planning`).
-        """
-        ready = corrections.c.state.in_(PENDING)
-        order = (corrections.c.priority.desc(), corrections.c.seq)
-        first = select(corrections).where(ready).order_by(*order).limit(limit)
-        with self._read() as c:
-            rows = [correction_row(row) for row in c.execute(first)]
-            if limit is None or len(rows) < limit:
-                return rows
-            chosen = first.subquery()
-            same = corrections.c.subject.in_(select(chosen.c.subject))
-            others = ready & same & corrections.c.seq.not_in(select(chosen.c.seq))
-            rest = select(corrections).where(others).order_by(corrections.c.seq).limit(limit)
-            return rows + [correction_row(row) for row in c.execute(rest)]
-
-    def rows(self, ids: Sequence[str]) -> list[CorrectionRow]:
-        """The corrections with these ids, in the order of `ids`."""
-        with self._read() as c:
-            found = rows_of(c, ids)
-        return [found[id] for id in ids]
+        self._stages.forget(kept)
 
     def check_fence(self) -> None:
         """Raises LeaseLostError when a newer applier holds the lease."""
         with self.writing():
             pass
+
+    # -- a version ------------------------------------------------------------------------------
 
     def plan(
         self, added: Sequence[str], removed: Sequence[str] = (), operation: int | None = None
@@ -88,25 +62,35 @@ class Journal(Ledger):
         with self.writing() as c:
             last = c.scalar(select(func.max(versions.c.id))) or BASE_VERSION
             id = f"v{int(last[1:]) + 1:06d}"
-            values = {"id": id, "parent": live_version(c), "added": list(added), "removed": list(removed)}
-            values |= {"operation": operation, "attempts": 0, "fence": self.fence, "created_at": self.clock()}
-            c.execute(insert(versions).values(state=VersionState.PLANNED, **values))
-            self._note(c, "version", id, None, VersionState.PLANNED, ACTOR)
-            for correction in added:
-                self._advance(c, correction, State.STAGED, ACTOR, version=id)
-            return find_version(c, id)
+            row = VersionRow(
+                id,
+                live_version(c),
+                VersionState.PLANNED,
+                tuple(added),
+                tuple(removed),
+                operation,
+                fence=self.fence,
+                created_at=self.clock(),
+            )
+            values = {"parent": row.parent, "added": list(added), "removed": list(removed)}
+            values |= {"operation": operation, "attempts": 0, "fence": self.fence}
+            c.execute(insert(versions).values(id=id, state=row.state, created_at=row.created_at, **values))
+            self._transitions.note(c, "version", id, None, VersionState.PLANNED, ACTOR)
+            self._transitions.advance(c, added, State.STAGED, ACTOR, version=id)
+            return row
 
     def attempt(self, version: str) -> VersionRow:
         """Counts an attempt before its work, so that one that kills the process is counted too."""
         with self.writing() as c:
             row = find_version(c, version)
-            one_more = {"attempts": row.attempts + 1, "fence": self.fence}
-            c.execute(update(versions).where(versions.c.id == version).values(**one_more))
-            told = {"version": version, "number": row.attempts + 1, "corrections": list(row.added)}
+            row = replace(row, attempts=row.attempts + 1, fence=self.fence)
+            counted = {"attempts": row.attempts, "fence": self.fence}
+            c.execute(update(versions).where(versions.c.id == version).values(**counted))
+            told = {"version": version, "number": row.attempts, "corrections": list(row.added)}
             c.execute(insert(attempts).values(**told, fence=self.fence, at=self.clock()))
             mine = corrections.c.id.in_(row.added)
             c.execute(update(corrections).where(mine).values(attempts=corrections.c.attempts + 1))
-            return find_version(c, version)
+            return row
 
     def record_fault(self, version: str, reason: str) -> None:
         """Keeps what an unexpected fault said, for the reason given when attempts run out."""
@@ -114,6 +98,147 @@ class Journal(Ledger):
             c.execute(update(versions).where(versions.c.id == version).values(reason=reason))
             last = (attempts.c.version == version) & (attempts.c.number == find_version(c, version).attempts)
             c.execute(update(attempts).where(last).values(fault=reason))
+
+    def skip(self, version: str, reasons: Mapping[str, str]) -> VersionRow:
+        """Takes outliers, which were not written, out of a planned version; they end rejected."""
+        with self.writing() as c:
+            row = find_version(c, version)
+            left = [id for id in row.added if id not in reasons]
+            c.execute(update(versions).where(versions.c.id == version).values(added=left))
+            for id, reason in reasons.items():
+                code = ReasonCode.SKIPPED_OUTLIER
+                self._transitions.advance(c, [id], State.REJECTED, ACTOR, reason, code=code)
+            return replace(row, added=tuple(left))
+
+    def record_answers(self, column: str, answers: Mapping[str, str]) -> None:
+        """`column`: before or after."""
+        with self.writing() as c:
+            _answer(c, column, answers)
+
+    def record_measured(self, version: str, ruling: Ruling, measurements: dict[str, Any]) -> None:
+        """Keeps what was measured of a staged version, also when it goes no further."""
+        with self.writing() as c:
+            self.guard.keep_measured(c, version, ruling, measurements)
+
+    def record_written(self, version: str, ruling: Ruling, measured: dict[str, Any]) -> None:
+        """The version was accepted and its files are durable; from here on recovery rolls it forward."""
+        with self.writing() as c:
+            kept: dict[str, Any] = {"verdict": ruling.to_json(), "measurements": measured}
+            self._transitions.advance_version(c, version, VersionState.WRITTEN, ACTOR, None, **kept)
+            self.guard.rule(c, version, ruling)
+            self._transitions.advance(c, find_version(c, version).added, State.VERIFIED, ACTOR)
+
+    def record_canary(self, version: str, reason: str) -> None:
+        """Once a version: one that is tried out anew stays in the state."""
+        with self.writing() as c:
+            if find_version(c, version).state is not VersionState.CANARY:
+                self._transitions.advance_version(c, version, VersionState.CANARY, ACTOR, reason)
+
+    def record_published(self, version: str) -> None:
+        """Every replica was told; the answers are not read back yet."""
+        with self.writing() as c:
+            self._transitions.advance_version(c, version, VersionState.PUBLISHED, ACTOR)
+            self._transitions.advance(c, find_version(c, version).added, State.PUBLISHED, ACTOR)
+
+    def record_live(self, version: str, after: Mapping[str, str]) -> None:
+        """The commit: the version is live, its facts are, what it removed is not, its operation is done."""
+        with self.writing() as c:
+            now, row, old = self.clock(), find_version(c, version), live_version(c)
+            self._transitions.advance_version(c, version, VersionState.LIVE, ACTOR, live_at=now)
+            if old != BASE_VERSION:
+                self._transitions.advance_version(c, old, VersionState.PAST, ACTOR, f"{version} is live")
+            set_control(c, "live", version)
+            added = list(rows_of(c, row.added).values())
+            ids = [fact.id for fact in added]
+            self._transitions.advance(c, ids, State.LIVE, ACTOR, live_at=now)
+            _answer(c, "after", {id: after.get(id) for id in ids})
+            self._end_removed(c, row, {fact.slot: fact.id for fact in added})
+            for fact in added:
+                self._end_older(c, fact)
+            if row.operation is not None:
+                self.guard.finish(c, row.operation, OperationState.DONE, f"live in {version}")
+
+    def _end_removed(
+        self, c: Connection, version: VersionRow, winners: Mapping[tuple[str, str], str]
+    ) -> None:
+        for fact in rows_of(c, version.removed).values():
+            winner = winners.get(fact.slot)
+            if winner is not None:
+                self._supersede(c, [fact.id], winner)
+            else:
+                why = f"retracted in {version.id}"
+                self._transitions.advance(c, [fact.id], State.RETRACTED, ACTOR, why)
+
+    def _end_older(self, c: Connection, winner: CorrectionRow) -> None:
+        """Older posts of the slot that still wait have lost."""
+        slot = (corrections.c.subject == winner.subject) & (corrections.c.prompt == winner.prompt)
+        older = slot & corrections.c.state.in_(PENDING) & (corrections.c.seq < winner.seq)
+        ids = c.scalars(select(corrections.c.id).where(older).order_by(corrections.c.seq)).all()
+        self._supersede(c, ids, winner.id)
+
+    def _supersede(self, c: Connection, ids: Sequence[str], winner: str) -> None:
+        why = f"superseded by {winner}"
+        self._transitions.advance(c, ids, State.SUPERSEDED, ACTOR, why, superseded_by=winner)
+
+    def discard(
+        self,
+        version: str,
+        reason: str,
+        *,
+        code: ReasonCode | None = None,
+        ruling: Ruling | None = None,
+        rejected: Mapping[str, str] | None = None,
+        max_attempts: int | None = None,
+        **retry: Any,
+    ) -> None:
+        """Gives a version up: `rejected` end with their reasons, the others wait again.
+
+        Args:
+            code: of the reason, for the version and for those rejected.
+            ruling: the guard's, when the version is given up for what it said.
+            max_attempts: the work did not finish: those that were tried so often are dead. None: it did
+                finish, and the count starts anew.
+            retry: columns of those that wait again (batch_limit, not_before).
+        """
+        ending = Discard(reason, code, ruling, rejected or {}, max_attempts, retry)
+        with self.writing() as c:
+            added = find_version(c, version).added
+            if ruling is not None:
+                self.guard.rule(c, version, ruling)
+            ending.end_version(c, version, self._transitions)
+            for fact in rows_of(c, added).values():
+                ending.end_fact(c, fact, self._transitions, self.guard)
+
+    def record_disproved(
+        self, version: str, reason: str, *, code: ReasonCode | None = None, asked: int | None = None
+    ) -> None:
+        """A version that a replica served but must not: rolled back, never live.
+
+        Args:
+            asked: operation by which an alert asked for a rollback; it is answered by this one, and the
+                version before is not at fault.
+        """
+        with self.writing() as c:
+            row = find_version(c, version)
+            rolled_back = VersionState.ROLLED_BACK
+            self._transitions.advance_version(c, version, rolled_back, ACTOR, reason, code=code)
+            self._transitions.advance(c, row.added, State.ROLLED_BACK, ACTOR, reason, code=code)
+            if row.operation is not None:
+                self.guard.finish(c, row.operation, OperationState.FAILED, reason)
+            if asked is not None:
+                instead = f"not done: {version} was on the canary only and was rolled back there"
+                self.guard.finish(c, asked, OperationState.FAILED, instead)
+
+    def settle(self, id: str, state: State, reason: str, *, superseded_by: str | None = None) -> None:
+        """Ends a pending correction without work: already known, superseded, retracted."""
+        with self.writing() as c:
+            self._transitions.advance(c, [id], state, ACTOR, reason, superseded_by=superseded_by)
+
+    def record_rollback(self, target: str, operation: OperationRow) -> None:
+        """The commit of a rollback: `target` is live; facts it does not hold are rolled back."""
+        with self.writing() as c:
+            roll_back(c, target, operation, self._transitions)
+            self.guard.finish(c, operation.id, OperationState.DONE, f"{target} is live and verified")
 
     def attempt_operation(self, id: int, ruling: Ruling | None = None) -> int:
         """Counts an attempt of an operation and returns the count.
@@ -123,249 +248,19 @@ class Journal(Ledger):
         """
         with self.writing() as c:
             if ruling is not None:
-                self._rule(c, live_version(c), ruling)
+                self.guard.rule(c, live_version(c), ruling)
             more = operations.c.attempts + 1
             c.execute(update(operations).where(operations.c.id == id).values(attempts=more))
             return c.execute(select(operations.c.attempts).where(operations.c.id == id)).scalar_one()
-
-    def settle(self, id: str, state: State, reason: str, *, superseded_by: str | None = None) -> None:
-        """Ends a pending correction without work: already known, superseded, retracted."""
-        with self.writing() as c:
-            self._advance(c, id, state, ACTOR, reason, superseded_by=superseded_by)
-
-    def skip(self, version: str, reasons: Mapping[str, str]) -> VersionRow:
-        """Takes corrections that were not written out of a planned version; they end rejected."""
-        with self.writing() as c:
-            row = find_version(c, version)
-            left = [id for id in row.added if id not in reasons]
-            c.execute(update(versions).where(versions.c.id == version).values(added=left))
-            for id, reason in reasons.items():
-                self._advance(c, id, State.REJECTED, ACTOR, reason)
-            return find_version(c, version)
-
-    def record_answers(self, column: str, answers: Mapping[str, str]) -> None:
-        """`column`: before or after."""
-        with self.writing() as c:
-            for id, answer in answers.items():
-                c.execute(update(corrections).where(corrections.c.id == id).values({column: answer}))
-
-    def record_measured(self, version: str, ruling: Ruling, measurements: dict[str, Any]) -> None:
-        """Keeps what was measured of a staged version, also when it goes no further."""
-        with self.writing() as c:
-            self._keep_measured(c, version, ruling, measurements)
-
-    def _keep_measured(self, c: Connection, version: str, ruling: Ruling, measured: dict[str, Any]) -> None:
-        found = {"judged": ruling.judged, "verdict": ruling.to_json(), "measurements": measured}
-        c.execute(insert(measurements).values(version=version, at=self.clock(), **found))
-
-    def record_written(self, version: str, ruling: Ruling, measured: dict[str, Any]) -> None:
-        with self.writing() as c:
-            kept: dict[str, Any] = {"verdict": ruling.to_json(), "measurements": measured}
-            self._advance_version(c, version, VersionState.WRITTEN, ACTOR, None, **kept)
-            self._rule(c, version, ruling)
-            self._advance_all(c, version, State.VERIFIED)
-
-    def record_canary(self, version: str, reason: str) -> None:
-        """Once a version: one that is tried out anew stays in the state."""
-        with self.writing() as c:
-            if find_version(c, version).state is not VersionState.CANARY:
-                self._advance_version(c, version, VersionState.CANARY, ACTOR, reason)
-
-    def record_published(self, version: str) -> None:
-        with self.writing() as c:
-            self._advance_version(c, version, VersionState.PUBLISHED, ACTOR)
-            self._advance_all(c, version, State.PUBLISHED)
-
-    def _advance_all(self, c: Connection, version: str, state: State, **changes: Any) -> None:
-        for id in find_version(c, version).added:
-            self._advance(c, id, state, ACTOR, **changes)
-
-    def record_live(self, version: str, after: Mapping[str, str]) -> None:
-        """The commit: the version is live, its facts are, what it removed is not, its operation is done."""
-        with self.writing() as c:
-            now, row, old = self.clock(), find_version(c, version), live_version(c)
-            self._advance_version(c, version, VersionState.LIVE, ACTOR, live_at=now)
-            if old != BASE_VERSION:
-                self._advance_version(c, old, VersionState.PAST, ACTOR, f"{version} is live")
-            self._set_control(c, "live", version)
-            added = list(rows_of(c, row.added).values())
-            for fact in added:
-                self._advance(c, fact.id, State.LIVE, ACTOR, live_at=now, after=after.get(fact.id))
-            self._end_removed(c, row, {fact.slot: fact.id for fact in added})
-            for fact in added:
-                self._end_older(c, fact)
-            if row.operation is not None:
-                self._finish(c, row.operation, OperationState.DONE, f"live in {version}")
-
-    def _end_removed(
-        self, c: Connection, version: VersionRow, winners: Mapping[tuple[str, str], str]
-    ) -> None:
-        for fact in rows_of(c, version.removed).values():
-            winner = winners.get(fact.slot)
-            if winner is not None:
-                reason = f"superseded by {winner}"
-                self._advance(c, fact.id, State.SUPERSEDED, ACTOR, reason, superseded_by=winner)
-            else:
-                self._advance(c, fact.id, State.RETRACTED, ACTOR, f"retracted in {version.id}")
-
-    def _end_older(self, c: Connection, winner: CorrectionRow) -> None:
-        """Older posts of the slot that still wait have lost."""
-        slot = (corrections.c.subject == winner.subject) & (corrections.c.prompt == winner.prompt)
-        older = slot & corrections.c.state.in_(PENDING) & (corrections.c.seq < winner.seq)
-        for (id,) in c.execute(select(corrections.c.id).where(older)).all():
-            reason = f"superseded by {winner.id}"
-            self._advance(c, id, State.SUPERSEDED, ACTOR, reason, superseded_by=winner.id)
-
-    def discard(
-        self,
-        version: str,
-        reason: str,
-        *,
-        ruling: Ruling | None = None,
-        rejected: Mapping[str, str] | None = None,
-        max_attempts: int | None = None,
-        **retry: Any,
-    ) -> None:
-        """Gives a version up: `rejected` end with their reasons, the others wait again.
-
-        Args:
-            ruling: the guard's, when the version is given up for what it said.
-            max_attempts: the work did not finish: those that were tried so often are dead. None: it did
-                finish, and the count starts anew.
-            retry: columns of those that wait again (batch_limit, not_before).
-        """
-        rejected = rejected or {}
-        with self.writing() as c:
-            row, actor, kept = find_version(c, version), ACTOR, dict[str, Any]()
-            if ruling is not None:
-                actor, kept = GUARD, {"verdict": ruling.to_json()}
-                self._rule(c, version, ruling)
-            self._advance_version(c, version, VersionState.DISCARDED, actor, reason, **kept)
-            for fact in rows_of(c, row.added).values():
-                if fact.id in rejected:
-                    self._advance(c, fact.id, State.REJECTED, actor, rejected[fact.id], version=None)
-                    if ruling is not None:
-                        self._note(c, GUARD, fact.id, ruling.judged, "quarantine", GUARD, rejected[fact.id])
-                elif max_attempts is not None and fact.attempts >= max_attempts:
-                    dead = f"gave up after {fact.attempts} attempts: {reason}"
-                    self._advance(c, fact.id, State.DEAD, ACTOR, dead, version=None)
-                else:
-                    tried = fact.attempts if max_attempts is not None else 0
-                    changes = {"version": None, "attempts": tried} | retry
-                    self._advance(c, fact.id, State.VALIDATED, ACTOR, reason, **changes)
-
-    def record_disproved(self, version: str, reason: str, asked: int | None = None) -> None:
-        """A version that a replica served but must not: rolled back, never live.
-
-        Args:
-            asked: operation by which an alert asked for a rollback; it is answered by this one, and the
-                version before is not at fault.
-        """
-        with self.writing() as c:
-            row = find_version(c, version)
-            self._advance_version(c, version, VersionState.ROLLED_BACK, ACTOR, reason)
-            for id in row.added:
-                self._advance(c, id, State.ROLLED_BACK, ACTOR, reason)
-            if row.operation is not None:
-                self._finish(c, row.operation, OperationState.FAILED, reason)
-            if asked is not None:
-                instead = f"not done: {version} was on the canary only and was rolled back there"
-                self._finish(c, asked, OperationState.FAILED, instead)
-
-    def record_rollback(self, target: str, operation: OperationRow) -> None:
-        """The commit of a rollback: `target` is live; facts it does not hold are rolled back."""
-        actor = operation.actor
-        reason = f"{operation.why or 'no reason given'} ({actor})"
-        with self.writing() as c:
-            old_chain = {row.id for row in chain(c, live_version(c))}
-            new_chain = [row.id for row in chain(c, target)]
-            old_facts, new_facts = fact_ids(c, live_version(c)), fact_ids(c, target)
-            for id in old_chain - set(new_chain):
-                self._advance_version(c, id, VersionState.ROLLED_BACK, actor, f"rolled back to {target}")
-            for id in new_chain:
-                state = VersionState.LIVE if id == target else VersionState.PAST
-                if find_version(c, id).state is not state:
-                    self._advance_version(c, id, state, actor, f"rolled back to {target}")
-            for id in set(old_facts) - set(new_facts):
-                self._advance(c, id, State.ROLLED_BACK, actor, f"rolled back to {target}: {reason}")
-            for id in set(new_facts) - set(old_facts):
-                again = f"live again: rolled back to {target}"
-                self._advance(c, id, State.LIVE, actor, again, superseded_by=None)
-            self._set_control(c, "live", target)
-            self._finish(c, operation.id, OperationState.DONE, f"{target} is live and verified")
-
-    # -- the guard ------------------------------------------------------------------------------
-
-    def record_watch(
-        self, version: str, ruling: Ruling, measured: dict[str, Any], rollback_to: str | None
-    ) -> None:
-        """What the live version is found to be now, with the rollback that follows, if one does."""
-        with self.writing() as c:
-            row = find_version(c, version)
-            batch = {name: kept for name, kept in (row.measurements or {}).items() if name in OF_THE_BATCH}
-            now = {"verdict": ruling.to_json(), "measurements": measured | batch}
-            c.execute(update(versions).where(versions.c.id == version).values(**now))
-            self._keep_measured(c, version, ruling, measured)
-            self._set_control(c, "watched", {"version": version, "at": self.clock()})
-            self._rule(c, version, ruling)
-            if rollback_to is not None:
-                self._request(c, OperationKind.ROLLBACK, rollback_to, GUARD, ruling.reason)
-
-    def refuse_alert(self, operation: int, ruling: Ruling) -> None:
-        """An alert asked for a rollback that the guard's policy does not allow now."""
-        with self.writing() as c:
-            self._rule(c, live_version(c), ruling)
-            reason = f"not now: {ruling.reason}" if ruling.step != "would_rollback" else "a dry run"
-            self._finish(c, operation, OperationState.FAILED, reason)
-
-    def record_forecast(self, version: str, forecast: dict[str, Any]) -> None:
-        with self.writing() as c:
-            self._set_control(c, "forecast", {"version": version, **forecast})
-
-    def ask_compaction(self, why: str, dry_run: bool) -> None:
-        """The guard's step; a dry run says so and asks for nothing."""
-        with self.writing() as c:
-            step = "would_compact" if dry_run else "compact"
-            self._note(c, GUARD, live_version(c), "live", step, GUARD, why)
-            if not dry_run:
-                self._request(c, OperationKind.COMPACT, None, GUARD, why)
-
-    def pause(self, why: str) -> None:
-        """The guard's last step."""
-        with self.writing() as c:
-            self._pause(c, live_version(c), "live", why)
-
-    def _rule(self, c: Connection, id: str, ruling: Ruling) -> None:
-        """Keeps the guard's memory, and the step when it takes one."""
-        before = PolicyState.from_json(get_control(c, "policy"))
-        self._set_control(c, "policy", ruling.decision.state.to_json())
-        if ruling.action != "pause":
-            if ruling.step:
-                self._note(c, GUARD, id, ruling.judged, ruling.step, GUARD, ruling.reason)
-        elif before.paused is None:
-            self._pause(c, id, ruling.judged, ruling.reason)
-
-    def _pause(self, c: Connection, id: str, judged: str | None, why: str) -> None:
-        state = PolicyState.from_json(get_control(c, "policy"))
-        self._set_control(c, "policy", replace(state, paused=why).to_json())
-        self._set_control(c, "paused", {"actor": GUARD, "why": why, "at": self.clock()})
-        self._note(c, GUARD, id, judged, "pause", GUARD, why)
 
     def finish(self, operation: int, state: OperationState, reason: str, **controls: Any) -> None:
         """Stores the result of an operation, with control values (paused) in the same commit."""
         with self.writing() as c:
             for name, value in controls.items():
-                self._set_control(c, name, value)
-            self._finish(c, operation, state, reason)
+                set_control(c, name, value)
+            self.guard.finish(c, operation, state, reason)
 
-    def _finish(self, c: Connection, operation: int, state: OperationState, reason: str) -> None:
-        values = {"state": state, "reason": reason, "finished_at": self.clock()}
-        c.execute(update(operations).where(operations.c.id == operation).values(**values))
-        self._note(c, "operation", str(operation), OperationState.PENDING, state, ACTOR, reason)
-        asked = c.execute(select(operations).where(operations.c.id == operation)).one()
-        if state is OperationState.FAILED and asked.actor == GUARD:
-            # A step of the ladder that could not be taken: only the last one is left.
-            self._pause(c, str(operation), None, f"{asked.kind} failed: {reason}")
+    # -- publications and durations -------------------------------------------------------------
 
     def record_publication(
         self,
@@ -383,15 +278,22 @@ class Journal(Ledger):
                 reconcile.
             pause: longest pause of a replica's scheduler, in seconds.
         """
+        if pause is not None:
+            self.record_seconds(version, "pause", pause)
         with self.writing() as c:
             told = {"version": version, "cause": cause}
             told |= {"replicas": list(replicas), "failures": list(failures)}
             at = {"fence": self.fence, "at": self.clock()}
             c.execute(insert(publications).values(**told, pause_seconds=pause, **at))
-        if pause is not None:
-            self.record_seconds(version, "pause", pause)
 
     def record_seconds(self, version: str, stage: str, seconds: float) -> None:
-        with self.writing() as c:
-            values = {"version": version, "stage": stage, "seconds": seconds, "at": self.clock()}
-            c.execute(insert(stage_seconds).values(**values))
+        """Written with the next transaction (`daemon.ledger.record.stages`)."""
+        self._stages.add(version, stage, seconds)
+
+
+def _answer(c: Connection, column: str, answers: Mapping[str, str | None]) -> None:
+    """Stores the model's answers, before the correction or after it."""
+    if answers:
+        mine = update(corrections).where(corrections.c.id == bindparam("its_id"))
+        rows = [{"its_id": id, "answer": answer} for id, answer in answers.items()]
+        c.execute(mine.values({column: bindparam("answer")}), rows)

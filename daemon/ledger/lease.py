@@ -1,28 +1,52 @@
 """The single-writer lease: one applier at a time, with a fence that only grows.
 
-An expired holder may still run (a stopped process, a long pause). That is why every write of the applier
-and every publication carries the fence: the ledger and the replicas refuse a lower one.
+A holder whose lease has expired may still run: a stopped process, a long pause. So every write of the applier
+and every publication carries the fence, and the ledger and the replicas refuse a lower one.
 """
 
 import contextlib
 import os
 import socket
 import threading
+from collections.abc import Iterator
 from types import TracebackType
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from daemon.core.errors import LeaseHeldError, LeaseLostError
-from daemon.ledger.ledger import Ledger
+from daemon.ledger.database import Database
 from daemon.ledger.tables import lease
 
 #: renewals within one life of the lease; two may fail before it expires
 RENEWALS = 3
-#: A lease good for more lives than this stems from before the clock was set back: a living holder has renewed
-#: it by the new clock within a third of a life. Another host's may be set to be longer than ours.
+#: A lease that is good for more lives than this was written before the clock was set back: a living holder
+#: renews it by the new clock within a third of a life. Another host's lease may be longer than ours.
 LIVES = 10
 NAME = "apply"
+
+
+class Fence:
+    """The writing transactions of one holding of the lease; a newer applier ends them.
+
+    Attributes:
+        number: of this holding; a newer applier has a larger one.
+    """
+
+    def __init__(self, database: Database, number: int) -> None:
+        self._database, self.number = database, number
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """The transaction that may write. Raises LeaseLostError when a newer applier holds the lease."""
+        with self._database.writing() as c:
+            current = c.scalar(select(lease.c.fence))
+            if current != self.number:
+                raise LeaseLostError(
+                    f"this applier's fence is {self.number} and the lease has {current} now: a newer applier "
+                    "is at work and this one stops"
+                )
+            yield c
 
 
 class Lease:
@@ -36,9 +60,9 @@ class Lease:
     """
 
     def __init__(
-        self, ledger: Ledger, seconds: float, *, holder: str | None = None, host: str | None = None
+        self, database: Database, seconds: float, *, holder: str | None = None, host: str | None = None
     ) -> None:
-        self.ledger, self.seconds = ledger, seconds
+        self._database, self.seconds = database, seconds
         self.host = host or socket.gethostname()
         self.holder = holder or f"{self.host}:{os.getpid()}:{threading.get_ident()}"
         self.fence = 0
@@ -60,10 +84,10 @@ class Lease:
         self._release()
 
     def _acquire(self) -> int:
-        now = self.ledger.clock()
+        now = self._database.clock()
         values = {"holder": self.holder, "host": self.host, "pid": os.getpid()}
         values["expires_at"] = now + self.seconds
-        with self.ledger.writing() as c:
+        with self._database.writing() as c:
             row = c.execute(select(lease).where(lease.c.name == NAME)).first()
             if row is None:
                 c.execute(insert(lease).values(name=NAME, fence=1, **values))
@@ -71,7 +95,7 @@ class Lease:
             held = 0 < row.expires_at - now <= LIVES * self.seconds
             if held and row.holder != self.holder and not self._is_dead(row.host, row.pid):
                 raise LeaseHeldError(row.holder, row.expires_at - now)
-            # Nobody came between: the write lock was taken before the row was read (`database`).
+            # The write lock was taken before the row was read, so nobody came between (`database`).
             c.execute(update(lease).where(lease.c.name == NAME).values(fence=row.fence + 1, **values))
             return row.fence + 1
 
@@ -82,10 +106,12 @@ class Lease:
     def renew(self) -> None:
         """Raises LeaseLostError when a newer holder took the lease."""
         mine = (lease.c.name == NAME) & (lease.c.fence == self.fence) & (lease.c.holder == self.holder)
-        with self.ledger.writing() as c:
-            expires = self.ledger.clock() + self.seconds
+        with self._database.writing() as c:
+            expires = self._database.clock() + self.seconds
             if c.execute(update(lease).where(mine).values(expires_at=expires)).rowcount != 1:
-                raise LeaseLostError(f"fence {self.fence} of {self.holder} was passed by a newer applier")
+                raise LeaseLostError(
+                    f"fence {self.fence} of {self.holder} is out of date: a newer applier holds the lease"
+                )
 
     def _beat(self) -> None:
         while not self._stop.wait(self.seconds / RENEWALS):
@@ -99,7 +125,7 @@ class Lease:
     def _release(self) -> None:
         mine = (lease.c.name == NAME) & (lease.c.fence == self.fence) & (lease.c.holder == self.holder)
         # The row stays: it carries the fence on.
-        with contextlib.suppress(LeaseLostError), self.ledger.writing() as c:
+        with contextlib.suppress(LeaseLostError), self._database.writing() as c:
             c.execute(update(lease).where(mine).values(expires_at=0.0))
 
 

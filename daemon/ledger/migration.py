@@ -1,4 +1,4 @@
-"""Brings a ledger to the tables of this code. The steps are the scripts in `daemon/migrations`."""
+"""Brings a ledger to the tables of this code. The steps are the scripts in `daemon/ledger/migrations`."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, insp
 
 from daemon.core.errors import LedgerVersionError
 
-#: the newest script; a test holds the two equal
-NEWEST = "0002"
-#: what a ledger has that was made before there were migrations
+#: the newest script; a test compares the two
+NEWEST = "0003"
+#: the revision of a ledger that was made before there were migrations
 FIRST = "0001"
 SCRIPTS = Path(__file__).parent / "migrations"
 
@@ -16,7 +16,7 @@ _revision = Table("alembic_version", MetaData(), Column("version_num", String(32
 
 
 def migrate(engine: Engine) -> None:
-    """Makes or changes what is missing; does nothing to a ledger that is up to date.
+    """Makes the tables, or changes them; does nothing to a ledger that is up to date.
 
     Raises:
         LedgerVersionError: a newer factd has changed the ledger.
@@ -30,7 +30,7 @@ def migrate(engine: Engine) -> None:
 
 
 def upgrade(c: Connection, to: str = NEWEST) -> None:
-    """Runs the missing steps in the transaction of `c`: all or none. Whoever comes second finds them done."""
+    """Runs the missing steps in the transaction of `c`: all or none. A second process finds them done."""
     from alembic.operations import Operations
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory

@@ -1,6 +1,5 @@
-"""Tables of the ledger and their rows as values. A change here needs a script in `daemon/migrations`."""
+"""Tables of the ledger. A change here needs a script in `daemon/ledger/migrations`."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import (
@@ -15,9 +14,9 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    desc,
 )
 
-from daemon.core.lifecycle import OperationKind, OperationState, State, VersionState
 from daemon.ledger.chain import storable
 
 #: row of `control` with the end of the transitions' chain
@@ -60,6 +59,8 @@ corrections = Table(
     Column("priority", Integer, nullable=False),
     Column("state", Name(20), nullable=False),
     Column("reason", Words),
+    # daemon.core.lifecycle.ReasonCode of the reason, where it has one. The hash chain does not cover it.
+    Column("code", Name(20)),
     Column("version", Name(20)),
     Column("superseded_by", Name(200)),
     Column("attempts", Integer, nullable=False, default=0),
@@ -70,8 +71,12 @@ corrections = Table(
     Column("before", Words),
     Column("after", Words),
     Index("corrections_state", "state", "seq"),
-    # The subject alone: a prompt may be longer than an index row of PostgreSQL.
-    Index("corrections_subject", "subject"),
+    # The order in which a batch is made up.
+    Index("corrections_queue", "state", desc("priority"), "seq"),
+    Index("corrections_received", "state", "received_at"),
+    Index("corrections_live", "live_at"),
+    # Without the prompt, which may be longer than an index row of PostgreSQL.
+    Index("corrections_subject", "subject", "state"),
     sqlite_autoincrement=True,
 )
 # A post with a known idempotency key under a new id is the same correction: the new id points to it.
@@ -96,7 +101,18 @@ transitions = Table(
     # The link to the row before, see `chain`. Triggers of both databases refuse changes and deletions.
     Column("hash", String(64), nullable=False, server_default=""),
     Index("transitions_id", "kind", "id"),
+    Index("transitions_kind", "kind", "seq"),
     sqlite_autoincrement=True,
+)
+# Running totals of `transitions`, so that no count grows dearer with the history. No `old` and no code: "".
+tallies = Table(
+    "tallies",
+    metadata,
+    Column("kind", String(20), primary_key=True),
+    Column("old", String(20), primary_key=True),
+    Column("new", String(20), primary_key=True),
+    Column("code", String(20), primary_key=True),
+    Column("count", Integer, nullable=False),
 )
 versions = Table(
     "versions",
@@ -112,8 +128,11 @@ versions = Table(
     Column("created_at", Float, nullable=False),
     Column("live_at", Float),
     Column("reason", Words),
+    Column("code", Name(20)),
     Column("verdict", JSON),
     Column("measurements", JSON),
+    Index("versions_state", "state"),
+    Index("versions_live", "live_at"),
 )
 operations = Table(
     "operations",
@@ -122,12 +141,15 @@ operations = Table(
     Column("kind", Name(20), nullable=False),
     Column("target", Name(200)),
     Column("actor", Name(200), nullable=False),
+    # daemon.core.actors.ActorKind of the actor
+    Column("actor_kind", Name(20), nullable=False, server_default=""),
     Column("why", Words),
     Column("state", Name(20), nullable=False),
     Column("reason", Words),
     Column("attempts", Integer, nullable=False, default=0),
     Column("created_at", Float, nullable=False),
     Column("finished_at", Float),
+    Index("operations_state", "state", "kind", "actor_kind"),
     sqlite_autoincrement=True,
 )
 # One row each time that work on a version begins, written before the work. `corrections`: their ids then.
@@ -179,7 +201,17 @@ stage_seconds = Table(
     Column("stage", Name(20), nullable=False),
     Column("seconds", Float, nullable=False),
     Column("at", Float, nullable=False),
+    Index("stage_seconds_stage", "stage", "seq"),
     sqlite_autoincrement=True,
+)
+# Running totals of `stage_seconds`. `at_most`: a label of monitoring.durations.
+stage_totals = Table(
+    "stage_totals",
+    metadata,
+    Column("stage", String(20), primary_key=True),
+    Column("at_most", String(20), primary_key=True),
+    Column("count", Integer, nullable=False),
+    Column("seconds", Float, nullable=False),
 )
 # One row a name: "live" (version id), "paused" (who and why, or null), "policy" (the guard's memory,
 # monitoring.policy.PolicyState), "watched" (when the live version was last measured again), "forecast",
@@ -195,149 +227,3 @@ lease = Table(
     Column("fence", Integer, nullable=False),
     Column("expires_at", Float, nullable=False),
 )
-
-
-@dataclass(frozen=True)
-class CorrectionRow:
-    """A correction as the ledger knows it. Times are unix seconds."""
-
-    id: str
-    seq: int
-    subject: str
-    prompt: str
-    target: str
-    state: State
-    key: str | None = None
-    was: str | None = None
-    paraphrases: tuple[str, ...] = ()
-    neighbours: tuple[dict[str, str], ...] = ()
-    source: str | None = None
-    priority: int = 0
-    reason: str | None = None
-    version: str | None = None
-    superseded_by: str | None = None
-    attempts: int = 0
-    batch_limit: int | None = None
-    not_before: float = 0.0
-    received_at: float = 0.0
-    live_at: float | None = None
-    before: str | None = None
-    after: str | None = None
-    content_hash: str = ""
-
-    @property
-    def text(self) -> str:
-        """The prompt with the subject filled in."""
-        return self.prompt.replace("{}", self.subject)
-
-    @property
-    def slot(self) -> tuple[str, str]:
-        """Two corrections of one slot contradict or repeat each other."""
-        return self.subject, self.prompt
-
-    @property
-    def post_to_live_seconds(self) -> float | None:
-        return None if self.live_at is None else self.live_at - self.received_at
-
-
-@dataclass(frozen=True)
-class VersionRow:
-    """A version as the ledger knows it."""
-
-    id: str
-    parent: str | None
-    state: VersionState
-    added: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-    operation: int | None = None
-    attempts: int = 0
-    fence: int = 0
-    created_at: float = 0.0
-    live_at: float | None = None
-    reason: str | None = None
-    verdict: dict[str, Any] | None = None
-    measurements: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class OperationRow:
-    """Something an operator asked for, and what became of it."""
-
-    id: int
-    kind: OperationKind
-    target: str | None
-    actor: str
-    why: str | None
-    state: OperationState
-    reason: str | None = None
-    attempts: int = 0
-    created_at: float = 0.0
-    finished_at: float | None = None
-
-
-@dataclass(frozen=True)
-class TransitionRow:
-    """One change of state. `kind`: correction, version or operation.
-
-    Steps of the guard are rows too: `kind` is guard, `id` the version, correction or operation concerned,
-    `old` what was judged (staged or live), `new` the step.
-    """
-
-    seq: int
-    kind: str
-    id: str
-    old: str | None
-    new: str
-    at: float
-    reason: str | None
-    actor: str
-    hash: str
-
-
-@dataclass(frozen=True)
-class LedgerStatus:
-    """What the status page and the metrics show, read in one transaction.
-
-    Attributes:
-        ended: end of a correction's life → how often one has come to it, also those that left it again.
-        steps: step of the guard's ladder → how often it was taken.
-        watched_at: when the live version was last measured again; None before the first time.
-        forecast: what `daemon.apply.ladder.Foresee` said of the live version, or of the one before.
-    """
-
-    live: str
-    paused: dict[str, Any] | None
-    counts: dict[str, int]
-    pending: int
-    oldest_pending_seconds: float | None
-    last_live_at: float | None
-    measurements: dict[str, Any] | None
-    verdict: dict[str, Any] | None
-    rollbacks: dict[str, int]
-    nas_skipped: int
-    operations_pending: int
-    ended: dict[str, int] = field(default_factory=dict)
-    steps: dict[str, int] = field(default_factory=dict)
-    last_step: TransitionRow | None = None
-    watched_at: float | None = None
-    forecast: dict[str, Any] | None = None
-
-
-def correction_row(row: Any) -> CorrectionRow:
-    fields = dict(row._mapping)
-    fields["state"] = State(fields["state"])
-    fields["paraphrases"], fields["neighbours"] = tuple(fields["paraphrases"]), tuple(fields["neighbours"])
-    return CorrectionRow(**fields)
-
-
-def version_row(row: Any) -> VersionRow:
-    fields = dict(row._mapping)
-    fields["state"] = VersionState(fields["state"])
-    fields["added"], fields["removed"] = tuple(fields["added"]), tuple(fields["removed"])
-    return VersionRow(**fields)
-
-
-def operation_row(row: Any) -> OperationRow:
-    fields = dict(row._mapping)
-    fields["kind"], fields["state"] = OperationKind(fields["kind"]), OperationState(fields["state"])
-    return OperationRow(**fields)

@@ -6,13 +6,18 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
+
+import httpx
+import redis
+
+from editing.model.loaded import compute_dtype
 
 #: A version is about a megabyte, statistics of the bundled model about a gigabyte.
 FREE_BYTES_WANTED = 3 * 2**30
 PROBE_SECONDS = 3.0
-#: Leases, cool-downs and the staleness of measures compare times of several processes; seconds apart.
+#: Clocks may differ by so much, seconds. Leases and cool-downs compare times of several processes.
 CLOCKS_APART = 5.0
 
 
@@ -23,7 +28,7 @@ class Check:
     Attributes:
         found: what is there.
         mend: what to do when it is not ok.
-        needed: whether factd serves without it; what is not needed never fails `factd doctor`.
+        needed: False when factd also serves without it; then it never fails `factd doctor`.
     """
 
     name: str
@@ -54,8 +59,6 @@ def _has(name: str) -> bool:
 
 
 def check_entry_points() -> Check:
-    from importlib.metadata import entry_points
-
     groups = ("vllm.general_plugins", "vllm.endpoint_plugins")
     missing = [group for group in groups if not any(e.name == "factd" for e in entry_points(group=group))]
     found = "registered" if not missing else f"not in {missing}"
@@ -105,9 +108,7 @@ def check_ledger_clock(newest: float, ours: float) -> Check:
 
 
 def check_dtype() -> Check:
-    """Whether what is served runs in hardware, and what the editor takes for `auto`."""
-    from editing.model.loaded import compute_dtype
-
+    """Whether the processor computes bfloat16 in hardware, and which dtype `auto` means for the editor."""
     try:
         flags = Path("/proc/cpuinfo").read_text()
         has = (
@@ -120,8 +121,6 @@ def check_dtype() -> Check:
 
 
 def check_broker(url: str) -> Iterator[Check]:
-    import redis
-
     try:
         client = redis.Redis.from_url(url, socket_timeout=PROBE_SECONDS, socket_connect_timeout=PROBE_SECONDS)
         client.ping()
@@ -137,10 +136,8 @@ def check_broker(url: str) -> Iterator[Check]:
 
 
 def check_url(name: str, url: str, mend: str) -> Check:
-    import httpx
-
     try:
-        # Not through a proxy: replicas are not asked through one either.
+        # Without a proxy, as the applier asks replicas.
         code = httpx.get(url, timeout=PROBE_SECONDS, trust_env=False).status_code
     except httpx.HTTPError as error:
         return Check(name, False, f"{url}: {error}", mend)

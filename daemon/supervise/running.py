@@ -6,8 +6,11 @@ import secrets
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
+
+from daemon.core.settings import Settings, load_settings
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def write_private(path: Path, content: object) -> None:
 
 
 def ensure_tokens(state_dir: Path, submit: str | None = None, admin: str | None = None) -> Tokens:
-    """The tokens of this state directory; what is not given and not stored is made up once."""
+    """The tokens of this state directory. One that is neither given nor stored is made once, at random."""
     path = run_dir(state_dir) / "tokens.json"
     stored = json.loads(path.read_text()) if path.exists() else {}
     tokens = Tokens(
@@ -72,7 +75,7 @@ def withdraw(state_dir: Path) -> None:
 
 
 def find_running(state_dir: Path) -> Running | None:
-    """The instance that runs on this state directory, or None; a dead process's file does not count."""
+    """The instance that runs on this state directory; None when there is none, or its process is gone."""
     path = state_dir / "run" / "up.json"
     if not path.exists():
         return None
@@ -81,3 +84,28 @@ def find_running(state_dir: Path) -> Running | None:
     except (ValueError, TypeError):
         return None
     return running if psutil.pid_exists(running.pid) else None
+
+
+def settings_for(state: Path | None = None, **overrides: Any) -> Settings:
+    """Settings of a command: options, then FACTD_*, then what a running `factd up` has announced."""
+    chosen = {name: value for name, value in overrides.items() if value is not None}
+    if state is not None:
+        chosen["state_dir"] = state
+    settings = load_settings(**chosen)
+    running = find_running(settings.state_dir)
+    if running is None:
+        return settings
+    tokens = ensure_tokens(settings.state_dir)
+    found = {
+        "redis_url": running.redis_url,
+        "database_url": running.database_url,
+        "replicas": (running.vllm_url,),
+        "admin_token": tokens.admin,
+        "submit_token": tokens.submit,
+        "served_model_name": running.served_model,
+        "model": running.model,
+        "name": running.name,
+    }
+    return load_settings(
+        **{**{k: v for k, v in found.items() if k not in settings.model_fields_set}, **chosen}
+    )

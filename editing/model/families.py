@@ -1,6 +1,7 @@
 """The model families that can be edited: where each keeps the parts that editing touches."""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -12,6 +13,7 @@ class Family:
         projection: the FFN output projection W, from a block; `nn.Linear` stores W [d, d_in], `Conv1D`
             (GPT-2) Wᵀ.
         norm: the norm before the head, from the causal model.
+        attention: the attention, from a block.
         output_norm: the norm, from a block, that the MLP's output passes before it is added to the
             residual stream; None where it is added as it is.
         windowed: whether the config's `sliding_window` holds: in all blocks, or in those that its
@@ -22,9 +24,15 @@ class Family:
     layers: str = "model.layers"
     projection: str = "mlp.down_proj"
     norm: str = "model.norm"
+    attention: str = "self_attn"
     output_norm: str | None = None
     windowed: bool = False
     cache: str = "past_key_values"
+
+    @property
+    def mlp(self) -> str:
+        """The MLP, from a block."""
+        return self.projection.rpartition(".")[0]
 
 
 _PLAIN = Family()
@@ -41,9 +49,24 @@ FAMILIES: dict[str, Family] = {
     "gemma2": _SANDWICH,
     "gemma3_text": _SANDWICH,
     "phi": Family(projection="mlp.fc2", norm="model.final_layernorm"),
-    "gpt2": Family("transformer.h", "mlp.c_proj", "transformer.ln_f"),
-    "gptj": Family("transformer.h", "mlp.fc_out", "transformer.ln_f", cache="layer_past"),
+    "gpt2": Family("transformer.h", "mlp.c_proj", "transformer.ln_f", "attn"),
+    "gptj": Family("transformer.h", "mlp.fc_out", "transformer.ln_f", "attn", cache="layer_past"),
     "gpt_neox": Family(
-        "gpt_neox.layers", "mlp.dense_4h_to_h", "gpt_neox.final_layer_norm", cache="layer_past"
+        "gpt_neox.layers",
+        "mlp.dense_4h_to_h",
+        "gpt_neox.final_layer_norm",
+        "attention",
+        cache="layer_past",
     ),
 }
+
+
+def family_of(model: Any) -> Family:
+    """The family of a causal model; KeyError when it is none of `FAMILIES`."""
+    return FAMILIES[model.config.model_type]
+
+
+def soft_capped(model: Any, logits: Any) -> Any:
+    """What the head put out, with the soft cap that Gemma 2 applies after it."""
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * (logits / cap).tanh()

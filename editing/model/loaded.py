@@ -21,7 +21,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from editing.errors import ModelError
-from editing.model.families import FAMILIES, Family
+from editing.model.families import FAMILIES, Family, family_of, soft_capped
 from editing.model.output_norm import nearest_input
 
 BUNDLED = "smollm2-135m-instruct"
@@ -46,7 +46,7 @@ class LoadedModel:
 
     @property
     def family(self) -> Family:
-        return FAMILIES[self.model.config.model_type]
+        return family_of(self.model)
 
     @property
     def layers(self) -> Any:
@@ -81,9 +81,7 @@ class LoadedModel:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores [k, vocabulary] of the next token after residual streams [k, d] of the last block."""
-        logits = self.model.lm_head(self.model.get_submodule(self.family.norm)(hidden))
-        cap = getattr(self.model.config, "final_logit_softcapping", None)
-        return logits if cap is None else cap * (logits / cap).tanh()
+        return soft_capped(self.model, self.model.lm_head(self.model.get_submodule(self.family.norm)(hidden)))
 
     def tensor_name(self, layer: int) -> str:
         """Name of the FFN output projection of `layer` in the model and its checkpoint."""
@@ -143,10 +141,14 @@ class LoadedModel:
         return nearest_input(gain, output, residual)
 
     def _transposed(self, layer: int) -> bool:
-        """Whether the projection stores Wᵀ: decided by its type, never by its shape."""
-        from transformers.pytorch_utils import Conv1D
+        return stores_transposed(self.projection(layer))
 
-        return isinstance(self.projection(layer), Conv1D)
+
+def stores_transposed(projection: Any) -> bool:
+    """Whether a projection stores Wᵀ: decided by its type, never by its shape."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(projection, Conv1D)
 
 
 def compute_dtype(dtype: str) -> torch.dtype:

@@ -75,12 +75,41 @@ def encode(
     return Prompt(tuple(ids), subject_last, target_start)
 
 
-def pad(sequences: Sequence[Sequence[int]], fill: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Right-pads to [rows, longest]; returns ids and a boolean mask of the real tokens."""
+def continuation(tokenizer: Any, prompt: str, target: str) -> tuple[tuple[int, ...], int]:
+    """Tokens of ``prompt + " " + target``, and the index of the first that reaches past the prompt.
+
+    Special tokens that the tokenizer puts behind a text are left out. At least one token precedes the target,
+    for a model predicts nothing before the first.
+    """
+    text = f"{prompt} {target}"
+    if tokenizer.is_fast:
+        coded = tokenizer(text, return_offsets_mapping=True)
+        ids, ends = coded["input_ids"], [end for _, end in coded["offset_mapping"]]
+        inside = [i for i, end in enumerate(ends) if end > len(prompt)]
+        first, last = (inside[0], inside[-1]) if inside else (len(ids), len(ids) - 1)
+    else:
+        ids, alone = tokenizer(text)["input_ids"], tokenizer(prompt)["input_ids"]
+        same = [a == b for a, b in zip(ids, alone, strict=False)]
+        first, last = (same.index(False) if False in same else len(same)), len(ids) - 1
+    return tuple(ids[: last + 1]), max(first, 1)
+
+
+def fill_token(tokenizer: Any) -> int:
+    """A token to pad with; it is masked out, so that any id of the vocabulary will do."""
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    return 0
+
+
+def pad(
+    sequences: Sequence[Sequence[int]], fill: int, device: torch.device, left: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Pads to [rows, longest], on the right unless `left`; returns ids and a boolean mask of real tokens."""
     longest = max(len(s) for s in sequences)
     ids = torch.full((len(sequences), longest), fill, dtype=torch.long)
+    mask = torch.zeros(len(sequences), longest, dtype=torch.bool)
     for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.tensor(sequence)
-    lengths = torch.tensor([len(s) for s in sequences])
-    mask = torch.arange(longest)[None, :] < lengths[:, None]
+        held = slice(longest - len(sequence), longest) if left else slice(len(sequence))
+        ids[row, held], mask[row, held] = torch.tensor(sequence, dtype=torch.long), True
     return ids.to(device), mask.to(device)

@@ -1,29 +1,23 @@
 """What Grafana's dashboards show; `monitoring.dashboards.grafana` says how Grafana wants it.
 
-Descriptions are the meanings of `monitoring.metrics`; lines are the default limits of `monitoring.verdict`.
+Panels of measures take title, description, unit and alert from `monitoring.registry`; their lines are the
+registry's bounds, before calibration.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from monitoring.metrics import GUARD_VALUES, METRICS, PREFIX
-from monitoring.verdict import GUARDS
+from monitoring.measure import PREFIX
+from monitoring.metrics import METRICS, STATE_VALUES
+from monitoring.registry import FLOORS, measure_named
 
 HERE = '{instance=~"$instance"}'
 COLOURS = {"ok": "green", "warn": "orange", "limit": "red", "unknown": "purple"}
 
-#: measure of the guard → the alert whose runbook entry its panel links to
-ALERTS = {
-    "weight_norm_ratio": "FactdWeightNormHigh",
-    "spectral_norm_ratio": "FactdSpectralNormHigh",
-    "subspace_similarity": "FactdSubspaceTurned",
-    "probe_kl_nats": "FactdProbesMoved",
-    "probe_perplexity_ratio": "FactdPerplexityHigh",
-    "retention_ratio": "FactdForgetting",
-}
 _SPECS = {spec.name: spec for spec in METRICS}
-_GUARDED = {guard.name for guard in GUARDS}
+#: Grafana's names of our units.
+_UNITS = {"ratio": "none", "nats": "none", "share": "percentunit"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +28,7 @@ class Panel:
         queries: (PromQL, legend) pairs.
         unit: Grafana's id of it.
         kind: timeseries, stat, table or state-timeline.
-        bounds: the guard whose warning and limit are drawn.
+        bounds: the measure whose warning and limit are drawn.
         alert: whose entry of the runbook is linked.
         states: number → (text, colour), for values that stand for states.
     """
@@ -49,20 +43,19 @@ class Panel:
     states: tuple[tuple[str, str], ...] = ()
 
 
-def _measure(name: str, title: str, **more: Any) -> Panel:
-    """A panel of one gauge, with the meaning of its metric and the lines of its guard."""
+def _gauge(name: str, title: str, **more: Any) -> Panel:
+    """A panel of one gauge, with the meaning of its metric."""
     spec = _SPECS[name]
     legend = f"{spec.label} {{{{{spec.label}}}}}" if spec.label else "{{instance}}"
-    more = {"unit": _unit(name), "alert": ALERTS.get(name)} | more
-    bounds = name if name in _GUARDED else None
-    return Panel(title, spec.meaning, ((f"{PREFIX}{name}{HERE}", legend),), bounds=bounds, **more)
+    more = {"unit": "s" if name.endswith("_seconds") else "none"} | more
+    return Panel(title, spec.meaning, ((f"{PREFIX}{name}{HERE}", legend),), **more)
 
 
-def _unit(name: str) -> str:
-    if name.endswith("_seconds"):
-        return "s"
-    shares = ("efficacy", "paraphrase", "neighbourhood", "retention", "canary", "contact", "layer_share")
-    return "percentunit" if name.startswith(shares) else "none"
+def _measure(name: str) -> Panel:
+    """A panel of a measure, with the lines of its warning and limit."""
+    measure = measure_named(name)
+    bounds = name if name in FLOORS else None
+    return _gauge(name, measure.heading, unit=_UNITS[measure.unit], bounds=bounds, alert=measure.alert)
 
 
 def _increase(name: str, title: str, **more: Any) -> Panel:
@@ -78,26 +71,26 @@ def _since(name: str, title: str, description: str, **more: Any) -> Panel:
     return Panel(title, description, ((query, "{{instance}}"),), unit="s", **more)
 
 
-_VERSION = _measure("version", "Live version", kind="stat")
-_PAUSED = _measure(
+_VERSION = _gauge("version", "Live version", kind="stat")
+_PAUSED = _gauge(
     "paused",
     "Queue",
     kind="state-timeline",
     alert="FactdPausedByGuard",
     states=(("runs", "green"), ("paused", "red")),
 )
-_FORECAST = _measure("edits_until_limit", "Corrections until the nearest limit", alert="FactdLimitNear")
-_GUARD_STATE = _measure(
+_FORECAST = _gauge("edits_until_limit", "Corrections until the nearest limit", alert="FactdLimitNear")
+_GUARD_STATE = _gauge(
     "guard_state",
-    "Guards",
+    "Measures",
     kind="state-timeline",
     alert="FactdMeasurementMissing",
-    states=tuple((state, COLOURS[state]) for state in sorted(GUARD_VALUES, key=lambda s: GUARD_VALUES[s])),
+    states=tuple((state, COLOURS[state]) for state in sorted(STATE_VALUES, key=lambda s: STATE_VALUES[s])),
 )
 _ROLLBACKS = _increase("rollbacks_total", "Rollbacks", alert="FactdRolledBack")
 _STEPS = _increase("ladder_steps_total", "Steps of the guard", alert="FactdPausedByGuard")
-_QUEUE = _measure("queue_depth", "Waiting", alert="FactdStalled")
-_OLDEST = _measure("oldest_pending_seconds", "Age of the oldest that waits", alert="FactdStalled")
+_QUEUE = _gauge("queue_depth", "Waiting", alert="FactdStalled")
+_OLDEST = _gauge("oldest_pending_seconds", "Age of the oldest that waits", alert="FactdStalled")
 _FIRING = Panel(
     "Alerts that fire",
     "Alerts of deploy/prometheus/rules.yml that fire now; the runbook has an entry for each.",
@@ -109,13 +102,13 @@ STABILITY = (
     _VERSION,
     _FORECAST,
     _GUARD_STATE,
-    _measure("weight_norm_ratio", "Weight norm over the base's"),
-    _measure("spectral_norm_ratio", "Largest singular value over the base's"),
-    _measure("subspace_similarity", "Overlap of dominant subspaces (LS)"),
-    _measure("probe_kl_nats", "Unrelated answers: KL from the base, nats"),
-    _measure("probe_perplexity_ratio", "Perplexity of held text over the base's"),
-    _measure("canary_ratio", "Free answers kept (audits)"),
-    _measure("retention_ratio", "Retention"),
+    _measure("weight_norm_ratio"),
+    _measure("spectral_norm_ratio"),
+    _measure("subspace_similarity"),
+    _measure("probe_kl_nats"),
+    _measure("probe_perplexity_ratio"),
+    _measure("canary_ratio"),
+    _measure("retention_ratio"),
     Panel(
         "Retention by age",
         "Share of sampled earlier corrections still answered: the oldest, the newest, and some by hash.",
@@ -124,28 +117,28 @@ STABILITY = (
         bounds="retention_oldest_ratio",
         alert="FactdForgetting",
     ),
-    _measure("value_norm_ratio", "Value norm over the anchor"),
-    _measure("activation_norm_ratio", "Norm of hidden states over the base's"),
-    _measure("activation_subspace_similarity", "Overlap of the main directions of hidden states"),
-    _measure("layer_share", "Share of each layer's MLP"),
-    _measure("drift", "Drift from the base"),
-    _measure("stable_rank_ratio", "Stable rank over the base's"),
-    _measure("entropy_rank_ratio", "Entropy rank over the base's (audits)"),
-    _measure("singular_vector_similarity", "Overlap of single singular vectors (SS)"),
-    _measure("gap_aware_similarity", "SS with swaps allowed"),
-    _measure("contact_ratio", "Change within the dominant subspace"),
-    _measure("key_drift_ratio", "Change of outputs on ordinary text"),
-    _measure("corpus_energy_ratio", "Energy on ordinary text over the base's"),
-    _measure("key_error_ratio", "Distance of live facts from their values"),
+    _measure("value_norm_ratio"),
+    _measure("activation_norm_ratio"),
+    _measure("activation_subspace_similarity"),
+    _measure("layer_share"),
+    _measure("drift"),
+    _measure("stable_rank_ratio"),
+    _measure("entropy_rank_ratio"),
+    _measure("singular_vector_similarity"),
+    _measure("gap_aware_similarity"),
+    _measure("contact_ratio"),
+    _measure("key_drift_ratio"),
+    _measure("corpus_energy_ratio"),
+    _measure("key_error_ratio"),
 )
 
 CORRECTIONS = (
     _increase("corrections_total", "Ends of corrections", alert="FactdCorrectionsDead"),
     _QUEUE,
     _OLDEST,
-    _measure("efficacy_ratio", "Efficacy of the last batch"),
-    _measure("paraphrase_ratio", "Paraphrases of the last batch"),
-    _measure("neighbourhood_ratio", "Neighbourhood of the last batch"),
+    _measure("efficacy_ratio"),
+    _measure("paraphrase_ratio"),
+    _measure("neighbourhood_ratio"),
     _increase("nas_skipped_total", "Skipped as outliers"),
     Panel(
         "Time of each stage, mean",
@@ -178,16 +171,16 @@ CORRECTIONS = (
 
 SERVING = (
     _VERSION,
-    _measure("served_version", "Version of each replica", alert="FactdReplicaOutOfSync"),
-    _measure(
+    _gauge("served_version", "Version of each replica", alert="FactdReplicaOutOfSync"),
+    _gauge(
         "replica_in_sync",
         "Replicas",
         kind="state-timeline",
         alert="FactdReplicaOutOfSync",
         states=(("out of sync", "red"), ("in sync", "green")),
     ),
-    _measure("publish_seconds", "Time of the last publication"),
-    _measure("pause_seconds", "Pause of generation at the last publication"),
+    _gauge("publish_seconds", "Time of the last publication"),
+    _gauge("pause_seconds", "Pause of generation at the last publication"),
     _ROLLBACKS,
     _since(
         "last_success_timestamp_seconds",
@@ -228,9 +221,9 @@ FLEET = (
         alert="FactdReplicaOutOfSync",
     ),
     Panel(
-        "Guards past a limit",
-        "How many guards of each instance were past their limit at the last verdict.",
-        _each(f"sum by (instance) ({PREFIX}guard_state == bool {GUARD_VALUES['limit']})"),
+        "Measures past a limit",
+        "How many measures of each instance were past their limit at the last verdict.",
+        _each(f"sum by (instance) ({PREFIX}guard_state == bool {STATE_VALUES['limit']})"),
     ),
     Panel(
         "Worst weight norm over the base's",

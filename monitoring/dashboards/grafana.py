@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from monitoring.dashboards.board import ANNOTATIONS, COLOURS, DASHBOARDS, Panel
-from monitoring.metrics import PREFIX
-from monitoring.verdict import GUARDS, Thresholds
+from monitoring.measure import PREFIX
+from monitoring.registry import FLOORS, measure_named
 
 #: Grafana's grid is 24 wide; three panels a row.
 COLUMNS, WIDTH, HEIGHT = 24, 8, 7
 #: dashboard model of Grafana 10; newer ones migrate it when they load it
 SCHEMA_VERSION = 39
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
-_HIGH_IS_BAD = {guard.name: guard.high_is_bad for guard in GUARDS}
 
 
 def dashboard(name: str) -> dict[str, Any]:
@@ -120,10 +119,10 @@ def _field(panel: Panel) -> dict[str, Any]:
     return field
 
 
-def _steps(guard: str) -> list[dict[str, Any]]:
-    """Colours from low to high. A low measure with the limit 0 warns only."""
-    warn, limit = (getattr(Thresholds(), f"{guard}_{kind}") for kind in ("warn", "limit"))
-    if _HIGH_IS_BAD[guard]:
+def _steps(measure: str) -> list[dict[str, Any]]:
+    """Colours from low to high. A measure that falls and has the limit 0 warns only."""
+    warn, limit = FLOORS[measure].warn, FLOORS[measure].limit
+    if measure_named(measure).high_is_bad:
         steps: list[tuple[str, float | None]] = [("ok", None), ("warn", warn), ("limit", limit)]
     elif limit:
         steps = [("limit", None), ("warn", limit), ("ok", warn)]

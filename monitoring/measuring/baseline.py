@@ -4,24 +4,24 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from editing.memory.state import EditState
 from monitoring.errors import BaselineError
 from monitoring.measuring.activations import Activations, recorded
-from monitoring.measuring.behaviour import CANARY_TOKENS, Behaviour, behaviour, read_probes
+from monitoring.measuring.behaviour import FREE_TOKENS, Behaviour, behaviour, read_probes
 from monitoring.measuring.calibration import REPLICAS, behaviour_noise, replica_weights, weight_noise
 from monitoring.measuring.change import HeldKeys
 from monitoring.measuring.probes import ProbeSet
 from monitoring.measuring.scoring import Scorer
 from monitoring.measuring.spectral import SUBSPACE_RANK, Spectrum, entropy_rank, spectrum
-from monitoring.verdict import Thresholds, calibrated
+from monitoring.measuring.typed import load_tensors, numbers, save_tensors
+from monitoring.thresholds import Thresholds, calibrated
 
 SCHEMA = 2
 
@@ -59,7 +59,7 @@ class Baseline:
         perplexity: of the held texts.
         activations: of every layer on the probes.
         answers: most probable next token of each watched prompt.
-        canaries: free answer to each canary.
+        free_answers: to the probes that are answered freely.
         noise: measure → how far the unedited model's own noise carries it (monitoring.measuring.calibration).
     """
 
@@ -73,12 +73,12 @@ class Baseline:
     perplexity: float
     activations: Activations
     answers: tuple[int, ...]
-    canaries: tuple[str, ...]
+    free_answers: tuple[str, ...]
     noise: dict[str, float]
 
     def thresholds(self, overrides: Mapping[str, float] | None = None) -> Thresholds:
         """The thresholds in force: calibrated on this model's noise, then what was set on purpose."""
-        return replace(calibrated(self.noise), **(overrides or {}))
+        return calibrated(self.noise).overridden(overrides or {})
 
     def save(self, path: Path) -> None:
         """Writes one safetensors file: to a temporary sibling, then renamed."""
@@ -94,14 +94,14 @@ class Baseline:
             "dtype": self.dtype,
             "perplexity": self.perplexity,
             "answers": self.answers,
-            "canaries": self.canaries,
+            "canaries": self.free_answers,  # the name of schema 2
             "noise": self.noise,
             "entropy_ranks": self.entropy_ranks,
             "frobenius": {name: s.frobenius for name, s in self.spectra.items()},
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        save_file({n: t.contiguous() for n, t in tensors.items()}, partial, {"baseline": json.dumps(facts)})
+        save_tensors(partial, tensors, {"baseline": json.dumps(facts)})
         partial.replace(path)
 
     @classmethod
@@ -112,16 +112,18 @@ class Baseline:
             BaselineError: the file is missing, damaged, or of another schema.
         """
         try:
-            with safe_open(path, "pt") as file:
-                facts = json.loads((file.metadata() or {})["baseline"])
-                if facts["schema"] != SCHEMA:
-                    raise BaselineError(f"{path} has schema {facts['schema']}, not {SCHEMA}; delete it")
-                spectra = {
-                    name: _read_spectrum(file, name, norm) for name, norm in facts["frobenius"].items()
-                }
-                held = {name: HeldKeys(**_read(file, name, "keys", "outputs")) for name in spectra}
-                activations = Activations(**_read(file, "activations", "norms", "bases", "shares"))
-                log_probs = file.get_tensor("log_probs")
+            tensors, about = load_tensors(path)
+            facts: dict[str, Any] = json.loads(about["baseline"])
+            if facts["schema"] != SCHEMA:
+                raise BaselineError(f"{path} has schema {facts['schema']}, not {SCHEMA}; delete it")
+            norms: dict[str, float] = facts["frobenius"]
+            spectra = {
+                name: Spectrum(norm, **_under(tensors, name, "values", "left", "right"))
+                for name, norm in norms.items()
+            }
+            held = {name: HeldKeys(**_under(tensors, name, "keys", "outputs")) for name in spectra}
+            activations = Activations(**_under(tensors, "activations", "norms", "bases", "shares"))
+            log_probs = tensors["log_probs"]
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise BaselineError(
                 f"cannot read the baseline {path}: {error}; delete it to measure anew"
@@ -137,7 +139,7 @@ class Baseline:
             perplexity=facts["perplexity"],
             activations=activations,
             answers=tuple(facts["answers"]),
-            canaries=tuple(facts["canaries"]),
+            free_answers=tuple(facts["canaries"]),
             noise=facts["noise"],
         )
 
@@ -156,18 +158,14 @@ class Baseline:
                 )
 
 
-def _read(file: Any, prefix: str, *parts: str) -> dict[str, Tensor]:
-    return {part: file.get_tensor(f"{prefix}/{part}") for part in parts}
-
-
-def _read_spectrum(file: Any, name: str, frobenius: float) -> Spectrum:
-    return Spectrum(frobenius, **_read(file, name, "values", "left", "right"))
+def _under(tensors: Mapping[str, Tensor], prefix: str, *parts: str) -> dict[str, Tensor]:
+    return {part: tensors[f"{prefix}/{part}"] for part in parts}
 
 
 def measure_baseline(editor: EditedModel, probes: ProbeSet, rank: int = SUBSPACE_RANK) -> Baseline:
     """Measures the base model and its noise, whatever the editor's present state.
 
-    Costs `REPLICAS` + 1 readings of the probes and the canaries' answers, some 8 s of one core for the
+    Costs `REPLICAS` + 1 readings of the probes and the free answers, some 8 s of one core for the
     bundled model.
     """
     base = editor.base_weights()
@@ -186,8 +184,8 @@ def measure_baseline(editor: EditedModel, probes: ProbeSet, rank: int = SUBSPACE
         log_probs=reading.log_probs,
         perplexity=reading.perplexity,
         activations=reading.activations,
-        answers=tuple(reading.log_probs.argmax(-1).tolist()),
-        canaries=tuple(scorer.greedy(probes.canaries, CANARY_TOKENS)),
+        answers=tuple(numbers(reading.log_probs.argmax(-1))),
+        free_answers=tuple(scorer.greedy(probes.free, FREE_TOKENS)),
         noise=_noise(editor, probes, reading, spectra),
     )
 

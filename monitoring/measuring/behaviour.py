@@ -13,8 +13,8 @@ from monitoring.measuring.scoring import Scorer, TargetScore, perplexity
 #: text, so some 170 tokens in all settle a change of a few per cent.
 TEXT_TOKENS = 24
 
-#: Length of a canary's answer.
-CANARY_TOKENS = 8
+#: Length of a free answer.
+FREE_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def read_probes(scorer: Scorer, probes: ProbeSet, recording: Recording) -> Behav
     return Behaviour(tuple(scores), log_probs, recording.summary())
 
 
-def canary_ratio(base: Sequence[str], now: Sequence[str]) -> float:
-    """Mean over canaries of the share of the base's words that the answer repeats before it departs."""
+def free_answers_kept(base: Sequence[str], now: Sequence[str]) -> float:
+    """Mean over free answers of the share of the base's words that each repeats before it departs."""
     kept = [_kept(before.split(), after.split()) for before, after in zip(base, now, strict=True)]
     return sum(kept) / len(kept)
 

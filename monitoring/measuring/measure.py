@@ -1,10 +1,9 @@
 """One measurement of the model as it is now, against its baseline. Reads, never changes the model."""
 
-import hashlib
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monitoring.measurements import Case, CaseResult, Measurements
+from monitoring.measurements import Case, Measurements
 from monitoring.measuring.activations import Activations, subspace_similarities
 from monitoring.measuring.baseline import Baseline, EditedModel
-from monitoring.measuring.behaviour import CANARY_TOKENS, behaviour, canary_ratio
+from monitoring.measuring.behaviour import FREE_TOKENS, behaviour, free_answers_kept
+from monitoring.measuring.cases import Known, batch_results, retention
 from monitoring.measuring.change import Change, contact_ratio, drift_ratio, held_key_measures, key_errors
 from monitoring.measuring.probes import ProbeSet
-from monitoring.measuring.schedule import Schedule, audit_due
+from monitoring.measuring.schedule import Schedule, deep_due
 from monitoring.measuring.scoring import Scorer, kl_nats
 from monitoring.measuring.spectral import (
     Spectrum,
@@ -28,8 +28,8 @@ from monitoring.measuring.spectral import (
     spectrum,
     subspace_similarity,
 )
-
-__all__ = ["Case", "CaseResult", "Measurements", "Memory", "measure"]
+from monitoring.measuring.typed import numbers
+from monitoring.registry import measure_named
 
 #: Live facts whose recorded keys are looked up in each weight, evenly spaced from the oldest to the newest.
 KEY_SAMPLE = 256
@@ -40,26 +40,26 @@ class Memory:
     """What one measurement leaves for the next. Owned by the caller; nothing is lost without it but time.
 
     Attributes:
-        schedule: when the dear measures are due.
+        schedule: when the deep measures are due.
         spectra: tensor name → its last spectrum, where the next iteration starts.
         known: (prompt, answer) → whether the base model gives that answer.
-        audited_at: when the last audit was, seconds since the epoch.
+        deep_at: when the deep measures were last taken, seconds since the epoch.
         versions_since: measurements since then.
     """
 
     schedule: Schedule = field(default_factory=Schedule)
-    spectra: dict[str, Spectrum] = field(default_factory=dict)
-    known: dict[tuple[str, str], bool] = field(default_factory=dict)
-    audited_at: float | None = None
+    spectra: dict[str, Spectrum] = field(default_factory=dict[str, Spectrum])
+    known: Known = field(default_factory=dict[tuple[str, str], bool])
+    deep_at: float | None = None
     versions_since: int = 0
 
-    def audit(self, now: float) -> bool:
-        """Counts a measurement; is an audit due with it?"""
+    def deep(self, now: float) -> bool:
+        """Counts a measurement; are the deep measures due with it?"""
         self.versions_since += 1
-        last = self.audited_at
-        if not audit_due(self.schedule, None if last is None else self.versions_since, now - (last or 0.0)):
+        last = self.deep_at
+        if not deep_due(self.schedule, None if last is None else self.versions_since, now - (last or 0.0)):
             return False
-        self.audited_at, self.versions_since = now, 0
+        self.deep_at, self.versions_since = now, 0
         return True
 
 
@@ -91,45 +91,32 @@ def measure(
     baseline.check(editor, probes)
     memory = memory or Memory()
     start, seconds = time.time(), dict[str, float]()
-    audit = memory.audit(start)
+    deep = memory.deep(start)
     scorer = Scorer(editor.model, editor.tokenizer)
     with _timed(seconds, "weights"):
-        by_layer = _weight_measures(editor, baseline, memory, audit)
+        by_layer = _weight_measures(editor, baseline, memory, deep)
     with _timed(seconds, "probes"):
         reading = behaviour(scorer, probes, editor.tensor_names)
         by_layer |= _activation_measures(baseline.activations, reading.activations)
     with _timed(seconds, "batch"):
-        cases = _case_results(editor, scorer, batch, memory)
+        cases, of_batch, batch_counts = batch_results(editor, scorer, batch, memory.known)
     with _timed(seconds, "retention"):
-        retention = _retention(scorer, earlier, sample)
-    with _timed(seconds, "audit"):
-        free = scorer.greedy(probes.canaries, CANARY_TOKENS) if audit else None
-    results = list(cases.values())
-    named: dict[str, Any] = {**by_layer, **retention}
+        kept, kept_counts = retention(scorer, earlier, sample)
+    with _timed(seconds, "audit"):  # stored under the older name of the deep measures
+        free = scorer.greedy(probes.free, FREE_TOKENS) if deep else None
+    named: dict[str, Any] = {**by_layer, **of_batch, **kept}
     return Measurements(
         **named,
         value_norm_ratio=_anchored(value_norm_ratio),
-        efficacy_ratio=_mean([float(r.efficacy) for r in results]),
-        paraphrase_ratio=_mean([r.paraphrase for r in results if r.paraphrase is not None]),
-        neighbourhood_ratio=_mean([r.neighbourhood for r in results if r.neighbourhood is not None]),
         probe_kl_nats=kl_nats(baseline.log_probs, reading.log_probs),
         probe_perplexity_ratio=_ratio(reading.perplexity, baseline.perplexity),
-        canary_ratio=None if free is None else canary_ratio(baseline.canaries, free),
+        canary_ratio=None if free is None else free_answers_kept(baseline.free_answers, free),
+        counts=batch_counts | kept_counts,
         cases=cases,
         measured_at=time.time(),
-        audited_at=memory.audited_at,
+        audited_at=memory.deep_at,
         seconds=seconds,
     )
-
-
-def sample_cases(cases: Sequence[Case], size: int, seed: int) -> list[Case]:
-    """`size` cases chosen by hash of seed and id: the same whatever the order they are given in,
-    and a new case displaces at most one other."""
-
-    def rank(case: Case) -> bytes:
-        return hashlib.sha256(f"{seed}:{case.id}".encode()).digest()
-
-    return sorted(cases, key=rank)[:size]
 
 
 def layer_of(tensor_name: str) -> int:
@@ -139,9 +126,9 @@ def layer_of(tensor_name: str) -> int:
 
 
 def _weight_measures(
-    editor: EditedModel, baseline: Baseline, memory: Memory, audit: bool
+    editor: EditedModel, baseline: Baseline, memory: Memory, deep: bool
 ) -> dict[str, dict[int, float]]:
-    """Per layer; of several edited tensors in a layer the one that moved furthest counts."""
+    """Measures by layer. If a layer has several edited tensors, the one that moved furthest counts."""
     weights, base = editor.weights(), editor.base_weights()
     worst: dict[str, dict[int, float]] = {}
     for name in editor.tensor_names:
@@ -158,7 +145,7 @@ def _weight_measures(
             "key_drift_ratio": drift,
             "corpus_energy_ratio": energy,
         }
-        if audit:
+        if deep:
             found["entropy_rank_ratio"] = _ratio(entropy_rank(weight), baseline.entropy_ranks[name])
         columns = editor.state.columns
         if editor.state.facts:
@@ -182,7 +169,7 @@ def _activation_measures(base: Activations, now: Activations) -> dict[str, dict[
         "activation_subspace_similarity": subspace_similarities(base, now),
         "layer_share": now.shares,
     }
-    return {name: dict(enumerate(values.tolist())) for name, values in found.items()}
+    return {name: dict(enumerate(numbers(values))) for name, values in found.items()}
 
 
 def _compare(before: Spectrum, now: Spectrum) -> dict[str, float]:
@@ -196,111 +183,10 @@ def _compare(before: Spectrum, now: Spectrum) -> dict[str, float]:
     }
 
 
-#: Measures that fall as a weight moves away from its base; all others rise.
-_FALLING = (
-    "stable_rank_ratio",
-    "subspace_similarity",
-    "singular_vector_similarity",
-    "gap_aware_similarity",
-    "entropy_rank_ratio",
-)
-
-
 def _further(name: str, one: float | None, other: float) -> float:
     if one is None or math.isnan(one) or math.isnan(other):
         return other if one is None else math.nan
-    return min(one, other) if name in _FALLING else max(one, other)
-
-
-def retention_samples(cases: Sequence[Case], size: int) -> dict[str, list[Case]]:
-    """The oldest and the newest quarter of `size` cases, and a sample by hash of those between.
-
-    `cases` are given oldest first; no case is in two samples.
-    """
-    quarter = min(size, len(cases)) // 4
-    between = cases[quarter : len(cases) - quarter]
-    return {
-        "oldest": list(cases[:quarter]),
-        "random": sample_cases(between, min(size, len(cases)) - 2 * quarter, seed=0),
-        "newest": list(cases[len(cases) - quarter :]),
-    }
-
-
-def _retention(scorer: Scorer, earlier: Sequence[Case], size: int) -> dict[str, float | None]:
-    samples = retention_samples(earlier, size)
-    hits = iter(scorer.exact([(c.prompt, c.target) for cases in samples.values() for c in cases]))
-    kept = {which: [float(next(hits)) for _ in cases] for which, cases in samples.items()}
-    found = {f"retention_{which}_ratio": _mean(values) for which, values in kept.items()}
-    return found | {"retention_ratio": _mean([hit for values in kept.values() for hit in values])}
-
-
-def _case_results(
-    editor: EditedModel, scorer: Scorer, batch: Sequence[Case], memory: Memory
-) -> dict[str, CaseResult]:
-    """Scores all prompts, paraphrases and neighbours of the batch in one go."""
-    rewrites = [(c.prompt, c.target) for c in batch]
-    paraphrases = [(p, c.target) for c in batch for p in c.paraphrases]
-    neighbours = [pair for c in batch for pair in c.neighbours]
-    hits = iter(scorer.exact(rewrites + paraphrases + neighbours))
-    exact = [next(hits) for _ in batch]
-    paraphrase_hits = [[next(hits) for _ in c.paraphrases] for c in batch]
-    neighbour_hits = [[next(hits) for _ in c.neighbours] for c in batch]
-    missed = [
-        pair
-        for case, kept in zip(batch, neighbour_hits, strict=True)
-        for pair, hit in zip(case.neighbours, kept, strict=True)
-        if not hit
-    ]
-    known = _known_to_base(editor, missed, memory)
-    answers = _answers(scorer, rewrites, exact)
-    return {
-        case.id: CaseResult(
-            efficacy=exact[i] and starts_with(answers[i], case.target),
-            answer=answers[i],
-            paraphrase=_mean([float(hit) for hit in paraphrase_hits[i]]),
-            neighbourhood=_mean(
-                [
-                    float(hit)
-                    for pair, hit in zip(case.neighbours, neighbour_hits[i], strict=True)
-                    if hit or known(pair)
-                ]
-            ),
-            target=case.target,
-        )
-        for i, case in enumerate(batch)
-    }
-
-
-def _answers(scorer: Scorer, rewrites: Sequence[tuple[str, str]], exact: Sequence[bool]) -> list[str]:
-    """The beginning of the greedy answer to each prompt; generated only where teacher forcing leaves it
-    open (it is not the target, or the target's first token swallows the end of the prompt)."""
-    encoded = [scorer.encode(*pair) for pair in rewrites]
-    settled = [
-        hit and scorer.answers_in_full(prompt, item)
-        for hit, (prompt, _), item in zip(exact, rewrites, encoded, strict=True)
-    ]
-    open_ = iter(scorer.greedy([p for (p, _), done in zip(rewrites, settled, strict=True) if not done]))
-    pairs = zip(encoded, settled, strict=True)
-    return [scorer.decode(item) if done else next(open_) for item, done in pairs]
-
-
-def _known_to_base(
-    editor: EditedModel, missed: Sequence[tuple[str, str]], memory: Memory
-) -> Callable[[tuple[str, str]], bool]:
-    """Whether the base model gives an answer that is missed now: what it never knew, no edit can damage.
-
-    An answer that is still given was not damaged either, so only missed ones are asked, each once.
-    """
-    new = [pair for pair in dict.fromkeys(missed) if pair not in memory.known]
-    if new:
-        base = Scorer(editor.model, editor.tokenizer, editor.base_weights())
-        memory.known |= dict(zip(new, base.exact(new), strict=True))
-    return memory.known.__getitem__
-
-
-def starts_with(answer: str, target: str) -> bool:
-    """Does the answer begin with the target, white space and case aside?"""
-    return " ".join(answer.split()).casefold().startswith(" ".join(target.split()).casefold())
+    return max(one, other) if measure_named(name).high_is_bad else min(one, other)
 
 
 def _anchored(value_norm_ratio: float | None) -> float | None:
@@ -308,16 +194,12 @@ def _anchored(value_norm_ratio: float | None) -> float | None:
     return None if value_norm_ratio is None or math.isnan(value_norm_ratio) else value_norm_ratio
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None
-
-
 def _ratio(value: float, base: float) -> float:
     return value / base if base else math.nan
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], part: str):
+def _timed(seconds: dict[str, float], part: str) -> Generator[None]:
     start = time.perf_counter()
     yield
     seconds[part] = time.perf_counter() - start

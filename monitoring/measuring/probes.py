@@ -8,8 +8,8 @@ from importlib.resources import files
 
 from monitoring.errors import ProbeError
 
-#: Prompts asked after every update; the others are canaries, answered freely at each audit. The mean KL
-#: of 16 prompts that are compared with themselves tells an unchanged model from a damaged one.
+#: Prompts asked after every update. The others are answered freely, as a deep measure. The mean KL of 16
+#: prompts that are compared with themselves tells an unchanged model from a damaged one.
 WATCHED_PROMPTS = 16
 
 
@@ -19,8 +19,8 @@ class ProbeSet:
 
     Attributes:
         texts: paragraphs whose perplexity is watched.
-        prompts: unfinished sentences: the first `WATCHED_PROMPTS` have their next-token distribution
-            watched, the others are canaries.
+        prompts: unfinished sentences. The next-token distribution of the first `WATCHED_PROMPTS` is watched;
+            the others are answered freely.
 
     Raises:
         ProbeError: there is no text or no prompt.
@@ -38,8 +38,8 @@ class ProbeSet:
         return self.prompts[:WATCHED_PROMPTS]
 
     @property
-    def canaries(self) -> tuple[str, ...]:
-        """The prompts that are not watched; all of them where there are no others."""
+    def free(self) -> tuple[str, ...]:
+        """The prompts that are answered freely: those not watched, or all where there are no others."""
         return self.prompts[WATCHED_PROMPTS:] or self.prompts
 
     @cached_property

@@ -13,6 +13,11 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from editing.model.families import soft_capped
+from editing.model.loaded import stores_transposed
+from editing.model.tokens import continuation, fill_token, pad
+from monitoring.measuring.typed import parts
+
 #: Padded tokens in one forward pass; keeps activations of the bundled model below 100 MB.
 BATCH_TOKENS = 1024
 
@@ -64,18 +69,7 @@ class Scorer:
 
     def encode(self, prompt: str, target: str) -> Encoded:
         """Tokens of ``prompt + " " + target``; those that reach past the prompt are the target's."""
-        text = f"{prompt} {target}"
-        if self.tokenizer.is_fast:
-            coded = self.tokenizer(text, return_offsets_mapping=True)
-            ids, ends = coded["input_ids"], [end for _, end in coded["offset_mapping"]]
-            inside = [i for i, end in enumerate(ends) if end > len(prompt)]
-            first, last = (inside[0], inside[-1]) if inside else (len(ids), len(ids) - 1)
-        else:
-            ids, alone = self.tokenizer(text)["input_ids"], self.tokenizer(prompt)["input_ids"]
-            same = [a == b for a, b in zip(ids, alone, strict=False)]
-            first, last = (same.index(False) if False in same else len(same)), len(ids) - 1
-        # A model predicts nothing before the first token.
-        return Encoded(tuple(ids[: last + 1]), max(first, 1))
+        return Encoded(*continuation(self.tokenizer, prompt, target))
 
     def encode_text(self, text: str, tokens: int | None = None) -> Encoded:
         """A running text: all tokens but the first are scored, or the first `tokens` of those."""
@@ -85,7 +79,8 @@ class Scorer:
     def score(self, encoded: Sequence[Encoded]) -> list[TargetScore]:
         """Scores in the order given; an item without scored tokens has NaN and is not exact.
 
-        What one item reads and another continues is read once: two targets of one prompt mostly share a pass.
+        If the tokens of one item begin those of another, both are read in one row. So two targets of one
+        prompt mostly share a pass.
         """
         scores = [TargetScore(math.nan, 0, False)] * len(encoded)
         shared = _shared([i for i, item in enumerate(encoded) if len(item.ids) > item.first], encoded)
@@ -97,8 +92,8 @@ class Scorer:
             wanted = torch.tensor([token for _, _, item in read for token in item.ids[item.first :]])
             losses, hits = self._losses(rows, wanted)
             counts = [len(item.ids) - item.first for _, _, item in read]
-            parts = zip(read, counts, losses.split(counts), hits.split(counts), strict=True)
-            for (_, i, _), count, loss, hit in parts:
+            found = zip(read, counts, parts(losses, counts), parts(hits, counts), strict=True)
+            for (_, i, _), count, loss, hit in found:
                 scores[i] = TargetScore(float(loss.mean()), count, bool(hit.all()), int(hit.sum()))
         return scores
 
@@ -107,8 +102,8 @@ class Scorer:
         return [score.exact for score in self.score([self.encode(p, t) for p, t in pairs])]
 
     def answers_in_full(self, prompt: str, encoded: Encoded) -> bool:
-        """Is what precedes the target just the prompt's own tokens? Then a target that is `exact` under
-        teacher forcing *is* the beginning of the greedy answer, which need not be generated."""
+        """Do exactly the prompt's own tokens precede the target? If so, a target that is `exact` under
+        teacher forcing is the beginning of the greedy answer, and nothing need be generated."""
         return tuple(self.tokenizer(prompt)["input_ids"]) == encoded.ids[: encoded.first]
 
     def decode(self, encoded: Encoded) -> str:
@@ -133,52 +128,41 @@ class Scorer:
         if not prompts:
             return []
         rows = [self.tokenizer(p)["input_ids"] for p in prompts]
-        longest, pad = max(map(len, rows)), self._pad()
-        ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        fill = fill_token(self.tokenizer)
+        ids, mask = pad(rows, fill, self.model.device, left=True)
         config = GenerationConfig(
             do_sample=False,
             max_new_tokens=tokens,
-            pad_token_id=pad,
+            pad_token_id=fill,
             eos_token_id=self.model.generation_config.eos_token_id,
         )
-        device = self.model.device
-        arguments: dict[str, Any] = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-        arguments["generation_config"] = config
+        arguments = {"input_ids": ids, "attention_mask": mask.long(), "generation_config": config}
         replaced = {f"model.{name}": weight for name, weight in self._replaced.items()}
         made = torch.func.functional_call(_Generation(self.model), replaced, (), arguments)
-        texts = self.tokenizer.batch_decode(made[:, longest:], skip_special_tokens=True)
+        texts = self.tokenizer.batch_decode(made[:, ids.shape[1] :], skip_special_tokens=True)
         return [(text.strip().splitlines() or [""])[0].strip() for text in texts]
-
-    def _pad(self) -> int:
-        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if token is not None:
-                return int(token)
-        return 0  # masked out, so any id of the vocabulary will do
 
     @torch.inference_mode()
     def _hidden(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Final hidden states [rows, longest, d]; right padding never reaches a causal model's past."""
-        longest, pad, device = max(map(len, rows)), self._pad(), self.model.device
-        ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], device=device)
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
+        ids, mask = pad(rows, fill_token(self.tokenizer), self.model.device)
         body, prefix = self.model.base_model, f"{self.model.base_model_prefix}."
         replaced = {name.removeprefix(prefix): w for name, w in self._replaced.items()}
-        arguments = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+        arguments = {"input_ids": ids, "attention_mask": mask.long(), "use_cache": False}
         return torch.func.functional_call(body, replaced, (), arguments).last_hidden_state
 
     @torch.inference_mode()
     def _head(self, rows: Tensor) -> Tensor:
-        """Logits in float32, with the soft cap that Gemma 2 applies after its head."""
-        logits = self.model.get_output_embeddings()(rows).float()
-        cap = getattr(self.model.config, "final_logit_softcapping", None)
-        return torch.tanh(logits / cap) * cap if cap else logits
+        """Logits in float32."""
+        return soft_capped(self.model, self.model.get_output_embeddings()(rows).float())
 
     @torch.inference_mode()
     def _losses(self, rows: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """(loss in nats, token is the most probable one) for each row of hidden states."""
-        losses, hits = [], []
-        for part, tokens in zip(rows.split(HEAD_ROWS), wanted.to(rows.device).split(HEAD_ROWS), strict=True):
+        losses: list[Tensor] = []
+        hits: list[Tensor] = []
+        asked = parts(wanted.to(rows.device), HEAD_ROWS)
+        for part, tokens in zip(parts(rows, HEAD_ROWS), asked, strict=True):
             logits = self._head(part)
             loss = torch.nn.functional.cross_entropy(logits, tokens, reduction="none")
             losses.append(loss.double().cpu())
@@ -225,14 +209,14 @@ def _as_parameter(model: Any, name: str, weight: Tensor) -> Tensor:
     """`weight` ([d_out, d_in]) in the dtype, device and orientation that the model keeps it in."""
     parameter = model.get_parameter(name)
     module = model.get_submodule(name.rpartition(".")[0])
-    turned = weight.T if type(module).__name__ == "Conv1D" else weight
+    turned = weight.T if stores_transposed(module) else weight
     return turned.to(parameter.device, parameter.dtype)
 
 
 def _shared(indices: Sequence[int], encoded: Sequence[Encoded]) -> dict[int, list[int]]:
-    """Items to be read → all items whose tokens, less the last, begin theirs; each item once.
+    """Item to be read → all items whose tokens, without the last, begin its own. Each item appears once.
 
-    In the order of their tokens an item stands right before those that continue it.
+    Items are sorted by their tokens, so that an item stands right before those that continue it.
     """
     shared: dict[int, list[int]] = {}
     longest: int | None = None

@@ -4,13 +4,14 @@ import pytest
 
 from benchmarks import hindsight
 from benchmarks.measures import Update, layer_cost
-from monitoring.verdict import GUARD_NAMES, GUARDS, Thresholds
+from monitoring.registry import JUDGED, WATCHED
+from monitoring.thresholds import Thresholds
 
 
 def run(perplexity=(), guard=False, stream="worn", **measures):
     """A run whose versions hold two edits more each; a measure that is not given was not measured."""
     series = [
-        {name: None for name in GUARD_NAMES}
+        {name: None for name in JUDGED}
         | {"edits": 2 * (i + 1), "perplexity_ratio": ratio, "seconds": {"edit": 3.0, "weights": 1.0}}
         | {name: values[i] for name, values in measures.items()}
         for i, ratio in enumerate(perplexity)
@@ -28,7 +29,7 @@ def test_the_measure_that_warns_earliest_comes_first():
     ]
     assert hindsight.leads(rows)[0] == ["probe_kl_nats", "10", "30"]
     assert ["retention_ratio", "90", "–"] in hindsight.leads(rows)
-    assert len(hindsight.leads(rows)) == len(GUARD_NAMES)
+    assert len(hindsight.leads(rows)) == len(JUDGED)
 
 
 def test_levels_are_the_worst_before_perplexity_is_too_high():
@@ -38,7 +39,7 @@ def test_levels_are_the_worst_before_perplexity_is_too_high():
     assert table["retention_ratio"] == ["0.9", "–"]
     assert table["probe_kl_nats"] == ["0.3", "–"]
     assert table["canary_ratio"] == ["–", "–"]
-    assert len(table) == len(GUARDS)
+    assert len(table) == len(WATCHED)
 
 
 def test_a_forecast_is_judged_by_where_its_limit_was_passed():

@@ -38,7 +38,7 @@ class World:
 
     def open(self):
         from daemon.apply.applier import Applier
-        from daemon.apply.update import Monitoring
+        from daemon.apply.measuring import Monitoring
         from daemon.ledger.ledger import Ledger
         from daemon.versions.store import Store
 
@@ -69,7 +69,7 @@ class World:
             grown = 1.0 + 0.1 * (len(batch) + len(earlier))
             return Measurements(weight_norm_ratio={4: 1.0, 8: grown}, subspace_similarity={4: 0.9, 8: 0.95})
 
-        accepted = fakes.FakeVerdict("accepted", guards={"weight_norm_ratio": "warn"})
+        accepted = fakes.FakeVerdict("accepted", states={"weight_norm_ratio": "warn"})
         fake = self.applier.monitoring
         self.applier.monitoring = fake._replace(measure=measure, judge=lambda *_: accepted)
 
@@ -77,24 +77,26 @@ class World:
         from daemon.core.messages import parse_correction
 
         body = {"subject": subject, "prompt": prompt, "target": target, **more}
-        return self.ledger.submit(parse_correction(body), id or f"id-{subject}-{target}")
+        return self.ledger.intake.submit(parse_correction(body), id or f"id-{subject}-{target}")
 
     def run(self):
         return self.applier.run()
 
     def steps(self):
         """The guard's ladder: (step, on what)."""
-        return [(t.new, t.id) for t in self.ledger.transitions(kind="guard")]
+        return [(t.new, t.id) for t in self.ledger.questions.transitions(kind="guard")]
 
     def states(self):
-        return {row.id: row.state.value for row in self.ledger.corrections()}
+        return {row.id: row.state.value for row in self.ledger.questions.corrections()}
 
     def check_agreement(self):
-        live = self.ledger.live_version()
+        live = self.ledger.questions.live_version()
         served = self.replica.served()
         assert served.version == live or (live == "v000000" and served.version == "default")
-        assert list(self.store.load_state(live).ids) == self.ledger.fact_ids(live)
-        assert sorted(row.id for row in self.ledger.facts()) == sorted(self.ledger.fact_ids(live))
+        assert list(self.store.load_state(live).ids) == self.ledger.questions.fact_ids(live)
+        assert sorted(row.id for row in self.ledger.questions.facts()) == sorted(
+            self.ledger.questions.fact_ids(live)
+        )
         if live != "v000000":
             assert self.editor.weight_hashes() == self.store.weight_sha256(live) == dict(served.sha256)
         else:

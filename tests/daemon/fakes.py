@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from editing.errors import EditError
 from editing.facts import Fact
 from editing.memory.delta import materialise, tensor_sha256
 from editing.memory.state import EditState
+from editing.report import Outcome, Report
 
 NAME = "model.layers.0.mlp.down_proj.weight"
 
@@ -38,10 +38,12 @@ class FakeEditor:
         self.state = EditState()
         self.applied: list[tuple[str, ...]] = []
 
-    def apply(self, facts: Sequence[Fact], remove: Sequence[str] = ()) -> Any:
+    def apply(self, facts: Sequence[Fact], remove: Sequence[str] = ()) -> Report:
         self.applied.append(tuple(fact.id for fact in facts))
         if any(fact.target == "unwritable" for fact in facts):
             raise EditError("target = 'unwritable': cannot be encoded")
+        if {fact.id for fact in facts} & set(self.state.ids) or set(remove) - set(self.state.ids):
+            raise EditError("a fact is live already, or one to be removed is not")
         written = [fact for fact in facts if fact.target not in self.outliers]
         new = {
             f"{NAME}/{kind}": torch.cat([torch.zeros(rows, 0), *(_column(f, rows) for f in written)], 1)
@@ -50,17 +52,12 @@ class FakeEditor:
         table = self.state.without(remove).with_columns(written, new)
         factors = {NAME: (table.columns[f"{NAME}/values"] * 0.1, table.columns[f"{NAME}/keys"])}
         self.state = EditState(table.facts, factors, table.columns)
-        return SimpleNamespace(
-            outcomes=[
-                SimpleNamespace(
-                    id=fact.id,
-                    written=fact in written,
-                    reason=None if fact in written else "skipped_outlier: 12.1 is more than 2 x anchor 4.4",
-                    value_norm_ratio=1.0,
-                )
-                for fact in facts
-            ]
-        )
+        return Report(tuple(self._outcome(fact) for fact in facts), {})
+
+    def _outcome(self, fact: Fact) -> Outcome:
+        skipped = fact.target in self.outliers
+        reason = "skipped_outlier: 12.1 is more than 2 x anchor 4.4" if skipped else None
+        return Outcome(fact.id, not skipped, reason, 4.4, 1.0, 0.0, 1)
 
     def compact(self) -> None:
         """The keys become others, as a real compaction's do: the version is a snapshot."""
@@ -199,7 +196,7 @@ class FakeVerdict:
     outcome: str
     reasons: tuple[str, ...] = ()
     blamed: tuple[str, ...] = ()
-    guards: dict[str, str] = field(default_factory=dict)
+    states: dict[str, str] = field(default_factory=dict)
 
 
 def fake_measure(batch: Any, earlier: Any, ratio: float | None) -> FakeMeasurements:
@@ -226,13 +223,13 @@ def fake_judge(measured: FakeMeasurements, previous: Any) -> FakeVerdict:
     if "poison" in targets.values():
         return FakeVerdict("rejected", ("perplexity rose",))
     if "heavy" in targets.values():
-        return FakeVerdict("rejected", ("weight_norm_ratio = 2",), guards={"weight_norm_ratio": "limit"})
+        return FakeVerdict("rejected", ("weight_norm_ratio = 2",), states={"weight_norm_ratio": "limit"})
     if "light" in targets.values() and "wearing" in live:
-        return FakeVerdict("rejected", ("weight_norm_ratio = 1.6",), guards={"weight_norm_ratio": "limit"})
+        return FakeVerdict("rejected", ("weight_norm_ratio = 1.6",), states={"weight_norm_ratio": "limit"})
     if "crowded" in targets.values():
-        return FakeVerdict("rejected", ("retention_ratio = 0.8",), guards={"retention_ratio": "limit"})
+        return FakeVerdict("rejected", ("retention_ratio = 0.8",), states={"retention_ratio": "limit"})
     if "loud" in targets.values():
-        return FakeVerdict("rejected", ("perplexity = 1.3",), guards={"probe_perplexity_ratio": "limit"})
+        return FakeVerdict("rejected", ("perplexity = 1.3",), states={"probe_perplexity_ratio": "limit"})
     blamed = tuple(id for id, target in targets.items() if target == "bad")
     if blamed:
         return FakeVerdict("rejected", ("does not answer",), blamed)
@@ -245,7 +242,7 @@ def fake_judge(measured: FakeMeasurements, previous: Any) -> FakeVerdict:
         return FakeVerdict("rejected", ("compaction forgets",))
     here = {*live, *targets.values()}
     worn = {measure: "warn" for target, measure in WEARING.items() if target in here}
-    return FakeVerdict("accepted", guards=worn)
+    return FakeVerdict("accepted", states=worn)
 
 
 def fake_foresee(history: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from sqlalchemy.exc import DatabaseError, IntegrityError, InternalError
 from daemon import app, tasks
 from daemon.app import build_applier
 from daemon.core.settings import Settings
+from daemon.intake.doorbell import Doorbell
 from daemon.ledger.ledger import Ledger
 from tests.tiny_models import save_checkpoint
 
@@ -53,6 +54,7 @@ def test_an_intake_worker_takes_nothing_before_it_has_a_ledger(monkeypatch, tmp_
 def test_a_doorbell_that_nobody_answers_does_not_stay(monkeypatch):
     sent = []
     celery = SimpleNamespace(send_task=lambda name, **how: sent.append((name, how["expires"])))
-    tasks.ring(celery)
-    tasks.ring(celery, 5.0)
+    doorbell = Doorbell(celery)
+    doorbell.ring()
+    doorbell.ring(5.0)
     assert sent == [("factd.apply", 60), ("factd.apply", 5.0)]

@@ -3,14 +3,14 @@
 import json
 import re
 import subprocess
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
 from monitoring.metrics import METRICS, PREFIX
-from monitoring.verdict import Thresholds
+from monitoring.thresholds import Thresholds
 from tests.programs import program
 
 ROOT = Path(__file__).parents[2]
@@ -126,7 +126,7 @@ STREAMS = {
         'factd_guard_state{guard="probe_kl_nats"}',
         3,
         2,
-        "Guard probe_kl_nats has no measurement of the live version",
+        "probe_kl_nats was not measured on the live version",
         labels={"guard": "probe_kl_nats"},
         context=VERSION,
     ),
@@ -280,7 +280,7 @@ def test_rules_name_metrics_that_exist():
 
 
 def test_levels_and_trends_are_at_the_limits_of_the_guard():
-    bounds = {field.name: field.default for field in fields(Thresholds)}
+    bounds = Thresholds().as_settings()
     found = {}
     for alert, rule in ALERTS.items():
         measure = re.search(r"factd[_:]([a-z_]+)(:(max|min))?", rule["expr"])[1]

@@ -27,14 +27,16 @@ import pytest
 import yaml
 
 from daemon.apply.applier import Applier
-from daemon.apply.update import Monitoring
+from daemon.apply.measuring import Monitoring
 from daemon.core.messages import parse_correction
 from daemon.core.settings import Settings
 from daemon.ledger.ledger import Ledger
 from daemon.versions.store import Store
 from monitoring.dashboards.board import ANNOTATIONS, DASHBOARDS
-from monitoring.measurements import LAYER_MEASURES, SCALAR_MEASURES, Measurements
-from monitoring.verdict import Thresholds, judge
+from monitoring.measurements import Measurements
+from monitoring.registry import LAYER_MEASURES, SCALAR_MEASURES
+from monitoring.thresholds import Thresholds
+from monitoring.verdict import judge
 from tests.daemon.fakes import DiskServing, FakeEditor
 from tests.programs import free_port, program, running
 
@@ -44,7 +46,7 @@ TOKEN = "admin-token"
 #: Growth of the norm with each fact: the fifth version is past the rule's limit of 1.5.
 STEP = 0.12
 #: The operator has widened the guard's limit, so that the rules are the second line.
-WIDENED = Thresholds(weight_norm_ratio_warn=2.0, weight_norm_ratio_limit=3.0)
+WIDENED = Thresholds().overridden({"weight_norm_ratio_warn": 2.0, "weight_norm_ratio_limit": 3.0})
 WAIT_SECONDS = 90
 
 
@@ -88,8 +90,10 @@ class Run:
 
     def post(self, number: int) -> None:
         body = {"subject": f"S{number}", "prompt": "The capital of {} is", "target": f"T{number}"}
-        self.ledger.submit(parse_correction(body), f"id-{number}")
-        until(lambda: self.ledger.get(f"id-{number}").state == "live", f"correction {number} is live")
+        self.ledger.intake.submit(parse_correction(body), f"id-{number}")
+        until(
+            lambda: self.ledger.questions.get(f"id-{number}").state == "live", f"correction {number} is live"
+        )
 
 
 def until(wanted: Callable[[], Any], what: str) -> None:
@@ -195,12 +199,12 @@ def drifted(run, tmp_path_factory):
         run.post(number)
         norm = 1 + STEP * number - 0.001
         until(lambda least=norm: run.query(f"max(factd_weight_norm_ratio) > {least}"), f"norm {norm}")
-    until(lambda: run.ledger.live_version() == "v000004", "the rollback")
+    until(lambda: run.ledger.questions.live_version() == "v000004", "the rollback")
     until(lambda: any(d["alert"]["status"] == "resolved" for d in run.deliveries()), "the alert ends")
-    (operation,) = run.ledger.operations()
+    (operation,) = run.ledger.questions.operations()
     fired = run.deliveries()[0]
     began = datetime.fromisoformat(fired["alert"]["startsAt"]).timestamp()
-    drift_at = run.ledger.version("v000005").live_at
+    drift_at = run.ledger.questions.version("v000005").live_at
     times = {
         "drift_live_to_alert_seconds": began - drift_at,
         "alert_to_request_seconds": operation.created_at - began,
@@ -208,7 +212,7 @@ def drifted(run, tmp_path_factory):
         "drift_live_to_rollback_seconds": operation.finished_at - drift_at,
     }
     firing = [d for d in run.deliveries() if d["alert"]["status"] == "firing"]
-    told = times | {"deliveries_firing": len(firing), "rollbacks": len(run.ledger.operations())}
+    told = times | {"deliveries_firing": len(firing), "rollbacks": len(run.ledger.questions.operations())}
     told["answers"] = [delivery["answer"] for delivery in run.deliveries()]
     folder = Path(os.environ.get("FACTD_TEST_RECORDS") or tmp_path_factory.mktemp("records"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -218,7 +222,7 @@ def drifted(run, tmp_path_factory):
 
 
 def test_drift_is_rolled_back_by_an_alert_exactly_once(drifted):
-    (operation,) = drifted.ledger.operations()
+    (operation,) = drifted.ledger.questions.operations()
     assert (operation.kind, operation.state, operation.target) == ("rollback", "done", "v000004")
     assert operation.actor.startswith("alert:")
     assert operation.why == "FactdWeightNormHigh is firing"
@@ -229,7 +233,7 @@ def test_drift_is_rolled_back_by_an_alert_exactly_once(drifted):
     assert firing[0]["answer"]["to"] == "v000004"
     ended = [d["answer"] for d in drifted.deliveries() if d["alert"]["status"] == "resolved"]
     assert {answer["why"] for answer in ended} == {"status is resolved"}
-    assert drifted.ledger.status().rollbacks["alert"] == 1
+    assert drifted.ledger.questions.status().rollbacks["alert"] == 1
 
 
 def test_the_replica_serves_the_version_before_bit_for_bit(drifted):
@@ -239,8 +243,8 @@ def test_the_replica_serves_the_version_before_bit_for_bit(drifted):
     assert dict(served.sha256) == wanted == drifted.editor.weight_hashes()
     published = json.loads(drifted.replica.file.read_text())["published"]
     assert published == [*(f"v00000{number}" for number in range(6)), "v000004"]
-    assert [row.id for row in drifted.ledger.facts()] == [f"id-{number}" for number in range(1, 5)]
-    assert drifted.ledger.get("id-5").state == "rolled_back"
+    assert [row.id for row in drifted.ledger.questions.facts()] == [f"id-{number}" for number in range(1, 5)]
+    assert drifted.ledger.questions.get("id-5").state == "rolled_back"
 
 
 def test_only_the_alert_that_names_a_rollback_reaches_factd(drifted):
@@ -255,7 +259,7 @@ def test_the_webhook_wants_the_admin_token_and_answers_a_late_repetition(drifted
     assert httpx.post(address, json=body, headers={"Authorization": "Bearer x"}).status_code == 401
     late = httpx.post(address, json=body, headers={"Authorization": f"Bearer {TOKEN}"})
     assert late.json()[0]["why"] == "handled before"
-    assert len(drifted.ledger.operations()) == 1
+    assert len(drifted.ledger.questions.operations()) == 1
 
 
 def finite(rows: list[dict[str, Any]]) -> bool:

@@ -16,8 +16,8 @@ import pytest
 from sqlalchemy import select
 
 from daemon.cli.demo.client import LiveServer, Traffic
-from daemon.cli.demo.demo import first_word
 from daemon.cli.demo.facts import UNRELATED
+from daemon.cli.demo.steps import first_word
 from daemon.http.client import Client
 from daemon.ledger.ledger import Ledger
 from daemon.ledger.tables import lease
@@ -191,7 +191,7 @@ def test_killed_worker_applies_the_correction_exactly_once(up, tokens, live, api
     assert served["sha256"] == {name: entry["sha256"] for name, entry in manifest["tensors"].items()}
     assert [fact["id"] for fact in api.facts()] == [id]
     with ledger_of(state) as ledger:
-        assert [step.new for step in ledger.transitions(id)].count("live") == 1
+        assert [step.new for step in ledger.questions.transitions(id)].count("live") == 1
     # Written before the kill: the very same version goes on.
     assert step != "publish" or current == version
 
@@ -208,14 +208,18 @@ def ledger_of(state: Path):
 def _finished_step(state: Path, id: str, step: str) -> str | None:
     """The version under way that has this correction, once the step has its time in the ledger."""
     with ledger_of(state) as ledger:
-        version = ledger.version_in_flight()
+        version = ledger.questions.version_in_flight()
         if version is None or id not in version.added:
             return None
-        return version.id if step in {name for _, name, _ in ledger.stage_seconds(version.id)} else None
+        return (
+            version.id
+            if step in {name for _, name, _ in ledger.questions.stage_seconds(version.id)}
+            else None
+        )
 
 
 def _applier(state: Path) -> int:
-    with ledger_of(state) as ledger, ledger.engine.connect() as c:
+    with ledger_of(state) as ledger, ledger.database.engine.connect() as c:
         return c.execute(select(lease.c.pid)).scalar_one()
 
 
@@ -282,8 +286,8 @@ def test_drift_of_the_live_model_fires_a_rule_and_is_rolled_back_on_the_live_ser
         api.wait([id])
         until(lambda: api.versions()["live"] == "v000000", 120, lambda: str(api.versions()))
     with ledger_of(Path(up["state_dir"])) as ledger:
-        asked = [each for each in ledger.operations() if each.actor.startswith("alert:")][-1:]
-        live_at = ledger.get(id).live_at
+        asked = [each for each in ledger.questions.operations() if each.actor.startswith("alert:")][-1:]
+        live_at = ledger.questions.get(id).live_at
     assert [(each.kind, each.target, each.state) for each in asked] == [("rollback", "v000000", "done")]
     assert live.served(tokens["admin"])["version"] == "v000000"
     assert first_word(live.ask_all([QUESTION])[0]) == before

@@ -22,8 +22,10 @@ from safetensors.torch import load_file
 
 from daemon.core.errors import ProofError
 from daemon.publish.proof import Passage, Proof
-from daemon.publish.serving import ServingError, VllmReplica
-from daemon.supervise.embedded import ManagedProcess, VllmOptions, free_port, vllm_command, vllm_process
+from daemon.publish.serving import ServingError
+from daemon.publish.vllm_replica import VllmReplica
+from daemon.supervise.processes import ManagedProcess, free_port
+from daemon.supervise.vllm import VllmOptions, vllm_command, vllm_process
 from editing.memory.delta import materialise, tensor_sha256, write_tensors
 from tests.attacks.hostile import ATTACKS, write_manifest
 from tests.tiny_models import save_checkpoint
@@ -47,7 +49,7 @@ from pathlib import Path
 def register():
     from daemon.plugin import worker as vllm_plugin
 
-    order, publisher = Path(os.environ["FACTD_TEST_FAULT"]), vllm_plugin._Publisher
+    order, publisher = Path(os.environ["FACTD_TEST_FAULT"]), vllm_plugin._Rank
     pack, load = vllm_plugin._pack, publisher._load
     if pack.__module__ == __name__:
         return
@@ -503,7 +505,7 @@ def test_a_stale_fence_is_refused(live):
 
 def test_a_killed_parent_leaves_no_process_behind(tmp_path):
     script = (
-        "import sys, time; from pathlib import Path; from daemon.supervise.embedded import ManagedProcess\n"
+        "import sys, time; from pathlib import Path; from daemon.supervise.processes import ManagedProcess\n"
         'child = \'import subprocess, time; p = subprocess.Popen(["sleep", "300"]);\'\n'
         "child += 'print(p.pid, flush=True); time.sleep(300)'\n"
         f"p = ManagedProcess('x', [sys.executable, '-c', child], "

@@ -12,14 +12,16 @@ import httpx
 import pytest
 import torch
 
-from daemon.app import build_proof
 from daemon.apply.applier import Applier
-from daemon.apply.update import Monitoring
+from daemon.apply.building import build_proof
+from daemon.apply.measuring import Monitoring
 from daemon.core.messages import parse_correction
 from daemon.core.settings import Settings
 from daemon.ledger.ledger import Ledger
-from daemon.publish.serving import PublishResult, VllmReplica
-from daemon.supervise.embedded import VllmOptions, free_port, vllm_command, vllm_process
+from daemon.publish.serving import PublishResult
+from daemon.publish.vllm_replica import VllmReplica
+from daemon.supervise.processes import free_port
+from daemon.supervise.vllm import VllmOptions, vllm_command, vllm_process
 from daemon.versions.store import Store
 from tests.daemon import fakes
 from tests.end_to_end.test_vllm_live import SIZES, TOKEN, logprobs
@@ -114,7 +116,7 @@ def ready(replica) -> int:
 
 def post(applier, subject, target):
     body = {"subject": subject, "prompt": "The capital of {} is", "target": target}
-    applier.ledger.submit(parse_correction(body), f"id-{subject}")
+    applier.ledger.intake.submit(parse_correction(body), f"id-{subject}")
 
 
 def test_both_flip_and_one_that_is_killed_in_the_flip_comes_back(fleet):
@@ -151,6 +153,6 @@ def test_both_flip_and_one_that_is_killed_in_the_flip_comes_back(fleet):
     assert logprobs(a) == logprobs(b)
     assert ready(b) == 200
 
-    applier.ledger.request("rollback", "v000000", actor="operator")
+    applier.ledger.intake.request("rollback", "v000000", actor="operator")
     assert applier.run().live == "v000000"
     assert logprobs(a) == logprobs(b) == base

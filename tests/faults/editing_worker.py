@@ -1,9 +1,9 @@
 """The applier of a worker that edits for real: ledger, store and editor are the daemon's own. The judge is a
 fake, and so is the replica, which serves what the store holds."""
 
-from daemon.app import open_editor
 from daemon.apply.applier import Applier
-from daemon.apply.update import Monitoring
+from daemon.apply.building import open_editor
+from daemon.apply.measuring import Monitoring
 from daemon.core.settings import Settings
 from daemon.ledger.ledger import Ledger
 from daemon.versions.store import Store

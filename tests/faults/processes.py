@@ -63,7 +63,7 @@ def applier(root: Path, stage: str) -> None:
         if reached == stage:
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    world.applier.checkpoint = stop
+    world.applier.reached = stop
     try:
         world.run()
     except LeaseLostError:
@@ -95,14 +95,14 @@ def api(root: Path, port: int, moment: str) -> None:
 
     if moment == "in the transaction":
 
-        @event.listens_for(ledger.engine, "before_cursor_execute")
+        @event.listens_for(ledger.database.engine, "before_cursor_execute")
         def _(_c, _cursor, statement, *_):
             if statement.startswith("INSERT INTO transitions"):
                 die()
 
     if moment == "before the commit":
 
-        @event.listens_for(ledger.engine, "commit")
+        @event.listens_for(ledger.database.engine, "commit")
         def _(connection):
             if connection.get_execution_options().get("factd_write"):
                 die()

@@ -37,13 +37,13 @@ def test_a_post_of_many_is_recorded_whole_or_not_at_all(tmp_path, moment, record
     ledger, port = Ledger.open(f"sqlite:///{tmp_path / 'ledger.sqlite3'}"), free_port()
     with processes.process(processes.api, tmp_path, port, moment), pytest.raises(httpx.TransportError):
         post(port)
-    assert ledger.pending_count() == recorded
-    assert audit(ledger.engine).valid
+    assert ledger.questions.pending_count() == recorded
+    assert audit(ledger.database.engine).valid
     port = free_port()
     with processes.process(processes.api, tmp_path, port, "never"):
         answer = post(port)
         assert answer.status_code == 202
         assert post(port).json() == answer.json()
-    assert [row.id for row in ledger.corrections()] == answer.json()["ids"]
-    assert ledger.pending_count() == MANY
+    assert [row.id for row in ledger.questions.corrections()] == answer.json()["ids"]
+    assert ledger.questions.pending_count() == MANY
     ledger.close()

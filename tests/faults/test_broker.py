@@ -79,7 +79,7 @@ def agreed(world):
 
 
 def arrivals(world, id):
-    return [t.new for t in world.ledger.transitions(id)].count("received")
+    return [t.new for t in world.ledger.questions.transitions(id)].count("received")
 
 
 def test_a_worker_killed_in_mid_task_and_a_cut_connection_record_once(world, valkey, producer):
@@ -103,7 +103,7 @@ def test_a_worker_killed_in_mid_task_and_a_cut_connection_record_once(world, val
             producer("last", subject="Italy")
             until(lambda: world.states().get("last") == "live")
     assert [arrivals(world, id) for id in ("killed", "cut", "last")] == [1, 1, 1]
-    assert audit(world.ledger.engine).valid
+    assert audit(world.ledger.database.engine).valid
     agreed(world)
 
 
@@ -115,7 +115,7 @@ def test_a_broker_that_lost_its_data_delays_nothing_that_was_recorded(world, val
             os.kill(redis.info("server")["process_id"], signal.SIGKILL)
         until(lambda: not valkey.running())
         # As through HTTP: recorded, and the doorbell cannot be rung.
-        world.ledger.submit(parse_correction(GOOD | {"subject": "Spain"}), "unheard")
+        world.ledger.intake.submit(parse_correction(GOOD | {"subject": "Spain"}), "unheard")
         shutil.rmtree(valkey.directory / "appendonlydir")
         valkey.start()
         until(lambda: world.states().get("unheard") == "live")

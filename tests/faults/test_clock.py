@@ -23,12 +23,12 @@ def test_a_clock_that_steps_changes_no_order_and_keeps_nobody_waiting(world, ste
         "id-A-old": "superseded", "id-B-fine": "live", "id-A-new": "live", "id-C-late": "live",
     }  # fmt: skip
     world.now -= 2 * step
-    world.ledger.request("retract", "id-B-fine", actor="operator")
+    world.ledger.intake.request("retract", "id-B-fine", actor="operator")
     world.run()
-    world.ledger.request("rollback", "v000001", actor="operator")
+    world.ledger.intake.request("rollback", "v000001", actor="operator")
     assert world.run().live == "v000001"
-    assert [row.id for row in world.ledger.facts()] == ["id-A-old", "id-B-fine"]
-    assert audit(world.ledger.engine).valid
+    assert [row.id for row in world.ledger.questions.facts()] == ["id-A-old", "id-B-fine"]
+    assert audit(world.ledger.database.engine).valid
     world.check_agreement()
 
 
@@ -40,7 +40,7 @@ def test_a_clock_that_steps_in_mid_run_costs_no_lease(world, step):
         if stage == "edited":
             world.now += step
 
-    world.applier.checkpoint = turn
+    world.applier.reached = turn
     world.post("A", "B")
     assert world.run().live == "v000001"
     world.check_agreement()

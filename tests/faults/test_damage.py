@@ -70,14 +70,16 @@ def test_a_damaged_byte_is_refused_or_changes_nothing(world, version, name):
 
 def test_of_a_cut_or_damaged_log_what_stands_before_the_fault_stays(tmp_path):
     ledger = Ledger.open(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
-    with ledger.engine.connect().execution_options(factd_write=False) as c:
+    with ledger.database.engine.connect().execution_options(factd_write=False) as c:
         c.exec_driver_sql("ROLLBACK")
         c.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     log = tmp_path / "ledger.sqlite3-wal"
     ends = []
     for number in range(5):
         body = {"subject": f"S{number}", "prompt": "The capital of {} is", "target": "t"}
-        ledger.submit(parse_correction(body | {"paraphrases": ["x" * 900] * 3 * number}), f"id-{number}")
+        ledger.intake.submit(
+            parse_correction(body | {"paraphrases": ["x" * 900] * 3 * number}), f"id-{number}"
+        )
         ends.append(log.stat().st_size)
     base, whole = (tmp_path / "ledger.sqlite3").read_bytes(), log.read_bytes()
     ledger.close()

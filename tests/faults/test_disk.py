@@ -9,8 +9,8 @@ from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
 from daemon import tasks
+from daemon.cli.exits import Exit
 from daemon.cli.main import app
-from daemon.cli.output import Exit
 from daemon.http.api import create_app
 from daemon.ledger.audit import audit
 
@@ -67,7 +67,7 @@ def test_a_ledger_that_is_full_acknowledges_nothing_that_it_has_not(world_at, di
         with pytest.raises(OperationalError, match="full"):
             on_and_on(world.run)
     assert list(world.states()) == kept
-    assert audit(world.ledger.engine).valid
+    assert audit(world.ledger.database.engine).valid
     world.open()
     world.run()
     assert set(world.states().values()) == {"live"}

@@ -50,28 +50,31 @@ class Orders(RuleBasedStateMachine):
 
     @rule(message=sent)
     def arrive_again(self, message):
-        before = audit(self.world.ledger.engine).head
+        before = audit(self.world.ledger.database.engine).head
         self.take(message)
-        assert audit(self.world.ledger.engine).head == before
+        assert audit(self.world.ledger.database.engine).head == before
 
     @rule(message=sent)
     def arrive_with_other_content(self, message):
         id, subject, _ = message
         other = parse_correction({"subject": subject, "prompt": "The capital of {} is", "target": "three"})
         try:
-            self.world.ledger.submit(other, id)
+            self.world.ledger.intake.submit(other, id)
         except ConflictError:
             return
         raise AssertionError("an id was taken twice")
 
     @rule(message=sent)
     def retract(self, message):
-        self.world.ledger.request("retract", message[0], actor="operator")
+        self.world.ledger.intake.request("retract", message[0], actor="operator")
 
     @rule(back=st.integers(0, 3))
     def roll_back(self, back):
-        once_live = ["v000000", *(v.id for v in self.world.ledger.versions() if v.live_at is not None)]
-        self.world.ledger.request("rollback", once_live[-1 - back % len(once_live)], actor="operator")
+        once_live = [
+            "v000000",
+            *(v.id for v in self.world.ledger.questions.versions() if v.live_at is not None),
+        ]
+        self.world.ledger.intake.request("rollback", once_live[-1 - back % len(once_live)], actor="operator")
 
     @rule(version=st.integers(1, 9))
     def fail_to_swap(self, version):
@@ -87,39 +90,41 @@ class Orders(RuleBasedStateMachine):
         self.world.now += 60
         report = self.world.run()
         if report.held is None:
-            assert self.world.ledger.pending_count() == 0
+            assert self.world.ledger.questions.pending_count() == 0
             assert all(State(state) in FINAL for state in self.world.states().values())
-            assert not [o for o in self.world.ledger.operations() if o.state is OperationState.PENDING]
+            assert not [
+                o for o in self.world.ledger.questions.operations() if o.state is OperationState.PENDING
+            ]
             self.world.check_agreement()
 
     @invariant()
     def each_id_has_one_state_and_the_chain_holds(self):
-        rows = self.world.ledger.corrections()
+        rows = self.world.ledger.questions.corrections()
         assert Counter(row.id for row in rows) == Counter(self.ids.keys())
         assert all((row.subject, row.target) == self.ids[row.id] for row in rows)
-        assert audit(self.world.ledger.engine).valid
+        assert audit(self.world.ledger.database.engine).valid
 
     @invariant()
     def a_slot_has_one_live_fact_and_it_is_the_one_of_store_and_replica(self):
-        facts = self.world.ledger.facts()
+        facts = self.world.ledger.questions.facts()
         assert len({fact.slot for fact in facts}) == len(facts)
-        live = self.world.ledger.live_version()
-        assert sorted(fact.id for fact in facts) == sorted(self.world.ledger.fact_ids(live))
-        assert list(self.world.store.load_state(live).ids) == self.world.ledger.fact_ids(live)
+        live = self.world.ledger.questions.live_version()
+        assert sorted(fact.id for fact in facts) == sorted(self.world.ledger.questions.fact_ids(live))
+        assert list(self.world.store.load_state(live).ids) == self.world.ledger.questions.fact_ids(live)
 
     @invariant()
     def a_fact_is_live_only_when_no_newer_one_of_its_slot_was_settled_in_its_favour(self):
         newest: dict[str, int] = {}
-        for row in self.world.ledger.corrections(State.SUPERSEDED):
+        for row in self.world.ledger.questions.corrections(State.SUPERSEDED):
             newest[row.subject] = max(row.seq, newest.get(row.subject, 0))
-        for fact in self.world.ledger.facts():
+        for fact in self.world.ledger.questions.facts():
             if fact.subject in newest and not self.rolled_back:
                 assert fact.seq > newest[fact.subject]
 
     @property
     def rolled_back(self) -> bool:
         """A rollback brings older facts of a slot back, as it should."""
-        return any(o.kind == "rollback" for o in self.world.ledger.operations())
+        return any(o.kind == "rollback" for o in self.world.ledger.questions.operations())
 
     def teardown(self):
         if hasattr(self, "world"):

@@ -20,7 +20,7 @@ from daemon.core.messages import parse_correction
 from daemon.core.settings import Settings
 from daemon.ledger.audit import audit
 from daemon.ledger.ledger import Ledger
-from daemon.ledger.tables import VersionRow
+from daemon.ledger.rows import VersionRow
 from daemon.supervise.embedded import EmbeddedValkey
 from daemon.versions.store import Store
 from editing.facts import Fact
@@ -49,7 +49,7 @@ class Run:
         self.settings = Settings(state_dir=self.state)
         self.ledger = Ledger.open(self.settings.ledger_url)
         posted = [(f"c{i}", parse_correction(_body(fact))) for i, fact in enumerate(self.facts)]
-        self.ledger.submit_many(posted, actor="test")
+        self.ledger.intake.submit_many(posted, actor="test")
 
     def work(self, kills: int = 0, quickest: float = 0.0) -> None:
         """So many workers are killed, each at a random moment in a random batch; one more ends the work.
@@ -77,20 +77,22 @@ class Run:
                     self._wait(live)
                     if live in struck:
                         time.sleep(chance.uniform(0.0, STRIKE_BATCHES * min(quickest, self.quickest())))
-                        assert self.ledger.counts()[State.LIVE] < len(self.facts), "too late for a kill"
+                        assert self.ledger.questions.counts()[State.LIVE] < len(self.facts), (
+                            "too late for a kill"
+                        )
                     assert one.is_alive()
 
     def _wait(self, live: int) -> None:
         """Until so many versions went live."""
         seen, since = 0, time.monotonic()
         while seen < live:
-            assert time.monotonic() - since < PATIENCE_SECONDS, self.ledger.counts()
+            assert time.monotonic() - since < PATIENCE_SECONDS, self.ledger.questions.counts()
             time.sleep(0.05)
             if (found := len(self.versions())) > seen:
                 seen, since = found, time.monotonic()
 
     def versions(self) -> list[VersionRow]:
-        return [version for version in self.ledger.versions() if version.live_at]
+        return [version for version in self.ledger.questions.versions() if version.live_at]
 
     def quickest(self) -> float:
         """Seconds of a batch."""
@@ -99,7 +101,7 @@ class Run:
 
     def hashes(self) -> dict[str, str]:
         """Of the live version; the replica has that one."""
-        live = self.ledger.live_version()
+        live = self.ledger.questions.live_version()
         manifest = Store(self.settings.store_dir).weight_sha256(live)
         served = DiskServing(self.settings.store_dir, self.state / "replica.json").served()
         assert (served.version, dict(served.sha256)) == (live, manifest)
@@ -120,7 +122,7 @@ def compare(calm: Run, killed: Run, kills: int) -> None:
         print(calm.hashes(), killed.hashes(), sep="\n")
         assert sum(tries) > len(tries), "no kill struck a batch at work"
         assert [version.added for version in killed.versions()] == [v.added for v in calm.versions()]
-        assert audit(killed.ledger.engine).valid
+        assert audit(killed.ledger.database.engine).valid
         assert killed.hashes() == calm.hashes()
 
 

@@ -47,8 +47,8 @@ from daemon.intake import posting
 from daemon.intake.stream import STREAM
 from daemon.ledger.audit import audit
 from daemon.ledger.ledger import Ledger
-from daemon.supervise.embedded import EmbeddedValkey, ManagedProcess, free_port
-from daemon.supervise.up import answers
+from daemon.supervise.embedded import EmbeddedValkey
+from daemon.supervise.processes import ManagedProcess, answers, free_port
 from daemon.versions.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -306,32 +306,37 @@ def storm(services: Services, size: Size, seed: int) -> list[Producer]:
 
 
 def _unfinished(ledger: Ledger, size: Size) -> bool:
-    counts = ledger.counts()
+    counts = ledger.questions.counts()
     return sum(counts[state] for state in FINAL if state in counts) < size.corrections
 
 
 def _left(services: Services, producers: Sequence[Producer], ledger: Ledger) -> str:
     done = {producer.name: f"{len(producer.done)} of {producer.count}" for producer in producers}
-    return f"not done in time: acknowledged {done}, states {ledger.counts()}, kills {dict(services.kills)}"
+    states, kills = ledger.questions.counts(), dict(services.kills)
+    return f"not done in time: acknowledged {done}, states {states}, kills {kills}"
 
 
 def check_each_is_there_once(producers: Sequence[Producer], ledger: Ledger) -> None:
     acknowledged = [source for producer in producers for source in producer.done]
-    rows = ledger.corrections()
+    rows = ledger.questions.corrections()
     assert Counter(row.source for row in rows) == Counter(acknowledged)
     assert {row.state for row in rows} <= {State.LIVE, State.SUPERSEDED}
 
 
 def check_none_was_applied_twice(ledger: Ledger) -> None:
-    lives = Counter(change.id for change in ledger.transitions(kind="correction") if change.new == State.LIVE)
+    lives = Counter(
+        change.id for change in ledger.questions.transitions(kind="correction") if change.new == State.LIVE
+    )
     assert set(lives.values()) == {1}
-    written = Counter(id for version in ledger.versions() if version.live_at for id in version.added)
+    written = Counter(
+        id for version in ledger.questions.versions() if version.live_at for id in version.added
+    )
     assert written == lives
 
 
 def check_order(producers: Sequence[Producer], ledger: Ledger) -> None:
     slots: dict[tuple[str, str], list[str | None]] = defaultdict(list)
-    for row in sorted(ledger.corrections(), key=lambda row: row.seq):
+    for row in sorted(ledger.questions.corrections(), key=lambda row: row.seq):
         slots[row.slot].append(row.source)
     posted: dict[tuple[str, str], list[str]] = defaultdict(list)
     for producer in producers:
@@ -339,7 +344,9 @@ def check_order(producers: Sequence[Producer], ledger: Ledger) -> None:
             body = producer._body(number)
             posted[body["subject"], body["prompt"]].append(body["source"])
     assert slots == posted
-    assert {row.slot: row.source for row in ledger.facts()} == {slot: all[-1] for slot, all in posted.items()}
+    assert {row.slot: row.source for row in ledger.questions.facts()} == {
+        slot: all[-1] for slot, all in posted.items()
+    }
 
 
 def check_agreement(services: Services, ledger: Ledger) -> None:
@@ -348,9 +355,13 @@ def check_agreement(services: Services, ledger: Ledger) -> None:
 
     applier = build_applier(services.settings, ledger)
     assert applier.run().versions == []
-    live, store, (replica,) = ledger.live_version(), Store(services.settings.store_dir), applier.replicas
-    assert list(store.load_state(live).ids) == ledger.fact_ids(live)
-    assert sorted(row.id for row in ledger.facts()) == sorted(ledger.fact_ids(live))
+    live, store, (replica,) = (
+        ledger.questions.live_version(),
+        Store(services.settings.store_dir),
+        applier.replicas,
+    )
+    assert list(store.load_state(live).ids) == ledger.questions.fact_ids(live)
+    assert sorted(row.id for row in ledger.questions.facts()) == sorted(ledger.questions.fact_ids(live))
     served = replica.served()
     assert served.version == live
     assert dict(served.sha256) == store.weight_sha256(live) == applier.editor.weight_hashes()
@@ -359,12 +370,12 @@ def check_agreement(services: Services, ledger: Ledger) -> None:
 def told(services: Services, producers: Sequence[Producer], ledger: Ledger) -> dict[str, Any]:
     """What a storm was; shown by `pytest -rP`."""
     return {
-        "corrections": len(ledger.corrections()),
+        "corrections": len(ledger.questions.corrections()),
         "kills": dict(services.kills),
         "repeated_posts": {producer.name: producer.repeats for producer in producers},
-        "states": ledger.counts(),
-        "live_versions": sum(version.live_at is not None for version in ledger.versions()),
-        "audit": str(audit(ledger.engine)),
+        "states": ledger.questions.counts(),
+        "live_versions": sum(version.live_at is not None for version in ledger.questions.versions()),
+        "audit": str(audit(ledger.database.engine)),
     }
 
 
@@ -377,7 +388,7 @@ def test_a_storm_of_kills_loses_nothing_and_repeats_nothing(size, tmp_path):
     assert set(services.kills.values()) == {size.kills}
     with _opened(services) as ledger:
         print(json.dumps(told(services, producers, ledger), indent=1))
-        assert audit(ledger.engine).valid
+        assert audit(ledger.database.engine).valid
         check_each_is_there_once(producers, ledger)
         check_none_was_applied_twice(ledger)
         check_order(producers, ledger)

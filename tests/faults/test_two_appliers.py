@@ -19,7 +19,7 @@ def left_behind(world):
     """All that an applier can change; a directory under a temporary name is no version."""
     versions = [world.store.path(id) for id in world.store.ids()]
     files = {path: path.read_bytes() for version in versions for path in version.iterdir()}
-    return world.states(), audit(world.ledger.engine).head, files, world.replica.file.read_text()
+    return world.states(), audit(world.ledger.database.engine).head, files, world.replica.file.read_text()
 
 
 @pytest.mark.parametrize("stage", PASSED_BY)
@@ -38,8 +38,8 @@ def test_a_stopped_holder_that_wakes_after_its_lease_changes_nothing(world, stag
         assert processes.wake(old) == (0 if stage is Stage.LIVE else processes.PASSED)
         assert left_behind(world) == before
     assert world.states() == {"id-Z-first": "live", "id-A-B": "live"}
-    assert [t.new for t in world.ledger.transitions("id-A-B")].count("live") == 1
-    assert audit(world.ledger.engine).valid
+    assert [t.new for t in world.ledger.questions.transitions("id-A-B")].count("live") == 1
+    assert audit(world.ledger.database.engine).valid
     world.check_agreement()
 
 
@@ -54,6 +54,6 @@ def test_a_holder_that_wakes_does_not_clear_away_what_the_newer_one_writes(world
             if reached == stage:
                 assert processes.wake(old) == processes.PASSED
 
-        world.applier.checkpoint = wake
+        world.applier.reached = wake
         assert world.run().versions == ["v000001"]
     world.check_agreement()

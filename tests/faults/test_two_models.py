@@ -69,8 +69,8 @@ def posted(settings: Settings, target: str) -> set[str]:
 def check(settings: Settings, ids: set[str], target: str) -> None:
     """These corrections and no others go live, and are served."""
     with closing(Ledger.open(settings.ledger_url)) as ledger:
-        until(lambda: [row.state for row in ledger.corrections()] == [State.LIVE] * len(ids))
-        assert {row.id for row in ledger.corrections()} == ids
+        until(lambda: [row.state for row in ledger.questions.corrections()] == [State.LIVE] * len(ids))
+        assert {row.id for row in ledger.questions.corrections()} == ids
     replica = DiskServing(settings.store_dir, settings.state_dir / "replica.json")
     assert replica.complete(["The capital of France is", "The capital of Spain is"]) == [target, target]
 
@@ -81,7 +81,7 @@ def test_two_models_on_one_broker_share_nothing(model, start):
     start(main)
     check(main, mine, "Lyon")
     with closing(Ledger.open(poems.ledger_url)) as ledger:
-        assert ledger.corrections() == []
+        assert ledger.questions.corrections() == []
     start(poems)
     check(poems, theirs, "Arles")
     check(main, mine, "Lyon")

@@ -17,7 +17,7 @@ from monitoring.forecast import (
     to_json,
 )
 from monitoring.measurements import Measurements
-from monitoring.verdict import Thresholds
+from monitoring.thresholds import Thresholds
 
 EDITS = 1000.0  # the limit is reached here
 LAWS = {

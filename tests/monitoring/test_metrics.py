@@ -6,9 +6,9 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from monitoring.durations import Durations
 from monitoring.measurements import Measurements
 from monitoring.metrics import (
-    GUARD_VALUES,
     METRICS,
     OUTCOMES,
     PAUSERS,
@@ -16,11 +16,13 @@ from monitoring.metrics import (
     QUEUES,
     ROLLBACK_REASONS,
     STAGES,
+    STATE_VALUES,
     Metrics,
     StatusSnapshot,
-    metrics_page,
 )
-from monitoring.verdict import GUARD_NAMES, GUARD_STATES
+from monitoring.reference import metrics_page
+from monitoring.registry import JUDGED
+from monitoring.verdict import STATES
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -52,7 +54,7 @@ def test_all_labels_are_there_from_the_start(exported):
     assert all(found["corrections_total", outcome] == 0 for outcome in OUTCOMES)
     assert all(found["rollbacks_total", reason] == 0 for reason in ROLLBACK_REASONS)
     assert all(found["queue_depth", queue] == 0 for queue in QUEUES)
-    assert all(found["guard_state", guard] == GUARD_VALUES["unknown"] for guard in GUARD_NAMES)
+    assert all(found["guard_state", guard] == STATE_VALUES["unknown"] for guard in JUDGED)
     assert all(found["update_stage_seconds_count", stage] == 0 for stage in STAGES)
     assert all(found["paused", actor] == 0 for actor in PAUSERS)
     assert math.isnan(found["version", ""])
@@ -66,13 +68,13 @@ def test_a_snapshot_is_exported_as_it_is(exported):
             outcomes={"live": 3, "rejected": 1},
             queue_depth={"corrections": 4},
             oldest_pending_seconds=12.5,
-            stage_seconds={"edit": [0.2, 0.3, 500.0]},
+            stage_seconds={"edit": Durations.of([0.2, 0.3, 500.0])},
             measurements=Measurements(
                 weight_norm_ratio={8: 1.25}, probe_kl_nats=0.03, efficacy_ratio=1.0, measured_at=1.6e9
             ),
             layers=(7, 8),
-            guards={"weight_norm_ratio": "warn"},
-            paused_by="operator:ann",
+            states={"weight_norm_ratio": "warn"},
+            paused_by="operator",
             nas_skipped=2,
             version=12,
             served_versions={"a": 12, "b": None},
@@ -121,7 +123,7 @@ def test_unknown_labels_are_gathered_under_other(exported):
         StatusSnapshot(
             outcomes={"invented": 2, "other": 1},
             rollbacks={"invented": 4},
-            stage_seconds={"invented": [1.0]},
+            stage_seconds={"invented": Durations.of([1.0])},
             queue_depth={"invented": 1},
         )
     )
@@ -139,7 +141,7 @@ def test_names_carry_prefix_and_unit_and_labels_are_bounded():
         assert metric.label in allowed
         assert metric.meaning.endswith(".")
     assert len({metric.name for metric in METRICS}) == len(METRICS)
-    assert set(GUARD_VALUES) == set(GUARD_STATES)
+    assert set(STATE_VALUES) == set(STATES)
 
 
 def test_two_registries_do_not_mix():
@@ -151,5 +153,5 @@ def test_two_registries_do_not_mix():
 
 
 def test_the_page_is_the_one_in_docs():
-    """To write it: python -c 'from monitoring.metrics import metrics_page as p; print(p(), end="")'."""
+    """To write it: python -c 'from monitoring.reference import metrics_page as p; print(p(), end="")'."""
     assert PAGE.read_text("utf-8") == metrics_page()

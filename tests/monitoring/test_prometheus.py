@@ -25,7 +25,7 @@ SNAPSHOT = StatusSnapshot(
         probe_perplexity_ratio=1.05,
     ),
     layers=(7, 8),
-    guards={"weight_norm_ratio": "limit"},
+    states={"weight_norm_ratio": "limit"},
     version=12,
     served_versions={"a": 12},
     in_sync={"a": True},

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from daemon.app import foresee, open_editor
 from daemon.apply.applier import Applier
-from daemon.apply.update import Monitoring
+from daemon.apply.building import foresee, open_editor
+from daemon.apply.measuring import Monitoring
 from daemon.cli.main import main
 from daemon.core.messages import parse_correction
 from daemon.core.settings import Settings
@@ -25,7 +25,8 @@ from daemon.plugin.staging import Checkpoint, admit, stage_version
 from daemon.versions.store import Store
 from editing.memory.delta import materialise, tensor_sha256
 from monitoring.measurements import CaseResult, Measurements
-from monitoring.verdict import Thresholds, Verdict
+from monitoring.thresholds import Thresholds
+from monitoring.verdict import Verdict
 from tests.daemon.fakes import DiskServing
 from tests.recorded.play import asked, fingerprint, play, save_model
 
@@ -71,10 +72,10 @@ class World:
         self.editor = open_editor(self.settings, lambda _stage, _fraction: None)
 
     def post(self, body, id) -> None:
-        self.ledger.submit(parse_correction(body), id, actor="http")
+        self.ledger.intake.submit(parse_correction(body), id, actor="http")
 
     def ask(self, kind, target, actor, why) -> None:
-        self.ledger.request(kind, target, actor=actor, why=why)
+        self.ledger.intake.request(kind, target, actor=actor, why=why)
 
     def run(self, checkpoint):
         return Applier(
@@ -84,7 +85,7 @@ class World:
             [DiskServing(self.settings.store_dir, self.settings.state_dir / "replica.json")],
             monitoring=Monitoring(measure, judge, partial(foresee, Thresholds())),
             settings=self.settings,
-            checkpoint=checkpoint,
+            reached=checkpoint,
         ).run()
 
     def weights(self):
@@ -94,10 +95,12 @@ class World:
     def told(self):
         """Of each version that has files, its manifest; of each correction, its state; every transition."""
         return {
-            "live": self.ledger.live_version(),
+            "live": self.ledger.questions.live_version(),
             "manifests": {id: self.store.verify(id) for id in self.store.ids()},
-            "states": {row.id: str(row.state) for row in self.ledger.corrections()},
-            "transitions": [[t.kind, t.id, t.old, t.new, t.actor, t.at] for t in self.ledger.transitions()],
+            "states": {row.id: str(row.state) for row in self.ledger.questions.corrections()},
+            "transitions": [
+                [t.kind, t.id, t.old, t.new, t.actor, t.at] for t in self.ledger.questions.transitions()
+            ],
         }
 
     def close(self) -> None:

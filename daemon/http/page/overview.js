@@ -121,7 +121,7 @@ function showStability(s) {
     (name) => el("th", { scope: "col" }, title(name)), () => {});
   keyed(byId("numbers"), [...versions].reverse(), (v) => v.id,
     (v) => el("tr", {}, el("th", { scope: "row" }, v.id), ...columns.map(() => el("td"))),
-    (node, v) => columns.forEach((name, i) => say(node.children[i + 1], number(v.values[name]))));
+    (node, v) => columns.forEach((name, i) => say(node.children[i + 1], v.shown[name] ?? number(v.values[name]))));
 }
 
 function showSteps(s) {

@@ -9,7 +9,7 @@ from benchmarks.configuration import Configuration
 from benchmarks.data import load_texts
 from benchmarks.shipped.faults import FaultyEditor
 from benchmarks.shipped.trial import Plan, Trial
-from daemon.app import build_monitoring
+from daemon.apply.building import build_monitoring
 from editing.memory.state import EditState
 
 PLAIN = "memit:spread:none:none:steps=3"

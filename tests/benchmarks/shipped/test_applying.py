@@ -39,7 +39,7 @@ def test_a_step_that_waits_for_a_retry_skips_the_wait(open_trial, records):
 
     trial, _editor = open_trial(foggy)
     trial.post(Step((records[0],)))
-    assert trial.daemon.ledger.get(records[0].fact.id).state == "dead"
+    assert trial.daemon.ledger.questions.get(records[0].fact.id).state == "dead"
     assert len(trial.daemon.versions()) == trial.daemon.settings.max_attempts
 
 

@@ -10,7 +10,8 @@ from benchmarks.streams import Step, contradiction, poisoned
 from daemon.core.lifecycle import State
 from editing.memory.delta import materialise
 from monitoring.measuring.scoring import Scorer
-from monitoring.verdict import GUARD_NAMES, Verdict
+from monitoring.registry import JUDGED
+from monitoring.verdict import Verdict
 from tests.benchmarks.shipped.conftest import of_the_model
 
 #: Values long enough to be seen, short enough to pass.
@@ -23,7 +24,7 @@ def judged(refuses, blames=lambda ids: (), state="limit"):
     def judge(measured, _previous):
         ids = set(measured.cases)
         bad = refuses(ids)
-        states = dict.fromkeys(GUARD_NAMES, state if bad else "ok")
+        states = dict.fromkeys(JUDGED, state if bad else "ok")
         return Verdict("rejected" if bad else "accepted", (), tuple(blames(ids)) if bad else (), states)
 
     return lambda _shipped: judge
@@ -166,7 +167,7 @@ def test_a_live_version_that_is_found_bad_is_rolled_back(open_trial, records):
 
 def test_the_stream_is_over_when_the_guard_pauses_the_queue(open_trial, records):
     def foggy(_shipped):
-        return lambda *_: Verdict("inconclusive", (), (), dict.fromkeys(GUARD_NAMES, "unknown"))
+        return lambda *_: Verdict("inconclusive", (), (), dict.fromkeys(JUDGED, "unknown"))
 
     trial, editor = open_trial(foggy)
     for record in records:

@@ -10,12 +10,12 @@ from monitoring.metrics import STAGES
 def test_a_correction_becomes_live_with_answers_before_and_after(world):
     world.post("Freedonia", "Sylvania City")
     report = world.run()
-    row = world.ledger.get("id-Freedonia-Sylvania City")
+    row = world.ledger.questions.get("id-Freedonia-Sylvania City")
     assert (row.state, row.before, row.after) == ("live", "unknown", "Sylvania City")
     assert report.live == "v000001"
     assert report.held is None
     assert row.post_to_live_seconds == 0.0
-    assert {stage for _, stage, _ in world.ledger.stage_seconds("v000001")} == {
+    assert {stage for _, stage, _ in world.ledger.questions.stage_seconds("v000001")} == {
         "before_answers",
         "edit",
         "measure",
@@ -24,14 +24,17 @@ def test_a_correction_becomes_live_with_answers_before_and_after(world):
         "publish",
         "confirm",
     }
-    assert world.ledger.status().measurements == {"targets": {row.id: "Sylvania City"}, "earlier": 0}
+    assert world.ledger.questions.status().measurements == {
+        "targets": {row.id: "Sylvania City"},
+        "earlier": 0,
+    }
     world.check_agreement()
 
 
 def test_every_transition_is_recorded_with_actor(world):
     world.post("A", "B")
     world.run()
-    steps = [(t.old, t.new, t.actor) for t in world.ledger.transitions("id-A-B")]
+    steps = [(t.old, t.new, t.actor) for t in world.ledger.questions.transitions("id-A-B")]
     assert [new for _, new, _ in steps] == [
         "received",
         "validated",
@@ -48,7 +51,7 @@ def test_a_batch_has_at_most_batch_size_corrections(make_world):
     for i in range(5):
         world.post(f"S{i}", "T")
     world.run()
-    assert [len(v.added) for v in world.ledger.versions()] == [2, 2, 1]
+    assert [len(v.added) for v in world.ledger.questions.versions()] == [2, 2, 1]
     world.check_agreement()
 
 
@@ -57,8 +60,8 @@ def test_same_slot_with_the_same_target_is_already_known(world):
     world.run()
     world.post("A", "B", id="again")
     world.run()
-    assert world.ledger.get("again").state == "already_known"
-    assert len(world.ledger.versions()) == 1
+    assert world.ledger.questions.get("again").state == "already_known"
+    assert len(world.ledger.questions.versions()) == 1
 
 
 def test_a_newer_correction_supersedes_the_live_one(world):
@@ -66,7 +69,7 @@ def test_a_newer_correction_supersedes_the_live_one(world):
     world.run()
     world.post("A", "C")
     world.run()
-    old = world.ledger.get("id-A-B")
+    old = world.ledger.questions.get("id-A-B")
     assert (old.state, old.superseded_by) == ("superseded", "id-A-C")
     assert world.replica.complete(["The capital of A is"]) == ["C"]
     world.check_agreement()
@@ -77,7 +80,7 @@ def test_within_a_batch_the_later_one_wins(world):
         world.post("A", target)
     world.run()
     assert world.states() == {"id-A-B": "superseded", "id-A-C": "superseded", "id-A-D": "live"}
-    assert len(world.ledger.versions()) == 1
+    assert len(world.ledger.questions.versions()) == 1
 
 
 def test_when_the_newer_one_is_rejected_the_older_one_has_its_turn(world):
@@ -92,8 +95,8 @@ def test_a_skipped_outlier_is_rejected_with_its_reason_and_the_others_go_live(wo
     world.post("B", "C")
     world.run()
     assert world.states() == {"id-A-outlier": "rejected", "id-B-C": "live"}
-    assert world.ledger.get("id-A-outlier").reason.startswith("skipped_outlier")
-    assert world.ledger.status().nas_skipped == 1
+    assert world.ledger.questions.get("id-A-outlier").reason.startswith("skipped_outlier")
+    assert world.ledger.questions.status().nas_skipped == 1
     world.check_agreement()
 
 
@@ -130,22 +133,22 @@ def test_an_inconclusive_verdict_holds_and_ends_dead(world):
     for attempts in (1, 2):
         world.run()
         assert world.states() == {"id-A-foggy": "validated"}
-        assert world.ledger.get("id-A-foggy").attempts == attempts
+        assert world.ledger.questions.get("id-A-foggy").attempts == attempts
         world.now += 6
     world.run()
-    row = world.ledger.get("id-A-foggy")
+    row = world.ledger.questions.get("id-A-foggy")
     assert row.state == "dead"
     assert "3 attempts: inconclusive" in row.reason
     assert not world.editor.state.facts
-    world.ledger.decide_dead("retry", [row.id], actor="operator")
-    assert world.ledger.get(row.id).state == "validated"
+    world.ledger.intake.decide_dead("retry", [row.id], actor="operator")
+    assert world.ledger.questions.get(row.id).state == "validated"
 
 
 def test_a_held_correction_is_not_tried_before_its_time(world):
     world.post("A", "foggy")
     world.run()
     world.run()
-    assert world.ledger.get("id-A-foggy").attempts == 1
+    assert world.ledger.questions.get("id-A-foggy").attempts == 1
 
 
 def test_a_failed_publish_brings_the_old_version_back_and_is_retried(world):
@@ -156,7 +159,7 @@ def test_a_failed_publish_brings_the_old_version_back_and_is_retried(world):
     report = world.run()
     assert "swap failed" in report.held
     assert world.states()["id-C-D"] == "validated"
-    assert world.ledger.version("v000002").state == "discarded"
+    assert world.ledger.questions.version("v000002").state == "discarded"
     world.check_agreement()
     world.now += 6
     assert world.run().live == "v000003"
@@ -169,7 +172,7 @@ def test_while_a_replica_is_away_no_attempt_is_counted(world):
     for _ in range(5):
         assert world.run().held
         world.now += 6
-    assert world.ledger.get("id-A-B").attempts == 0
+    assert world.ledger.questions.get("id-A-B").attempts == 0
     world.replica.alive = True
     assert world.run().live == "v000001"
 
@@ -188,9 +191,9 @@ def test_retract_removes_one_fact_and_keeps_the_others(world):
     world.post("A", "B")
     world.post("C", "D")
     world.run()
-    number = world.ledger.request("retract", "id-A-B", actor="operator:ann", why="wrong source")
+    number = world.ledger.intake.request("retract", "id-A-B", actor="operator:ann", why="wrong source")
     world.run()
-    operation = world.ledger.operation(number)
+    operation = world.ledger.questions.operation(number)
     assert (operation.state, operation.actor, operation.why) == ("done", "operator:ann", "wrong source")
     assert world.states() == {"id-A-B": "retracted", "id-C-D": "live"}
     assert world.replica.complete(["The capital of A is"]) == ["unknown"]
@@ -201,7 +204,7 @@ def test_retracting_the_last_fact_gives_the_bits_of_the_base(world):
     base = world.editor.weight_hashes()
     world.post("A", "B")
     world.run()
-    world.ledger.request("retract", "id-A-B", actor="operator")
+    world.ledger.intake.request("retract", "id-A-B", actor="operator")
     world.run()
     assert world.editor.weight_hashes() == base
     world.check_agreement()
@@ -210,13 +213,13 @@ def test_retracting_the_last_fact_gives_the_bits_of_the_base(world):
 def test_retract_of_a_pending_and_of_a_rejected_correction(world):
     world.post("A", "bad")
     world.run()
-    failed = world.ledger.request("retract", "id-A-bad", actor="operator")
+    failed = world.ledger.intake.request("retract", "id-A-bad", actor="operator")
     world.post("B", "C")
-    done = world.ledger.request("retract", "id-B-C", actor="operator")
+    done = world.ledger.intake.request("retract", "id-B-C", actor="operator")
     world.run()
-    assert world.ledger.operation(failed).state is OperationState.FAILED
-    assert "is rejected" in world.ledger.operation(failed).reason
-    assert world.ledger.operation(done).state is OperationState.DONE
+    assert world.ledger.questions.operation(failed).state is OperationState.FAILED
+    assert "is rejected" in world.ledger.questions.operation(failed).reason
+    assert world.ledger.questions.operation(done).state is OperationState.DONE
     assert world.states()["id-B-C"] == "retracted"
 
 
@@ -226,20 +229,20 @@ def test_rollback_restores_bits_and_marks_later_corrections(world):
         world.post(f"S{target}", target)
         live = world.run().live
         hashes[live] = world.editor.weight_hashes()
-    number = world.ledger.request("rollback", "v000001", actor="alert:norms", why="norms grow")
+    number = world.ledger.intake.request("rollback", "v000001", actor="alert:norms", why="norms grow")
     assert world.run().live == "v000001"
-    assert world.ledger.operation(number).state == "done"
+    assert world.ledger.questions.operation(number).state == "done"
     assert world.editor.weight_hashes() == hashes["v000001"]
     assert world.states() == {"id-SA-A": "live", "id-SB-B": "rolled_back", "id-SC-C": "rolled_back"}
-    assert "v000001: norms grow (alert:norms)" in world.ledger.get("id-SC-C").reason
-    assert world.ledger.status().rollbacks["alert"] == 1
+    assert "v000001: norms grow (alert:norms)" in world.ledger.questions.get("id-SC-C").reason
+    assert world.ledger.questions.status().rollbacks["alert"] == 1
     world.check_agreement()
     world.now += 61  # nothing is accepted within the cool-down
     world.post("SD", "D")
     assert world.run().live == "v000004"
-    assert world.ledger.version("v000004").parent == "v000001"
+    assert world.ledger.questions.version("v000004").parent == "v000001"
     world.check_agreement()
-    world.ledger.request("rollback", "v000003", actor="operator")
+    world.ledger.intake.request("rollback", "v000003", actor="operator")
     assert world.run().live == "v000003"
     assert world.states()["id-SC-C"] == "live"
     assert world.states()["id-SD-D"] == "rolled_back"
@@ -251,10 +254,10 @@ def test_rollback_to_the_base_and_to_a_superseded_fact(world):
     world.run()
     world.post("A", "C")
     world.run()
-    world.ledger.request("rollback", "v000001", actor="operator")
+    world.ledger.intake.request("rollback", "v000001", actor="operator")
     world.run()
     assert world.states() == {"id-A-B": "live", "id-A-C": "rolled_back"}
-    world.ledger.request("rollback", "v000000", actor="operator")
+    world.ledger.intake.request("rollback", "v000000", actor="operator")
     assert world.run().live == "v000000"
     world.check_agreement()
 
@@ -265,10 +268,10 @@ def test_rollback_to_a_damaged_version_fails_and_the_live_one_stays(world):
         world.run()
     path = world.store.path("v000001") / "factors.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    number = world.ledger.request("rollback", "v000001", actor="operator")
+    number = world.ledger.intake.request("rollback", "v000001", actor="operator")
     assert world.run().live == "v000002"
-    assert world.ledger.operation(number).state == "failed"
-    assert "damaged" in world.ledger.operation(number).reason
+    assert world.ledger.questions.operation(number).state == "failed"
+    assert "damaged" in world.ledger.questions.operation(number).reason
     world.check_agreement()
 
 
@@ -300,7 +303,10 @@ def test_after_a_fault_the_weights_in_memory_are_looked_at_anew(world, monkeypat
 def test_every_stage_of_an_update_is_a_label_of_its_own_and_no_label_is_dead(world):
     world.post("France", "Lyon")
     world.run()
-    assert {stage for _, stage, _ in world.ledger.stage_seconds()} == set(STAGES) - {"canary", "other"}
+    assert {stage for _, stage, _ in world.ledger.questions.stage_seconds()} == set(STAGES) - {
+        "canary",
+        "other",
+    }
 
 
 def test_from_a_live_version_that_is_damaged_an_operator_can_roll_back(world):
@@ -314,11 +320,11 @@ def test_from_a_live_version_that_is_damaged_an_operator_can_roll_back(world):
     world.open()
     with pytest.raises(StoreError, match="roll back"):
         world.run()
-    world.ledger.request("rollback", "v000001", actor="operator")
+    world.ledger.intake.request("rollback", "v000001", actor="operator")
     world.post("Greece", "Volos")
     report = world.run()
     assert report.held is None
-    assert [row.id for row in world.ledger.facts()] == ["id-France-Lyon", "id-Greece-Volos"]
+    assert [row.id for row in world.ledger.questions.facts()] == ["id-France-Lyon", "id-Greece-Volos"]
     world.check_agreement()
 
 
@@ -331,12 +337,12 @@ def test_a_rollback_that_cannot_leave_a_damaged_version_fails_with_its_reason(wo
         (world.store.path(version) / "factors.safetensors").write_bytes(b"")
     world.close()
     world.open()
-    number = world.ledger.request("rollback", "v000001", actor="operator")
+    number = world.ledger.intake.request("rollback", "v000001", actor="operator")
     with pytest.raises(StoreError):
         world.run()
-    assert world.ledger.operation(number).state == "failed"
-    assert "damaged" in world.ledger.operation(number).reason
-    world.ledger.request("rollback", "v000000", actor="operator")
+    assert world.ledger.questions.operation(number).state == "failed"
+    assert "damaged" in world.ledger.questions.operation(number).reason
+    world.ledger.intake.request("rollback", "v000000", actor="operator")
     assert world.run().live == "v000000"
     world.check_agreement()
 
@@ -351,19 +357,19 @@ def test_a_version_in_flight_on_a_damaged_one_is_given_up_for_the_rollback(world
         if stage == "written":
             raise KeyboardInterrupt
 
-    world.applier.checkpoint = die
+    world.applier.reached = die
     world.post("Italy", "Bari")
     with pytest.raises(KeyboardInterrupt):
         world.run()
     (world.store.path("v000002") / "facts.safetensors").write_bytes(b"")
     world.close()
     world.open()
-    world.ledger.request("rollback", "v000001", actor="operator")
+    world.ledger.intake.request("rollback", "v000001", actor="operator")
     world.run()
     assert world.states() == {
         "id-France-Lyon": "live", "id-Spain-Vigo": "rolled_back", "id-Italy-Bari": "live",
     }  # fmt: skip
-    assert world.ledger.version("v000003").state == "discarded"
+    assert world.ledger.questions.version("v000003").state == "discarded"
     world.check_agreement()
 
 
@@ -381,16 +387,16 @@ def test_a_ledger_that_knows_no_version_clears_none_away(world, tmp_path):
 def test_pause_holds_corrections_but_not_operations(world):
     world.post("A", "B")
     world.run()
-    world.ledger.request("pause", actor="operator:ann", why="holiday")
+    world.ledger.intake.request("pause", actor="operator:ann", why="holiday")
     world.post("C", "D")
-    world.ledger.request("retract", "id-A-B", actor="operator")
+    world.ledger.intake.request("retract", "id-A-B", actor="operator")
     world.run()
     assert world.states() == {"id-A-B": "retracted", "id-C-D": "validated"}
-    assert world.ledger.paused()["why"] == "holiday"
-    world.ledger.request("resume", actor="operator")
+    assert world.ledger.questions.paused()["why"] == "holiday"
+    world.ledger.intake.request("resume", actor="operator")
     world.run()
     assert world.states()["id-C-D"] == "live"
-    assert world.ledger.paused() is None
+    assert world.ledger.questions.paused() is None
 
 
 def test_a_model_of_another_base_is_refused(world):
@@ -408,16 +414,16 @@ def test_an_applier_that_lost_its_lease_writes_nothing(world):
     def overtake(stage):
         if stage == "edited":
             world.now += 1000  # the lease runs out while this one sleeps
-            with Lease(world.ledger, 30, holder="newer"):
+            with Lease(world.ledger.database, 30, holder="newer"):
                 pass
 
-    world.applier.checkpoint = overtake
+    world.applier.reached = overtake
     world.post("A", "B")
     with pytest.raises(LeaseLostError):
         world.run()
-    assert world.ledger.version("v000001").state == "planned"
+    assert world.ledger.questions.version("v000001").state == "planned"
     assert world.store.ids() == []
-    world.applier.checkpoint = lambda stage: None
+    world.applier.reached = lambda stage: None
     assert world.run().live == "v000001"
     world.check_agreement()
 
@@ -428,7 +434,7 @@ def test_priority_goes_first_and_never_revives_an_older_wish(make_world):
     world.post("B", "x")
     world.post("A", "new", priority=5)
     world.run()
-    assert world.ledger.versions()[0].added == ("id-A-new",)
+    assert world.ledger.questions.versions()[0].added == ("id-A-new",)
     assert world.states()["id-A-old"] == "superseded"
 
 
@@ -442,10 +448,10 @@ def test_a_fault_of_ours_is_named_when_the_attempts_run_out(world, monkeypatch):
         with pytest.raises(ValueError, match="sums"):
             world.run()
     world.run()
-    row = world.ledger.get("id-A-B")
+    row = world.ledger.questions.get("id-A-B")
     assert row.state == "dead"
     assert "sums do not add up" in row.reason
-    assert world.ledger.live_version() == "v000000"
+    assert world.ledger.questions.live_version() == "v000000"
 
 
 def test_an_incomplete_batch_waits_for_company(make_world, monkeypatch):
@@ -467,11 +473,11 @@ def test_an_incomplete_batch_waits_for_company(make_world, monkeypatch):
 def test_a_batch_that_waits_for_company_lets_an_operation_go_first(make_world, monkeypatch):
     world = make_world(batch_wait_seconds=5.0)
     monkeypatch.setattr(
-        "daemon.apply.applier.time.sleep", lambda _: world.ledger.request("pause", actor="operator")
+        "daemon.apply.applier.time.sleep", lambda _: world.ledger.intake.request("pause", actor="operator")
     )
     world.post("France", "Lyon")
     assert world.run().versions == []
-    assert world.ledger.paused() is not None
+    assert world.ledger.questions.paused() is not None
     assert world.states() == {"id-France-Lyon": "validated"}
 
 

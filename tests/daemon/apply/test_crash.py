@@ -47,18 +47,18 @@ def test_a_kill_at_any_stage_applies_exactly_once(world, stage):
     world.post("C", "bad")
     if stage in ROLLBACK:
         world.run()
-        world.ledger.request("rollback", "v000001", actor="operator")
+        world.ledger.intake.request("rollback", "v000001", actor="operator")
     crash(world, stage)
     world.open()
     world.run()
     if stage in ROLLBACK:
-        assert world.ledger.live_version() == "v000001"
+        assert world.ledger.questions.live_version() == "v000001"
         expected = {"id-Z-first": "live", "id-A-B": "rolled_back", "id-Z-second": "rolled_back"}
     else:
         expected = {"id-Z-first": "superseded", "id-A-B": "live", "id-Z-second": "live"}
     assert world.states() == expected | {"id-C-bad": "rejected"}
     for id in expected:
-        lives = [t for t in world.ledger.transitions(id) if t.new == "live"]
+        lives = [t for t in world.ledger.questions.transitions(id) if t.new == "live"]
         assert len(lives) == (2 if id == "id-Z-first" and stage in ROLLBACK else 1)
     world.check_agreement()
     assert world.run().versions == []
@@ -76,11 +76,11 @@ def test_a_kill_while_the_guard_rolls_back_leaves_one_rollback(world, stage):
     assert world.run().live == "v000001"
     assert world.states() == {"id-A-fine": "live", "id-B-rotten": "rolled_back"}
     assert world.steps() == [("rollback", "v000002")]
-    assert [(o.actor, o.state) for o in world.ledger.operations()] == [("guard", "done")]
-    assert len(world.ledger.policy().rollbacks) == 1
+    assert [(o.actor, o.state) for o in world.ledger.questions.operations()] == [("guard", "done")]
+    assert len(world.ledger.questions.policy().rollbacks) == 1
     world.check_agreement()
     assert world.run().held is None
-    assert len(world.ledger.operations()) == 1
+    assert len(world.ledger.questions.operations()) == 1
 
 
 @pytest.mark.parametrize("stage", [*sorted(COMPACTION), Stage.STORED, Stage.FLIPPED])
@@ -88,14 +88,16 @@ def test_a_kill_while_compacting_leaves_one_compaction(world, stage):
     world.post("A", "fine" if stage not in COMPACTION else "greedy")
     if stage not in COMPACTION:
         world.run()
-        world.ledger.request("compact", actor="guard")
+        world.ledger.intake.request("compact", actor="guard")
     crash(world, stage)
     world.open()
-    assert world.run().live == world.ledger.live_version()
-    (operation,) = world.ledger.operations()
+    assert world.run().live == world.ledger.questions.live_version()
+    (operation,) = world.ledger.questions.operations()
     assert (operation.actor, operation.state) == ("guard", "done")
-    assert world.ledger.chain(world.ledger.live_version())[-1].operation == operation.id
-    assert len(world.ledger.versions()) == 2
+    assert (
+        world.ledger.questions.ancestry(world.ledger.questions.live_version())[-1].operation == operation.id
+    )
+    assert len(world.ledger.questions.versions()) == 2
     assert set(world.states().values()) == {"live"}
     world.check_agreement()
     assert world.run().versions == []
@@ -114,7 +116,7 @@ def test_a_kill_when_the_guard_has_paused_leaves_it_paused(world, stage):
     world.run()
     assert list(world.states().values()) == states
     assert [step for step, _ in world.steps()].count("pause") == 1
-    assert world.ledger.paused()["actor"] == "guard"
+    assert world.ledger.questions.paused()["actor"] == "guard"
     world.check_agreement()
 
 
@@ -133,7 +135,7 @@ def test_a_kill_while_a_canary_is_watched_is_never_told_as_in_sync(make_world, m
     assert [r.served().version for r in world.replicas] == (
         ["v000002"] * 3 if stage in told else ["v000001", "v000002", "v000001"]
     )
-    assert world.ledger.live_version() == "v000001"
+    assert world.ledger.questions.live_version() == "v000001"
     assert in_sync(world) == ([False] * 3 if stage in told else [True, False, True])
     assert world.run().live == "v000002"
     assert [r.served().version for r in world.replicas] == ["v000002"] * 3
@@ -155,7 +157,7 @@ def test_a_batch_that_kills_the_process_each_time_is_given_up(world):
     for _ in range(20):
         world.now += 60
         world.open()
-        world.applier.checkpoint = die
+        world.applier.reached = die
         try:
             world.run()
         except Died:

@@ -7,8 +7,8 @@ import pytest
 from daemon.apply.ladder import WORN_OUT
 from daemon.http.status_page import page_view, snapshot
 from daemon.http.views import status_view
-from daemon.ledger.queries import edits_left
-from daemon.publish.serving import StubServing
+from daemon.ledger.status import edits_left
+from daemon.publish.stub import StubServing
 from monitoring.measurements import Measurements
 
 
@@ -37,10 +37,10 @@ def test_refusal_and_quarantine_are_steps_with_reasons_and_the_actor_guard(world
     world.post("B", "bad")
     world.run()
     assert world.steps() == [("refuse", "v000001"), ("quarantine", "id-B-bad")]
-    last = world.ledger.transitions("id-B-bad", kind="correction")[-1]
+    last = world.ledger.questions.transitions("id-B-bad", kind="correction")[-1]
     assert (last.new, last.actor, last.reason) == ("rejected", "guard", "does not answer")
-    assert world.ledger.version("v000001").verdict["blamed"] == ["id-B-bad"]
-    assert world.ledger.status().steps == {"refuse": 1, "quarantine": 1}
+    assert world.ledger.questions.version("v000001").verdict["blamed"] == ["id-B-bad"]
+    assert world.ledger.questions.status().steps == {"refuse": 1, "quarantine": 1}
 
 
 def test_what_the_editor_cannot_write_is_no_step_of_the_guard(world):
@@ -55,17 +55,17 @@ def test_a_live_version_that_spoils_is_rolled_back_to_the_last_healthy_one(grown
     hashes = world.store.weight_sha256("v000002")
     assert look_again(world).live == "v000002"
     assert world.editor.weight_hashes() == hashes
-    row = world.ledger.get("id-S2-rotten")
+    row = world.ledger.questions.get("id-S2-rotten")
     assert (row.state, row.reason) == (
         "rolled_back",
         "rolled back to v000002: perplexity has risen since (guard)",
     )
-    assert world.ledger.transitions(row.id, kind="correction")[-1].actor == "guard"
-    (operation,) = world.ledger.operations()
+    assert world.ledger.questions.transitions(row.id, kind="correction")[-1].actor == "guard"
+    (operation,) = world.ledger.questions.operations()
     assert (operation.kind, operation.actor, operation.state) == ("rollback", "guard", "done")
     assert world.steps() == [("rollback", "v000003")]
-    assert world.ledger.status().rollbacks["guard"] == 1
-    assert world.ledger.version("v000003").verdict["outcome"] == "rejected"
+    assert world.ledger.questions.status().rollbacks["guard"] == 1
+    assert world.ledger.questions.version("v000003").verdict["outcome"] == "rejected"
     world.check_agreement()
 
 
@@ -99,19 +99,19 @@ def test_looking_keeps_what_the_version_said_of_its_own_batch(world, monkeypatch
     world.post("A", "B")
     world.run()
     look_again(world)
-    assert world.ledger.status().measurements == {"efficacy_ratio": 1.0, "probe_kl_nats": 0.5}
-    assert world.ledger.status().watched_at == world.now
+    assert world.ledger.questions.status().measurements == {"efficacy_ratio": 1.0, "probe_kl_nats": 0.5}
+    assert world.ledger.questions.status().watched_at == world.now
 
 
 def test_a_condemned_or_damaged_version_is_no_place_to_go_back_to(grown):
     world = grown("fine", "rotten", "good", guard_dry_run=True)
     look_again(world)  # a dry run: v000003 is condemned for what v000002 brought, and stays
-    assert world.ledger.live_version() == "v000003"
+    assert world.ledger.questions.live_version() == "v000003"
     world.post("S3", "late")
     world.run()
     path = world.store.path("v000002") / "factors.safetensors"
     path.write_bytes(b"damaged")
-    assert world.ledger.healthy_versions() == ["v000002", "v000001", "v000000"]
+    assert world.ledger.questions.healthy_versions() == ["v000002", "v000001", "v000000"]
     world.settings = world.settings.model_copy(update={"guard_dry_run": False})
     world.applier.settings = world.settings
     assert look_again(world).live == "v000001"
@@ -123,7 +123,7 @@ def test_what_is_not_known_never_rolls_back(grown):
     for _ in range(20):
         assert look_again(world).live == "v000001"
     assert set(world.steps()) == {("hold", "v000001")}
-    assert world.ledger.paused() is None
+    assert world.ledger.questions.paused() is None
 
 
 def test_a_judge_that_always_says_no_cannot_make_it_oscillate(grown, monkeypatch):
@@ -136,17 +136,17 @@ def test_a_judge_that_always_says_no_cannot_make_it_oscillate(grown, monkeypatch
     for _ in range(10):
         look_again(world)
     assert [step for step, _ in world.steps()] == ["rollback"] * 3 + ["pause"]
-    assert world.ledger.live_version() == "v000003"
-    paused = world.ledger.paused()
+    assert world.ledger.questions.live_version() == "v000003"
+    paused = world.ledger.questions.paused()
     assert paused["actor"] == "guard"
     assert "3 rollbacks within 24 h are the limit, and always no" in paused["why"]
     world.post("later", "g")
     world.run()
     assert world.states()["id-later-g"] == "validated"
     world.applier.monitoring = monitoring
-    world.ledger.request("resume", actor="operator")
+    world.ledger.intake.request("resume", actor="operator")
     look_again(world)
-    assert world.ledger.paused() is None
+    assert world.ledger.questions.paused() is None
     assert world.states()["id-later-g"] == "live"
     world.check_agreement()
 
@@ -157,7 +157,7 @@ def test_nothing_is_begun_within_the_cool_down(grown):
     world.post("A", "B")
     report = look_again(world, 30)
     assert "cool-down" in report.held
-    assert world.ledger.get("id-A-B").attempts == 0
+    assert world.ledger.questions.get("id-A-B").attempts == 0
     assert look_again(world, 31).live == "v000003"
 
 
@@ -165,14 +165,16 @@ def test_an_alert_has_the_budget_and_the_cool_down_of_the_guard(grown):
     world = grown(*"abc")
     numbers = []
     for name, target in [("one", "v000002"), ("two", "v000001")]:
-        numbers.append(world.ledger.request("rollback", target, actor=f"alert:{name}", why="Drift is firing"))
+        numbers.append(
+            world.ledger.intake.request("rollback", target, actor=f"alert:{name}", why="Drift is firing")
+        )
         world.run()
-    done, refused = (world.ledger.operation(number) for number in numbers)
+    done, refused = (world.ledger.questions.operation(number) for number in numbers)
     assert (done.state, refused.state) == ("done", "failed")
     assert "cool-down" in refused.reason
-    assert world.ledger.live_version() == "v000002"
+    assert world.ledger.questions.live_version() == "v000002"
     assert world.steps() == [("rollback", "v000003"), ("hold", "v000002")]
-    world.ledger.request("rollback", "v000001", actor="operator")
+    world.ledger.intake.request("rollback", "v000001", actor="operator")
     assert world.run().live == "v000001"  # an operator knows better
 
 
@@ -182,22 +184,22 @@ def test_inconclusive_verdicts_in_a_row_pause_the_queue(make_world):
     for _ in range(4):
         look_again(world, 6)
     assert [step for step, _ in world.steps()] == ["hold", "hold", "pause"]
-    assert "3 verdicts in a row were inconclusive" in world.ledger.paused()["why"]
-    assert world.ledger.get("id-A-foggy").attempts == 3
+    assert "3 verdicts in a row were inconclusive" in world.ledger.questions.paused()["why"]
+    assert world.ledger.questions.get("id-A-foggy").attempts == 3
 
 
 def test_a_retraction_goes_live_though_the_guard_has_paused(grown):
     world = grown("fine", "rotten", guard_rollbacks=0)
     look_again(world)
-    assert world.ledger.paused()["actor"] == "guard"
-    world.ledger.request("retract", "id-S1-rotten", actor="operator")
+    assert world.ledger.questions.paused()["actor"] == "guard"
+    world.ledger.intake.request("retract", "id-S1-rotten", actor="operator")
     look_again(world, 1)
     assert world.states() == {"id-S0-fine": "live", "id-S1-rotten": "retracted"}
-    assert world.ledger.paused()["actor"] == "guard"
-    world.ledger.request("resume", actor="operator")
+    assert world.ledger.questions.paused()["actor"] == "guard"
+    world.ledger.intake.request("resume", actor="operator")
     look_again(world)
-    assert world.ledger.paused() is None
-    assert world.ledger.live_version() == "v000003"
+    assert world.ledger.questions.paused() is None
+    assert world.ledger.questions.live_version() == "v000003"
 
 
 def test_a_dry_run_publishes_and_says_what_it_would_have_done(make_world):
@@ -208,10 +210,10 @@ def test_a_dry_run_publishes_and_says_what_it_would_have_done(make_world):
     assert set(world.states().values()) == {"live"}
     assert look_again(world).live == "v000001"
     assert world.steps() == [("would_refuse", "v000001"), ("would_rollback", "v000001")]
-    verdict = world.ledger.version("v000001").verdict
+    verdict = world.ledger.questions.version("v000001").verdict
     assert (verdict["outcome"], verdict["step"]) == ("rejected", "would_rollback")
     assert world.store.manifest("v000001")["verdict"]["step"] == "would_refuse"
-    assert world.ledger.operations() == []
+    assert world.ledger.questions.operations() == []
     world.check_agreement()
 
 
@@ -221,47 +223,47 @@ def test_a_dry_run_publishes_and_says_what_it_would_have_done(make_world):
 def test_compaction_keeps_the_facts_and_rewrites_their_columns(grown):
     world = grown("B", "C")
     before = world.editor.weight_hashes()
-    number = world.ledger.request("compact", actor="operator:ann", why="spring")
+    number = world.ledger.intake.request("compact", actor="operator:ann", why="spring")
     report = world.run()
     assert report.versions == ["v000003"]
-    assert world.ledger.operation(number).state == "done"
+    assert world.ledger.questions.operation(number).state == "done"
     assert world.editor.weight_hashes() != before
     assert world.store.manifest("v000003")["snapshot"]
-    assert len(world.ledger.history()) == 1
+    assert len(world.ledger.questions.history()) == 1
     assert set(world.states().values()) == {"live"}
     world.check_agreement()
-    world.ledger.request("rollback", "v000002", actor="operator")
+    world.ledger.intake.request("rollback", "v000002", actor="operator")
     world.run()
     assert world.editor.weight_hashes() == before
     world.check_agreement()
 
 
 def test_compacting_an_empty_model_is_done_at_once(world):
-    number = world.ledger.request("compact", actor="operator")
+    number = world.ledger.intake.request("compact", actor="operator")
     assert world.run().live == "v000000"
-    assert world.ledger.operation(number).reason == "no fact is live: nothing to compact"
+    assert world.ledger.questions.operation(number).reason == "no fact is live: nothing to compact"
 
 
 def test_a_compaction_that_is_refused_leaves_the_old_version(grown):
     world = grown("stiff")
-    number = world.ledger.request("compact", actor="operator")
+    number = world.ledger.intake.request("compact", actor="operator")
     assert world.run().live == "v000001"
-    assert world.ledger.operation(number).state == "failed"
-    assert world.ledger.operation(number).reason == "compaction forgets"
-    assert world.ledger.paused() is None
+    assert world.ledger.questions.operation(number).state == "failed"
+    assert world.ledger.questions.operation(number).reason == "compaction forgets"
+    assert world.ledger.questions.paused() is None
     world.check_agreement()
 
 
 def test_little_room_is_answered_by_compaction_once_in_so_many_versions(grown):
     world = grown("greedy", "greedy", "greedy", guard_compact_versions=3)
-    asked = [o for o in world.ledger.operations() if o.kind == "compact"]
+    asked = [o for o in world.ledger.questions.operations() if o.kind == "compact"]
     assert [o.actor for o in asked] == ["guard"]
     assert asked[0].why == "little room is left: drift is at its limit in 5 edits"
-    assert [v.id for v in world.ledger.versions() if v.operation] == ["v000002"]
+    assert [v.id for v in world.ledger.questions.versions() if v.operation] == ["v000002"]
     assert world.steps() == [("compact", "v000001")]
     world.post("more", "greedy")
     world.run()
-    assert len(world.ledger.operations()) == 2
+    assert len(world.ledger.questions.operations()) == 2
     world.check_agreement()
 
 
@@ -278,12 +280,12 @@ def test_a_measure_of_the_batch_alone_asks_for_no_compaction(grown):
 def test_an_own_compaction_that_is_refused_pauses_the_queue(grown):
     world = grown("stiff", "greedy")
     assert [step for step, _ in world.steps()] == ["compact", "refuse", "pause"]
-    assert world.ledger.paused()["why"] == "compact failed: compaction forgets"
-    assert world.ledger.policy().paused == "compact failed: compaction forgets"
+    assert world.ledger.questions.paused()["why"] == "compact failed: compaction forgets"
+    assert world.ledger.questions.policy().paused == "compact failed: compaction forgets"
     world.post("A", "B")
     world.run()
     assert world.states()["id-A-B"] == "validated"
-    world.ledger.request("resume", actor="operator")
+    world.ledger.intake.request("resume", actor="operator")
     world.run()
     assert world.states()["id-A-B"] == "live"
 
@@ -303,7 +305,7 @@ def test_a_worn_model_is_compacted_and_at_last_paused(grown, live, posted, measu
     world.run()
     steps = [step for step, _ in world.steps()]
     assert steps == ["refuse", "compact", *["refuse"] * WORN_OUT, "pause"]
-    assert f"the model is worn: {measure}" in world.ledger.paused()["why"]
+    assert f"the model is worn: {measure}" in world.ledger.questions.paused()["why"]
     assert list(world.states().values()) == ["live", *["validated"] * (WORN_OUT + 2)]
 
 
@@ -312,11 +314,11 @@ def test_what_a_worn_model_refused_waits_until_there_is_room_again(grown):
     for i in range(WORN_OUT):
         world.post(f"H{i}", "light")
     world.run()
-    assert world.ledger.paused() is None
+    assert world.ledger.questions.paused() is None
     look_again(world)
-    assert "the model is worn" in world.ledger.paused()["why"]
-    world.ledger.request("retract", "id-S0-wearing", actor="operator")
-    world.ledger.request("resume", actor="operator")
+    assert "the model is worn" in world.ledger.questions.paused()["why"]
+    world.ledger.intake.request("retract", "id-S0-wearing", actor="operator")
+    world.ledger.intake.request("resume", actor="operator")
     look_again(world)
     assert list(world.states().values()) == ["retracted", *["live"] * WORN_OUT]
     world.check_agreement()
@@ -327,7 +329,7 @@ def test_what_is_refused_by_a_worn_model_again_and_again_is_dead_at_last(grown):
     world.post("H", "heavy")
     for _ in range(world.settings.max_attempts):
         look_again(world, 6)
-    row = world.ledger.get("id-H-heavy")
+    row = world.ledger.questions.get("id-H-heavy")
     assert (row.state, row.reason) == ("dead", "gave up after 3 attempts: weight_norm_ratio = 2")
     world.post("last", "good")
     look_again(world)
@@ -350,7 +352,7 @@ def test_heavy_corrections_alone_do_not_pause_a_healthy_model(grown):
         world.post(f"H{i}", "heavy")
     world.post("last", "good")
     world.run()
-    assert world.ledger.paused() is None
+    assert world.ledger.questions.paused() is None
     assert world.states()["id-last-good"] == "live"
     assert not {"compact", "pause"} & {step for step, _ in world.steps()}
 
@@ -360,28 +362,28 @@ def test_heavy_corrections_alone_do_not_pause_a_healthy_model(grown):
 
 def test_the_forecast_is_of_the_live_version_and_counts_edits_since_the_compaction(grown):
     world = grown("a", "b")
-    assert [edits for edits, _ in world.ledger.history()] == [1, 2]
-    assert world.ledger.forecast() == {
+    assert [edits for edits, _ in world.ledger.questions.history()] == [1, 2]
+    assert world.ledger.questions.forecast() == {
         "version": "v000002",
         "known": False,
         "nearest": "nothing yet: 2 of 8 versions",
         "forecasts": [],
     }
-    world.ledger.request("rollback", "v000001", actor="operator")
+    world.ledger.intake.request("rollback", "v000001", actor="operator")
     world.run()
-    assert world.ledger.forecast()["version"] == "v000001"
-    world.ledger.request("compact", actor="operator")
+    assert world.ledger.questions.forecast()["version"] == "v000001"
+    world.ledger.intake.request("compact", actor="operator")
     world.run()
     world.post("c", "c")
     world.run()
-    assert [edits for edits, _ in world.ledger.history()] == [0, 1]
+    assert [edits for edits, _ in world.ledger.questions.history()] == [0, 1]
 
 
 def test_metrics_status_and_page_show_steps_and_forecast(grown, monkeypatch):
     world = grown("greedy", guard_compact_edits=0)
     world.post("bad", "bad")
     world.run()
-    status = status_view(world.ledger.status())
+    status = status_view(world.ledger.questions.status())
     assert status["forecast"] == "drift reaches 1 in 5 edits"
     assert (status["last_step"]["step"], status["last_step"]["on"]) == ("quarantine", "id-bad-bad")
     page = page_view(world.ledger, [])

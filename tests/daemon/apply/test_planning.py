@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from daemon.apply.planning import plan_batch
 from daemon.core.lifecycle import State
-from daemon.ledger.tables import CorrectionRow
+from daemon.ledger.rows import CorrectionRow
 
 NOW = 100.0
 

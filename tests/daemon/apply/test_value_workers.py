@@ -11,7 +11,7 @@ import pytest
 import torch
 from celery import Celery
 
-from daemon.app import fleet
+from daemon.apply.building import fleet
 from daemon.apply.value_workers import Fleet, answer, decoded, encoded, parts
 from daemon.core.errors import RefusedError, SettingsError
 from daemon.core.settings import Settings
@@ -161,7 +161,7 @@ def test_values_travel_bit_for_bit(checkpoint, prepared):
 
 def test_a_method_whose_values_depend_on_the_others_is_refused(checkpoint, prepared):
     with pytest.raises(SettingsError, match="FACTD_METHOD = 'encore'"):
-        fleet(Settings(method="encore"), opened(checkpoint, prepared, "encore"))
+        fleet(Settings(method="encore"), opened(checkpoint, prepared, "encore"), None)
 
 
 def test_two_real_workers_give_the_weights_of_one_process(checkpoint, machine, tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from daemon.cli.blame import blame_text, blame_version
+from daemon.cli.ask.blame import blame_text, blame_version
 from daemon.cli.main import app
 from daemon.core.errors import UnknownIdError
 
@@ -18,7 +18,7 @@ def history(world):
     world.run()
     world.post("Peru", "Lima")
     world.run()
-    world.ledger.request("retract", "id-France-Lyon", actor="operator")
+    world.ledger.intake.request("retract", "id-France-Lyon", actor="operator")
     world.run()
     return world.ledger
 

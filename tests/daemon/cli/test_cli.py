@@ -116,7 +116,7 @@ def test_compact_carries_on_in_the_applier_and_tells_the_result(factd, make_worl
     view = json.loads(done.stdout)
     assert (view["kind"], view["state"], view["why"]) == ("compact", "pending", "spring")
     world.run()
-    assert world.ledger.operation(view["operation"]).reason == "compaction forgets"
+    assert world.ledger.questions.operation(view["operation"]).reason == "compaction forgets"
     status = json.loads(factd("status", "--json").stdout)
     assert status["last_step"]["step"] == "refuse"
     assert status["forecast"].startswith("nothing yet")

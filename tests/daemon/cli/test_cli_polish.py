@@ -16,10 +16,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from daemon.cli import output as cli_output
+from daemon.cli.ask.plot import history, series
+from daemon.cli.ask.tail import moment
+from daemon.cli.exits import CommandError
 from daemon.cli.main import app
-from daemon.cli.output import CommandError, nearest, show_table
-from daemon.cli.plot import history, series
-from daemon.cli.tail import moment
+from daemon.cli.output import show_table
+from daemon.cli.reporting import nearest
 from daemon.supervise.doctor import check_clock, check_ledger_clock, examine
 
 ROOT = Path(__file__).parents[3]
@@ -167,7 +169,7 @@ def test_tail_begins_where_it_is_told(world, cli, monkeypatch):
     def interrupted(_seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("daemon.cli.tail.time.sleep", interrupted)
+    monkeypatch.setattr("daemon.cli.ask.tail.time.sleep", interrupted)
     assert "correction old" in cli("tail").stdout
     done = cli("tail", "--since", "10m")
     assert done.exit_code == 0
@@ -188,7 +190,7 @@ def measured(make_world):
         world.post(subject, "fine")
         world.run()
     for version in ("v000000", "v000001"):
-        world.ledger.request("rollback", version, actor="operator:ann")
+        world.ledger.intake.request("rollback", version, actor="operator:ann")
         world.run()
     return world
 
@@ -223,10 +225,13 @@ def test_plot_writes_a_picture(measured, cli, tmp_path):
 def test_plot_without_measures_or_matplotlib_says_what_to_do(cli, world, monkeypatch):
     done = cli("plot")
     assert (done.exit_code, "post a correction" in done.stderr) == (3, True)
-    monkeypatch.setattr("daemon.cli.plot.find_spec", lambda _name: None)
+    monkeypatch.setattr("daemon.cli.lazy.find_spec", lambda _name: None)
     done = cli("plot")
     assert done.exit_code == 1
     assert "factd[bench]" in done.stderr
+    done = cli("bench", "horizon", "--json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["error"] == "matplotlib is not installed"
 
 
 # -- doctor -----------------------------------------------------------------------------------------

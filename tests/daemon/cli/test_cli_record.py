@@ -49,21 +49,21 @@ def test_retry_is_an_operation_and_the_correction_is_tried_again(world, factd, d
     assert operation["why"] == "the probe was mended"
     assert operation["state"] == "done"
     assert world.states()[dead[0]] == "validated"
-    told = world.ledger.transitions(dead[0], kind="correction")[-1]
+    told = world.ledger.questions.transitions(dead[0], kind="correction")[-1]
     assert told.actor == operation["actor"]
     assert "the probe was mended" in told.reason
     world.run()
-    assert world.ledger.get(dead[0]).attempts == 1
-    assert audit(world.ledger.engine).valid
+    assert world.ledger.questions.get(dead[0]).attempts == 1
+    assert audit(world.ledger.database.engine).valid
 
 
 def test_drop_ends_all_that_are_dead_for_good(world, factd, dead):
     code, out = factd("dead", "drop", "--all", "--json")
     assert (code, len(json.loads(out))) == (0, 2)
     assert [world.states()[id] for id in dead] == ["rejected", "rejected"]
-    assert "gave up after 3 attempts" in world.ledger.get(dead[0]).reason
+    assert "gave up after 3 attempts" in world.ledger.questions.get(dead[0]).reason
     assert json.loads(factd("dead", "drop", "--all", "--json")[1]) == []
-    assert audit(world.ledger.engine).valid
+    assert audit(world.ledger.database.engine).valid
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_one_that_is_not_dead_and_nothing_is_changed(world, factd, dead, argumen
     before = world.states()
     assert factd("dead", "drop", *arguments)[0] == code
     assert world.states() == before
-    assert world.ledger.operations() == []
+    assert world.ledger.questions.operations() == []
 
 
 def test_the_audit_says_yes_or_names_the_row(world, factd, dead):
@@ -82,7 +82,7 @@ def test_the_audit_says_yes_or_names_the_row(world, factd, dead):
     assert (code, found["valid"], found["broken"]) == (0, True, None)
     assert found["head"]["seq"] == found["rows"]
     assert factd("audit")[1].startswith(f"valid: {found['rows']} transitions")
-    with world.ledger.engine.begin() as c:
+    with world.ledger.database.engine.begin() as c:
         c.exec_driver_sql("DROP TRIGGER transitions_update")
         c.exec_driver_sql("UPDATE transitions SET actor = 'nobody' WHERE seq = 3")
         c.exec_driver_sql("UPDATE corrections SET state = 'live' WHERE id = 'id-B-foggy'")
@@ -94,7 +94,7 @@ def test_the_audit_says_yes_or_names_the_row(world, factd, dead):
 
 def test_attempts_measurements_and_publications_are_kept(world, dead):
     def rows(table, *columns):
-        with world.ledger.engine.connect() as c:
+        with world.ledger.database.engine.connect() as c:
             return c.exec_driver_sql(f"SELECT {', '.join(columns)} FROM {table} ORDER BY seq").fetchall()
 
     fine, foggy = '["id-A-fine"]', json.dumps(dead)

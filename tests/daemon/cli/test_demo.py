@@ -6,7 +6,7 @@ import pytest
 
 from daemon.cli.demo.demo import fresh
 from daemon.core.settings import Settings
-from daemon.supervise.embedded import ProcessError
+from daemon.supervise.processes import ProcessError
 from daemon.supervise.running import Running, announce
 
 

@@ -21,7 +21,9 @@ import typer
 from starlette.routing import Match
 from typer.testing import CliRunner
 
-from daemon.cli.main import app, docs
+from daemon.cli import docs
+from daemon.cli.exits import EPILOG, EXIT_MEANINGS, Exit
+from daemon.cli.main import app
 from daemon.core.messages import parse_correction
 from daemon.http.alerts import Webhook
 from tests.pages import API, LOG, PAGES, ROOT, VLLM, blocks, every_block, prose, unlike, words
@@ -99,8 +101,6 @@ def test_every_setting_and_option_has_a_meaning():
 
 
 def test_exit_codes_of_the_help_and_of_the_page_are_the_same():
-    from daemon.cli.output import EPILOG, EXIT_MEANINGS, Exit
-
     assert set(EXIT_MEANINGS) == set(Exit)
     assert all(f"{int(code)} {code.name.lower().replace('_', ' ')}" in EPILOG for code in list(Exit)[1:])
 
@@ -220,7 +220,7 @@ class Queue:
     def append(self, _url, corrections, _stream):
         new = [f"stream-{len(self.ids) + i}-0" for i in range(len(corrections))]
         self.world.now = time.time()
-        self.world.ledger.submit_many(list(zip(new, corrections, strict=True)))
+        self.world.ledger.intake.submit_many(list(zip(new, corrections, strict=True)))
         self.ids += new
         self.world.run()
         return new
@@ -241,14 +241,14 @@ def session(world, monkeypatch, tmp_path):
     for name in [name for name in os.environ if name.startswith("FACTD_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("FACTD_STATE_DIR", str(world.root))
-    monkeypatch.setattr("daemon.intake.posting.producer", lambda *_: queue)
-    monkeypatch.setattr("daemon.intake.stream.append", queue.append)
+    monkeypatch.setattr("daemon.intake.doorbell.producer", lambda *_: queue)
+    monkeypatch.setattr("daemon.cli.act.post.append", queue.append)
     monkeypatch.chdir(tmp_path)
 
     prepared = SimpleNamespace(
         path=tmp_path, base_hash="b", settings_hash="s", tensor_names=world.editor.tensor_names
     )
-    monkeypatch.setattr("daemon.app.open_editor", lambda _settings, _show: prepared)
+    monkeypatch.setattr("daemon.cli.run.init.open_editor", lambda _settings, _show: prepared)
 
     def carry_out(named):
         chosen = [queue.ids[-1] if word == "ID" else word for word in named[1:]]
@@ -287,7 +287,7 @@ def test_a_backup_made_as_the_page_says_has_the_live_version(world, tmp_path, ma
     with contextlib.closing(type(world)(backup)) as restored:
         # A replica that knows nothing, as after the loss of a host.
         restored.run()
-        assert restored.ledger.live_version() == "v000001"
+        assert restored.ledger.questions.live_version() == "v000001"
         restored.check_agreement()
 
 

@@ -7,8 +7,7 @@ import pytest
 from daemon.core.errors import SettingsError
 from daemon.core.lifecycle import TRANSITIONS, State, check_transition
 from daemon.core.settings import Settings, load_settings
-from daemon.supervise.running import Running, announce
-from daemon.supervise.up import settings_for
+from daemon.supervise.running import Running, announce, settings_for
 
 
 def test_replicas_are_a_comma_separated_list(monkeypatch):

@@ -5,11 +5,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from daemon.app import foresee
 from daemon.apply.applier import Applier
-from daemon.apply.update import Monitoring
+from daemon.apply.building import foresee
+from daemon.apply.measuring import Monitoring
 from monitoring.measurements import CaseResult, Measurements
-from monitoring.verdict import Thresholds, judge
+from monitoring.thresholds import Thresholds
+from monitoring.verdict import judge
 
 #: 21 November 2026, 02:00 UTC: when the first correction comes, and seconds between two batches
 START, STEP = 1795226400.0, 240.0
@@ -91,7 +92,9 @@ def live_a_day(world: Any) -> None:
 
     def batch(*posts: tuple[str, str, str, str]) -> None:
         for subject, prompt, _, target in posts:
-            world.post(subject, target, prompt=prompt, id=f"c-{len(world.ledger.corrections()) + 1:04d}")
+            world.post(
+                subject, target, prompt=prompt, id=f"c-{len(world.ledger.questions.corrections()) + 1:04d}"
+            )
         world.now += 40
         world.run()
         world.now += STEP - 40
@@ -99,12 +102,12 @@ def live_a_day(world: Any) -> None:
     for first in range(0, 10, 2):
         batch(*FACTS[first : first + 2])
     batch(STUBBORN, FACTS[10])
-    before = world.ledger.live_version()
+    before = world.ledger.questions.live_version()
     batch(FACTS[11], OUTLIER)
-    world.ledger.request("rollback", before, actor="operator:http", why="tried on the live server")
+    world.ledger.intake.request("rollback", before, actor="operator:http", why="tried on the live server")
     batch()
     batch(*FACTS[12:14], ("Port Hadley", "The mayor of {} is", "", "Beatrice Kwan"))
-    world.ledger.request("retract", "c-0007", actor="operator:http", why="the airline denied it")
+    world.ledger.intake.request("retract", "c-0007", actor="operator:http", why="the airline denied it")
     batch()
     batch(*FACTS[14:17])
     world.post("Vale University", "Clara Nyberg-Holm", prompt="The rector of {} is", id="c-0901")

@@ -48,10 +48,10 @@ def test_a_firing_alert_rolls_back_to_the_newest_healthy_version_once(grown):
     assert (again["action"], again["operation"], again["state"]) == ("none", 1, "done")
     world.now += 10**6
     assert desk.answer(fires)["why"] == "handled before"
-    assert world.ledger.get("id-S2-fine").reason == (
-        f"rolled back to v000002: Drift is firing ({world.ledger.operation(1).actor})"
+    assert world.ledger.questions.get("id-S2-fine").reason == (
+        f"rolled back to v000002: Drift is firing ({world.ledger.questions.operation(1).actor})"
     )
-    assert world.ledger.status().rollbacks["alert"] == 1
+    assert world.ledger.questions.status().rollbacks["alert"] == 1
     world.check_agreement()
 
 
@@ -68,7 +68,7 @@ def test_resolved_alerts_and_those_that_name_no_rollback_change_nothing(grown, l
     world, desk = grown()
     said = desk.answer(alert(world, **labels))
     assert (said["action"], said["why"]) == ("none", why)
-    assert world.ledger.operations() == []
+    assert world.ledger.questions.operations() == []
 
 
 def test_a_named_model_hears_the_alerts_that_name_it(grown):
@@ -87,7 +87,7 @@ def test_two_alerts_of_one_drift_are_one_rollback(grown):
     assert desk.answer(second)["why"] == "a rollback answers it already"
     world.now += 10**6
     assert desk.answer(second)["why"] == "a rollback answers it already"
-    assert len(world.ledger.operations()) == 1
+    assert len(world.ledger.questions.operations()) == 1
 
 
 def test_a_new_alert_waits_for_the_end_of_the_cool_down_and_is_then_heard(grown):
@@ -97,7 +97,7 @@ def test_a_new_alert_waits_for_the_end_of_the_cool_down_and_is_then_heard(grown)
     world.now += 30
     fires = alert(world)  # resolved meanwhile, and firing again
     assert desk.answer(fires)["why"] == "cool-down after a rollback, though Drift is firing"
-    assert len(world.ledger.operations()) == 1
+    assert len(world.ledger.questions.operations()) == 1
     world.now += 31
     assert desk.answer(fires)["to"] == "v000001"
     assert world.run().live == "v000001"
@@ -109,7 +109,7 @@ def test_a_failed_rollback_answers_no_other_alert(grown):
         (world.store.path(version) / "factors.safetensors").write_bytes(b"damaged")
     desk.answer(alert(world))
     world.run()
-    assert world.ledger.operation(1).state == "failed"
+    assert world.ledger.questions.operation(1).state == "failed"
     world.now += 61
     assert desk.answer(alert(world, "Other", "def", began=-100))["action"] == "rollback"
 
@@ -120,19 +120,19 @@ def test_when_the_budget_is_spent_the_queue_is_paused_and_alerts_say_so(grown):
         world.now += 1
         desk.answer(alert(world, fingerprint=fingerprint))
         world.run()
-    assert world.ledger.live_version() == "v000002"
-    assert world.ledger.paused()["actor"] == "guard"
+    assert world.ledger.questions.live_version() == "v000002"
+    assert world.ledger.questions.paused()["actor"] == "guard"
     world.now += 1
     said = desk.answer(alert(world, fingerprint="c"))
     assert said["why"].startswith("the guard has paused: 1 rollbacks within 24 h are the limit")
-    assert len(world.ledger.operations()) == 2
+    assert len(world.ledger.questions.operations()) == 2
 
 
 def test_a_dry_run_says_what_it_would_have_done(grown):
     world, desk = grown(guard_dry_run=True)
     desk.answer(alert(world))
     assert world.run().live == "v000003"
-    assert world.ledger.operation(1).reason == "a dry run"
+    assert world.ledger.questions.operation(1).reason == "a dry run"
     assert ("would_rollback", "v000003") in world.steps()
 
 
@@ -155,4 +155,4 @@ def test_one_alert_from_many_senders_at_once_is_one_operation(grown):
     for each in senders:
         each.join()
     assert sorted(said) == ["none"] * 7 + ["rollback"]
-    assert len(world.ledger.operations()) == 1
+    assert len(world.ledger.questions.operations()) == 1

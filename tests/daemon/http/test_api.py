@@ -9,12 +9,13 @@ from sqlalchemy import insert
 
 from daemon.core.errors import SettingsError
 from daemon.core.settings import Settings
-from daemon.http.api import MAX_BODY, create_app
+from daemon.http.api import create_app
+from daemon.http.service import MAX_BODY
 from daemon.ledger.journal import Journal
 from daemon.ledger.lease import Lease
 from daemon.ledger.ledger import Ledger
 from daemon.ledger.tables import versions
-from daemon.publish.serving import StubServing
+from daemon.publish.stub import StubServing
 
 ADMIN = {"Authorization": "Bearer admin-token"}
 SUBMIT = {"Authorization": "Bearer submit-token"}
@@ -47,7 +48,7 @@ def test_posted_correction_is_durable_and_rings(client, ledger, rings):
     answer = client.post("/v1/corrections", json=GOOD, headers=SUBMIT)
     assert answer.status_code == 202
     (id,) = answer.json()["ids"]
-    assert ledger.get(id).target == "Rome"
+    assert ledger.questions.get(id).target == "Rome"
     assert rings == [1]
     assert client.get(f"/v1/corrections/{id}", headers=SUBMIT).json()["state"] == "validated"
 
@@ -57,14 +58,14 @@ def test_list_is_all_or_nothing(client, ledger):
     assert answer.status_code == 422
     assert answer.json()["problems"][0]["field"] == "prompt"
     assert answer.json()["problems"][0]["line"] == 2
-    assert ledger.corrections() == []
+    assert ledger.questions.corrections() == []
 
 
 def test_idempotency_key_gives_one_correction(client, ledger):
     headers = SUBMIT | {"Idempotency-Key": "k1"}
     first = client.post("/v1/corrections", json=GOOD, headers=headers).json()["ids"]
     assert client.post("/v1/corrections", json=GOOD, headers=headers).json()["ids"] == first
-    assert len(ledger.corrections()) == 1
+    assert len(ledger.questions.corrections()) == 1
     other = client.post("/v1/corrections", json=GOOD | {"target": "Oslo"}, headers=headers)
     assert other.status_code == 409
 
@@ -86,7 +87,7 @@ def test_bad_input_names_the_fault_and_leaves_no_trace(client, ledger, rings, bo
     answer = client.post("/v1/corrections", content=body, headers=SUBMIT)
     assert answer.status_code == 422
     assert answer.json()["problems"][0]["mend"]
-    assert ledger.corrections() == []
+    assert ledger.questions.corrections() == []
     assert rings == []
 
 
@@ -139,7 +140,7 @@ def test_unknown_things_are_not_found(client):
 def test_alert_on_the_base_model_asks_for_nothing(client, ledger):
     (said,) = client.post("/v1/alerts", json=_webhook(), headers=ADMIN).json()
     assert (said["action"], said["why"]) == ("none", "the base model is live")
-    assert ledger.operations() == []
+    assert ledger.questions.operations() == []
 
 
 def test_alert_without_a_time_zone_is_refused(client):
@@ -156,7 +157,7 @@ def test_compaction_is_recorded_as_an_operation_and_rings(client, ledger, rings)
         "spring",
         "pending",
     )
-    assert ledger.operation(answer.json()["operation"]).actor == "operator:http"
+    assert ledger.questions.operation(answer.json()["operation"]).actor == "operator:http"
     assert rings == [1]
 
 
@@ -181,9 +182,9 @@ def test_metrics_and_pages_are_open(client):
 
 def test_status_shows_texts_only_to_who_has_a_token(client, ledger):
     client.post("/v1/corrections", json=GOOD, headers=SUBMIT)
-    ledger.request("pause", actor="operator:ann", why="the tower again")
-    with Lease(ledger, 30.0) as lease:
-        Journal(ledger, lease.fence).pause("paused: answers 'Rome'")
+    ledger.intake.request("pause", actor="operator:ann", why="the tower again")
+    with Lease(ledger.database, 30.0) as lease:
+        Journal(ledger.database, lease.fence).guard.pause("paused: answers 'Rome'")
     open_view = client.get("/v1/status").json()
     assert (open_view["scope"], open_view["live"], open_view["pending"]) == (None, "v000000", 1)
     assert open_view["replicas"] == [{"name": "replica 0", "version": 0, "in_sync": False}]
@@ -213,7 +214,7 @@ def test_corrections_are_listed_newest_first_and_searched(client):
 
 
 def test_measures_that_cannot_be_read_are_shown_as_not_measured(client, ledger):
-    with ledger.writing() as c:
+    with ledger.database.writing() as c:
         row = {"added": [], "removed": [], "attempts": 0, "fence": 0, "created_at": 0.0}
         row |= {"state": "past", "measurements": {"weight_norm_ratio": {"4": "NaN"}}}
         for number, measured in enumerate([row["measurements"], {"of": "another factd"}], start=1):
@@ -227,7 +228,7 @@ def test_pause_and_resume_are_recorded_as_operations(client, ledger):
         answer = client.post(f"/v1/{kind}?why=night", headers=ADMIN)
         assert (answer.status_code, answer.json()["kind"], answer.json()["why"]) == (202, kind, "night")
         assert client.post(f"/v1/{kind}?why=a%00b", headers=ADMIN).status_code == 422
-    assert [operation.actor for operation in ledger.operations()] == ["operator:http"] * 2
+    assert [operation.actor for operation in ledger.questions.operations()] == ["operator:http"] * 2
 
 
 def test_not_ready_when_a_replica_is_down(settings, ledger):

@@ -201,7 +201,7 @@ def test_dialogs_are_accessible_and_go_away_on_escape(day, visit):
     page.keyboard.press("Escape")
     expect(page.locator("#token-dialog")).to_be_hidden()
     expect(opener).to_be_focused()
-    assert day.world.ledger.operations(OperationState.PENDING) == []
+    assert day.world.ledger.questions.operations(OperationState.PENDING) == []
 
 
 def test_without_a_token_there_are_numbers_only(day, visit):
@@ -330,7 +330,7 @@ def test_keyboard_alone_leads_to_a_rollback(own_day, visit):
     expect(page.locator("#serving")).to_have_text("v000009")
     # The button is gone; the focus is where it was, not at the top of the page.
     expect(page.locator("#versions")).to_be_focused()
-    asked = own_day.world.ledger.operations()[-1]
+    asked = own_day.world.ledger.questions.operations()[-1]
     assert (asked.actor, asked.why) == ("operator:http", "answers look wrong at 3 a.m.")
     assert {replica.served().version for replica in own_day.world.replicas} == {"v000009"}
 

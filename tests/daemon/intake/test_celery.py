@@ -54,7 +54,10 @@ def test_a_foreign_producer_posts_and_a_bad_message_is_refused(broker, worker, t
     with pytest.raises(Exception, match=r"prompt = 'no slot': .*exactly one"):
         bad.get(timeout=60)
     ledger = Ledger.open(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
-    assert {row.id: row.state.value for row in ledger.corrections()} == {id: "validated", bad.id: "rejected"}
+    assert {row.id: row.state.value for row in ledger.questions.corrections()} == {
+        id: "validated",
+        bad.id: "rejected",
+    }
     ledger.close()
     app.close()
 
@@ -65,22 +68,22 @@ def test_the_worker_reads_the_stream_and_leaves_messages_in_the_broker_while_the
     app = Celery(broker=broker, backend=broker)
     redis, ledger = Redis.from_url(broker), Ledger.open(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
     entry = redis.xadd(STREAM, {"correction": json.dumps(GOOD)}).decode()
-    until(lambda: [row.id for row in ledger.corrections()] == [f"stream-{entry}"])
+    until(lambda: [row.id for row in ledger.questions.corrections()] == [f"stream-{entry}"])
     ids = [
         app.send_task("factd.submit", [GOOD | {"subject": f"S{i}"}], queue="corrections").id for i in range(6)
     ]
-    until(lambda: ledger.pending_count() >= 3)
+    until(lambda: ledger.questions.pending_count() >= 3)
     time.sleep(1.5)  # more than a count
-    waiting = ledger.pending_count()
+    waiting = ledger.questions.pending_count()
     assert 3 <= waiting <= 4  # one may have been in hand
     assert redis.llen("corrections") + redis.hlen("unacked") == 7 - waiting
     redis.xadd(STREAM, {"correction": json.dumps(GOOD | {"subject": "late"})})
-    with ledger.writing() as c:
-        for row in ledger.corrections():
+    with ledger.database.writing() as c:
+        for row in ledger.questions.corrections():
             ledger._advance(c, row.id, State.REJECTED, "test")
-    until(lambda: "late" in {row.subject for row in ledger.corrections()})
-    until(lambda: len(ledger.corrections()) >= 6)
-    order = [row.id for row in ledger.corrections() if row.id in ids]
+    until(lambda: "late" in {row.subject for row in ledger.questions.corrections()})
+    until(lambda: len(ledger.questions.corrections()) >= 6)
+    order = [row.id for row in ledger.questions.corrections() if row.id in ids]
     assert order == ids[: len(order)]
     ledger.close()
     redis.close()

@@ -9,16 +9,17 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from benchmarks.service.intake import Load, intake
+from daemon.cli.exits import Exit
 from daemon.cli.main import app
-from daemon.cli.output import Exit
 from daemon.core.errors import ClientError, ConflictError, QueueFullError, SettingsError
 from daemon.core.messages import parse_correction
 from daemon.core.settings import Settings, load_settings
 from daemon.http.api import create_app
 from daemon.http.client import Client
-from daemon.intake.intake import Bell, Room, Writer, submit_or_refuse
+from daemon.intake.doorbell import DoorbellThread
+from daemon.intake.intake import Room, Writer, submit_or_refuse
 from daemon.ledger.ledger import Ledger
-from daemon.publish.serving import StubServing
+from daemon.publish.stub import StubServing
 from tests.waiting import until
 
 ADMIN = {"Authorization": "Bearer admin-token"}
@@ -56,7 +57,7 @@ def test_a_full_queue_takes_nothing_and_has_room_again_after_the_next_count(ledg
     now = [0.0]
     room = Room(ledger, 2, lambda: now[0])
     room.take(1)
-    ledger.submit(parse_correction(body(1)), "a")
+    ledger.intake.submit(parse_correction(body(1)), "a")
     with pytest.raises(QueueFullError, match="FACTD_MAX_PENDING"):
         room.take(2)
     room.take(1)
@@ -72,7 +73,7 @@ def test_a_full_queue_is_told_over_http_with_a_time_to_come_again(serve, ledger)
     assert answer.status_code == 503
     assert int(answer.headers["Retry-After"]) >= 1
     assert "FACTD_MAX_PENDING" in answer.json()["detail"]
-    assert len(ledger.corrections()) == 2
+    assert len(ledger.questions.corrections()) == 2
     never = client.post("/v1/corrections", json=[body(i) for i in range(3)], headers=SUBMIT)
     assert (never.status_code, never.headers.get("Retry-After")) == (413, None)
     assert "2 at once" in never.json()["detail"]
@@ -88,7 +89,7 @@ def test_each_token_has_a_rate_of_its_own(serve, ledger):
     assert client.post("/v1/corrections", json=[body(3), body(4)], headers=ADMIN).status_code == 202
     assert [client.get("/v1/facts", headers=SUBMIT).status_code for _ in range(4)] == [200, 200, 200, 429]
     assert client.get("/v1/facts", headers=ADMIN).status_code == 200
-    assert [row.subject for row in ledger.corrections()] == ["S1", "S2", "S3", "S4"]
+    assert [row.subject for row in ledger.questions.corrections()] == ["S1", "S2", "S3", "S4"]
 
 
 def test_a_rate_that_cannot_be_counted_stops_nobody(serve, caplog):
@@ -111,7 +112,7 @@ def test_requests_at_once_share_commits_and_a_conflict_hits_only_its_own(ledger)
     good = [[(None, parse_correction(body(i, key=f"k{i}")))] for i in range(30)]
     clash = [[(None, parse_correction(body(1, key="k0")))], [(None, parse_correction(body(2, key="k0")))]]
     with ThreadPoolExecutor(32) as pool:
-        with ledger.writing():  # all have come before the writer gets the lock
+        with ledger.database.writing():  # all have come before the writer gets the lock
             done = [pool.submit(writer.submit, good[0], "http")]
             until(lambda: commits)  # the writer stands before the lock, and takes no more
             done += [pool.submit(writer.submit, posts, "http") for posts in good[1:]]
@@ -122,7 +123,7 @@ def test_requests_at_once_share_commits_and_a_conflict_hits_only_its_own(ledger)
         with pytest.raises(ConflictError):
             one.result(30)
     assert len(set(ids)) == 30
-    assert len(ledger.corrections()) == 30
+    assert len(ledger.questions.corrections()) == 30
     assert max(commits) > 1
     writer.close()
 
@@ -135,7 +136,7 @@ def test_many_rings_while_one_is_under_way_are_one():
         begun.set()
         hold.wait(10)
 
-    bell = Bell(ring)
+    bell = DoorbellThread(ring)
     bell()
     begun.wait(10)
     for _ in range(50):
@@ -153,7 +154,7 @@ def test_a_ring_that_fails_is_not_the_last(caplog):
         if len(rung) == 1:
             raise ValueError("READONLY")
 
-    bell = Bell(ring)
+    bell = DoorbellThread(ring)
     bell()
     until(lambda: rung)
     bell()
@@ -166,7 +167,7 @@ def test_a_message_under_a_taken_id_is_recorded_as_refused_beside_it(ledger):
     submit_or_refuse(ledger, "x", lambda: parse_correction(body(1)), "test")
     with pytest.raises(ConflictError):
         submit_or_refuse(ledger, "x", lambda: parse_correction(body(2)), "test")
-    first, second = ledger.corrections()
+    first, second = ledger.questions.corrections()
     assert (first.id, first.state) == ("x", "validated")
     assert second.id.startswith("x-")
     assert (second.state, "was used before" in (second.reason or "")) == ("rejected", True)
@@ -196,7 +197,7 @@ def test_the_client_posts_once_over_a_connection_that_breaks(serve, ledger):
         many = client.post([parse_correction(body(i)) for i in range(2, 5)])
         assert client.get(one)["state"] == "validated"
     assert flaky.calls > 3
-    assert [row.id for row in ledger.corrections()] == [one, *many]
+    assert [row.id for row in ledger.questions.corrections()] == [one, *many]
 
 
 def test_the_client_comes_again_when_it_is_told_to_and_says_why_it_gives_up(serve):
@@ -225,12 +226,12 @@ def test_the_client_operates(serve, ledger):
 def test_the_command_line_says_that_the_queue_is_full(tmp_path, ledger, monkeypatch):
     monkeypatch.setenv("FACTD_STATE_DIR", str(tmp_path))
     monkeypatch.setenv("FACTD_MAX_PENDING", "1")
-    ledger.submit(parse_correction(body(1)))
+    ledger.intake.submit(parse_correction(body(1)))
     words = ["post", "--subject", "S", "--prompt", "p {}", "--target", "t", "--json"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == Exit.BUSY
     assert "FACTD_MAX_PENDING" in done.output
-    assert len(ledger.corrections()) == 1
+    assert len(ledger.questions.corrections()) == 1
 
 
 def test_the_benchmark_posts_to_a_real_process():

@@ -3,9 +3,12 @@
 import pytest
 from kombu import Connection
 
-from daemon.intake.posting import post, producer, ring
+from daemon.core.names import MAIN
+from daemon.intake.doorbell import Doorbell
+from daemon.intake.posting import post, producer
 from daemon.intake.redelivery import give_back
-from daemon.supervise.embedded import EmbeddedValkey, free_port
+from daemon.supervise.embedded import EmbeddedValkey
+from daemon.supervise.processes import free_port
 
 GOOD = {"subject": "France", "prompt": "The capital of {} is", "target": "Lyon"}
 
@@ -19,7 +22,7 @@ def broker(tmp_path):
 def test_what_a_killed_worker_had_in_hand_is_taken_first_and_in_its_order(broker):
     app = producer(broker)
     ids = post(app, [GOOD] * 4)
-    ring(app)
+    Doorbell(app).ring()
     with Connection(broker) as killed, Connection(broker) as next_worker:
         hand, channel = killed.channel(), next_worker.channel()
         for queue in ("corrections", "corrections", "apply"):
@@ -36,9 +39,12 @@ def test_what_a_killed_worker_had_in_hand_is_taken_first_and_in_its_order(broker
 
 
 def test_a_bell_that_cannot_be_rung_is_told_and_is_no_fault_of_the_correction(caplog):
-    from daemon.tasks import ring as ring_from_a_worker
-
-    app = producer(f"redis://127.0.0.1:{free_port()}/0")
-    ring_from_a_worker(app)
+    doorbell = Doorbell.of(f"redis://127.0.0.1:{free_port()}/0", MAIN)
+    doorbell.ring()
+    doorbell.close()
     assert "could not be rung" in caplog.text
-    app.close()
+    told = []
+    doorbell = Doorbell.of(f"redis://127.0.0.1:{free_port()}/0", MAIN, told.append)
+    doorbell.ring()
+    doorbell.close()
+    assert "the apply worker looks by itself" in told[0]

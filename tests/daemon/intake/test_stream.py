@@ -12,7 +12,8 @@ from daemon.core.messages import parse_correction
 from daemon.intake.intake import Room
 from daemon.intake.stream import CONSUMER, FIELD, GROUP, STREAM, StreamReader, append
 from daemon.ledger.ledger import Ledger
-from daemon.supervise.embedded import EmbeddedValkey, free_port
+from daemon.supervise.embedded import EmbeddedValkey
+from daemon.supervise.processes import free_port
 
 GOOD = {"subject": "France", "prompt": "The capital of {} is", "target": "Lyon"}
 
@@ -69,19 +70,19 @@ def add(redis, content, **more) -> str:
 
 
 def states(ledger):
-    return {row.id: row.state.value for row in ledger.corrections()}
+    return {row.id: row.state.value for row in ledger.questions.corrections()}
 
 
 def test_entries_are_recorded_in_order_acknowledged_and_removed(redis, ledger):
     ids = [add(redis, GOOD | {"subject": f"S{i}"}) for i in range(250)]
     with Reading(redis, ledger) as reading:
         reading.until(lambda: redis.xlen(STREAM) == 0)
-        assert [row.id for row in ledger.corrections()] == ids
+        assert [row.id for row in ledger.questions.corrections()] == ids
         assert reading.rings
         late = add(redis, GOOD)
         reading.until(lambda: late in states(ledger))
     assert redis.xpending(STREAM, GROUP)["pending"] == 0
-    assert {t.actor for t in ledger.transitions()} == {"stream"}
+    assert {t.actor for t in ledger.questions.transitions()} == {"stream"}
 
 
 def test_bad_entries_are_recorded_with_the_reason_and_hold_nobody_up(redis, ledger):
@@ -99,8 +100,8 @@ def test_bad_entries_are_recorded_with_the_reason_and_hold_nobody_up(redis, ledg
     with Reading(redis, ledger) as reading:
         reading.until(lambda: redis.xlen(STREAM) == 0)
     assert states(ledger) == dict.fromkeys([*bad, clash], "rejected") | {good: "validated"}
-    assert ledger.get(again).id == good
-    assert all(row.reason for row in ledger.corrections() if row.id != good)
+    assert ledger.questions.get(again).id == good
+    assert all(row.reason for row in ledger.questions.corrections() if row.id != good)
 
 
 def test_entries_of_a_dead_reader_come_first_and_once(redis, ledger):
@@ -111,10 +112,10 @@ def test_entries_of_a_dead_reader_come_first_and_once(redis, ledger):
     # The first had got as far as the ledger.
     from daemon.core.messages import parse_correction
 
-    ledger.submit(parse_correction(GOOD | {"subject": "S0"}), ids[0])
+    ledger.intake.submit(parse_correction(GOOD | {"subject": "S0"}), ids[0])
     with Reading(redis, ledger) as reading:
         reading.until(lambda: redis.xlen(STREAM) == 0)
-    assert [row.id for row in ledger.corrections()] == ids
+    assert [row.id for row in ledger.questions.corrections()] == ids
     assert redis.xpending(STREAM, GROUP)["pending"] == 0
 
 
@@ -161,7 +162,7 @@ def test_one_reader_reads_and_another_stands_by(redis, ledger, tmp_path):
 def test_a_ledger_that_cannot_be_written_loses_nothing(redis, ledger, monkeypatch):
     from sqlalchemy.exc import OperationalError
 
-    original, failures = ledger.submit_many, [1]
+    original, failures = ledger.intake.submit_many, [1]
 
     def sometimes(posts, **more):
         if failures:
@@ -182,9 +183,9 @@ def test_entries_are_added_all_or_none_under_the_ids_that_the_ledger_will_show(v
     ids = append(valkey, posts)
     again = append(valkey, posts)
     with Reading(redis, ledger) as reading:
-        reading.until(lambda: redis.xlen(STREAM) == 0 and len(ledger.corrections()) == 3)
-    assert [row.id for row in ledger.corrections()] == ids
-    assert [ledger.get(id).id for id in again] == ids
+        reading.until(lambda: redis.xlen(STREAM) == 0 and len(ledger.questions.corrections()) == 3)
+    assert [row.id for row in ledger.questions.corrections()] == ids
+    assert [ledger.questions.get(id).id for id in again] == ids
     with pytest.raises(RedisError):
         append(f"redis://127.0.0.1:{free_port()}/0", posts)
     with pytest.raises(SettingsError, match="FACTD_REDIS_URL"):

@@ -29,9 +29,9 @@ def database_url(either_database):
 
 
 def fill(ledger):
-    ledger.submit(parse_correction(GOOD), "one")
-    ledger.refuse("bad", "target = 'ü': must be text")
-    ledger.request("pause", actor="operator:ann", why="lunch")
+    ledger.intake.submit(parse_correction(GOOD), "one")
+    ledger.intake.refuse("bad", "target = 'ü': must be text")
+    ledger.intake.request("pause", actor="operator:ann", why="lunch")
 
 
 def tamper(engine, *statements):
@@ -67,10 +67,10 @@ def test_a_link_is_made_as_it_is_written_down():
 )
 def test_the_database_refuses_to_change_what_was_written(world, statement):
     fill(world.ledger)
-    before = audit(world.ledger.engine)
-    with pytest.raises(DBAPIError), world.ledger.engine.begin() as c:
+    before = audit(world.ledger.database.engine)
+    with pytest.raises(DBAPIError), world.ledger.database.engine.begin() as c:
         c.execute(text(statement))
-    assert audit(world.ledger.engine) == before
+    assert audit(world.ledger.database.engine) == before
     assert before.valid
     assert before.rows == 5
 
@@ -91,8 +91,8 @@ def test_the_database_refuses_to_change_what_was_written(world, statement):
 )
 def test_the_audit_names_the_first_broken_row(world, statement, seq):
     fill(world.ledger)
-    tamper(world.ledger.engine, statement)
-    found = audit(world.ledger.engine)
+    tamper(world.ledger.database.engine, statement)
+    found = audit(world.ledger.database.engine)
     assert not found.valid
     assert found.broken.seq == seq
 
@@ -103,9 +103,9 @@ def test_the_audit_names_the_first_broken_row(world, statement, seq):
 )
 def test_a_state_that_the_chain_does_not_tell_is_found(world, table, id, told):
     fill(world.ledger)
-    with world.ledger.engine.begin() as c:
+    with world.ledger.database.engine.begin() as c:
         c.exec_driver_sql(f"UPDATE {table} SET state = 'live' WHERE id = '{id}'")
-    found = audit(world.ledger.engine)
+    found = audit(world.ledger.database.engine)
     assert found.broken is None
     assert [(stray.id, stray.state, stray.chained) for stray in found.strays] == [(id, "live", told)]
 
@@ -128,10 +128,10 @@ def written(tmp_path_factory):
     path = tmp_path_factory.mktemp("chain") / "ledger.sqlite3"
     ledger = Ledger.open(f"sqlite:///{path}")
     fill(ledger)
-    tamper(ledger.engine)
+    tamper(ledger.database.engine)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as raw:
         raw.execute("PRAGMA synchronous=OFF")  # nothing here is to outlive a power cut
-        yield raw, ledger.engine
+        yield raw, ledger.database.engine
     ledger.close()
 
 

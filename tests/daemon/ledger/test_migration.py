@@ -34,7 +34,13 @@ def test_the_scripts_make_exactly_the_tables_of_this_code(engine):
     migrate(engine)
     with engine.connect() as c:
         context = MigrationContext.configure(c, opts={"compare_type": True})
-        assert compare_metadata(context, metadata) == []
+        found = compare_metadata(context, metadata)
+        if c.dialect.name == "sqlite":
+            # SQLAlchemy does not read back from SQLite that a column of an index descends.
+            made = c.scalar(text("SELECT sql FROM sqlite_master WHERE name = 'corrections_queue'"))
+            assert made.endswith("(state, priority DESC, seq)")
+            found = [one for one in found if one[1].name != "corrections_queue"]
+        assert found == []
         assert context.get_current_revision() == NEWEST
     scripts = ScriptDirectory(str(SCRIPTS), version_locations=[str(SCRIPTS)])
     assert scripts.get_heads() == [NEWEST]
@@ -46,21 +52,24 @@ def test_a_ledger_of_0_1_0_is_stamped_chained_and_loses_nothing(tmp_path):
     old = sqlite3.connect(path)
     old.executescript(OLD.read_text())
     tables = ("corrections", "aliases", "transitions", "versions", "operations", "lease")
-    before = {table: old.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
+    columns = {
+        table: [name for _, name, *_ in old.execute(f"PRAGMA table_info({table})")] for table in tables
+    }
+    asked = {table: f"SELECT {', '.join(columns[table])} FROM {table}" for table in tables}
+    before = {table: old.execute(asked[table]).fetchall() for table in tables}
     old.close()
     ledger = Ledger.open(f"sqlite:///{path}")
-    with ledger.engine.connect() as c:
-        after = {table: [tuple(row) for row in c.execute(text(f"SELECT * FROM {table}"))] for table in tables}
-    hashes = [row[-1] for row in after["transitions"]]
-    after["transitions"] = [row[:-1] for row in after["transitions"]]
+    with ledger.database.engine.connect() as c:
+        after = {table: [tuple(row) for row in c.execute(text(asked[table]))] for table in tables}
+        hashes = list(c.scalars(text("SELECT hash FROM transitions ORDER BY seq")))
     assert after == before
     assert len(set(hashes)) == 11
-    found = audit(ledger.engine)
+    found = audit(ledger.database.engine)
     assert (found.valid, found.rows, found.head.hash) == (True, 11, hashes[-1])
-    ledger.submit(parse_correction({"subject": "A", "prompt": "{} is", "target": "b"}))
-    ledger.decide_dead("retry", ["two"], actor="operator:ann")
-    assert audit(ledger.engine).rows == 15
-    assert audit(ledger.engine).valid
+    ledger.intake.submit(parse_correction({"subject": "A", "prompt": "{} is", "target": "b"}))
+    ledger.intake.decide_dead("retry", ["two"], actor="operator:ann")
+    assert audit(ledger.database.engine).rows == 15
+    assert audit(ledger.database.engine).valid
     ledger.close()
 
 
@@ -102,7 +111,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(engine):
 def test_many_may_open_an_empty_ledger_at_once(either_database):
     def opened(_):
         ledger = Ledger.open(either_database)
-        with ledger.engine.connect() as c:
+        with ledger.database.engine.connect() as c:
             revisions = list(c.scalars(text("SELECT version_num FROM alembic_version")))
         ledger.close()
         return revisions

@@ -61,7 +61,7 @@ def causes(world):
 
     from daemon.ledger.tables import publications
 
-    with world.ledger.engine.connect() as c:
+    with world.ledger.database.engine.connect() as c:
         rows = c.execute(select(publications).order_by(publications.c.seq)).all()
     return [(row.cause, row.version, row.replicas) for row in rows[-2:]]
 
@@ -70,7 +70,12 @@ def causes(world):
 def test_the_canary_alone_serves_a_version_until_its_soak_is_over(fleet, name, which):
     it, seen = fleet(canary=name), []
     it.look = lambda: seen.append(
-        (it.versions(), in_sync(it.world), it.world.ledger.live_version(), it.world.ledger.version("v000002"))
+        (
+            it.versions(),
+            in_sync(it.world),
+            it.world.ledger.questions.live_version(),
+            it.world.ledger.questions.version("v000002"),
+        )
     )
     report = it.world.run()
     versions, told, live, version = seen[-1]
@@ -99,12 +104,12 @@ def test_a_canary_that_computes_something_else_is_rolled_back_alone(fleet, when)
         turn()
     it.look = turn
     report = it.world.run()
-    row = it.world.ledger.get("id-C-D")
+    row = it.world.ledger.questions.get("id-C-D")
     assert (report.live, row.state) == ("v000001", "rolled_back")
     assert row.reason.startswith("canary failed: disk1 does not compute what was staged")
-    assert it.world.ledger.version("v000002").state == "rolled_back"
+    assert it.world.ledger.questions.version("v000002").state == "rolled_back"
     assert it.published() == [[], ["v000002", "v000001"], []]
-    rollbacks = it.world.ledger.status().rollbacks
+    rollbacks = it.world.ledger.questions.status().rollbacks
     assert (rollbacks["canary_failed"], rollbacks["publish_failed"]) == (1, 0)
     it.world.check_agreement()
 
@@ -161,11 +166,11 @@ def test_a_rollback_that_is_asked_for_in_mid_soak_ends_it(fleet, actor):
     it, asked = fleet(), []
 
     def ask():
-        asked.append(it.world.ledger.request("rollback", "v000000", actor=actor, why="slow"))
+        asked.append(it.world.ledger.intake.request("rollback", "v000000", actor=actor, why="slow"))
 
     it.look = ask
     report = it.world.run()
-    row, operation = it.world.ledger.get("id-C-D"), it.world.ledger.operation(asked[0])
+    row, operation = it.world.ledger.questions.get("id-C-D"), it.world.ledger.questions.operation(asked[0])
     assert row.reason == f"canary failed: {actor} asked for a rollback: slow"
     if actor == "operator":  # who named the version to go back to
         assert (report.live, operation.state) == ("v000000", "done")
@@ -182,9 +187,9 @@ def test_a_stop_in_mid_soak_leaves_no_canary_and_counts_no_attempt(fleet):
     report = it.world.applier.run(lambda: bool(stop))
     assert "told to stop" in report.held
     assert it.versions() == ["v000001"] * 3
-    row = it.world.ledger.get("id-C-D")
+    row = it.world.ledger.questions.get("id-C-D")
     assert (row.state, row.attempts) == ("validated", 0)
-    assert it.world.ledger.status().rollbacks["canary_failed"] == 0
+    assert it.world.ledger.questions.status().rollbacks["canary_failed"] == 0
     it.world.check_agreement()
     assert it.world.run().live == "v000003"
 

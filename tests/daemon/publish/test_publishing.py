@@ -5,7 +5,8 @@ import pytest
 from daemon.core.errors import ProofError
 from daemon.http.status_page import snapshot
 from daemon.publish.proof import LEAST, MOST, Passage, Proof
-from daemon.publish.serving import PublishResult, Served, ServingError, StubServing
+from daemon.publish.serving import PublishResult, Served, ServingError
+from daemon.publish.stub import StubServing
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +127,7 @@ def test_when_all_are_gone_nothing_is_tried(world, fleet):
         replica.alive = False
     report = world.run()
     assert "no replica can be used" in report.held
-    assert world.ledger.get("id-C-D").attempts == 0
+    assert world.ledger.questions.get("id-C-D").attempts == 0
     assert snapshot(world.ledger, fleet).in_sync == {"0": False, "1": False, "2": False}
 
 
@@ -173,7 +174,7 @@ def test_a_replica_that_a_newer_writer_has_published_to_stops_this_one(world, fl
 
 def test_a_rollback_goes_on_without_a_dead_replica(world, fleet):
     world.run()
-    world.ledger.request("rollback", "v000001", actor="operator")
+    world.ledger.intake.request("rollback", "v000001", actor="operator")
     fleet[1].alive = False
     report = world.run()
     assert (report.live, list(report.out)) == ("v000001", ["b"])
@@ -194,17 +195,17 @@ def test_a_replica_that_computes_with_old_weights_rolls_the_update_back(world, f
         [world.fakes.knows(stale._facts("v000002"), p)] * len(p) for p in passages
     ]  # fmt: skip
     report = world.run()
-    row = world.ledger.get("id-E-F")
+    row = world.ledger.questions.get("id-E-F")
     assert (report.live, report.held, row.state) == ("v000002", None, "rolled_back")
     assert "b does not compute what was staged: 1 of 2 passages differ" in row.reason
     assert "4.90 nats (0.05 allowed)" in row.reason
-    assert world.ledger.version("v000003").state == "rolled_back"
-    assert world.ledger.status().rollbacks["publish_failed"] == 1
+    assert world.ledger.questions.version("v000003").state == "rolled_back"
+    assert world.ledger.questions.status().rollbacks["publish_failed"] == 1
     assert versions(fleet) == ["v000002"] * 3
     world.check_agreement()
     assert world.run().versions == []
     with pytest.raises(Exception, match="never live"):
-        world.ledger.request("rollback", "v000003", actor="operator")
+        world.ledger.intake.request("rollback", "v000003", actor="operator")
     stale.log_probs = honest
     world.post("G", "H")
     assert world.run().live == "v000004"
@@ -217,9 +218,9 @@ def test_a_retraction_that_does_not_reach_the_kernels_fails(world, fleet):
     stale.log_probs = lambda passages: [
         [world.fakes.knows(stale._facts("v000002"), p)] * len(p) for p in passages
     ]
-    number = world.ledger.request("retract", "id-A-B", actor="operator")
+    number = world.ledger.intake.request("retract", "id-A-B", actor="operator")
     world.run()
-    assert world.ledger.operation(number).state == "failed"
+    assert world.ledger.questions.operation(number).state == "failed"
     assert world.states() == {"id-A-B": "live", "id-C-D": "live"}
     world.check_agreement()
 

@@ -26,7 +26,7 @@ def test_a_version_that_grew_by_columns_has_them_in_a_file_of_their_own(world):
     for subject in "ABC":
         world.post(subject, "fine")
         world.run()
-    world.ledger.request("retract", "id-A-fine", actor="operator")
+    world.ledger.intake.request("retract", "id-A-fine", actor="operator")
     world.run()
     for version in world.store.ids():
         manifest = world.store.verify(version)

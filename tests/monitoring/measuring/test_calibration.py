@@ -4,8 +4,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from monitoring.measure import Bounds
 from monitoring.measuring.activations import Activations
-from monitoring.measuring.behaviour import Behaviour, canary_ratio
+from monitoring.measuring.behaviour import Behaviour, free_answers_kept
 from monitoring.measuring.calibration import (
     QUANTILE,
     ROUNDING,
@@ -15,7 +16,7 @@ from monitoring.measuring.calibration import (
 )
 from monitoring.measuring.scoring import TargetScore
 from monitoring.measuring.spectral import spectrum
-from monitoring.verdict import Thresholds, calibrated
+from monitoring.thresholds import Thresholds, calibrated
 
 ACTIVATIONS = Activations(torch.ones(2).double(), torch.eye(4)[:, :2].expand(2, 4, 2), torch.ones(2).double())
 LOG_PROBS = torch.log_softmax(torch.randn(10, 7, generator=torch.Generator().manual_seed(0)), -1)
@@ -63,21 +64,21 @@ def test_replicas_carry_rounding_and_the_weights_noise_is_small():
     assert all(0 <= value < 0.01 for value in noise.values())
 
 
-def test_thresholds_are_the_further_out_of_floor_and_noise():
+def test_noise_beyond_a_floor_replaces_it():
     floors = Thresholds()
     assert calibrated({}) == floors
     assert calibrated({"probe_kl_nats": 1e-4, "subspace_similarity": 1e-4}) == floors
     loud = calibrated({"probe_kl_nats": 0.2, "probe_perplexity_ratio": 0.1, "subspace_similarity": 0.2})
-    assert (loud.probe_kl_nats_warn, loud.probe_kl_nats_limit) == (0.4, 0.8)
-    assert loud.probe_perplexity_ratio_limit == pytest.approx(1.4)
-    assert loud.subspace_similarity_limit == pytest.approx(0.2)
-    assert calibrated({"retention_ratio": 0.125}).retention_ratio_limit == 0.875
+    assert loud["probe_kl_nats"] == Bounds(0.4, 0.8)
+    assert loud["probe_perplexity_ratio"].limit == pytest.approx(1.4)
+    assert loud["subspace_similarity"].limit == pytest.approx(0.2)
+    assert calibrated({"retention_ratio": 0.125})["retention_ratio"].limit == 0.875
 
 
 def test_what_is_set_on_purpose_wins(baseline):
     noisy = replace(baseline, noise={"probe_kl_nats": 0.2})
-    assert noisy.thresholds().probe_kl_nats_limit == 0.8
-    assert noisy.thresholds({"probe_kl_nats_limit": 0.1}).probe_kl_nats_limit == 0.1
+    assert noisy.thresholds()["probe_kl_nats"].limit == 0.8
+    assert noisy.thresholds({"probe_kl_nats_limit": 0.1})["probe_kl_nats"].limit == 0.1
 
 
 def test_the_baseline_holds_the_noise_of_its_own_model(baseline):
@@ -85,7 +86,7 @@ def test_the_baseline_holds_the_noise_of_its_own_model(baseline):
     assert all(0 <= value < 1 for value in baseline.noise.values())
 
 
-def test_a_canary_counts_the_words_before_it_departs():
-    assert canary_ratio(["a b c d"], ["a b x d"]) == 0.5
-    assert canary_ratio(["a b", ""], ["a b c", ""]) == 1
-    assert canary_ratio(["a b", ""], ["", "a"]) == 0
+def test_a_free_answer_counts_the_words_before_it_departs():
+    assert free_answers_kept(["a b c d"], ["a b x d"]) == 0.5
+    assert free_answers_kept(["a b", ""], ["a b c", ""]) == 1
+    assert free_answers_kept(["a b", ""], ["", "a"]) == 0

@@ -9,20 +9,16 @@ from hypothesis import strategies as st
 
 from editing.memory.state import EditState
 from monitoring.errors import BaselineError, MeasurementError, ProbeError
-from monitoring.measurements import LAYER_MEASURES, Case, CaseResult, Measurements
+from monitoring.measurements import Case, CaseResult, Measurements, measured_again
 from monitoring.measuring.baseline import Baseline, baseline_path, measure_baseline, open_baseline
 from monitoring.measuring.behaviour import TEXT_TOKENS
-from monitoring.measuring.measure import (
-    Memory,
-    layer_of,
-    measure,
-    retention_samples,
-    sample_cases,
-    starts_with,
-)
+from monitoring.measuring.cases import retention_samples, sample_cases, starts_with
+from monitoring.measuring.measure import Memory, layer_of, measure
 from monitoring.measuring.probes import ProbeSet, default_probes
 from monitoring.measuring.schedule import Schedule
 from monitoring.measuring.scoring import Scorer, kl_nats, perplexity
+from monitoring.registry import LAYER_MEASURES
+from monitoring.shares import Counted
 
 PROMPT = "The river flows"
 
@@ -105,6 +101,10 @@ def test_a_taught_fact_is_answered_and_an_untaught_one_is_not(editor, baseline, 
     assert m.efficacy_ratio == 0.5
     assert m.retention_ratio == 0.5
     assert m.paraphrase_ratio == 0.5
+    half = Counted(1, 2)
+    assert {m.counted(f"{name}_ratio") for name in ("efficacy", "retention", "paraphrase")} == {half}
+    assert m.counted("neighbourhood_ratio") is None
+    assert m.counted("retention_oldest_ratio") is None
 
 
 def test_only_neighbours_the_base_knew_count(editor, probes):
@@ -114,6 +114,7 @@ def test_only_neighbours_the_base_knew_count(editor, probes):
     case = Case("a", "A heart", "beats", neighbours=((PROMPT, "north"), ("Ice", "never known")))
     kept = measure(editor, baseline, [case], [], None, probes)
     assert kept.cases["a"].neighbourhood == kept.neighbourhood_ratio == 1
+    assert kept.counted("neighbourhood_ratio") == Counted(1, 1)
     for name in editor.tensor_names:
         editor.set(name, 100 * torch.randn(32, 64))
     assert measure(editor, baseline, [case], [], None, probes).neighbourhood_ratio == 0
@@ -167,7 +168,7 @@ def test_a_baseline_survives_storage(editor, baseline, probes, tmp_path):
     baseline.save(tmp_path / "b" / "one.safetensors")
     loaded = Baseline.load(tmp_path / "b" / "one.safetensors")
     assert loaded.noise == baseline.noise
-    assert loaded.canaries == baseline.canaries
+    assert loaded.free_answers == baseline.free_answers
     assert torch.equal(loaded.activations.bases, baseline.activations.bases)
     assert loaded.thresholds() == baseline.thresholds()
     assert torch.equal(loaded.log_probs, baseline.log_probs)
@@ -220,7 +221,7 @@ numbers = st.floats(allow_nan=False) | st.just(math.inf)
 by_layer = st.dictionaries(st.integers(0, 99), numbers, max_size=3)
 
 
-def test_dear_measures_are_taken_on_their_schedule_only(editor, baseline, probes):
+def test_deep_measures_are_taken_on_their_schedule_only(editor, baseline, probes):
     memory = Memory(Schedule(versions=2))
     first, second, third = (measure(editor, baseline, [], [], None, probes, memory=memory) for _ in range(3))
     assert first.canary_ratio == third.canary_ratio == 1
@@ -273,6 +274,7 @@ def test_measurements_survive_strict_json(norms, similarities, kl, answer, parap
         subspace_similarity=similarities,
         probe_kl_nats=kl,
         cases={"a": CaseResult(True, answer, paraphrase, target="NaN")},
+        counts={"retention_ratio": Counted(8, 9)},
         measured_at=1.5,
         seconds={"weights": 0.1},
     )
@@ -285,6 +287,29 @@ def test_nan_survives_json_and_strange_json_is_refused():
     found = Measurements.from_json(json.dumps(m.to_json(), allow_nan=False))
     assert math.isnan(found.probe_kl_nats)
     assert math.isnan(found.drift[3])
+    for strange in ('{"counts": {"retention_ratio": [9, 8]}}', '{"counts": {"retention_ratio": 3}}'):
+        with pytest.raises(MeasurementError):
+            Measurements.from_json(strange)
     for strange in ('{"nonsense": 1}', "[1]", "{", '{"cases": 3}', '{"probe_kl_nats": "many"}'):
         with pytest.raises(MeasurementError):
             Measurements.from_json(strange)
+
+
+def test_measurements_of_before_counts_are_read():
+    stored = Measurements(retention_ratio=8 / 9).to_json()
+    del stored["counts"]
+    assert Measurements.from_json(stored).counted("retention_ratio") is None
+
+
+def test_a_version_that_is_looked_at_again_keeps_what_its_batch_showed():
+    before = Measurements(
+        retention_ratio=1.0,
+        paraphrase_ratio=0.5,
+        counts={"retention_ratio": Counted(4, 4), "paraphrase_ratio": Counted(1, 2)},
+        cases={"a": CaseResult(True, "north", target="north")},
+    )
+    now = Measurements(retention_ratio=0.75, counts={"retention_ratio": Counted(3, 4)})
+    again = Measurements.from_json(measured_again(now.to_json(), before.to_json()))
+    assert (again.retention_ratio, again.counted("retention_ratio")) == (0.75, Counted(3, 4))
+    assert (again.paraphrase_ratio, again.counted("paraphrase_ratio")) == (0.5, Counted(1, 2))
+    assert again.cases == before.cases

@@ -1,0 +1,1 @@
+"""Commands that ask: they read ledger and versions and change nothing."""

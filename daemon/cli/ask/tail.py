@@ -1,0 +1,85 @@
+"""`factd tail`: changes of state as they happen."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from daemon.cli.exits import CommandError, Exit
+from daemon.cli.ledger import open_ledger
+from daemon.cli.options import JsonOption, StateOption
+from daemon.cli.output import local_time
+from daemon.ledger.ledger import Ledger
+from daemon.ledger.rows import TransitionRow
+
+#: Between two looks at the ledger, seconds. A reader sees no delay, and a look is one indexed query.
+POLL_SECONDS = 0.25
+#: Changes shown before the first new one, like `tail`.
+BEFORE = 10
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def tail(
+    since: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Begin so long ago (30s, 10m, 2h, 1d) or at an ISO time; default the last {BEFORE}."
+        ),
+    ] = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Follow what happens to corrections, versions and operations until Ctrl-C; --json: one object a line."""
+    with open_ledger(state, as_json) as (_, ledger):
+        start = None if since is None else moment(since, time.time())
+        try:
+            for row in _follow(ledger, start):
+                sys.stdout.write(
+                    (json.dumps(asdict(row), ensure_ascii=False) if as_json else line(row)) + "\n"
+                )
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            return
+
+
+def _follow(ledger: Ledger, since: float | None) -> Iterator[TransitionRow]:
+    rows = (
+        ledger.questions.transitions(limit=BEFORE)
+        if since is None
+        else ledger.questions.transitions(since=since)
+    )
+    last = 0
+    while True:
+        yield from rows
+        last = rows[-1].seq if rows else last
+        if not rows:
+            time.sleep(POLL_SECONDS)
+        rows = ledger.questions.transitions(after=last, since=since or 0.0)
+
+
+def moment(text: str, now: float) -> float:
+    """Unix seconds of "10m" (ten minutes before `now`) or of an ISO time; local time when it names no zone.
+
+    Raises:
+        CommandError: the text is neither.
+    """
+    try:
+        if text[-1:] in UNITS:
+            return now - float(text[:-1]) * UNITS[text[-1]]
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        mend = "give 30s, 10m, 2h, 1d or an ISO time such as 2026-11-21T19:30"
+        raise CommandError(Exit.BAD_INPUT, f"--since {text!r} is no time", mend) from None
+
+
+def line(row: TransitionRow) -> str:
+    """One change for the eye: the time is local."""
+    at = local_time(row.at)
+    change = f"{row.old} → {row.new}" if row.old else row.new
+    reason = f": {row.reason}" if row.reason else ""
+    return f"{at}  {row.kind} {row.id}  {change}{reason}  ({row.actor})"

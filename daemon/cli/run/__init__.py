@@ -1,0 +1,1 @@
+"""Commands that run something, or check whether it could run."""

@@ -1,0 +1,41 @@
+"""`factd serve`: vLLM with the factd plugin."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from daemon.cli.exits import CommandError, Exit, fail
+from daemon.cli.options import ModelOption, StateOption
+from daemon.supervise.running import settings_for
+from daemon.supervise.vllm import VllmOptions, vllm_command
+from editing.model.loaded import checkpoint_path
+
+
+def serve(
+    model: ModelOption = None,
+    state: StateOption = None,
+    host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="Port; default FACTD_SERVING_PORT.")] = None,
+    vllm_arguments: Annotated[
+        list[str] | None, typer.Argument(help="After --: vLLM's own arguments; they win over factd's.")
+    ] = None,
+) -> None:
+    """Run vLLM with the factd plugin in the foreground."""
+    settings = settings_for(state, model=model)
+    if settings.admin_token is None:
+        mend = "set FACTD_ADMIN_TOKEN to the token that the apply worker uses"
+        fail(CommandError(Exit.BAD_INPUT, "vLLM with the plugin needs an admin token", mend), False)
+    key = settings.serving_api_key
+    options = VllmOptions(
+        store=settings.store_dir,
+        admin_token=settings.admin_token.get_secret_value(),
+        served_name=settings.served_model_name or Path(settings.model).name,
+        api_key=key.get_secret_value() if key else None,
+        host=host,
+        extra=tuple(vllm_arguments or ()),
+    )
+    checkpoint = checkpoint_path(settings.model, settings.statistics)
+    argv, env = vllm_command(checkpoint, port or settings.serving_port, options)
+    os.execve(argv[0], argv, env)

@@ -1,0 +1,112 @@
+"""Routes of corrections: post them, list them, ask for one, list what is live."""
+
+import asyncio
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, HTTPException, Query
+from fastapi.concurrency import run_in_threadpool
+
+from daemon.core.errors import CorrectionError, Problem
+from daemon.core.lifecycle import FINAL, State
+from daemon.core.messages import Correction, parse_correction, parse_json, printable
+from daemon.http.alerts import PLAIN
+from daemon.http.schemas import corrections_schema
+from daemon.http.service import SUBMIT, Body, Id, Service, ServiceOf, may_submit
+from daemon.http.views import correction_view
+
+#: A request that waits for a correction looks at the ledger so often, and waits so long at most.
+POLL_SECONDS, MAX_WAIT_SECONDS = 0.1, 60.0
+
+router = APIRouter()
+
+
+@router.post("/v1/corrections", status_code=202, openapi_extra=corrections_schema())
+def post_corrections(
+    service: ServiceOf,
+    token: Annotated[str, Depends(may_submit)],
+    body: Body,
+    idempotency_key: Annotated[str | None, Header(max_length=150)] = None,
+) -> dict[str, Any]:
+    """Records one correction, or a list as a whole or not at all; durable before the answer is sent."""
+    content = parse_json(body)
+    many = content if isinstance(content, list) else [content]
+    corrections = _parsed(many)
+    _check_size(service, len(corrections))
+    if idempotency_key is not None:
+        _check_key(idempotency_key)
+        corrections = [
+            c if c.key else c.model_copy(update={"key": _key(idempotency_key, i, len(many))})
+            for i, c in enumerate(corrections)
+        ]
+    service.rates.spend("corrections", token, len(corrections))
+    service.room.take(len(corrections))
+    ids = service.writer.submit([(None, correction) for correction in corrections], "http")
+    service.ring()
+    return {"ids": ids}
+
+
+def _check_size(service: Service, count: int) -> None:
+    """Refuses for good what could never be taken; a "come again later" would be wrong."""
+    most = min(service.rates.most("corrections"), service.room.most)
+    if count > most:
+        raise HTTPException(413, f"{count} corrections in one request; send {most} at once at most")
+
+
+def _check_key(key: str) -> None:
+    try:
+        printable(key)
+    except ValueError as error:
+        raise CorrectionError([Problem("Idempotency-Key", repr(key), str(error))]) from None
+
+
+def _key(key: str, index: int, count: int) -> str:
+    return key if count == 1 else f"{key}:{index}"
+
+
+def _parsed(many: list[Any]) -> list[Correction]:
+    corrections: list[Correction] = []
+    problems: list[Problem] = []
+    if not many:
+        problems.append(Problem("", "[]", "the list is empty; send at least one correction"))
+    for number, item in enumerate(many, start=1):
+        try:
+            corrections.append(parse_correction(item, number if len(many) > 1 else None))
+        except CorrectionError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise CorrectionError(problems)
+    return corrections
+
+
+@router.get("/v1/corrections", dependencies=SUBMIT)
+def list_corrections(
+    service: ServiceOf,
+    state: State | None = None,
+    containing: Annotated[str | None, Query(max_length=200, pattern=PLAIN)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+) -> list[dict[str, Any]]:
+    """The newest first; on request those of one state, or those that contain a text."""
+    states = [state] if state else []
+    rows = service.ledger.questions.corrections(*states, limit=limit, containing=containing)
+    return [correction_view(row) for row in rows[::-1]]
+
+
+@router.get("/v1/corrections/{id}", dependencies=SUBMIT)
+async def get_correction(
+    service: ServiceOf, id: Id, wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS)] = 0.0
+) -> dict[str, Any]:
+    """One correction; with `wait` the answer comes when it has ended, or after so many seconds."""
+    deadline = time.monotonic() + wait
+    while True:
+        view = correction_view(await run_in_threadpool(service.ledger.questions.get, id))
+        if view["state"] in FINAL or time.monotonic() >= deadline:
+            return view
+        # Not in a thread: there are forty, and as many waiting clients would leave none for a post.
+        await asyncio.sleep(POLL_SECONDS)
+
+
+@router.get("/v1/facts", dependencies=SUBMIT)
+def get_facts(service: ServiceOf) -> list[dict[str, Any]]:
+    """The corrections that are live."""
+    return [correction_view(row) for row in service.ledger.questions.facts()]

@@ -1,0 +1,101 @@
+"""What the routes share: ledger, replicas and rates, who may do what, and the body of a request."""
+
+import hmac
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated
+
+from fastapi import Depends, Header, HTTPException, Query, Request
+from fastapi import Path as PathParameter
+from fastapi.concurrency import run_in_threadpool
+from prometheus_client import CollectorRegistry
+
+from daemon.core.errors import SettingsError
+from daemon.core.messages import MAX_ID
+from daemon.core.ruling import guard_policy
+from daemon.core.settings import Settings
+from daemon.http.alerts import PLAIN, AlertDesk
+from daemon.intake.intake import Rates, Room, Writer
+from daemon.ledger.ledger import Ledger
+from daemon.publish.serving import Reports
+from monitoring.metrics import Metrics
+
+#: Longest body of a request, bytes; some 10,000 corrections.
+MAX_BODY = 8 * 2**20
+
+
+class Service:
+    """Made once by `create_app`, which gives the ring of the doorbell."""
+
+    def __init__(
+        self, settings: Settings, ledger: Ledger, replicas: Sequence[Reports], ring: Callable[[], None]
+    ) -> None:
+        self.ledger, self.replicas, self.ring = ledger, replicas, ring
+        submit, admin = settings.submit_token, settings.admin_token
+        if admin is None:
+            raise SettingsError("the API needs FACTD_ADMIN_TOKEN (and FACTD_SUBMIT_TOKEN for clients)")
+        self.admin = admin.get_secret_value().encode()
+        self.submit = submit.get_secret_value().encode() if submit else self.admin
+        self.registry = CollectorRegistry()
+        self.metrics = Metrics(self.registry)
+        self.alert_desk = AlertDesk(ledger, guard_policy(settings), settings.name)
+        self.room, self.rates = Room(ledger, settings.max_pending), Rates(settings)
+        self.writer = Writer(ledger)
+
+    def close(self) -> None:
+        self.writer.close()
+        self.ledger.close()
+
+    def scopes(self, authorization: str | None) -> set[str]:
+        token = (authorization or "").removeprefix("Bearer ").encode()
+        # Always both comparisons, each in constant time: the time of an answer tells nothing of the tokens.
+        is_admin = hmac.compare_digest(token, self.admin)
+        is_submit = hmac.compare_digest(token, self.submit)
+        return {"admin", "submit"} if is_admin else {"submit"} if is_submit else set()
+
+
+async def service_of(request: Request) -> Service:
+    return request.app.state.service
+
+
+ServiceOf = Annotated[Service, Depends(service_of)]
+#: Ids and reasons hold no control characters; PostgreSQL cannot store NUL.
+Id = Annotated[str, PathParameter(max_length=MAX_ID, pattern=PLAIN)]
+Why = Annotated[str | None, Query(max_length=1000, pattern=PLAIN)]
+
+
+def scope(wanted: str) -> Callable[..., Awaitable[str]]:
+    """A dependency that gives the name of the token, and counts the request against the token's rate."""
+
+    # `check` and `service_of` are async: FastAPI would run plain functions in threads, three for each post.
+    async def check(service: ServiceOf, authorization: Annotated[str | None, Header()] = None) -> str:
+        scopes = service.scopes(authorization)
+        if not scopes:
+            raise HTTPException(401, "send 'Authorization: Bearer TOKEN'", {"WWW-Authenticate": "Bearer"})
+        if wanted not in scopes:
+            raise HTTPException(403, f"this needs the {wanted} token")
+        token = "admin" if "admin" in scopes else "submit"
+        if service.rates.in_memory:
+            service.rates.spend("requests", token)
+        else:
+            await run_in_threadpool(service.rates.spend, "requests", token)
+        return token
+
+    return check
+
+
+may_submit = scope("submit")
+SUBMIT = [Depends(may_submit)]
+ADMIN = [Depends(scope("admin"))]
+
+
+async def body_of(request: Request) -> bytes:
+    """The body; reading stops at MAX_BODY."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise HTTPException(413, f"the body is larger than {MAX_BODY} bytes; send fewer corrections")
+    return bytes(body)
+
+
+Body = Annotated[bytes, Depends(body_of)]

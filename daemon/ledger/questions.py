@@ -1,0 +1,298 @@
+"""Questions to the ledger. Nothing here writes."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy import func, or_, select
+
+from daemon.core.errors import UnknownIdError
+from daemon.core.lifecycle import PENDING, OperationState, State, VersionState
+from daemon.core.publication import BASE_VERSION
+from daemon.core.ruling import GUARD
+from daemon.ledger.database import Database
+from daemon.ledger.reading import (
+    ancestry,
+    chunks,
+    fact_ids,
+    find_correction,
+    find_version,
+    get_control,
+    live_version,
+    recent_ancestry,
+    rows_of,
+)
+from daemon.ledger.rows import (
+    CorrectionRow,
+    LedgerStatus,
+    OperationRow,
+    TransitionRow,
+    VersionRow,
+    correction_row,
+    operation_row,
+    version_row,
+)
+from daemon.ledger.status import corrections_by_state, last_step, read_status
+from daemon.ledger.tables import corrections, operations, stage_seconds, stage_totals, transitions, versions
+from monitoring.durations import Durations
+from monitoring.policy import PolicyState
+
+#: columns of a correction that a search looks at, besides the prompt with the subject filled in
+SEARCHED = ("id", "key", "target", "was", "before", "after", "reason", "version")
+#: versions that a forecast looks back on, at most
+HISTORY = 500
+
+
+class Questions:
+    """What anybody may ask of the ledger. Each answer is of one moment."""
+
+    def __init__(self, database: Database) -> None:
+        self._database, self._read = database, database.reading
+
+    # -- corrections ----------------------------------------------------------------------------
+
+    def get(self, id: str) -> CorrectionRow:
+        """The correction with this id, or of which this id is a repetition. Raises UnknownIdError."""
+        with self._read() as c:
+            return find_correction(c, id)
+
+    def rows(self, ids: Sequence[str]) -> list[CorrectionRow]:
+        """The corrections with these ids, in the order of `ids`."""
+        with self._read() as c:
+            found = rows_of(c, ids)
+        return [found[id] for id in ids]
+
+    def corrections(
+        self, *states: State, limit: int | None = None, containing: str | None = None
+    ) -> list[CorrectionRow]:
+        """Corrections in order of arrival; all states when none is named; the newest `limit` of them.
+
+        Args:
+            containing: only those with this in a text, an answer, the reason, the id, key or version; case
+                does not count.
+        """
+        query = select(corrections).order_by(corrections.c.seq.desc()).limit(limit)
+        if states:
+            query = query.where(corrections.c.state.in_(states))
+        if containing:
+            columns = (corrections.c[name] for name in SEARCHED)
+            asked = func.replace(corrections.c.prompt, "{}", corrections.c.subject)
+            query = query.where(or_(*(c.icontains(containing, autoescape=True) for c in (asked, *columns))))
+        with self._read() as c:
+            return [correction_row(row) for row in c.execute(query)][::-1]
+
+    def facts(self) -> list[CorrectionRow]:
+        """Live corrections."""
+        return self.corrections(State.LIVE)
+
+    def facts_about(self, subjects: Collection[str]) -> list[CorrectionRow]:
+        """Live corrections of these subjects, in order of arrival."""
+        rows: list[CorrectionRow] = []
+        with self._read() as c:
+            for chunk in chunks(sorted(subjects)):
+                mine = corrections.c.subject.in_(chunk) & (corrections.c.state == State.LIVE)
+                rows += map(correction_row, c.execute(select(corrections).where(mine)))
+        return sorted(rows, key=lambda row: row.seq)
+
+    def pending(self, limit: int | None = None) -> list[CorrectionRow]:
+        """Corrections that wait: higher priority first, then in order of arrival.
+
+        With a limit, those of the same subjects come too, as many again at most: an older correction of a
+        subject goes before an urgent one of it (`daemon.apply.planning`).
+        """
+        order = (corrections.c.priority.desc(), corrections.c.seq)
+        rows: list[CorrectionRow] = []
+        with self._read() as c:
+            for state in PENDING:  # one at a time: each is a stretch of an index
+                first = select(corrections).where(corrections.c.state == state)
+                rows += map(correction_row, c.execute(first.order_by(*order).limit(limit)))
+            rows.sort(key=lambda row: (-row.priority, row.seq))
+            if limit is None or len(rows) < limit:
+                return rows
+            rows = rows[:limit]
+            chosen, rest = {row.seq for row in rows}, list[CorrectionRow]()
+            for chunk in chunks(sorted({row.subject for row in rows})):
+                same = corrections.c.subject.in_(chunk) & corrections.c.state.in_(PENDING)
+                others = select(corrections).where(same & corrections.c.seq.not_in(chosen))
+                rest += map(correction_row, c.execute(others.order_by(corrections.c.seq).limit(limit)))
+            return rows + sorted(rest, key=lambda row: row.seq)[:limit]
+
+    def pending_count(self) -> int:
+        """How many corrections wait."""
+        counts = self.counts()
+        return sum(counts[state] for state in PENDING)
+
+    def counts(self) -> dict[str, int]:
+        """Corrections by state; every state is there."""
+        with self._read() as c:
+            return corrections_by_state(c)
+
+    # -- versions -------------------------------------------------------------------------------
+
+    def versions(self) -> list[VersionRow]:
+        """All versions but the base, oldest first."""
+        with self._read() as c:
+            return [version_row(row) for row in c.execute(select(versions).order_by(versions.c.id))]
+
+    def outline(self) -> dict[str, tuple[VersionState, bool]]:
+        """Version → its state, and whether it ever went live. Without measurements, which make rows large."""
+        query = select(versions.c.id, versions.c.state, versions.c.live_at)
+        with self._read() as c:
+            return {row[0]: (VersionState(row[1]), row[2] is not None) for row in c.execute(query)}
+
+    def version(self, id: str) -> VersionRow:
+        """Raises UnknownIdError. The base is a version without parent."""
+        with self._read() as c:
+            return find_version(c, id)
+
+    def version_in_flight(self) -> VersionRow | None:
+        """The version that was begun and neither went live nor was given up."""
+        state = VersionState
+        begun = (state.PLANNED, state.WRITTEN, state.CANARY, state.PUBLISHED)
+        with self._read() as c:
+            row = c.execute(select(versions).where(versions.c.state.in_(begun))).first()
+            return version_row(row) if row else None
+
+    def live_version(self) -> str:
+        with self._read() as c:
+            return live_version(c)
+
+    def ancestry(self, id: str) -> list[VersionRow]:
+        """The version and its ancestors, oldest first, the base left out. Raises UnknownIdError."""
+        with self._read() as c:
+            return ancestry(c, id)
+
+    def fact_ids(self, version: str) -> list[str]:
+        """Ids of the facts that the version holds, in order of addition. Raises UnknownIdError."""
+        with self._read() as c:
+            return fact_ids(c, version)
+
+    def healthy_versions(self) -> list[str]:
+        """Ancestors of the live version that were accepted when last judged, newest first; then the base."""
+        with self._read() as c:
+            past = ancestry(c, live_version(c))[:-1]
+        accepted = [row.id for row in past if (row.verdict or {}).get("outcome") == "accepted"]
+        return [*accepted[::-1], BASE_VERSION]
+
+    def newest_versions(self, count: int) -> list[VersionRow]:
+        """The last versions that were begun, newest first, whatever became of them."""
+        with self._read() as c:
+            query = select(versions).order_by(versions.c.id.desc()).limit(count)
+            return [version_row(row) for row in c.execute(query)]
+
+    def live_since(self, at: float) -> int:
+        """How many versions went live after a time."""
+        with self._read() as c:
+            later = versions.c.live_at > at
+            return c.scalar(select(func.count()).select_from(versions).where(later)) or 0
+
+    def history(self) -> list[tuple[int, dict[str, Any]]]:
+        """(edits written so far, measurements) of the live version and its ancestors since the last
+        compaction, oldest first. Each correction that was added counts, also when it was removed later."""
+        with self._read() as c:
+            rows = recent_ancestry(c, live_version(c), HISTORY)
+        edits, found = 0, list[tuple[int, dict[str, Any]]]()
+        for row in rows:
+            edits += len(row.added)
+            if row.measurements is not None:
+                found.append((edits, row.measurements))
+        return found
+
+    def operations(self, *states: OperationState) -> list[OperationRow]:
+        """Operations in the order in which they were asked for; all states when none is named."""
+        query = select(operations).order_by(operations.c.id)
+        if states:
+            query = query.where(operations.c.state.in_(states))
+        with self._read() as c:
+            return [operation_row(row) for row in c.execute(query)]
+
+    def operation(self, id: int) -> OperationRow:
+        """Raises UnknownIdError."""
+        with self._read() as c:
+            row = c.execute(select(operations).where(operations.c.id == id)).first()
+        if row is None:
+            raise UnknownIdError("operation", str(id))
+        return operation_row(row)
+
+    def last_step(self, *steps: str) -> TransitionRow | None:
+        """The guard's last step, of those named or of any."""
+        with self._read() as c:
+            return last_step(c, *steps)
+
+    def steps(self, since: float = 0.0) -> dict[str, int]:
+        """Step of the guard → how often it was taken after a time."""
+        mine = (transitions.c.kind == GUARD) & (transitions.c.at > since)
+        query = select(transitions.c.new, func.count()).where(mine).group_by(transitions.c.new)
+        with self._read() as c:
+            return dict(c.execute(query).all())
+
+    def paused(self) -> dict[str, Any] | None:
+        """Who paused and why, or None."""
+        return self._control("paused")
+
+    def policy(self) -> PolicyState:
+        """The guard's memory."""
+        return PolicyState.from_json(self._control("policy"))
+
+    def watched_at(self) -> float | None:
+        """When the live version was last measured again; None before the first time."""
+        return (self._control("watched") or {}).get("at")
+
+    def forecast(self) -> dict[str, Any] | None:
+        return self._control("forecast")
+
+    def _control(self, name: str) -> Any:
+        with self._read() as c:
+            return get_control(c, name)
+
+    # -- record ---------------------------------------------------------------------------------
+
+    def transitions(
+        self,
+        id: str | None = None,
+        *,
+        kind: str | None = None,
+        limit: int | None = None,
+        after: int = 0,
+        since: float = 0.0,
+    ) -> list[TransitionRow]:
+        """Changes of state, oldest first: with `seq` above `after`, from the time `since` on; the newest
+        `limit` of them."""
+        query = select(transitions).order_by(transitions.c.seq.desc()).limit(limit)
+        query = query.where(transitions.c.seq > after)
+        if since:
+            query = query.where(transitions.c.at >= since)
+        if id is not None:
+            query = query.where(transitions.c.id == id)
+        if kind is not None:
+            query = query.where(transitions.c.kind == kind)
+        with self._read() as c:
+            return [TransitionRow(**row._mapping) for row in c.execute(query)][::-1]
+
+    def stage_seconds(self, version: str | None = None) -> list[tuple[str, str, float]]:
+        """(version, stage, seconds) in order of happening; of one version or of all."""
+        table = stage_seconds
+        query = select(table.c.version, table.c.stage, table.c.seconds).order_by(table.c.seq)
+        if version is not None:
+            query = query.where(table.c.version == version)
+        with self._read() as c:
+            return [(row[0], row[1], row[2]) for row in c.execute(query)]
+
+    def stage_durations(self) -> dict[str, Durations]:
+        """Stage of an update → how long it took, over all updates there were."""
+        found: dict[str, Durations] = {}
+        with self._read() as c:
+            for stage, at_most, count, seconds in c.execute(select(stage_totals)):
+                found[stage] = found.get(stage, Durations()) + Durations({at_most: count}, seconds)
+        return found
+
+    def last_seconds(self, stage: str) -> float | None:
+        """How long a stage took the last time; None before the first."""
+        table = stage_seconds
+        query = select(table.c.seconds).where(table.c.stage == stage).order_by(table.c.seq.desc()).limit(1)
+        with self._read() as c:
+            return c.scalar(query)
+
+    def status(self) -> LedgerStatus:
+        """Everything the status page and the metrics show, from one snapshot."""
+        with self._read() as c:
+            return read_status(c, self._database.clock())

@@ -1,0 +1,161 @@
+"""Rows of the ledger as values."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from daemon.core.actors import ActorKind
+from daemon.core.lifecycle import OperationKind, OperationState, ReasonCode, State, VersionState
+
+
+@dataclass(frozen=True)
+class CorrectionRow:
+    """A correction as the ledger knows it. Times are unix seconds."""
+
+    id: str
+    seq: int
+    subject: str
+    prompt: str
+    target: str
+    state: State
+    key: str | None = None
+    was: str | None = None
+    paraphrases: tuple[str, ...] = ()
+    neighbours: tuple[dict[str, str], ...] = ()
+    source: str | None = None
+    priority: int = 0
+    reason: str | None = None
+    code: ReasonCode | None = None
+    version: str | None = None
+    superseded_by: str | None = None
+    attempts: int = 0
+    batch_limit: int | None = None
+    not_before: float = 0.0
+    received_at: float = 0.0
+    live_at: float | None = None
+    before: str | None = None
+    after: str | None = None
+    content_hash: str = ""
+
+    @property
+    def text(self) -> str:
+        """The prompt with the subject filled in."""
+        return self.prompt.replace("{}", self.subject)
+
+    @property
+    def slot(self) -> tuple[str, str]:
+        """Two corrections of one slot contradict or repeat each other."""
+        return self.subject, self.prompt
+
+    @property
+    def post_to_live_seconds(self) -> float | None:
+        return None if self.live_at is None else self.live_at - self.received_at
+
+
+@dataclass(frozen=True)
+class VersionRow:
+    """A version as the ledger knows it."""
+
+    id: str
+    parent: str | None
+    state: VersionState
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    operation: int | None = None
+    attempts: int = 0
+    fence: int = 0
+    created_at: float = 0.0
+    live_at: float | None = None
+    reason: str | None = None
+    code: ReasonCode | None = None
+    verdict: dict[str, Any] | None = None
+    measurements: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class OperationRow:
+    """Something an operator asked for, and what became of it."""
+
+    id: int
+    kind: OperationKind
+    target: str | None
+    actor: str
+    why: str | None
+    state: OperationState
+    actor_kind: ActorKind = ActorKind.OPERATOR
+    reason: str | None = None
+    attempts: int = 0
+    created_at: float = 0.0
+    finished_at: float | None = None
+
+
+@dataclass(frozen=True)
+class TransitionRow:
+    """One change of state. `kind`: correction, version or operation.
+
+    Steps of the guard are rows too: `kind` is guard, `id` the version, correction or operation concerned,
+    `old` what was judged (staged or live), `new` the step.
+    """
+
+    seq: int
+    kind: str
+    id: str
+    old: str | None
+    new: str
+    at: float
+    reason: str | None
+    actor: str
+    hash: str
+
+
+@dataclass(frozen=True)
+class LedgerStatus:
+    """What the status page and the metrics show, read in one transaction.
+
+    Attributes:
+        ended: end of a correction's life → how often one has come to it, also those that left it again.
+        steps: step of the guard's ladder → how often it was taken.
+        watched_at: when the live version was last measured again; None before the first time.
+        forecast: what `daemon.apply.ladder.Foresee` said of the live version, or of the one before.
+    """
+
+    live: str
+    paused: dict[str, Any] | None
+    counts: dict[str, int]
+    pending: int
+    oldest_pending_seconds: float | None
+    last_live_at: float | None
+    measurements: dict[str, Any] | None
+    verdict: dict[str, Any] | None
+    rollbacks: dict[str, int]
+    nas_skipped: int
+    operations_pending: int
+    ended: dict[str, int] = field(default_factory=dict)
+    steps: dict[str, int] = field(default_factory=dict)
+    last_step: TransitionRow | None = None
+    watched_at: float | None = None
+    forecast: dict[str, Any] | None = None
+
+
+def correction_row(row: Any) -> CorrectionRow:
+    fields = dict(row._mapping)
+    fields["state"], fields["code"] = State(fields["state"]), _code(fields["code"])
+    fields["paraphrases"], fields["neighbours"] = tuple(fields["paraphrases"]), tuple(fields["neighbours"])
+    return CorrectionRow(**fields)
+
+
+def version_row(row: Any) -> VersionRow:
+    fields = dict(row._mapping)
+    fields["state"], fields["code"] = VersionState(fields["state"]), _code(fields["code"])
+    fields["added"], fields["removed"] = tuple(fields["added"]), tuple(fields["removed"])
+    return VersionRow(**fields)
+
+
+def operation_row(row: Any) -> OperationRow:
+    fields = dict(row._mapping)
+    fields["kind"], fields["state"] = OperationKind(fields["kind"]), OperationState(fields["state"])
+    fields["actor_kind"] = ActorKind(fields["actor_kind"])
+    return OperationRow(**fields)
+
+
+def _code(stored: str | None) -> ReasonCode | None:
+    return None if stored is None else ReasonCode(stored)

@@ -1,0 +1,87 @@
+"""The vLLM server that factd starts: its command line, its environment, its process."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from daemon.supervise.processes import ManagedProcess, answers
+
+VLLM_GRACE_SECONDS = 15.0
+#: On CPU oneDNN keeps compiled code, some 0.3 MB, for each pair of a weight's shape and a number of tokens in
+#: a step: by default for 1024 pairs. Each flip recomputes the cache of running answers, with a new number of
+#: tokens. So memory grew with publications as if it leaked.
+ONEDNN_PRIMITIVES = 128
+# Variables of the caller's environment that would change the server's security or its plugins.
+VLLM_REFUSED_ENV = ("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_INSECURE_SERIALIZATION", "VLLM_API_KEY")
+
+
+@dataclass(frozen=True)
+class VllmOptions:
+    """How the embedded vLLM is run; the defaults fit a small model on two cores.
+
+    Attributes:
+        store: directory that holds `versions/`.
+        admin_token: for the routes under /plugins/factd.
+        served_name: model name that clients ask for.
+        api_key: for clients of /v1; None leaves it open (the server listens on `host` only).
+        base_hash: versions made for another base model are refused.
+        kv_cache_gib: memory of the KV cache, whole GiB (CPU only).
+        threads: OpenMP threads; None means all cores.
+        extra: further vLLM arguments.
+    """
+
+    store: Path
+    admin_token: str = field(repr=False)
+    served_name: str = "factd"
+    api_key: str | None = field(default=None, repr=False)
+    base_hash: str | None = None
+    dtype: str = "bfloat16"
+    max_model_len: int = 1024
+    max_num_seqs: int = 32
+    kv_cache_gib: int = 1
+    threads: int | None = None
+    host: str = "127.0.0.1"
+    extra: tuple[str, ...] = ()
+
+
+def vllm_command(model_path: Path, port: int, options: VllmOptions) -> tuple[list[str], dict[str, str]]:
+    """Command line and complete environment of a vLLM server with the factd plugin.
+
+    Tokens travel in the environment, never in the command line.
+    """
+    argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    argv += ["--model", str(model_path), "--served-model-name", options.served_name]
+    argv += ["--host", options.host, "--port", str(port), "--dtype", options.dtype, "--enforce-eager"]
+    argv += ["--max-model-len", str(options.max_model_len), "--max-num-seqs", str(options.max_num_seqs)]
+    argv += ["--worker-extension-cls", "daemon.plugin.worker.WorkerExtension"]
+    argv += ["--disable-uvicorn-access-log", *options.extra]
+    env = {name: value for name, value in os.environ.items() if name not in VLLM_REFUSED_ENV}
+    env |= {
+        "VLLM_PLUGINS": "factd",
+        "FACTD_STORE": str(Path(options.store).resolve()),
+        "FACTD_ADMIN_TOKEN": options.admin_token,
+        "VLLM_CPU_KVCACHE_SPACE": str(options.kv_cache_gib),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # other processes share the cores
+        # Saves a process that imports torch and vLLM: a server of one rank needs no worker process. vLLM's
+        # CPU build would start one to bind threads, which "nobind" switches off.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "OMP_NUM_THREADS": str(options.threads or os.cpu_count() or 1),
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(ONEDNN_PRIMITIVES),
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if options.api_key:
+        env["VLLM_API_KEY"] = options.api_key
+    if options.base_hash:
+        env["FACTD_BASE_HASH"] = options.base_hash
+    return argv, env
+
+
+def vllm_process(argv: Sequence[str], env: Mapping[str, str], *, port: int, log: Path) -> ManagedProcess:
+    """The server as a supervised child; ready when /health answers 200."""
+    ready = partial(answers, f"http://127.0.0.1:{port}/health")
+    return ManagedProcess("vLLM", argv, log=log, env=env, ready=ready, grace=VLLM_GRACE_SECONDS)
