@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from daemon.core.lifecycle import State
-from daemon.ledger.rows import CorrectionRow
+from daemon.ledger.rows import Candidate
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Settlement:
 class Plan:
     """The next batch: facts to add, live facts that they replace, and corrections settled without work."""
 
-    added: tuple[CorrectionRow, ...] = ()
+    added: tuple[Candidate, ...] = ()
     removed: tuple[str, ...] = ()
     settled: tuple[Settlement, ...] = ()
     #: how much longer the batch may wait for company, seconds; 0 when it is full or one of it has waited
@@ -31,8 +31,8 @@ class Plan:
 
 
 def plan_batch(
-    pending: Sequence[CorrectionRow],
-    live: Sequence[CorrectionRow],
+    pending: Sequence[Candidate],
+    live: Sequence[Candidate],
     batch_size: int,
     now: float,
     patience: float = 0.0,
@@ -51,13 +51,13 @@ def plan_batch(
         rest: the longest time between two attempts, seconds.
     """
     held = {fact.slot: fact for fact in live}
-    newest: dict[tuple[str, str], CorrectionRow] = {}
+    newest: dict[tuple[str, str], Candidate] = {}
     for row in pending:
         if row.slot not in newest or newest[row.slot].seq < row.seq:
             newest[row.slot] = row
     settled = tuple(_settle(pending, newest, held))
     done = {settlement.id for settlement in settled}
-    added: list[CorrectionRow] = []
+    added: list[Candidate] = []
     waiting: set[str] = set()
     limit = batch_size
     for row in _in_order(pending):
@@ -78,9 +78,9 @@ def plan_batch(
     return Plan(tuple(added), removed, settled, 0.0 if complete else _patience(added, now, patience))
 
 
-def _in_order(pending: Sequence[CorrectionRow]) -> list[CorrectionRow]:
+def _in_order(pending: Sequence[Candidate]) -> list[Candidate]:
     priority: dict[str, int] = {}
-    ranked: list[tuple[int, CorrectionRow]] = []
+    ranked: list[tuple[int, Candidate]] = []
     for row in sorted(pending, key=lambda row: row.seq, reverse=True):
         # The most urgent of this one and of the younger ones of its subject.
         priority[row.subject] = max(row.priority, priority.get(row.subject, row.priority))
@@ -88,7 +88,7 @@ def _in_order(pending: Sequence[CorrectionRow]) -> list[CorrectionRow]:
     return [row for _, row in sorted(ranked, key=lambda item: (-item[0], item[1].seq))]
 
 
-def _patience(added: Sequence[CorrectionRow], now: float, patience: float) -> float:
+def _patience(added: Sequence[Candidate], now: float, patience: float) -> float:
     if any(row.attempts or row.batch_limit or row.not_before for row in added):
         return 0.0  # tried before: it has waited
     # A clock that was set back must not make anybody wait longer.
@@ -97,9 +97,9 @@ def _patience(added: Sequence[CorrectionRow], now: float, patience: float) -> fl
 
 
 def _settle(
-    pending: Sequence[CorrectionRow],
-    newest: Mapping[tuple[str, str], CorrectionRow],
-    held: Mapping[tuple[str, str], CorrectionRow],
+    pending: Sequence[Candidate],
+    newest: Mapping[tuple[str, str], Candidate],
+    held: Mapping[tuple[str, str], Candidate],
 ) -> Iterator[Settlement]:
     for row in pending:
         fact = held.get(row.slot)

@@ -90,7 +90,7 @@ class Fleet:
             open_ = left
 
     def _taken(self, asked: _Asked, install: Installation, layer: int, options: ValueOptions) -> bool:
-        """Whether nothing more is to be expected of the worker."""
+        """Whether the worker is done: its values were kept, or it will not find any."""
         state = asked.answer.state
         if state not in ("SUCCESS", "FAILURE", "REVOKED"):
             return False

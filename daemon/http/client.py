@@ -98,6 +98,10 @@ class Client:
         """`live`: id of the live version; `versions`: all of them."""
         return self._ask("GET", "/v1/versions")
 
+    def status(self) -> dict[str, Any]:
+        """What the status page shows."""
+        return self._ask("GET", "/v1/status")
+
     def retract(self, id: str, why: str | None = None) -> dict[str, Any]:
         """Asks for a retraction and returns the operation; `finish` waits for it."""
         return self._operate(f"/v1/corrections/{id}/retract", why)

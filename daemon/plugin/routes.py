@@ -132,7 +132,7 @@ class Publications:
             }
 
     async def _pause(self, body: PublishBody) -> float:
-        """Pauses generation; returns for how many seconds running requests were let end before.
+        """Pauses generation; returns how many seconds running requests had to end before.
 
         The caches are cleared in every mode: what is kept recomputes on the new weights.
         """
@@ -261,6 +261,6 @@ class PublishPlugin:
         if getattr(args, "worker_extension_cls", "") != EXTENSION:
             raise RuntimeError(f"start vLLM with --worker-extension-cls {EXTENSION}")
         if (getattr(args, "api_server_count", None) or 1) > 1:
-            # Each would know only of its own publications and name wrong versions in its answers.
+            # Each server would know only its own publications, and name wrong versions in its answers.
             raise RuntimeError("start vLLM with --api-server-count 1")
         state.factd = Publications(engine_client, self.history)

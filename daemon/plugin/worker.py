@@ -30,7 +30,7 @@ logger = init_logger("vllm.factd")
 
 
 def register() -> None:
-    """Entry point of `vllm.general_plugins`: vLLM wants one beside the endpoint; there is nothing to do."""
+    """Entry point of `vllm.general_plugins`. vLLM asks for one; there is nothing to do."""
 
 
 def endpoint() -> PublishPlugin:
@@ -71,7 +71,7 @@ class _Rank:
         if self.busy:
             return _failure("stale_fence", "another version is being staged")
         if self.staged is not None and self.staged.version == version and fence == self.fence:
-            return {}  # all replicas stage before the first one flips: the flip need not read it again
+            return {}  # staged before any replica flipped: the flip need not read it again
         self.fence, self.staged, self.outcome, self.packed = fence, None, None, {}
         self.busy = True
         self.jobs.put((version, fence, torch.get_num_threads()))

@@ -1,4 +1,4 @@
-"""One version on every replica: stage on all, flip all, read back; or bring the old one back."""
+"""The replicas under one fence: staged together, flipped together, or brought back together."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Publisher:
-    """The replicas under one fence. Methods raise ServingError or PublishError.
+    """Acts on all replicas at once. Methods raise ServingError or PublishError.
 
     A replica that hangs or stops answering is taken out, and the others go on without it. If a healthy
     replica fails, the publication ends for all: clients reach the old version everywhere, or the new one
@@ -37,7 +37,7 @@ class Publisher:
 
     @property
     def names(self) -> list[str]:
-        """Of the replicas that were not taken out."""
+        """Names of the replicas that were not taken out."""
         return [replica.name for replica in self.present]
 
     @property
@@ -52,7 +52,7 @@ class Publisher:
     def publish(
         self, version: str, staged: Callable[[], None] = lambda: None, *, but: str | None = None
     ) -> PublishResult:
-        """Stages on all before any replica is flipped: a damaged version harms none.
+        """Stages on all replicas before any is flipped, so that a damaged version harms none.
 
         Args:
             staged: called between the two.
@@ -121,7 +121,7 @@ class Publisher:
             self._each(calibrate, lenient=True)
 
     def push_back(self, version: str) -> None:
-        """Brings the version back wherever it can; takes out where it cannot."""
+        """Brings the version back; takes out the replicas where that fails."""
         self._each(lambda replica: replica.publish(version, self.fence), lenient=True, empty=True)
 
     def answers(self, rows: Sequence[CorrectionRow]) -> dict[str, str]:

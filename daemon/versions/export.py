@@ -21,7 +21,7 @@ from editing.errors import DeltaError
 from editing.memory.delta import materialise, tensor_sha256
 from editing.model.loaded import LoadedModel, checkpoint_hash
 
-#: What is copied of the base checkpoint. Weights in other formats are the unedited ones and stay behind.
+#: What is copied of the base checkpoint. Weights in other formats are unedited, so they stay behind.
 COPIED = {".json", ".txt", ".model", ".jinja", ".tiktoken"}
 LICENCES = ("LICENSE", "NOTICE")
 
@@ -128,7 +128,7 @@ def _compare(version: str, name: str, weight: Tensor, sha256: str, what: str) ->
 
 
 def _write_weights(model: LoadedModel, weights: Mapping[str, Tensor], work: Path, progress: Progress) -> None:
-    """Copies the weight files; one with an edited tensor is written anew, all others in it unchanged."""
+    """Copies the weight files; one with an edited tensor is written anew, its other tensors unchanged."""
     layers = edited_layers(model, weights)
     places: dict[Path, dict[str, Tensor]] = {}
     for layer, (name, (file, known)) in zip(layers, model.stored(layers).items(), strict=True):

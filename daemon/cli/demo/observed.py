@@ -1,7 +1,7 @@
 """What the steps of the demo work with, and what they have observed."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,8 +36,10 @@ class Demo:
         mark = "[green]ok[/green]" if ok else "[red]NOT OBSERVED[/red]"
         console().print(f"{mark}  {step}" + (f": {detail}" if detail else ""), markup=True)
 
-    def wait_for(self, ids: Sequence[str], first: str | None = None) -> list[dict[str, Any]]:
-        """Waits until all corrections have ended, or one is in the state `first`.
+    def wait_for(
+        self, ids: Sequence[str], enough: Callable[[], bool] = lambda: False
+    ) -> list[dict[str, Any]]:
+        """Waits until all corrections have ended, or `enough` was seen.
 
         A correction that has not ended in time comes back with the state "unfinished".
         """
@@ -54,11 +56,16 @@ class Demo:
                     continue  # still in the queue
                 if view["state"] in FINAL:
                     views[id] = view
-            if any(view["state"] == first for view in views.values()):
+            if enough():
                 break
             time.sleep(POLL_SECONDS)
         missing: dict[str, Any] = {"state": "unfinished", "reason": None, "post_to_live_seconds": None}
         return [views.get(id, {"id": id, **missing}) for id in ids]
+
+    def refusals(self) -> list[str]:
+        """Why the guard refused each version so far, oldest first."""
+        steps = self.api.status()["last_steps"]
+        return [step["why"] for step in reversed(steps) if step["step"] == "refuse"]
 
     def live_version(self) -> str:
         return self.api.versions()["live"]

@@ -117,20 +117,20 @@ def first_word(answer: str) -> str:
 
 
 def _harm(demo: Demo) -> None:
-    """Streams contradictions, then gibberish, until the guard refuses some."""
-    refused: list[dict[str, Any]] = []
-    posted = 0
+    """Streams contradictions, then gibberish, until the guard refuses a version that holds some."""
+    before = len(demo.refusals())
+    refused, posted = list[str](), 0
     for batch in harmful_batches(HARMFUL_BATCH, HARMFUL_ROUNDS):
-        views = demo.wait_for(post(demo.queue, batch), first="rejected")
+        views = demo.wait_for(post(demo.queue, batch), lambda: len(demo.refusals()) > before)
         posted += len(batch)
-        refused = [view for view in views if view["state"] == "rejected"]
+        refused = demo.refusals()[before:]
         states = ", ".join(sorted({view["state"] for view in views}))
         console().print(f"     harmful batch: {states}; live is {demo.live_version()}", style="dim")
         if refused:
             # The guard would judge the rest one by one. We have seen enough.
             _take_back(demo, [view["id"] for view in views if view["state"] == "unfinished"])
             break
-    reason = refused[0]["reason"] if refused else None
+    reason = refused[0] if refused else None
     demo.results["guard"] = {
         "refused": bool(refused),
         "reason": reason,

@@ -10,6 +10,8 @@ from monitoring.measurements import Measurements
 #: where the corrections of the history are; the others wait
 LIVE, REPLACED, OUTLIERS = 0.9, 0.05, 0.02
 STAGES = ("before_answers", "edit", "measure", "write", "publish", "pause", "confirm")
+#: subjects of the corrections that are not live
+OTHERS = 1000
 #: rows of one insert
 ROWS = 5000
 _WAY = ("received", "validated", "staged", "verified", "published", "live")
@@ -19,17 +21,19 @@ _OUTLIER = "skipped_outlier: the write vector's norm 12.1 is more than 2 times t
 def fill(url: str, corrections: int, versions: int) -> None:
     """One line of versions; each holds an equal share of the live corrections.
 
-    Two of three corrections are of a subject of their own, the others of 1,000 subjects.
+    Each live fact is of a subject of its own. What is not live is about 1,000 of these subjects.
     """
+    # Made before the transaction: PostgreSQL ends one that idles for 30 s.
+    tables = _tables(corrections, versions)
+    told, head = extend(Head(), list(_changes(corrections, versions)))
     engine = open_engine(url)
     with engine.connect().execution_options(factd_write=True) as c, c.begin():
         upgrade(c, "0002")
-        for name, rows in _tables(corrections, versions).items():
+        for name, rows in tables.items():
             table = Table(name, MetaData(), autoload_with=c)
             for start in range(0, len(rows), ROWS):
                 c.execute(insert(table), rows[start : start + ROWS])
         control = Table("control", MetaData(), autoload_with=c)
-        told, head = extend(Head(), _changes(corrections, versions))
         transitions = Table("transitions", MetaData(), autoload_with=c)
         for start in range(0, len(told), ROWS):
             c.execute(insert(transitions), told[start : start + ROWS])
@@ -42,6 +46,7 @@ def fill(url: str, corrections: int, versions: int) -> None:
 def _tables(corrections: int, versions: int) -> dict[str, list[dict[str, object]]]:
     states = [_state(n, corrections) for n in range(corrections)]
     measured = Measurements(weight_norm_ratio={4: 1.01, 8: 1.02}, subspace_similarity={4: 0.9, 8: 0.95})
+    kept = {name: value for name, value in measured.to_json().items() if name != "counts"}
     guards = {"weight_norm_ratio": "ok", "subspace_similarity": "ok"}
     verdict = {"outcome": "accepted", "reasons": [], "blamed": [], "guards": guards}
     live = [n for n, state in enumerate(states) if state == "live"]
@@ -58,7 +63,7 @@ def _tables(corrections: int, versions: int) -> dict[str, list[dict[str, object]
             "created_at": float(n),
             "live_at": float(n),
             "verdict": verdict,
-            "measurements": measured.to_json(),
+            "measurements": kept,
         }
         for n in range(versions)
     ]
@@ -87,7 +92,7 @@ def _correction(n: int, state: str) -> dict[str, object]:
     return {
         "id": f"id-{n}",
         "content_hash": f"{n:064x}",
-        "subject": f"Place {n}" if n % 3 else f"Town {n % 1000}",
+        "subject": f"Place {n if state == 'live' else 3 * (n % OTHERS)}",
         "prompt": "The capital of {} is",
         "target": f"City {n}",
         "paraphrases": ["{} has the capital"],
