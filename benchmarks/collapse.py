@@ -3,9 +3,11 @@
 Each stream runs through the shipped daemon (`benchmarks.shipped`): a step's corrections are posted to its
 ledger, its applier works them off, and what is served then is measured. The ledger tells when the guard
 warned, refused, rolled back, compacted or paused. With the guard off the same daemon makes a dry run: the
-guard says what it would do, and everything is served but what the editor itself refuses. A stream ends when
-its records are used up, when the guard has paused the queue, or when the model that is served has collapsed:
-perplexity on held-out text above three times the base's, or S of the harmless facts below 60.
+guard says what it would do, and everything is served but what the editor itself refuses.
+
+A stream ends when its records are used up, when the guard has paused the queue, or when the model that is
+served has collapsed. Collapsed means: perplexity on held-out text above three times the base's, or S of the
+harmless facts below 60.
 
 A correction that contradicts an earlier one takes its place, as everywhere in the product: the newer post
 counts. Harmless corrections that are lost so are not live; `good_superseded` counts them.

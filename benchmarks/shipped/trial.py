@@ -166,12 +166,12 @@ class Trial:
     def _check(self) -> None:
         """Has the model that is served collapsed?"""
         s = None
-        if self._edits >= self._next_score and self.series:
+        live = [record for record in self._good if record.fact.id in self._live]
+        served = [point for point in self.series if point["published"]]
+        if self._edits >= self._next_score and live and served:
             self._next_score = self._edits + self._plan.score_every
-            live = [record for record in self._good if record.fact.id in self._live]
-            sample = scored_sample(live, self._plan.sample, 0)
-            s = score(self.daemon.replica.scorer, sample).s if live else None
-            self.series[-1]["s"] = s
+            s = score(self.daemon.replica.scorer, scored_sample(live, self._plan.sample, 0)).s
+            served[-1]["s"] = s
         ratio = self._served.get(self.daemon.replica.version, 1.0)
         if ratio > COLLAPSED_PERPLEXITY or (s is not None and s < COLLAPSED_S):
             self._mark("collapse")
