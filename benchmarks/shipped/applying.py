@@ -1,9 +1,9 @@
 """The shipped daemon without its processes: ledger, store, applier, ladder and guard in one state directory.
 
 As shipped are the SQLite ledger, the store, the applier with its proof, the measures, the judge and the
-ladder. So is every setting but two. `batch_size` is what is posted at once: a step of a stream is one version.
-`guard_dry_run` lets everything through where the guard is off. Not as shipped: corrections come straight to
-the ledger, not through a queue, and the one replica is a stub that holds weights.
+ladder. So is every setting but two. `batch_size` is what is posted at once, so that a step of a stream is one
+version. `guard_dry_run` lets everything through where the guard is off. Not as shipped: corrections come
+straight to the ledger, not through a queue, and the one replica is a stub that holds weights.
 
 The clock is the computer's, plus what is skipped. Waiting would cost hours: a step comes `STEP_SECONDS` after
 the one before, and between the tries of a held correction the applier rests `retry_seconds`. So cool-down,
