@@ -1,7 +1,7 @@
 """Faults that reach an editor: what a stream does to a model besides posting corrections.
 
 Weights that somebody else changed are no case for the guard. The applier compares hashes where the editor's
-state is not the one that it left, and rebuilds the live version's bits from the store before it does anything.
+state is not the one that it left, and rebuilds the live version's bits from the store before anything else.
 So a fault that is to be judged comes in as part of an edit, and becomes a version like any other.
 """
 
