@@ -35,7 +35,6 @@ LINES_PER_FUNCTION = 18
 CIRCLES = {frozenset({"editing.values.descent", "editing.values.objective", "editing.values.search"})}
 #: Files that are longer than LINES_PER_FILE.
 LONG = {
-    "benchmarks/collapse.py",
     "benchmarks/service/publish.py",
     "benchmarks/speed.py",
     "daemon/apply/applier.py",

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AttentionInterface
 
 #: Under which transformers finds `_attend`.
 NAME = "factd-rows"
@@ -130,8 +131,6 @@ def by_rows(config: Any) -> Iterator[bool]:
     Yields:
         whether they do: those of models that do not use torch's own attention keep theirs.
     """
-    from transformers import AttentionInterface
-
     used = config._attn_implementation
     if used != "sdpa":
         yield False

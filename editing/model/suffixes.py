@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from editing.model.forward import Attention, Entering, enter, hooks, through
 from editing.model.loaded import LoadedModel
@@ -89,8 +90,6 @@ def suffixes(loaded: LoadedModel, prompts: Sequence[Prompt], layer: int) -> Suff
     Exact: a change at position s of block `layer`'s output reaches only positions ≥ s of the blocks
     above (algorithms: prefix cache and position pruning).
     """
-    from transformers import DynamicCache
-
     tree = Tree.of(prompts, lambda prompt: prompt.subject_last)
     before, device = tree.shared, loaded.device
     # Made without the config it keeps all positions, those out of a sliding window too.

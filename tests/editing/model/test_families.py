@@ -15,7 +15,7 @@ from editing.model.loaded import load_model
 from editing.model.output_norm import nearest_input
 from editing.model.suffixes import finish, suffixes
 from editing.model.tokens import encode
-from editing.values.search import ValueOptions
+from editing.values.options import ValueOptions
 from tests.tiny_models import save_checkpoint
 
 CONTEXTS = ["", "The sky. ", "I went home. "]
