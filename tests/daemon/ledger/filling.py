@@ -40,6 +40,9 @@ def fill(url: str, corrections: int, versions: int) -> None:
         end = {"seq": head.seq, "hash": head.hash}
         c.execute(update(control).where(control.c.name == "head").values(value=end))
         c.execute(insert(control).values(name="live", value=f"v{versions:06d}"))
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as c:
+        if c.dialect.name == "postgresql":
+            c.exec_driver_sql("ANALYZE")  # as its autovacuum does in time
     engine.dispose()
 
 

@@ -26,8 +26,8 @@ def opened(url):
     ledger.close()
 
 
-def plan(ledger):
-    pending = ledger.questions.pending(WINDOW)
+def plan(ledger, window=WINDOW):
+    pending = ledger.questions.pending(window)
     facts = ledger.questions.facts_about({row.subject for row in pending})
     return plan_batch(pending, facts, 16, 1e6)
 
@@ -36,6 +36,7 @@ QUESTIONS = {
     "/metrics": lambda ledger: snapshot(ledger, []),
     "/v1/status": lambda ledger: page_view(ledger, []),
     "plan a batch": plan,
+    "plan a batch from 100": lambda ledger: plan(ledger, 100),
     "ancestry": lambda ledger: ledger.questions.ancestry(ledger.questions.live_version()),
     "fact_ids": lambda ledger: ledger.questions.fact_ids(ledger.questions.live_version()),
     "history": lambda ledger: ledger.questions.history(),
