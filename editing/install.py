@@ -43,7 +43,7 @@ CONTEXT_TOKENS = 10
 SAVE_SECONDS = 30.0
 
 
-def _replace(path: Path, write) -> None:
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a file under another name first, so that a half-written one is never taken for whole."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     write(unfinished)

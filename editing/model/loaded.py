@@ -46,8 +46,16 @@ class LoadedModel:
     @cached_property
     def _encoded(self) -> Callable[[Fact, str, Form | None, bool, bool], Prompt]:
         def encoded(fact: Fact, context: str, form: Form | None, target: bool, allow_first: bool) -> Prompt:
-            named = {"form": form, "template": self.chat} if form else {}
-            return encode(self.tokenizer, fact, context, target=target, allow_first=allow_first, **named)
+            template = self.chat if form and form.chat else None
+            return encode(
+                self.tokenizer,
+                fact,
+                context,
+                form=form,
+                template=template,
+                target=target,
+                allow_first=allow_first,
+            )
 
         return lru_cache(PROMPTS)(encoded)
 

@@ -18,8 +18,9 @@ from editing.model.capture import capture
 from editing.model.loaded import LoadedModel
 from editing.model.tokens import Prompt
 from editing.values.descent import DENSE_STEPS, Barred, Compressed, Objective, Restraint, descend
-from editing.values.objective import Turns, rows_of
+from editing.values.objective import rows_of
 from editing.values.options import ValueOptions
+from editing.values.turns import Turns
 
 
 @dataclass(frozen=True)
