@@ -193,7 +193,7 @@ class Installation:
         folder = self.directory / self.value_key(layer, options)
         return [
             (unit, folder / f"{_content_hash([facts[i] for i in unit], options)}.safetensors")
-            for unit in units(facts, options.forms, self.loaded.chat.exists)
+            for unit in units(facts, options.forms, self.loaded.chats(options.forms))
         ]
 
     def _moment_path(self, layer: int) -> Path:

@@ -77,7 +77,7 @@ def optimise(
     """
     found = [[i] for i in range(len(facts))]
     if merged:
-        found = units(facts, options.forms, loaded.chat.exists)
+        found = units(facts, options.forms, loaded.chats(options.forms))
     every = [
         [p for form in asked(loaded, fact, contexts, options.forms) for p in form.prompts] for fact in facts
     ]
