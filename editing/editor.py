@@ -5,15 +5,16 @@ from collections.abc import Sequence, Set
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from editing.checks import check_facts, check_recorded
 from editing.columns import Shifts, Sought, layout, shifts
+from editing.errors import OptionError
 from editing.facts import Fact
-from editing.forms import PROMPT_ONLY, checked_kinds, mates
+from editing.forms import PROMPT_ONLY, Columns, checked_kinds, mates
 from editing.install import Installation
 from editing.memory.state import EditState
 from editing.methods import named, numbers_of
@@ -30,7 +31,7 @@ from editing.solve.placement import rounds
 from editing.solve.second_moment import Progress
 from editing.values.anchor import skipped
 from editing.values.descent import Barred
-from editing.values.options import ValueOptions
+from editing.values.options import Ends, ValueOptions
 from editing.values.search import Values, optimise
 
 #: Where statistics and unpacked models are kept unless told otherwise.
@@ -79,6 +80,7 @@ class Editor(RefinedModel):
         numbers = numbers or parameters(method, loaded, placement)
         values = options or numbers.values
         values = replace(values, forms=checked_kinds(values.forms if forms is None else forms))
+        _check_forms(method, made.tuned, values, numbers.columns)
         numbers = numbers_of(method, loaded, replace(numbers, values=values))
         super().__init__(loaded, install, made, numbers, rounds(placement, numbers.layers), protect, rule)
         self.settings_hash = self._settings_hash(method, protect)
@@ -242,3 +244,18 @@ class Editor(RefinedModel):
             factors = {name: grown(old.factors.get(name), update[layer]) for layer, name in names.items()}
             self.restore(EditState(old.facts + tuple(facts), factors))
         return Report(tuned(facts, losses, self.numbers.tuning.tuning_steps), clock.seconds)
+
+
+def _check_forms(method: str, tuned: bool, values: ValueOptions, columns: str) -> None:
+    """Raises OptionError where a choice about forms is unknown or does not combine with the method."""
+    for option, value, known in (
+        ("columns", columns, get_args(Columns)),
+        ("ends", values.ends, get_args(Ends)),
+    ):
+        if value not in known:
+            raise OptionError(f"{option} = {value!r}: use {', '.join(known)}")
+    if tuned and values.forms != PROMPT_ONLY:
+        raise OptionError(
+            f"forms = {values.forms!r} does not combine with method = {method!r}, which has no values; "
+            "leave forms out, or use another method, such as memit-seq"
+        )

@@ -43,7 +43,7 @@ CONTEXT_TOKENS = 10
 SAVE_SECONDS = 30.0
 
 
-def _replace(path: Path, write) -> None:
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a file under another name first, so that a half-written one is never taken for whole."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     write(unfinished)
@@ -193,7 +193,7 @@ class Installation:
         folder = self.directory / self.value_key(layer, options)
         return [
             (unit, folder / f"{_content_hash([facts[i] for i in unit], options)}.safetensors")
-            for unit in units(facts, options.forms, self.loaded.chat.exists)
+            for unit in units(facts, options.forms, self.loaded.chats(options.forms))
         ]
 
     def _moment_path(self, layer: int) -> Path:

@@ -46,7 +46,7 @@ class RefinedModel(WrittenModel):
         super().__init__(loaded, install, method, numbers, rounds, protect)
         self.options = numbers.values
         self.forms = self.options.forms
-        self.chats = set(self.forms) != {"prompt"} and loaded.chat.exists
+        self.chats = loaded.chats(self.forms)
         self.rule: AnchorRule = rule
         self.anchors = {
             write.target: install.anchor(write.target, self.numbers) if rule != "none" else float("nan")

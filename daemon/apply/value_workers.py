@@ -71,7 +71,7 @@ class Fleet:
         key, base = install.value_key(layer, options), install.loaded.base_hash
         open_ = [
             _Asked(part, self._send({"facts": plain(part), "layer": layer, "key": key, "base": base}))
-            for part in parts(facts, options.forms, install.loaded.chat.exists)
+            for part in parts(facts, options.forms, install.loaded.chats(options.forms))
         ]
         until = self._clock() + self._deadline
         while open_:

@@ -13,7 +13,7 @@ from editing.methods.chain import METHODS as BATCH_METHODS
 from editing.methods.joint import METHODS as JOINT_METHODS
 from editing.methods.method import Method, Solver
 from editing.methods.parameters import Parameters
-from editing.methods.published import parameters as published
+from editing.methods.published import parameters
 from editing.methods.tuning import METHODS as TUNING_METHODS
 from editing.model.loaded import LoadedModel
 
@@ -31,5 +31,5 @@ def named(name: str) -> Method:
 
 def numbers_of(name: str, loaded: LoadedModel, numbers: Parameters | None = None) -> Parameters:
     """Published or measured numbers of a method for a model, or those given; its variant is kept."""
-    numbers = numbers or published(name, loaded)
+    numbers = numbers or parameters(name, loaded)
     return replace(numbers, values=replace(numbers.values, **named(name).variant))

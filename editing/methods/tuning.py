@@ -3,8 +3,9 @@
 Nothing is recorded but the facts and the resulting update, so no fact can be taken out again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,8 +74,8 @@ def grown(old: Factors | None, new: Factors) -> Factors:
     return new if old is None else bounded(*(torch.cat(pair, dim=1) for pair in zip(old, new, strict=True)))
 
 
-def _added(update: Factors):
-    def hook(_module, inputs, output):
+def _added(update: Factors) -> Callable[..., Tensor]:
+    def hook(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         a, b = update
         return output + ((inputs[0].float() @ b) @ a.T).to(output.dtype)
 

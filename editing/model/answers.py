@@ -102,7 +102,13 @@ def _continued(
     for _ in range(count):
         position = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         out = loaded.model(
-            input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+            # The head on one position alone: of a long prompt's others it takes most of the time.
+            logits_to_keep=1,
         )
         cache, ids = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
         mask = torch.cat([mask, torch.ones_like(ids)], dim=1)

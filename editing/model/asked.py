@@ -31,14 +31,14 @@ def asked(
     Raises:
         FactError: the bare prompt cannot be encoded.
     """
-    forms = chosen_forms(fact, kinds, _chats(loaded, kinds))
+    forms = chosen_forms(fact, kinds, loaded.chats(kinds))
     placed = [forms[0], *(form for form in forms[1:] if _refusal(loaded, fact, form) is None)]
     return [in_form(loaded, fact, form, contexts) for form in placed]
 
 
 def left_out(loaded: LoadedModel, fact: Fact, kinds: Sequence[Kind]) -> tuple[tuple[str, str], ...]:
     """Names of the forms that `asked` leaves out, each with the reason."""
-    forms = chosen_forms(fact, kinds, _chats(loaded, kinds))[1:]
+    forms = chosen_forms(fact, kinds, loaded.chats(kinds))[1:]
     refused = ((form.name, _refusal(loaded, fact, form)) for form in forms)
     return tuple((name, why) for name, why in refused if why is not None)
 
@@ -59,11 +59,6 @@ def in_form(loaded: LoadedModel, fact: Fact, form: Form, contexts: Sequence[str]
     """Raises FactError when the form cannot be encoded."""
     behind = contexts if form.number == PROMPT else ("",)
     return Asked(form, tuple(loaded.encode(fact, context, form=form) for context in behind))
-
-
-def _chats(loaded: LoadedModel, kinds: Sequence[Kind]) -> bool:
-    # Read only where it matters: a tokenizer may have no template at all.
-    return set(kinds) != {"prompt"} and loaded.chat.exists
 
 
 def _refusal(loaded: LoadedModel, fact: Fact, form: Form) -> str | None:

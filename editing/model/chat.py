@@ -36,13 +36,16 @@ class ChatTemplate:
 
     @cached_property
     def end_of_turn(self) -> tuple[int, ...]:
-        """The token that ends an answer: what the template puts behind one, else the tokenizer's end."""
+        """The token that ends an answer: what the template puts behind one, else the tokenizer's end.
+
+        Empty where there is neither.
+        """
         said = [{"role": "user", "content": MESSAGE}, {"role": "assistant", "content": ANSWER}]
         behind = self._apply(said, add_generation_prompt=False).partition(ANSWER)[2]
         ids = self.tokenizer(behind, add_special_tokens=False)["input_ids"][:1]
         if not ids or ids[0] not in self.tokenizer.all_special_ids:
             ids = [self.tokenizer.eos_token_id]
-        return tuple(ids)
+        return tuple(token for token in ids if token is not None)
 
     @cached_property
     def _around(self) -> tuple[str, str] | None:

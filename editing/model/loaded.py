@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from editing.errors import ModelError
 from editing.facts import Fact
-from editing.forms import PROMPT, Form
+from editing.forms import PROMPT, Form, Kind
 from editing.model.chat import ChatTemplate
 from editing.model.checkpoint import checkpoint_hash, checkpoint_path
 from editing.model.dtype import compute_dtype
@@ -46,8 +46,16 @@ class LoadedModel:
     @cached_property
     def _encoded(self) -> Callable[[Fact, str, Form | None, bool, bool], Prompt]:
         def encoded(fact: Fact, context: str, form: Form | None, target: bool, allow_first: bool) -> Prompt:
-            named = {"form": form, "template": self.chat} if form else {}
-            return encode(self.tokenizer, fact, context, target=target, allow_first=allow_first, **named)
+            template = self.chat if form and form.chat else None
+            return encode(
+                self.tokenizer,
+                fact,
+                context,
+                form=form,
+                template=template,
+                target=target,
+                allow_first=allow_first,
+            )
 
         return lru_cache(PROMPTS)(encoded)
 
@@ -68,6 +76,10 @@ class LoadedModel:
     @cached_property
     def chat(self) -> ChatTemplate:
         return ChatTemplate(self.tokenizer)
+
+    def chats(self, kinds: Sequence[Kind]) -> bool:
+        """Whether forms of these kinds can be asked in chat. Of the bare prompt alone nothing is read."""
+        return set(kinds) != {"prompt"} and self.chat.exists
 
     @property
     def family(self) -> Family:

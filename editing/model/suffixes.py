@@ -25,7 +25,9 @@ class _Prefix:
     def __init__(self, kept: dict[int, tuple[Tensor, Tensor]]) -> None:
         self.kept = kept
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_args, **_kwargs):
+    def update(
+        self, key: Tensor, value: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         kept = self.kept[layer_idx]
         return torch.cat([kept[0], key], dim=2), torch.cat([kept[1], value], dim=2)
 
@@ -108,7 +110,7 @@ def suffixes(loaded: LoadedModel, prompts: Sequence[Prompt], layer: int) -> Suff
     part = Entering(entering.hidden[:, before:], entering.position[:, before:], attention)
     written: list[Tensor] = []
 
-    def on_mlp_output(_module, _inputs, output):
+    def on_mlp_output(_module: Any, _inputs: Any, output: Tensor) -> None:
         written.append(output[0, first])
 
     with (

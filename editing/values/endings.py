@@ -15,7 +15,8 @@ def ending(loaded: LoadedModel, prompt: Prompt, chat: bool, ends: Ends) -> tuple
     if chat:
         return loaded.chat.end_of_turn
     if ends == "eos":
-        return (loaded.tokenizer.eos_token_id,)
+        end = loaded.tokenizer.eos_token_id
+        return () if end is None else (end,)
     return _full_stop(loaded, prompt)
 
 

@@ -1,9 +1,9 @@
 """The prompts of facts, asked again and again with their δ: what value optimisation descends on."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,12 +34,12 @@ class Surprise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, logits: Tensor, token: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, token: Tensor) -> Tensor:
         ctx.log_p, ctx.token, ctx.dtype = _log_p(logits), token[:, None], logits.dtype
         return -ctx.log_p.gather(1, ctx.token)[:, 0]
 
     @staticmethod
-    def backward(ctx, *gradients: Tensor):
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (above,) = gradients
         change, ctx.log_p = ctx.log_p.exp_(), None
         change.scatter_add_(1, ctx.token, torch.full_like(ctx.token, -1.0, dtype=change.dtype))
@@ -179,49 +179,6 @@ class Rows:
             self.place[rows],
             self.share[facts],
         )
-
-
-@dataclass
-class Turns:
-    """Groups of the facts' prompts, of which each evaluation asks the next: an `Objective`.
-
-    Attributes:
-        nll, kl, top: [m, groups] what each group said when last asked.
-        next: the group to ask.
-    """
-
-    groups: Sequence[Rows]
-    nll: Tensor
-    kl: Tensor
-    top: Tensor
-    next: int = 0
-
-    @property
-    def turns(self) -> int:
-        return len(self.groups)
-
-    @staticmethod
-    def of(rows: Rows, turns: int) -> "Turns":
-        # A group that was not asked yet may say anything; as KL starts from 0, only its NLL is unknown.
-        unknown = torch.full((rows.units, turns), math.inf, device=rows.owner.device)
-        none = torch.zeros_like(unknown)
-        return Turns([rows.turn(i, turns) for i in range(turns)], unknown, none, none > 0)
-
-    def evaluate(self, delta: Tensor) -> Evaluation:
-        seen = self.groups[self.next].evaluate(delta)
-        for kept, now in ((self.nll, seen.nll), (self.kl, seen.kl), (self.top, seen.top)):
-            kept[:, self.next] = now.detach()
-        self.next = (self.next + 1) % len(self.groups)
-        return Evaluation(_worth(seen.nll, self.nll), _worth(seen.kl, self.kl), self.top.all(1))
-
-    def select(self, facts: Tensor) -> "Turns":
-        groups = [rows.select(facts) for rows in self.groups]
-        return Turns(groups, self.nll[facts], self.kl[facts], self.top[facts], self.next)
-
-
-def _worth(now: Tensor, known: Tensor) -> Tensor:
-    """The mean of what is known by group, with the gradient of what was asked now."""
-    return known.mean(1) + (now - now.detach())
 
 
 def rows_of(

@@ -18,8 +18,9 @@ from editing.model.capture import capture
 from editing.model.loaded import LoadedModel
 from editing.model.tokens import Prompt
 from editing.values.descent import DENSE_STEPS, Barred, Compressed, Objective, Restraint, descend
-from editing.values.objective import Turns, rows_of
+from editing.values.objective import rows_of
 from editing.values.options import ValueOptions
+from editing.values.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def optimise(
     """
     found = [[i] for i in range(len(facts))]
     if merged:
-        found = units(facts, options.forms, loaded.chat.exists)
+        found = units(facts, options.forms, loaded.chats(options.forms))
     every = [
         [p for form in asked(loaded, fact, contexts, options.forms) for p in form.prompts] for fact in facts
     ]

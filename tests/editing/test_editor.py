@@ -235,9 +235,9 @@ def test_a_batch_that_was_killed_between_two_of_its_values_ends_with_the_same_bi
 def test_a_prompt_is_encoded_once_a_batch(open_editor, facts, monkeypatch):
     editor, asked = open_editor(changed={"again": 1}), Counter()
 
-    def counted(tokenizer, fact, context="", **named):
-        asked[fact, context, *named.values()] += 1
-        return encode(tokenizer, fact, context, **named)
+    def counted(tokenizer, fact, context, *, target, allow_first, **named):
+        asked[fact, context, target, allow_first] += 1
+        return encode(tokenizer, fact, context, target=target, allow_first=allow_first, **named)
 
     monkeypatch.setattr("editing.model.loaded.encode", counted)
     editor.loaded.__dict__.pop("_encoded", None)

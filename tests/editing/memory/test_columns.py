@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from editing.columns import layout, numbers_in
+from editing.errors import OptionError
 from editing.facts import Fact
 from editing.memory.state import FORMS, EditState
 from editing.methods import METHODS
@@ -278,3 +279,17 @@ def test_a_report_names_forms_left_out(open_chat_editor):
     assert outcome.written
     assert [name for name, _ in outcome.left_out] == ["paraphrase 1"]
     assert editor.state.columns[FORMS].tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        ({"changed": {"columns": "many"}}, "columns = 'many'"),
+        ({"options": ValueOptions(ends="never")}, "ends = 'never'"),
+        ({"forms": ("prompt", "song")}, "forms = "),
+        ({"forms": ALL, "method": "lora"}, "does not combine"),
+    ],
+)
+def test_choices_about_forms_are_checked(open_chat_editor, choices, said):
+    with pytest.raises(OptionError, match=said):
+        open_chat_editor(**choices)

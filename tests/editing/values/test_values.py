@@ -12,9 +12,10 @@ from editing.model.tokens import encode
 from editing.model.tree import Tree
 from editing.values import search as values
 from editing.values.descent import Evaluation
-from editing.values.objective import Rows, Surprise, Turns, rows_of
+from editing.values.objective import Rows, Surprise, rows_of
 from editing.values.options import ValueOptions
 from editing.values.search import losses, optimise
+from editing.values.turns import Turns
 
 CONTEXTS = ["", "The sky. ", "I went home. "]
 LAYER = 3
