@@ -48,7 +48,12 @@ LATE_FOR_A_REASON = {
     "daemon.app": 1,
 }
 #: Imports within functions that belong at the top.
-LATE = {"benchmarks.service.publish": 6, "daemon.ledger.migration": 3, "editing": 2, "editing.model.checkpoint": 1}
+LATE = {
+    "benchmarks.service.publish": 6,
+    "daemon.ledger.migration": 3,
+    "editing": 2,
+    "editing.model.checkpoint": 1,
+}
 #: Parameters that are annotated with a bare `Any`: 10 at most, once the rooms below are typed.
 BARE_ANY = 46
 
