@@ -79,10 +79,13 @@ class Configuration:
                 found = found.changed(**{name: _converted(name, value, found.get(name))})
         return found
 
+    def choices(self, loaded: LoadedModel) -> dict[str, Any]:
+        """What an editor is told besides the model and its statistics."""
+        return {part: getattr(self, part) for part in _PARTS} | {"numbers": self.numbers(loaded)}
+
     def open(self, loaded: LoadedModel, install: Installation) -> Editor:
         """An editor on a model that has its unedited weights."""
-        choices = {part: getattr(self, part) for part in _PARTS}
-        return Editor(loaded, install, **choices, numbers=self.numbers(loaded))
+        return Editor(loaded, install, **self.choices(loaded))
 
 
 def _changes(text: str) -> tuple[tuple[str, str], ...]:

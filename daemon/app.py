@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.signals import celeryd_after_setup, worker_ready, worker_shutting_down
+from celery.worker import WorkController
 
 from daemon.core.names import Queue
 from daemon.core.progress import by_tenths
 from daemon.core.settings import Settings, load_settings
 from daemon.intake.broker import celery_settings
+from daemon.intake.consumer import Consumer
 from daemon.intake.doorbell import Doorbell
 from daemon.intake.intake import Room
 from daemon.intake.redelivery import GiveBack
@@ -100,7 +102,7 @@ def _takes(queue: Queue) -> bool:
 
 
 @celeryd_after_setup.connect(weak=False)
-def _open(instance: Any = None, **_: Any) -> None:
+def _open(instance: WorkController, **_: Any) -> None:
     """Opens what the worker's queues need before it takes a message.
 
     A worker whose model or ledger cannot be opened would lose every message that it took.
@@ -117,7 +119,7 @@ def _open(instance: Any = None, **_: Any) -> None:
 
 
 @worker_ready.connect(weak=False)
-def _ring_by_itself(sender: Any = None, **_: Any) -> None:
+def _ring_by_itself(sender: Consumer, **_: Any) -> None:
     """Rings at start and every few seconds: replicas restart, and retries become due."""
     if sender.app is celery and _takes("apply"):
         every = max(1.0, services.settings.retry_seconds)
@@ -126,7 +128,7 @@ def _ring_by_itself(sender: Any = None, **_: Any) -> None:
 
 
 @worker_ready.connect(weak=False)
-def _take_in(sender: Any = None, **_: Any) -> None:
+def _take_in(sender: Consumer, **_: Any) -> None:
     """An intake worker also reads the stream, and stops taking while the ledger is full."""
     if sender.app is celery and _takes("corrections"):
         services.valve.watch(sender)
@@ -134,6 +136,6 @@ def _take_in(sender: Any = None, **_: Any) -> None:
 
 
 @worker_shutting_down.connect(weak=False)
-def _stop_taking(sender: Any = None, **_: Any) -> None:
+def _stop_taking(**_: Any) -> None:
     if "stream" in vars(services):
         services.stream.stop()

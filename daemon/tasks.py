@@ -4,6 +4,7 @@ import logging
 import time
 from typing import Any
 
+from celery import Task
 from celery.exceptions import Reject
 from celery.worker import state as worker_state
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
@@ -17,7 +18,7 @@ log = logging.getLogger("factd")
 
 
 @celery.task(name="factd.submit", bind=True)
-def submit(self: Any, correction: dict[str, Any]) -> str:
+def submit(self: Task, correction: dict[str, Any]) -> str:
     """Records a correction under this task's id and returns the id of the correction.
 
     A repetition (same id or same key, same content) returns the id of the first post.

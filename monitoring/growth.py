@@ -160,7 +160,10 @@ _LINEAR_CLOCK, _ROOT_CLOCK = _Clock(1.0), _Clock(0.5)
 
 
 def _simpler(n: Floats, y: Floats, fit: Floats, clocks: Sequence[_Clock]) -> _Clock | None:
-    """The time in which a straight line is to be believed rather than the bounded or hardly curved `fit`."""
+    """The clock by which a straight line is believed instead of `fit`, which is bounded or hardly curved.
+
+    None when a straight line fits too badly by each clock.
+    """
     bounded = _loss(_LINEAR_CLOCK.spans(n, n), y, fit[0])
     losses = [_loss(clock.spans(n, n), y, 0.0) for clock in clocks]
     best = int(np.argmin(losses))
@@ -226,7 +229,7 @@ def _weighted_lines(basis: Floats, y: Floats, weights: Floats) -> tuple[Floats, 
     dx, dy = basis - x_mean[..., None], y - y_mean[..., None]
     slope = (weights * dx * dy).sum(-1) / (weights * dx * dx).sum(-1)
     size = np.abs(dy - slope[..., None] * dx)
-    # One scale for all rates of a row, that of the best one: or a bad law would excuse itself.
+    # One scale for all rates of a row, that of the best one. With its own scale a bad law would look good.
     scale = np.median(size, -1).min(-1)[:, None, None] * 1.4826 + _tiny(y)
     return y_mean - slope * x_mean, slope, size, scale
 

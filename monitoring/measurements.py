@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 from monitoring.errors import MeasurementError
 from monitoring.registry import LAYER_MEASURES, OF_THE_BATCH
@@ -135,8 +135,9 @@ def measured_again(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[st
     """Stored measurements of a version that was looked at once more: what they say of the version's own batch
     is kept from `before`, the rest is as it is now."""
     batch = {name: before[name] for name in OF_THE_BATCH if name in before}
-    counts = {name: pair for name, pair in before.get("counts", {}).items() if name in OF_THE_BATCH}
-    return {**now, **batch, "counts": {**now.get("counts", {}), **counts}}
+    kept = {name: pair for name, pair in before.get("counts", {}).items() if name in OF_THE_BATCH}
+    counts = {**now.get("counts", {}), **kept}
+    return {**now, **batch, **({"counts": counts} if counts else {})}
 
 
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -144,7 +145,8 @@ _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 def _writable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _writable(item) for key, item in value.items()}
+        content = cast("dict[Any, Any]", value)
+        return {str(key): _writable(item) for key, item in content.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
     return value
@@ -153,6 +155,6 @@ def _writable(value: Any) -> Any:
 def _readable(value: Any) -> Any:
     """Undoes `_writable` for numbers; the texts of a case are left alone."""
     if isinstance(value, dict):
-        texts = ("answer", "target")
-        return {key: item if key in texts else _readable(item) for key, item in value.items()}
+        texts, content = ("answer", "target"), cast("dict[Any, Any]", value)
+        return {key: item if key in texts else _readable(item) for key, item in content.items()}
     return _NOT_FINITE[value] if isinstance(value, str) else value

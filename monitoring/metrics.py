@@ -107,23 +107,23 @@ class StatusSnapshot:
         last_success_timestamp_seconds: epoch time; None when no update went live yet.
     """
 
-    outcomes: Mapping[str, int] = field(default_factory=dict)
-    queue_depth: Mapping[str, int] = field(default_factory=dict)
+    outcomes: Mapping[str, int] = field(default_factory=dict[str, int])
+    queue_depth: Mapping[str, int] = field(default_factory=dict[str, int])
     oldest_pending_seconds: float | None = 0.0
-    stage_seconds: Mapping[str, Durations] = field(default_factory=dict)
+    stage_seconds: Mapping[str, Durations] = field(default_factory=dict[str, Durations])
     measurements: Measurements | None = None
     layers: Sequence[int] = ()
     states: Mapping[str, State] = field(default_factory=dict[str, State])
     edits_until_limit: float | None = None
-    steps: Mapping[str, int] = field(default_factory=dict)
+    steps: Mapping[str, int] = field(default_factory=dict[str, int])
     paused_by: str | None = None
     nas_skipped: int = 0
     version: int | None = None
-    served_versions: Mapping[str, int | None] = field(default_factory=dict)
-    in_sync: Mapping[str, bool] = field(default_factory=dict)
+    served_versions: Mapping[str, int | None] = field(default_factory=dict[str, int | None])
+    in_sync: Mapping[str, bool] = field(default_factory=dict[str, bool])
     publish_seconds: float | None = None
     pause_seconds: float | None = None
-    rollbacks: Mapping[str, int] = field(default_factory=dict)
+    rollbacks: Mapping[str, int] = field(default_factory=dict[str, int])
     last_success_timestamp_seconds: float | None = None
 
 
@@ -141,19 +141,21 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         values = _values(self._snapshot)
         for spec in METRICS:
-            yield _family(spec, values[spec.name])
+            if spec.kind == "histogram":
+                yield _histogram(spec, self._snapshot.stage_seconds)
+            else:
+                yield _family(spec, values[spec.name])
 
 
 _Labelled = Mapping[str, float]
 
 
-def _values(s: StatusSnapshot) -> dict[str, object]:
-    """Metric name → label value → number; the key "" where a metric has no label."""
-    found: dict[str, object] = {
+def _values(s: StatusSnapshot) -> dict[str, _Labelled]:
+    """Metric name → label value → number; the key "" where a metric has no label. Without histograms."""
+    found: dict[str, _Labelled] = {
         "corrections_total": _bounded(s.outcomes, OUTCOMES),
         "queue_depth": {queue: s.queue_depth.get(queue, 0) for queue in QUEUES},
         "oldest_pending_seconds": {"": _number(s.oldest_pending_seconds)},
-        "update_stage_seconds": s.stage_seconds,
         "edits_until_limit": {"": _number(s.edits_until_limit)},
         "nas_skipped_total": {"": s.nas_skipped},
         "guard_state": {name: STATE_VALUES[s.states.get(name, "unknown")] for name in JUDGED},
@@ -170,19 +172,17 @@ def _values(s: StatusSnapshot) -> dict[str, object]:
     m = s.measurements or Measurements()
     found["measured_timestamp_seconds"] = {"": _number(m.measured_at)}
     for name in LAYER_MEASURES:
-        by_layer = getattr(m, name)
+        by_layer: dict[int, float] = getattr(m, name)
         layers = sorted({*s.layers, *by_layer})
         found[name] = {str(layer): _number(by_layer.get(layer)) for layer in layers}
     return found | {name: {"": _number(getattr(m, name))} for name in SCALAR_MEASURES}
 
 
-def _family(spec: MetricSpec, values: object) -> Metric:
+def _family(spec: MetricSpec, values: _Labelled) -> Metric:
     labels = [spec.label] if spec.label else []
-    if spec.kind == "histogram":
-        return _histogram(spec, values)  # type: ignore[arg-type]
     kind = CounterMetricFamily if spec.kind == "counter" else GaugeMetricFamily
     family = kind(PREFIX + spec.name, spec.meaning, labels=labels)
-    for label, value in values.items():  # type: ignore[attr-defined]
+    for label, value in values.items():
         family.add_metric([label] if labels else [], value)
     return family
 
@@ -213,36 +213,3 @@ def _pauser(kind: str) -> str:
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
-
-
-def metrics_page() -> str:
-    """The text of docs/metrics.md."""
-    labels = {
-        "outcome": OUTCOMES,
-        "queue": QUEUES,
-        "stage": STAGES,
-        "guard": JUDGED,
-        "step": LADDER_STEPS,
-        "actor": PAUSERS,
-        "reason": ROLLBACK_REASONS,
-    }
-    lines = [
-        "# Metrics",
-        "",
-        "Generated from `monitoring/metrics.py` and `monitoring/registry.py`; a test compares. The API",
-        "process serves them at `/metrics` and reads the ledger at each scrape. A measure that was not taken",
-        "is NaN, never an old value. Counters are totals of the ledger, which survive restarts. Shares of",
-        'few cases are exported as shares; the reasons of a verdict say "8 of 9".',
-        "",
-        "| metric | type | label | meaning |",
-        "|---|---|---|---|",
-    ]
-    lines += [f"| `{PREFIX}{m.name}` | {m.kind} | {m.label or ''} | {m.meaning} |" for m in METRICS]
-    lines += [
-        "",
-        "Values of labels: `layer` is the number of an edited layer (of any layer for `activation_*` and",
-        "`layer_share`), `replica` a configured replica;",
-    ]
-    lines += [f"`{name}` is one of {', '.join(f'`{v}`' for v in values)};" for name, values in labels.items()]
-    lines[-1] = lines[-1].removesuffix(";") + "."
-    return "\n".join(lines) + "\n"

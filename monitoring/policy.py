@@ -62,7 +62,9 @@ class PolicyState:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any] | None) -> "PolicyState":
         """Reads what `to_json` gave; None gives a fresh state."""
-        return cls(**{**stored, "rollbacks": tuple(stored["rollbacks"])}) if stored else cls()
+        if not stored:
+            return cls()
+        return cls(tuple(stored["rollbacks"]), stored.get("holds", 0), stored.get("paused"))
 
 
 @dataclass(frozen=True)

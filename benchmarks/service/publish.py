@@ -20,12 +20,14 @@ import psutil
 from benchmarks.service.streaming import Answer, Clients
 from daemon.core.publication import BASE_VERSION, IN_FLIGHT_SECONDS, InFlight
 from daemon.publish.publishing import Publisher
-from daemon.publish.serving import ServingClient, VllmReplica
+from daemon.publish.serving import Serves
+from daemon.publish.vllm_replica import VllmReplica
 from daemon.supervise.environment import SERVER_CORES
 from daemon.supervise.processes import free_port
 from daemon.supervise.up import VLLM_READY_SECONDS
 from daemon.supervise.vllm import VllmOptions, vllm_command, vllm_process
-from daemon.versions.store import FACTORS, MANIFEST, Draft, Store
+from daemon.versions.format import FACTORS_FILE, MANIFEST_FILE, TensorEntry
+from daemon.versions.store import Draft, Store
 
 if TYPE_CHECKING:
     from editing.memory.state import EditState
@@ -143,7 +145,7 @@ def _random_state(base: Mapping[str, Any], facts: Sequence[Any], generator: Any)
     return EditState(tuple(facts), factors)
 
 
-def _entries(base: Mapping[str, Any], state: "EditState") -> dict[str, dict[str, Any]]:
+def _entries(base: Mapping[str, Any], state: "EditState") -> dict[str, TensorEntry]:
     from editing.memory.delta import materialise, tensor_sha256
 
     return {
@@ -211,7 +213,7 @@ def bench(model: "LoadedModel", plan: Plan, out: Path, say: Say) -> tuple[dict[s
 
 
 def publications(
-    replica: ServingClient,
+    replica: Serves,
     store: Store,
     updates: Updates,
     plan: Plan,
@@ -230,7 +232,7 @@ def publications(
         flipped = time.perf_counter()
         publisher.confirm(version)
         confirmed = time.perf_counter()
-        read = sum((store.path(version) / name).stat().st_size for name in (MANIFEST, FACTORS))
+        read = sum((store.path(version) / name).stat().st_size for name in (MANIFEST_FILE, FACTORS_FILE))
         times = accepted, staged[0], flipped, confirmed, stood.pause_seconds
         flips.append(Flip(version, *times, read, resident(), stood.drain_seconds))
         if number % max(1, plan.count // 10) == 0:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from daemon.apply.applier import Applier
-from daemon.apply.update import Monitoring
+from daemon.apply.measuring import Monitoring
 from daemon.apply.value_workers import Fleet, answer
 from daemon.core.errors import SettingsError
 from daemon.core.progress import Progress
@@ -50,9 +50,7 @@ def build_applier(settings: Settings, ledger: Ledger, progress: Progress, send: 
     monitoring = build_monitoring(settings, editor)
     if settings.value_workers:
         editor.install.elsewhere = fleet(settings, editor, send)
-    # A folder of checkpoints answers nothing that could be compared.
-    proof = None if settings.publish == "checkpoint" else build_proof(editor)
-    store = Store(settings.store_dir)
+    proof, store = build_proof(editor), Store(settings.store_dir)
     return Applier(ledger, store, editor, replicas, monitoring=monitoring, settings=settings, proof=proof)
 
 
@@ -114,7 +112,7 @@ def open_installation(settings: Settings, progress: Progress) -> tuple[Installat
 # -- proof and measures -----------------------------------------------------------------------------
 
 
-def build_proof(editor: Any) -> Proof:
+def build_proof(editor: Editor) -> Proof:
     """Compares replicas with the editor's model on each batch and on the last words of the watched probes."""
 
     def score(pairs: Sequence[tuple[str, str]]) -> list[Passage]:
@@ -127,7 +125,7 @@ def build_proof(editor: Any) -> Proof:
     return Proof(score, [(part[0], " ".join(part[1:])) for part in parts])
 
 
-def build_monitoring(settings: Settings, editor: Any) -> Monitoring:
+def build_monitoring(settings: Settings, editor: Editor) -> Monitoring:
     """Measures and judges against the baseline, which is measured once for a model."""
     probes, memory = default_probes(), Memory()
     baseline = open_baseline(editor, probes, settings.statistics / "baselines")
@@ -145,7 +143,7 @@ def build_monitoring(settings: Settings, editor: Any) -> Monitoring:
 
 
 def foresee(thresholds: Thresholds, history: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
-    """What `daemon.apply.ladder.Foresee` says, with the levels in force: measure → [warn, limit]."""
+    """What `daemon.apply.measuring.Foresee` says, with the levels in force: measure → [warn, limit]."""
     series = [(edits, Measurements.from_json(stored)) for edits, stored in history]
     found = forecasts(series, thresholds)
     limits = {name: [bounds.warn, bounds.limit] for name, bounds in thresholds.bounds.items()}

@@ -1,12 +1,12 @@
 """The recovery ladder: the guard's steps, each journaled with its reason before it takes effect.
 
-    a staged version is rejected      → refuse it; halve; quarantine the guilty (`daemon.apply.update`);
-                                        what only the model's wear stands against waits
+    a staged version is rejected      → refuse it; halve; quarantine the guilty (`daemon.apply.discards`);
+                                        if only wear of the model is wrong, the correction waits
     the live version is rejected      → roll back to the newest healthy version
     refusals, or little room is left  → compact from the base
     none of these helped              → pause the queue
 
-What each verdict leads to, and how often, is `monitoring.policy`'s; what is here knows the ledger.
+`monitoring.policy` says what each verdict leads to, and how often. This module knows the ledger.
 """
 
 import itertools
@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from daemon.apply.measuring import Foresee
+from daemon.apply.outcomes import Held, Went
 from daemon.core.actors import ActorKind
 from daemon.core.errors import StoreError
 from daemon.core.lifecycle import OperationKind, VersionState
@@ -29,12 +31,8 @@ from monitoring.policy import PolicyState, decide
 from monitoring.registry import OF_THE_BATCH, WEAR
 from monitoring.verdict import Verdict, worn
 
-#: (edits so far, measurements) of versions since the last compaction → monitoring.forecast.to_json, and
-#: `known`: whether there were enough of them
-Foresee = Callable[[Sequence[tuple[int, dict[str, Any]]]], dict[str, Any]]
-
-#: So many single corrections refused, with nothing accepted between, for wear alone: it is the model, not
-#: the corrections. Halving puts some batches before each of them.
+#: So many single corrections in a row were refused for wear alone: it is the model, not the corrections.
+#: Halving puts some batches before each of them.
 WORN_OUT, TRIED = 3, 10
 
 _PASSED = Verdict("accepted", (), (), {})
@@ -49,10 +47,10 @@ class Ladder:
         store: Store,
         settings: Settings,
         foresee: Foresee,
-        checkpoint: Callable[[Stage], None],
+        reached: Callable[[Stage], None],
     ) -> None:
         self.journal, self.store, self.settings = journal, store, settings
-        self.foresee, self.checkpoint = foresee, checkpoint
+        self.foresee, self.reached = foresee, reached
         self.policy = guard_policy(settings)
 
     # -- verdicts to rulings --------------------------------------------------------------------
@@ -70,24 +68,25 @@ class Ladder:
         return Ruling("live", verdict, decision)
 
     def on_alert(self, operation: OperationRow) -> Ruling | None:
-        """An alert's rollback counts as the guard's own and has the same limits; asked once, before the
-        first attempt."""
+        """The guard's ruling on an alert's rollback, which has the same limits as its own.
+
+        Only asked before the first attempt; None for other operations and later attempts.
+        """
         alert = operation.kind is OperationKind.ROLLBACK and operation.actor_kind is ActorKind.ALERT
         if not alert or operation.attempts:
             return None
         return self.on_live(Verdict("rejected", (operation.why or operation.actor,), (), {}))
 
     def only_wear(self, verdict: Verdict) -> bool:
-        """Does nothing stand against a version but measures that the live one is past the warning of
-        already?"""
+        """Whether the only thing wrong is wear that the live version already shows."""
         passed = _passed_limits(verdict.states)
         return bool(passed) and passed <= set(self._worn(self.journal.questions.live_version()))
 
-    def rest(self) -> str | None:
-        """Why not even a good version would be let through now; None when it would."""
+    def rest(self) -> Went | Held:
+        """Held while the guard would not even let a good version through."""
         now = self.journal.clock()
         decision = decide(self.journal.questions.policy(), _PASSED, "staged", now, self.policy)
-        return None if decision.action == "accept" else decision.reason
+        return Went() if decision.action == "accept" else Held(decision.reason)
 
     # -- watch ----------------------------------------------------------------------------------
 
@@ -98,17 +97,20 @@ class Ladder:
             return False
         questions, now = self.journal.questions, self.journal.clock()
         looked = (questions.version(live).live_at, questions.watched_at())
-        # A time ahead of a clock that was set back counts for nothing: how long ago it was is not known.
+        # A time ahead of a clock that was set back does not count: nobody knows how long ago it was.
         return not any(at is not None and 0 <= now - at < every for at in looked)
 
     def watched(self, verdict: Verdict, measurements: dict[str, Any]) -> bool:
-        """Records what the live version is found to be now; asks for its rollback, and says so, if that
-        follows."""
+        """Records what the live version is found to be now, and asks for its rollback if that follows.
+
+        Returns:
+            Whether a rollback was asked for.
+        """
         ruling = self.on_live(verdict)
         target = self._healthy() if ruling.action == "rollback" else None
         self.journal.guard.record_watch(self.journal.questions.live_version(), ruling, measurements, target)
         if target is not None:
-            self.checkpoint(Stage.CONDEMNED)
+            self.reached(Stage.CONDEMNED)
         return target is not None
 
     def _healthy(self) -> str:
@@ -131,26 +133,29 @@ class Ladder:
         live = self.journal.questions.live_version()
         if (self.journal.questions.forecast() or {}).get("version") != live:
             self.journal.guard.record_forecast(live, self.foresee(self.journal.questions.history()))
-            self.checkpoint(Stage.FORESEEN)
-        if live == BASE_VERSION or self.journal.questions.paused() or self.rest():
+            self.reached(Stage.FORESEEN)
+        if live == BASE_VERSION or self.journal.questions.paused() or isinstance(self.rest(), Held):
             return False
         worn = self._worn(live)
         why = self._why_compact(worn)
         if why is not None:
             self.journal.guard.ask_compaction(why, self.policy.dry_run)
-            self.checkpoint(Stage.COMPACT_ASKED)
+            self.reached(Stage.COMPACT_ASKED)
             return not self.policy.dry_run
         if worn and self._only_wear_refuses() and not self.policy.dry_run:
             why = f"the last {WORN_OUT} corrections were refused because the model is worn: {', '.join(worn)}"
             self.journal.guard.pause(f"{why}; retract facts or roll back, then resume")
-            self.checkpoint(Stage.PAUSED)
+            self.reached(Stage.PAUSED)
         return False
 
     def _worn(self, live: str) -> list[str]:
         return worn((self.journal.questions.version(live).verdict or {}).get("guards", {}))
 
     def _why_compact(self, worn: Sequence[str]) -> str | None:
-        """Not again before so many versions went live, whatever became of the last one."""
+        """None when no compaction is due.
+
+        After one, so many versions must go live before the next, whatever became of it.
+        """
         last = self.journal.questions.last_step("compact", "would_compact")
         since = 0 if last is None else self.journal.questions.live_since(last.at)
         if last is not None and since < self.settings.guard_compact_versions:
@@ -158,14 +163,14 @@ class Ladder:
         if worn and {"refuse", "rollback"} & self.journal.questions.steps(last.at if last else 0.0).keys():
             return f"versions are refused or rolled back, and past their warning: {', '.join(worn)}"
         for one in (self.journal.questions.forecast() or {}).get("forecasts", []):
-            # What is the batch's own says nothing of the model that a compaction could mend.
+            # Measures of the batch say nothing about the model, so a compaction could not mend them.
             left = math.inf if one["edits"] is None else one["edits"]
             if one["measure"] not in OF_THE_BATCH and left < self.settings.guard_compact_edits:
                 return f"little room is left: {one['measure']} is at its limit in {left:.0f} edits"
         return None
 
     def _only_wear_refuses(self) -> bool:
-        """Was everything tried of late refused for nothing but wear, since the last pause?"""
+        """Whether everything tried of late, since the last pause, was refused for wear alone."""
         pause = self.journal.questions.last_step("pause")
         since = pause.at if pause else 0.0
         tried = self.journal.questions.newest_versions(WORN_OUT * TRIED)

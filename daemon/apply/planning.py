@@ -1,11 +1,11 @@
 """Which pending corrections make the next batch. Pure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from daemon.core.lifecycle import State
-from daemon.ledger.rows import CorrectionRow
+from daemon.ledger.rows import Candidate
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Settlement:
 class Plan:
     """The next batch: facts to add, live facts that they replace, and corrections settled without work."""
 
-    added: tuple[CorrectionRow, ...] = ()
+    added: tuple[Candidate, ...] = ()
     removed: tuple[str, ...] = ()
     settled: tuple[Settlement, ...] = ()
     #: how much longer the batch may wait for company, seconds; 0 when it is full or one of it has waited
@@ -31,15 +31,17 @@ class Plan:
 
 
 def plan_batch(
-    pending: Sequence[CorrectionRow],
-    live: Sequence[CorrectionRow],
+    pending: Sequence[Candidate],
+    live: Sequence[Candidate],
     batch_size: int,
     now: float,
     patience: float = 0.0,
     rest: float = math.inf,
 ) -> Plan:
-    """Of each slot (subject and prompt) only the newest pending correction is tried; older ones wait for
-    its fate: they are superseded when it goes live, and have their turn when it is rejected.
+    """The next batch, from what waits and what is live.
+
+    Of each slot (subject and prompt) only the newest pending correction is tried. If it goes live, the older
+    ones are superseded; if it is rejected, they have their turn.
 
     Higher priority goes first, then the order of arrival. Corrections of one subject keep their order: an
     urgent one takes the older ones of its subject along, and waits with them.
@@ -49,19 +51,19 @@ def plan_batch(
         rest: the longest time between two attempts, seconds.
     """
     held = {fact.slot: fact for fact in live}
-    newest: dict[tuple[str, str], CorrectionRow] = {}
+    newest: dict[tuple[str, str], Candidate] = {}
     for row in pending:
         if row.slot not in newest or newest[row.slot].seq < row.seq:
             newest[row.slot] = row
     settled = tuple(_settle(pending, newest, held))
     done = {settlement.id for settlement in settled}
-    added: list[CorrectionRow] = []
+    added: list[Candidate] = []
     waiting: set[str] = set()
     limit = batch_size
     for row in _in_order(pending):
         if row.id in done or newest[row.slot] is not row:
             continue
-        # What is further off than the longest rest was written before the clock was set back.
+        # A time further off than the longest rest was written before the clock was set back.
         if now < row.not_before <= now + rest or row.subject in waiting:
             waiting.add(row.subject)
             continue
@@ -76,9 +78,9 @@ def plan_batch(
     return Plan(tuple(added), removed, settled, 0.0 if complete else _patience(added, now, patience))
 
 
-def _in_order(pending: Sequence[CorrectionRow]) -> list[CorrectionRow]:
+def _in_order(pending: Sequence[Candidate]) -> list[Candidate]:
     priority: dict[str, int] = {}
-    ranked: list[tuple[int, CorrectionRow]] = []
+    ranked: list[tuple[int, Candidate]] = []
     for row in sorted(pending, key=lambda row: row.seq, reverse=True):
         # The most urgent of this one and of the younger ones of its subject.
         priority[row.subject] = max(row.priority, priority.get(row.subject, row.priority))
@@ -86,7 +88,7 @@ def _in_order(pending: Sequence[CorrectionRow]) -> list[CorrectionRow]:
     return [row for _, row in sorted(ranked, key=lambda item: (-item[0], item[1].seq))]
 
 
-def _patience(added: Sequence[CorrectionRow], now: float, patience: float) -> float:
+def _patience(added: Sequence[Candidate], now: float, patience: float) -> float:
     if any(row.attempts or row.batch_limit or row.not_before for row in added):
         return 0.0  # tried before: it has waited
     # A clock that was set back must not make anybody wait longer.
@@ -94,7 +96,11 @@ def _patience(added: Sequence[CorrectionRow], now: float, patience: float) -> fl
     return max(0.0, patience - max(waited, default=patience))
 
 
-def _settle(pending, newest, held):
+def _settle(
+    pending: Sequence[Candidate],
+    newest: Mapping[tuple[str, str], Candidate],
+    held: Mapping[tuple[str, str], Candidate],
+) -> Iterator[Settlement]:
     for row in pending:
         fact = held.get(row.slot)
         if fact is None:

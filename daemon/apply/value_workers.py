@@ -1,8 +1,8 @@
 """Values found by other processes: the applier asks on the queue `values`, any number of workers answer.
 
-A value on the unedited model follows from its fact alone (`editing.install`), so who finds it changes nothing
-but the rounding of another processor. What nobody has begun the applier does itself, from the end of the
-list: one that waits alone is as fast as one that never asked.
+A value on the unedited model follows from its fact alone (`editing.install`). Whoever finds it, only the
+rounding of another processor differs. The applier finds the values that nobody has begun, from the end of the
+list: without workers it is as fast as if it had never asked.
 """
 
 import base64
@@ -11,6 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from daemon.core.errors import RefusedError
 from editing.facts import Fact
@@ -48,7 +51,7 @@ class Fleet:
 
     Args:
         send: (keyword arguments of the task) → its answer to be.
-        deadline_seconds: a worker that has begun and does not answer for so long is not waited for.
+        deadline_seconds: the applier does not wait longer for a worker that has begun and is silent.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class Fleet:
     def __call__(
         self, install: Installation, facts: Sequence[Fact], layer: int, options: ValueOptions
     ) -> None:
-        """Keeps the values of all facts that some worker, or this process in its stead, has found."""
+        """Keeps the values of all facts, found by a worker or by this process."""
         key, base = install.value_key(layer, options), install.loaded.base_hash
         open_ = [
             _Asked(part, self._send({"facts": plain(part), "layer": layer, "key": key, "base": base}))
@@ -89,7 +92,7 @@ class Fleet:
             open_ = left
 
     def _taken(self, asked: _Asked, install: Installation, layer: int, options: ValueOptions) -> bool:
-        """Whether nothing more is to be expected of the worker."""
+        """Whether the worker is done: its values were kept, or it will not find any."""
         state = asked.answer.state
         if state not in ("SUCCESS", "FAILURE", "REVOKED"):
             return False
@@ -135,17 +138,12 @@ def answer(
 
 
 def encoded(values: Values) -> str:
-    from safetensors.torch import save
-
     content = {name: tensor.cpu().contiguous() for name, tensor in vars(values).items()}
     return base64.b64encode(save(content)).decode()
 
 
 def decoded(text: str, count: int) -> Values:
     """Raises RefusedError when these are not `count` finite values."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     try:
         values = Values(**load(base64.b64decode(text, validate=True)))
     except (ValueError, TypeError, SafetensorError) as error:

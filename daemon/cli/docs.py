@@ -9,12 +9,15 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import typer
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from sqlalchemy import create_engine
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from daemon.cli.exits import EXIT_MEANINGS
 from daemon.cli.lazy import LazyGroup
@@ -26,9 +29,9 @@ from daemon.http.api import create_app, router
 from daemon.http.service import ADMIN, SUBMIT
 from daemon.ledger.database import Database
 from daemon.ledger.ledger import Ledger
-from monitoring.metrics import metrics_page
+from monitoring.reference import metrics_page
 
-#: Of the four pages; the other pages of docs/ are written by hand.
+#: Folder of the four pages; the other pages in it are written by hand.
 FOLDER = Path(__file__).parents[2] / "docs"
 
 # What stands above the tables.
@@ -84,7 +87,7 @@ def _page(title: str, source: str, *parts: str) -> str:
 
 
 def cli_page() -> str:
-    root: Any = typer.main.get_command(app)
+    root = cast(LazyGroup, typer.main.get_command(app))
     codes = _table(
         ("code", "name", "meaning"), ((str(int(c)), c.name, text) for c, text in EXIT_MEANINGS.items())
     )
@@ -92,18 +95,18 @@ def cli_page() -> str:
     return _page("Commands", "the commands themselves", CLI, "## Exit codes", "\n".join(codes), *commands)
 
 
-def _leaves(group: Any, path: str = "factd") -> Iterator[tuple[str, Any]]:
+def _leaves(group: TyperGroup, path: str = "factd") -> Iterator[tuple[str, TyperCommand]]:
     for name, listed in group.commands.items():
-        command = group.loaded(name) if isinstance(group, LazyGroup) else listed
-        if hasattr(command, "commands"):
+        command = group.loaded(name) if isinstance(group, LazyGroup) else cast(TyperCommand, listed)
+        if isinstance(command, TyperGroup):
             yield from _leaves(command, f"{path} {name}")
         else:
             yield f"{path} {name}", command
 
 
-def _command(name: str, command: Any) -> list[str]:
-    arguments = [param for param in command.params if param.param_type_name == "argument"]
-    options = [param for param in command.params if param.param_type_name == "option" and not param.hidden]
+def _command(name: str, command: TyperCommand) -> list[str]:
+    arguments = [param for param in command.params if isinstance(param, TyperArgument)]
+    options = [param for param in command.params if isinstance(param, TyperOption) and not param.hidden]
     usage = [name, *(a.name.upper() if a.required else f"[{a.name.upper()}]" for a in arguments)]
     lines = [f"## {name}", "", f"`{' '.join([*usage, *(['[OPTIONS]'] if options else [])])}`", ""]
     lines += [inspect.cleandoc(command.help or ""), ""]
@@ -112,7 +115,7 @@ def _command(name: str, command: Any) -> list[str]:
     return lines + _table(("parameter", "default", "meaning"), rows)
 
 
-def _default(option: Any) -> str:
+def _default(option: TyperOption) -> str:
     shown = option.default() if callable(option.default) else option.default
     if option.required:
         return "required"
@@ -150,7 +153,7 @@ def setting_meanings() -> dict[str, str]:
     return found
 
 
-def _type(annotation: Any) -> str:
+def _type(annotation: object) -> str:
     """`Path | None`, `int`, `list of str` and so on."""
     if isinstance(annotation, type) and not getattr(annotation, "__args__", ()):
         return "secret" if annotation.__name__ == "SecretStr" else annotation.__name__
@@ -158,7 +161,7 @@ def _type(annotation: Any) -> str:
     return text.replace("pathlib._local.Path", "Path").replace("tuple[str, ...]", "list of str")
 
 
-def _shown(field: Any) -> str:
+def _shown(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if value is None:
         return ""
@@ -186,7 +189,7 @@ def api_page() -> str:
 
 
 def described_app() -> FastAPI:
-    """The application, for its routes alone: it has no tables behind it."""
+    """The application for the description of its routes; its database is empty."""
     nothing = Ledger(Database(create_engine("sqlite://")))
     return create_app(load_settings(admin_token="unused"), nothing, replicas=[], ring=lambda: None)
 
@@ -198,7 +201,7 @@ def _route_rows() -> Iterator[tuple[str, str, str]]:
         for route in router.routes
         if isinstance(route, APIRoute)
         for method in route.methods
-        # Also those that a route takes as a parameter, because it wants to know the token's name.
+        # Also a dependency that a route takes as a parameter, to get the token's name.
         for given in route.dependant.dependencies
         if id(given.call) in scopes
     }
@@ -210,7 +213,7 @@ def _route_rows() -> Iterator[tuple[str, str, str]]:
             yield shown, scope_of.get((method, path), "open"), " ".join(meaning.split())
 
 
-def _field_rows(model: Any) -> Iterator[tuple[str, str, str, str]]:
+def _field_rows(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
     schema = model.model_json_schema()
     for name, field in schema["properties"].items():
         kind = next(one for one in field.get("anyOf", [field]) if one.get("type") != "null")

@@ -19,11 +19,11 @@ from rich.table import Table
 
 from daemon.core.progress import Progress, by_tenths
 
-#: A column of sentences narrower than this cannot be read; the rows are then shown one below the other.
+#: Fewest characters of a readable column of sentences. In a narrower terminal a row becomes a block of lines.
 READABLE = 20
-#: Characters of a cell in a table of many rows; --json and the view of a single row have them all.
+#: A cell of a table shows at most so many characters; --json and tables of two columns show all.
 SHOWN = 200
-#: What a table spends on borders: for each column, and for the last.
+#: Characters that borders take: for each column, and once for the table.
 COLUMN_BORDER, BORDER = 3, 1
 
 
@@ -31,17 +31,17 @@ def console() -> Console:
     return Console(highlight=False)
 
 
-def show_json(content: Any) -> None:
+def show_json(content: object) -> None:
     sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table; where the terminal is too narrow for one, a block of lines for each row."""
+    """Shows a table; in a terminal that is too narrow, a block of lines for each row."""
     out = console()
     cells = [[_shown(cell) for cell in row] for row in rows]
     if len(columns) > 2:
         cells = [[text if len(text) <= SHOWN else f"{text[:SHOWN]}…" for text in row] for row in cells]
-    # An id or a number in two lines can be neither read nor copied.
+    # Ids and numbers stay on one line: nobody can read or copy them from two.
     whole = [not any(" " in row[i] for row in cells) for i in range(len(columns))]
     widths = [max(len(text) for text in (name, *(row[i] for row in cells))) for i, name in enumerate(columns)]
     least = [width if keep else min(width, READABLE) for width, keep in zip(widths, whole, strict=True)]
@@ -61,8 +61,8 @@ def local_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _shown(cell: Any) -> str:
-    """Answers of models have line breaks; of counts only those that are not zero say something."""
+def _shown(cell: object) -> str:
+    """A cell on one line, since a model's answer may have line breaks; of counts only those above zero."""
     if isinstance(cell, Mapping):
         return ", ".join(f"{name} {value}" for name, value in cell.items() if value)
     return "" if cell is None else " ".join(str(cell).split())
@@ -82,7 +82,7 @@ def _show_blocks(out: Console, title: str, columns: Sequence[str], rows: Sequenc
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Gives a function for (stage, fraction done): bars on a terminal, a line for each tenth elsewhere."""
+    """A function that shows (stage, fraction done): bars on a terminal, elsewhere a line for each tenth."""
     out = Console(stderr=True)
     if not out.is_terminal:
         yield by_tenths(lambda line: print(line, file=sys.stderr, flush=True))

@@ -10,12 +10,12 @@ from sqlalchemy.exc import OperationalError as DatabaseError
 from daemon.cli.exits import CommandError, Exit, fail
 from daemon.core.errors import SettingsError
 
-#: Ids suggested for one that is not known.
+#: At most so many ids are suggested for an unknown one.
 SUGGESTIONS = 3
 
 
 def nearest(id: str, known: Iterable[str]) -> str:
-    """What to do about an id that is not known: those that begin with it or look like it."""
+    """What to do about an unknown id: names the ids that begin with it, or that look like it."""
     names = list(known)
     begin = [name for name in names if id and name.startswith(id)]
     close = begin or get_close_matches(id, names, SUGGESTIONS)

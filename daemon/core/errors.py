@@ -5,7 +5,7 @@ DaemonError                   anything below; `retryable` says whether the same 
 ├── CorrectionError           a correction cannot be taken as given: every problem with field, value and mend
 ├── RefusedError              a message from the queue was refused; carries text only, so it survives JSON
 ├── BusyError                 intake takes no more now; `seconds` says when to come again (retryable)
-│   ├── QueueFullError        as many corrections wait as may
+│   ├── QueueFullError        the queue is full: no further correction may wait
 │   └── RateError             a token asks for more than its rate
 ├── LedgerError               the ledger refuses a change
 │   ├── UnknownIdError        no correction, version or operation of that name
@@ -92,12 +92,13 @@ class BusyError(DaemonError):
 
 
 class QueueFullError(BusyError):
-    """Raised when as many corrections wait as may."""
+    """Raised when the queue is full: no further correction may wait."""
 
     def __init__(self, waiting: int, most: int, seconds: float) -> None:
         super().__init__(
-            f"{waiting} corrections wait and {most} may; nothing was recorded. Post again in "
-            f"{seconds:.0f} s, send fewer at once, see why in `factd status`, or raise FACTD_MAX_PENDING",
+            f"the queue is full: {waiting} corrections wait, and {most} may; nothing was recorded. "
+            f"Post again in {seconds:.0f} s, send fewer at once, see why in `factd status`, or raise "
+            "FACTD_MAX_PENDING",
             seconds,
         )
 
@@ -216,7 +217,7 @@ class CondemnedError(PublishError):
 
     Attributes:
         operation: number of the operation that asks for it.
-        alert: whether an alert asked for it, and no operator.
+        alert: True when an alert asked for it, False for an operator.
     """
 
     retryable = False

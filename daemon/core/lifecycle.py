@@ -27,12 +27,12 @@ class VersionState(StrEnum):
 
     PLANNED = "planned"  # batch journaled, before any work; redone after a crash
     WRITTEN = "written"  # accepted, files fsynced; rolled forward after a crash
-    CANARY = "canary"  # on one replica, which is watched; tried out anew after a crash
+    CANARY = "canary"  # on one replica, which is watched; the trial begins again after a crash
     PUBLISHED = "published"  # on every replica, not read back yet; rolled forward after a crash
     LIVE = "live"  # the one that is served
     PAST = "past"  # was live, a newer one grew from it; can be rolled back to
     DISCARDED = "discarded"  # never live: rejected, inconclusive, or could not be published
-    ROLLED_BACK = "rolled_back"  # left by a rollback; can still be gone back to if it was live
+    ROLLED_BACK = "rolled_back"  # a rollback went back past it; if it was live, a rollback can return to it
 
 
 class OperationState(StrEnum):
@@ -65,12 +65,12 @@ class ReasonCode(StrEnum):
 
 PENDING = (State.RECEIVED, State.VALIDATED)
 IN_FLIGHT = (State.STAGED, State.VERIFIED, State.PUBLISHED)
-#: left only through someone's request
+#: A correction leaves these states only on request, or by a rollback.
 FINAL = frozenset(State) - {*PENDING, *IN_FLIGHT}
 
 _S = State
-#: VALIDATED from a later state means: tried again. LIVE from an exit means: a rollback reached a
-#: version in which the fact was live.
+#: From a later state back to VALIDATED: the correction is tried again. From an exit to LIVE: a rollback went
+#: back to a version in which the fact was live.
 TRANSITIONS: dict[State, frozenset[State]] = {
     _S.RECEIVED: frozenset({_S.VALIDATED, _S.REJECTED, _S.DEAD}),
     _S.VALIDATED: frozenset({_S.STAGED, _S.REJECTED, _S.ALREADY_KNOWN, _S.SUPERSEDED, _S.RETRACTED, _S.DEAD}),

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 
 from daemon.core.errors import CorrectionError, Problem
 
-#: characters; a fact is a name and a short answer, longer text is a mistake or an attack
+#: Characters, and entries of a list. A fact is a name and a short answer; longer text is a mistake or an
+#: attack.
 MAX_NAME, MAX_PROMPT, MAX_LIST = 200, 1000, 20
 #: characters; an id becomes a label, a part of a URL and a file name in exports
 MAX_ID = 200
-#: characters of a value shown in an error
+#: An error shows so many characters of a value.
 SHOWN = 80
 
 _strict = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -22,7 +24,7 @@ _Name = StringConstraints(min_length=1, max_length=MAX_NAME)
 
 
 def printable(value: str) -> str:
-    """Raises ValueError for what is blank or cannot be stored everywhere."""
+    """The text itself. Raises ValueError when it is blank, or when a database cannot store it."""
     if not value.strip():
         raise ValueError("is blank; give the words")
     if any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) <= 0xDFFF for char in value):
@@ -181,7 +183,7 @@ def _no_constant(name: str) -> None:
 
 
 def _shorten(value: object) -> str:
-    # Cut before repr: a 10 MB text must not be copied and escaped for a message.
+    # Cut first: repr would copy and escape a text of 10 MB for a message.
     text = repr(value[: SHOWN + 1] if isinstance(value, str | bytes) else value)
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
@@ -203,8 +205,8 @@ _MENDS = {
 }
 
 
-def problem(item: Any, line: int | None = None) -> Problem:
-    """What pydantic found wrong. Its own words repeat the input, which may be no JSON (NaN, surrogates)."""
+def problem(item: ErrorDetails, line: int | None = None) -> Problem:
+    """What pydantic found wrong, in our words: its own may repeat input that is no JSON (NaN, surrogates)."""
     context = item.get("ctx") or {}
     known = _MENDS.get(item["type"])
     mend = known.format(**context) if known else str(context.get("error", item["msg"]))

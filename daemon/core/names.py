@@ -1,4 +1,4 @@
-"""What a model's queues, keys and workers are called on the broker, so that several models can share one.
+"""Names of a model's queues, keys and workers on the broker, so that several models can share a broker.
 
 The nameless model has the names that producers know: the queue `corrections`, the stream `factd:corrections`.
 """
@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-#: letters that mean nothing to Celery, Redis, a shell or PromQL; no "." or ":", which join a name with others
+#: Characters without a meaning to Celery, Redis, a shell or PromQL. "." and ":" join a name with another.
 PATTERN = re.compile(r"([a-z0-9][a-z0-9_-]{0,39})?")
 
 Queue = Literal["corrections", "apply", "values"]
@@ -15,12 +15,12 @@ Queue = Literal["corrections", "apply", "values"]
 
 @dataclass(frozen=True)
 class Names:
-    """Of one model; `model` is its FACTD_NAME, "" for the nameless one."""
+    """The names of one model. `model` is its FACTD_NAME, "" for the nameless model."""
 
     model: str = ""
 
     def queue(self, what: Queue) -> str:
-        """A Celery queue: of posts, of the doorbell, of values asked for."""
+        """Celery queue of posts (`corrections`), of the doorbell (`apply`) or of tasks for value workers."""
         return self._of(what)
 
     @property
@@ -31,16 +31,16 @@ class Names:
 
     @property
     def stream(self) -> str:
-        """Key of the Redis Stream of posts; the lock of its reader is named after it."""
+        """Key of the Redis Stream of posts. The lock of its reader begins with this name."""
         return f"factd:{self.model}:corrections" if self.model else "factd:corrections"
 
     def worker(self, role: str) -> str:
-        """What stands before the @ of a Celery worker: of two with one name, one would pass for the other."""
+        """The part of a Celery worker's name before the @. Workers of two models must not share a name."""
         return self._of(role)
 
     def _of(self, what: str) -> str:
         return f"{what}.{self.model}" if self.model else what
 
 
-#: of the nameless model
+#: Names of the nameless model.
 MAIN = Names()

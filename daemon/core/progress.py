@@ -1,4 +1,4 @@
-"""How far a long piece of work is, told by (stage, fraction done)."""
+"""Progress of a long piece of work, as (stage, fraction done)."""
 
 from collections.abc import Callable
 

@@ -1,16 +1,16 @@
-"""What the applier and a replica say to each other about a version; both ends import it, so they agree."""
+"""Constants that the applier and a replica must agree on; both import them from here."""
 
 from typing import Literal
 
 #: the unedited model
 BASE_VERSION = "v000000"
-#: a replica that restarted says this: it serves the base weights, and nobody told it so
+#: A replica says this after a restart: it serves the base weights, and nobody has told it a version yet.
 UNPUBLISHED = "default"
-#: staging reads and hashes every tensor of a version
+#: A replica that takes longer to publish a version counts as hung. It reads and hashes every tensor first.
 PUBLISH_SECONDS = 300.0
-#: what becomes of requests that run when a version is flipped, see docs/serving.md
+#: What happens to running requests when a version is flipped, see docs/serving.md.
 InFlight = Literal["keep", "wait", "abort"]
-#: how long "wait" waits by default: most answers end in this time on a GPU, and new requests wait for it
+#: "wait" waits so long by default: on a GPU most answers end in this time. New requests wait meanwhile.
 IN_FLIGHT_SECONDS = 10.0
-#: New requests wait while running ones end: for longer than this nobody would hold them.
+#: The most that can be set: new requests wait meanwhile, and no client waits longer than this.
 IN_FLIGHT_MOST_SECONDS = 600.0

@@ -1,4 +1,4 @@
-"""What the guard said of a version and what follows from it: one value, from the verdict to the ledger."""
+"""The guard's verdict on a version and the action that follows, as one value for the ledger."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,7 +7,7 @@ from daemon.core.settings import Settings
 from monitoring.policy import Decision, Policy
 from monitoring.verdict import Verdict
 
-#: actor of what the guard does by itself
+#: The actor in the ledger of what the guard does by itself.
 GUARD = "guard"
 
 

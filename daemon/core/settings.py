@@ -3,10 +3,10 @@
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from limits import parse
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -16,6 +16,10 @@ from daemon.core.publication import IN_FLIGHT_MOST_SECONDS, IN_FLIGHT_SECONDS, P
 from monitoring.thresholds import Thresholds
 
 DEFAULT_STATE_DIR = Path("~/.local/state/factd")
+#: A rate as the package `limits` takes it. vLLM's image reads settings too, and does not have that package.
+RATE = re.compile(
+    r"\s*\d+\s*(/|per)\s*\d*\s*(second|minute|hour|day|month|year)s?\s*([,;|].*)?", re.IGNORECASE | re.ASCII
+)
 
 
 class Settings(BaseSettings):
@@ -29,13 +33,15 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="FACTD_", frozen=True, extra="ignore")
 
-    #: ledger and versions live here
+    #: folder of the ledger and the versions
     state_dir: Path = DEFAULT_STATE_DIR
-    #: of this model, where several share a broker: in queues, keys and workers; "" for the only or main one
+    #: name of this model, where several models share a broker: part of its queues, keys and workers; "" for
+    #: the only or main model
     name: str = ""
-    #: what was measured on unedited models, and unpacked models; in state_dir when None. May be shared
+    #: folder of what was measured on unedited models, and of unpacked models; state_dir when None. Several
+    #: models may share it
     statistics_dir: Path | None = None
-    #: bundled name or a Hugging Face directory
+    #: name of the bundled model, or a Hugging Face directory
     model: str = "smollm2-135m-instruct"
     #: name under which the replicas serve the model; their own default when None
     served_model_name: str | None = None
@@ -45,114 +51,122 @@ class Settings(BaseSettings):
     database_url: str | None = Field(None, repr=False)  # may hold a password
     #: base URLs of the vLLM servers that get every version
     replicas: Annotated[tuple[str, ...], NoDecode] = ()
-    #: how they get it: "plugin" (vLLM with factd's plugin), "lora" (stock vLLM: each version is an adapter),
-    #: or "checkpoint" (any server: no URLs; a directory with the link `current` to the live checkpoint)
+    #: how the servers get a version: "plugin" (vLLM with factd's plugin), "lora" (plain vLLM: each version is
+    #: an adapter), or "checkpoint" (any server, no URLs: a directory whose link `current` leads to the live
+    #: checkpoint)
     publish: Literal["plugin", "lora", "checkpoint"] = "plugin"
-    #: requests that run at a flip: "keep" (recomputed on the new weights), "wait" (end on the old ones), or
-    #: "abort" (answered with what they have); plugin mode only
+    #: what happens to running requests when a version is flipped: "keep" (recomputed on the new weights),
+    #: "wait" (they end on the old weights), or "abort" (they end with what they have); plugin mode only
     in_flight: InFlight = "keep"
-    #: "wait": after so long what still runs is kept and recomputed, seconds; new requests wait meanwhile
+    #: "wait": a request that still runs after so long is kept and recomputed, seconds. New requests wait
+    #: meanwhile
     in_flight_seconds: float = Field(IN_FLIGHT_SECONDS, ge=0, le=IN_FLIGHT_MOST_SECONDS)
-    #: a replica that took longer to read, verify and flip a version hangs: it is taken out, the others go on,
-    #: seconds; plugin mode only
+    #: a replica that takes longer to read, verify and flip a version counts as hung, seconds: it is taken
+    #: out, and the others go on; plugin mode only
     publish_seconds: float = Field(PUBLISH_SECONDS, ge=1, le=86400)
-    #: replica that gets each new version first: its URL, or "first"; None: all get it at once
+    #: the replica that gets each new version first: its URL, or "first"; None: all replicas get it at once
     canary: str | None = None
-    #: so long it is watched there before the others get it, seconds
+    #: so long the version is watched on the canary before the other replicas get it, seconds
     canary_seconds: float = Field(60.0, ge=0, le=86400)
-    #: where the modes without the plugin write, seen by the servers under the same path; STATE/published
+    #: where the modes without the plugin write; the servers must see it under the same path. STATE/published
+    #: when None
     publish_dir: Path | None = None
-    #: bearer token of the publish routes of the replicas and of the admin scope of the HTTP API
+    #: bearer token of the admin scope of the HTTP API, and of the replicas' publish routes
     admin_token: SecretStr | None = None
     #: bearer token of the submit scope of the HTTP API
     submit_token: SecretStr | None = None
     #: the key that vLLM's own routes ask for (`--api-key`)
     serving_api_key: SecretStr | None = None
-    #: address that the HTTP API binds; other hosts reach it only through another one than 127.0.0.1
+    #: address that the HTTP API binds; with 127.0.0.1 other hosts cannot reach it
     api_host: str = "127.0.0.1"
-    #: its port; `factd up` takes a free one where this is not set and taken
+    #: port of the HTTP API. Unless it is set, `factd up` takes a free port when this one is taken
     api_port: int = Field(8321, ge=0, le=65535)
-    #: port of the vLLM server that `factd up` and `factd serve` start; the same holds
+    #: port of the vLLM server that `factd up` and `factd serve` start. Unless it is set, `factd up` takes a
+    #: free port when this one is taken
     serving_port: int = Field(8320, ge=0, le=65535)
 
     #: editing method: rome, memit, memit-seq, pmet, emmet, alphaedit, encore, nse, deltaedit, eac, rect,
     #: prune, ft or lora
     method: str = "memit-seq"
-    #: which layers are written: spread, boundary (BLUE) or single; the method's own when None
+    #: which layers are written: spread, boundary (BLUE) or single; the method's own choice when None
     placement: str | None = None
-    #: to what values are scaled: nas, nas-cap or none; the method's own when None
+    #: what values are scaled to: nas, nas-cap or none; the method's own choice when None
     anchor: str | None = None
-    #: dominant directions that updates leave alone: revive, revive-after or none
+    #: which dominant directions updates leave alone: revive, revive-after or none
     protect: str = "none"
-    #: of the editor's forward passes: auto, float32 or bfloat16; auto takes bfloat16 where it is faster
+    #: number format of the editor's forward passes: auto, float32 or bfloat16; auto takes bfloat16 where that
+    #: is faster
     dtype: str = "auto"
-    #: text file for the second moments; the model's own samples when None
+    #: text file that the second moments are measured on; text sampled from the model itself when None
     corpus: Path | None = None
-    #: tokens that the second moments are measured on; None: 10 times the FFN's width. More cost time once and
-    #: disturb what is not edited less
+    #: how many tokens the second moments are measured on; None: 10 times the FFN's width. More tokens take
+    #: longer, once, and unrelated text then changes less
     tokens: int | None = Field(None, ge=1)
 
-    #: corrections written by one solve at most
+    #: at most so many corrections are written by one solve
     batch_size: int = Field(16, ge=1, le=1000)
-    #: ask workers of the queue `values` for values; needs a method whose values follow from the fact alone
+    #: ask the workers of the queue `values` to find values. The method's values must depend on the fact alone
     value_workers: bool = False
-    #: such a worker that has begun and says nothing for so long is not waited for, seconds
+    #: a value worker that has begun and is silent for so long is given up, seconds
     value_workers_seconds: float = Field(120.0, gt=0)
-    #: the first correction of an incomplete batch waits so long for company, seconds
+    #: the first correction of an incomplete batch waits at most so long for others, seconds
     batch_wait_seconds: float = Field(0.2, ge=0, le=60)
-    #: unfinished attempts (crash, inconclusive, failed publish) before a correction is dead
+    #: after so many attempts that did not finish (crash, inconclusive, failed publish) a correction is dead
     max_attempts: int = Field(3, ge=1)
     #: pause before a held correction is tried again, seconds
     retry_seconds: float = Field(5.0, ge=0)
-    #: corrections that may wait; then every intake says "full" until a batch has made room
+    #: at most so many corrections may wait. Beyond that every intake answers "full" until a batch has made
+    #: room
     max_pending: int = Field(100_000, ge=1)
-    #: requests of a token to the HTTP API, such as "2000/second"; "" for no limit
+    #: how many requests a token may send to the HTTP API, such as "2000/second"; "" for no limit
     request_rate: str = "2000/second"
-    #: corrections that a token may post to the HTTP API; a request may hold as many as the window
+    #: how many corrections a token may post to the HTTP API; one request may hold as many as the whole window
     correction_rate: str = "100000/10 seconds"
-    #: where rates are counted: memory:// for each API process by itself, redis:// for several together
+    #: where rates are counted: memory:// in each API process alone, redis:// for several processes together
     rates_url: str = "memory://"
-    #: life of the single-writer lease without a heartbeat, seconds; a crashed host blocks for so long
+    #: the single-writer lease ends so long after the last heartbeat, seconds. After a crash of its host no
+    #: other applier works before that
     lease_seconds: float = Field(30.0, gt=0)
-    #: Redis hands an unacknowledged message to another worker after so long, seconds
+    #: Redis gives a message that nobody acknowledged to another worker after so long, seconds
     visibility_timeout_seconds: int = Field(3600, ge=60)
-    #: versions hold whole weights beside their factors: for replicas whose processors sum in another order
+    #: versions hold whole weights beside their factors. Needed when the replicas' processors add numbers in
+    #: another order
     full_tensors: bool = False
-    #: earlier facts asked again by each measurement, at most
+    #: each measurement asks at most so many earlier facts again
     measure_sample: int = Field(32, ge=0)
     #: other levels at which measures warn and stop a version, by name, e.g. {"probe_kl_nats_limit": 0.2}
     thresholds: dict[str, float] = Field(default_factory=dict)
 
-    #: the guard says what it would do and lets everything through
+    #: the guard only says what it would do, and lets every version through
     guard_dry_run: bool = False
-    #: rest after a rollback by the guard or an alert, in which nothing is accepted or rolled back, seconds
+    #: after a rollback by the guard or an alert nothing is accepted or rolled back for so long, seconds
     guard_cooldown_seconds: float = Field(60.0, ge=0)
-    #: rollbacks by guard and alerts within a day; instead of one more the queue is paused
+    #: guard and alerts together may roll back so often within a day. Instead of once more the queue is paused
     guard_rollbacks: int = Field(3, ge=0)
-    #: inconclusive verdicts in a row before the queue is paused
+    #: after so many inconclusive verdicts in a row the queue is paused
     guard_holds: int = Field(5, ge=1)
     #: the live version is measured again after so long, seconds; 0: never
     guard_watch_seconds: float = Field(600.0, ge=0)
     #: the guard compacts when the forecast leaves fewer edits than this; 0: never for that reason
     guard_compact_edits: int = Field(50, ge=0)
-    #: versions between two compactions by the guard, at least
+    #: the guard compacts at most once in so many versions
     guard_compact_versions: int = Field(20, ge=1)
 
     @field_validator("replicas", mode="before")
     @classmethod
-    def _split(cls, value: Any) -> Any:
+    def _split(cls, value: object) -> object:
         if isinstance(value, str):
             text = value.strip()
             parts = json.loads(text) if text.startswith("[") else text.split(",")
             if all(isinstance(part, str) for part in parts):
                 return tuple(part.strip().rstrip("/") for part in parts if part.strip())
-            return parts  # pydantic says which of them is no text
+            return parts  # pydantic names the part that is no text
         return value
 
     @field_validator("admin_token", "submit_token", "serving_api_key")
     @classmethod
     def _given(cls, value: SecretStr | None) -> SecretStr | None:
-        # An empty token is the one that a request without any carries: it would open everything.
+        # A request without a token carries the empty one. An empty setting would let everybody in.
         return value if value is not None and value.get_secret_value().strip() else None
 
     @field_validator("thresholds")
@@ -162,24 +176,21 @@ class Settings(BaseSettings):
         for name, number in value.items():
             if name not in known:
                 raise ValueError(f"{name!r} is none of {', '.join(sorted(known))}")
-            if math.isnan(number):  # nothing lies beyond it: the guard would be off, and nobody would know
+            if math.isnan(number):  # no number exceeds NaN: the guard would be off unnoticed
                 raise ValueError(f"{name} is NaN; give a number")
         return value
 
     @field_validator("canary")
     @classmethod
     def _named(cls, value: str | None) -> str | None:
-        # as the names of replicas are; "" in an environment file means none
+        # written as the names of replicas are; "" in an environment file means none
         return value.strip().rstrip("/") or None if value else None
 
     @field_validator("request_rate", "correction_rate")
     @classmethod
     def _rate(cls, value: str) -> str:
-        if value:
-            try:
-                parse(value)
-            except ValueError:
-                raise ValueError("is not a rate; write a count and a time, such as 100/10 seconds") from None
+        if value and not RATE.fullmatch(value):
+            raise ValueError("is not a rate; write a count and a time, such as 100/10 seconds")
         return value
 
     @field_validator("name")
@@ -189,7 +200,7 @@ class Settings(BaseSettings):
             raise ValueError(
                 "is no name; use at most 40 small letters, digits, - and _, a letter or digit first"
             )
-        # A named model in the main one's ledger would be no other model.
+        # Two models in one ledger would be one model.
         if value and info.data.get("state_dir") == cls._absolute(DEFAULT_STATE_DIR):
             raise ValueError("needs a state directory of its own; set FACTD_STATE_DIR")
         return value

@@ -13,8 +13,8 @@ from daemon.http.health import PAGE
 from daemon.http.service import Service
 from daemon.intake.doorbell import Doorbell, DoorbellThread
 from daemon.ledger.ledger import Ledger
-from daemon.publish.replicas import open_replicas
-from daemon.publish.serving import ServingClient
+from daemon.publish.reports import open_reports
+from daemon.publish.serving import Reports
 
 router = APIRouter()
 for part in (corrections, operations, health):
@@ -24,7 +24,7 @@ for part in (corrections, operations, health):
 def create_app(
     settings: Settings,
     ledger: Ledger | None = None,
-    replicas: Sequence[ServingClient] | None = None,
+    replicas: Sequence[Reports] | None = None,
     ring: Callable[[], None] | None = None,
 ) -> FastAPI:
     """The application; what is not given is opened from the settings.
@@ -54,7 +54,7 @@ def create_app(
     return app
 
 
-def _replicas(settings: Settings) -> list[ServingClient]:
+def _replicas(settings: Settings) -> list[Reports]:
     if settings.publish == "plugin" and settings.admin_token is None:
         return []
-    return open_replicas(settings)
+    return open_reports(settings)

@@ -17,26 +17,28 @@ from daemon.core.lifecycle import FINAL
 from daemon.core.messages import Correction
 
 REQUEST_SECONDS = 60.0
-#: one question to the API waits so long for a correction to end, seconds
+#: One request waits at most so long for a correction to end, seconds.
 POLL_SECONDS = 20.0
-#: pause before the second attempt, doubled for each further one, seconds
+#: Pause before the second attempt, seconds; doubled for each further one.
 RETRY_SECONDS = 0.2
-#: an operation is asked for again after so long, seconds
+#: Pause between two questions whether an operation has ended, seconds.
 OPERATION_SECONDS = 0.2
-#: corrections sent in one request at most; well below the API's limit to a body
+#: At most so many corrections go in one request: well below the API's limit to a body.
 CHUNK = 1000
-#: answers that say "not now": too fast, and full or not ready
+#: Answers that say "later": 429 for a token that asks too fast, 503 for a full queue or an API not ready.
 LATER = frozenset({429, 503})
 
 
 class Client:
-    """Posts, asks and operates. What fails by chance (connection lost, too fast, queue full) is tried again.
+    """Posts, asks and operates.
 
-    A post carries an idempotency key, the same at each attempt: it is recorded once.
+    A call is repeated when the connection is lost, when the token asks too fast, and when the queue is full.
+
+    Each attempt of a post carries the same idempotency key, so it is recorded once.
 
     Args:
         token: the submit token; retract, roll_back and compact need the admin token.
-        patience: how long an answer is waited for in all attempts together, seconds.
+        patience: all attempts together take at most so long, seconds.
 
     Raises:
         ClientError: the API refuses; `status` and the text say why.
@@ -61,7 +63,7 @@ class Client:
     ) -> list[str]:
         """Records one correction or many and returns their ids, in order; they are durable then.
 
-        All or none up to CHUNK; more are sent in several requests.
+        Up to CHUNK corrections are recorded as a whole or not at all. More are sent in several requests.
         """
         many = [corrections] if isinstance(corrections, Correction | Mapping) else list(corrections)
         bodies = [c.model_dump() if isinstance(c, Correction) else dict(c) for c in many]
@@ -95,6 +97,10 @@ class Client:
     def versions(self) -> dict[str, Any]:
         """`live`: id of the live version; `versions`: all of them."""
         return self._ask("GET", "/v1/versions")
+
+    def status(self) -> dict[str, Any]:
+        """What the status page shows."""
+        return self._ask("GET", "/v1/status")
 
     def retract(self, id: str, why: str | None = None) -> dict[str, Any]:
         """Asks for a retraction and returns the operation; `finish` waits for it."""
@@ -137,7 +143,7 @@ class Client:
         return self._send(method, path, **sent).json()
 
     def _send(self, method: str, path: str, **sent: Any) -> httpx.Response:
-        # An operation has no key: after a lost answer nobody knows whether it was recorded.
+        # An operation has no key. Repeated after a lost answer it might be recorded twice.
         again = method == "GET" or "headers" in sent
         deadline, pause = time.monotonic() + self.patience, RETRY_SECONDS
         while True:

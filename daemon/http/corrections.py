@@ -28,7 +28,7 @@ def post_corrections(
     body: Body,
     idempotency_key: Annotated[str | None, Header(max_length=150)] = None,
 ) -> dict[str, Any]:
-    """Takes one correction or a list, all or none; they are durable when this answers."""
+    """Records one correction, or a list as a whole or not at all; durable before the answer is sent."""
     content = parse_json(body)
     many = content if isinstance(content, list) else [content]
     corrections = _parsed(many)
@@ -86,7 +86,7 @@ def list_corrections(
     containing: Annotated[str | None, Query(max_length=200, pattern=PLAIN)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
 ) -> list[dict[str, Any]]:
-    """The newest first; of one state, and with a text in them, when asked."""
+    """The newest first; on request those of one state, or those that contain a text."""
     states = [state] if state else []
     rows = service.ledger.questions.corrections(*states, limit=limit, containing=containing)
     return [correction_view(row) for row in rows[::-1]]
@@ -96,13 +96,13 @@ def list_corrections(
 async def get_correction(
     service: ServiceOf, id: Id, wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS)] = 0.0
 ) -> dict[str, Any]:
-    """One correction; `wait` seconds at most until it is not under way any more."""
+    """One correction; with `wait` the answer comes when it has ended, or after so many seconds."""
     deadline = time.monotonic() + wait
     while True:
         view = correction_view(await run_in_threadpool(service.ledger.questions.get, id))
         if view["state"] in FINAL or time.monotonic() >= deadline:
             return view
-        # Not in a thread: forty clients that wait would hold all there are, and nobody could post.
+        # Not in a thread: there are forty, and as many waiting clients would leave none for a post.
         await asyncio.sleep(POLL_SECONDS)
 
 

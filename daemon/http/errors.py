@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fastapi import Request
@@ -20,36 +20,46 @@ from daemon.core.errors import (
 )
 from daemon.core.messages import problem
 
-#: a ledger that cannot be written is asked again after so long, seconds
+#: When the ledger does not answer, clients are told to come again after so long, seconds.
 DATABASE_SECONDS = 5.0
 
 
-def responses() -> Iterator[tuple[type[Exception], Any]]:
-    def refused(_: Request, error: Any) -> JSONResponse:
-        problems = [vars(problem) for problem in error.problems]
-        return JSONResponse({"detail": "nothing was recorded", "problems": problems}, 422)
+#: Error → the answer.
+Respond = Callable[[Request, Any], JSONResponse]
 
-    def invalid(request: Request, error: Any) -> JSONResponse:
-        return refused(request, CorrectionError([problem(item) for item in error.errors()]))
 
-    def plain(status: int) -> Any:
-        return lambda _request, error: JSONResponse({"detail": str(error)}, status)
+def responses() -> Iterator[tuple[type[Exception], Respond]]:
+    """What is answered to each kind of error."""
+    yield CorrectionError, _refused
+    yield RequestValidationError, _invalid
+    yield BusyError, _busy
+    yield DatabaseError, _broken
+    yield UnknownIdError, _plain(404)
+    yield ConflictError, _plain(409)
+    yield TransitionError, _plain(409)
 
-    def busy(_: Request, error: Any) -> JSONResponse:
-        status = 503 if isinstance(error, QueueFullError) else 429
-        return _later(status, str(error), error.seconds)
 
-    def broken(_: Request, error: Any) -> JSONResponse:
-        logging.getLogger(__name__).error("the ledger: %s", error)
-        return _later(503, f"the ledger does not answer: {error.orig}; ask again", DATABASE_SECONDS)
+def _refused(_: Request, error: CorrectionError) -> JSONResponse:
+    problems = [vars(problem) for problem in error.problems]
+    return JSONResponse({"detail": "nothing was recorded", "problems": problems}, 422)
 
-    yield CorrectionError, refused
-    yield RequestValidationError, invalid
-    yield BusyError, busy
-    yield DatabaseError, broken
-    yield UnknownIdError, plain(404)
-    yield ConflictError, plain(409)
-    yield TransitionError, plain(409)
+
+def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    return _refused(request, CorrectionError([problem(item) for item in error.errors()]))
+
+
+def _plain(status: int) -> Respond:
+    return lambda _request, error: JSONResponse({"detail": str(error)}, status)
+
+
+def _busy(_: Request, error: BusyError) -> JSONResponse:
+    status = 503 if isinstance(error, QueueFullError) else 429
+    return _later(status, str(error), error.seconds)
+
+
+def _broken(_: Request, error: DatabaseError) -> JSONResponse:
+    logging.getLogger(__name__).error("the ledger: %s", error)
+    return _later(503, f"the ledger does not answer: {error.orig}; ask again", DATABASE_SECONDS)
 
 
 def _later(status: int, detail: str, seconds: float) -> JSONResponse:

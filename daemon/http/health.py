@@ -27,7 +27,7 @@ def healthz() -> dict[str, str]:
 def readyz(service: ServiceOf) -> JSONResponse:
     """The ledger can be read and every replica answers."""
     live = service.ledger.questions.live_version()
-    # Numbered as in /metrics: addresses are not for everybody.
+    # Numbers as in /metrics, not addresses: everybody may ask.
     replicas = {f"replica {i}": answers for i, answers in enumerate(healthy(service.replicas))}
     ready = all(replicas.values())
     return JSONResponse({"ready": ready, "live": live, "replicas": replicas}, 200 if ready else 503)
@@ -35,14 +35,14 @@ def readyz(service: ServiceOf) -> JSONResponse:
 
 @router.get("/metrics")
 def metrics(service: ServiceOf) -> Response:
-    """Read from the ledger at each scrape: one process exports, no value outlives its cause."""
+    """The metrics, read from the ledger at each scrape, so no value is older than the scrape."""
     service.metrics.update(snapshot(service.ledger, service.replicas))
     return Response(generate_latest(service.registry), media_type=CONTENT_TYPE)
 
 
 @router.get("/v1/status")
 def status(service: ServiceOf, authorization: Annotated[str | None, Header()] = None) -> dict[str, Any]:
-    """What the status page shows: numbers to everybody, reasons and names to who has a token."""
+    """What the status page shows: numbers for everybody; reasons and names only with a token."""
     scopes = service.scopes(authorization)
     if authorization and not scopes:
         raise HTTPException(401, "this token is not known", {"WWW-Authenticate": "Bearer"})

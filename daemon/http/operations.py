@@ -37,31 +37,31 @@ def get_operation(
 
 @router.post("/v1/corrections/{id}/retract", status_code=202, dependencies=ADMIN)
 def retract(service: ServiceOf, id: Id, why: Why = None) -> dict[str, Any]:
-    """Asks for one fact to be taken out; the answer is the operation."""
+    """Asks the applier to take one fact out; the answer is the operation."""
     return _request(service, "retract", id, why)
 
 
 @router.post("/v1/versions/{version}/rollback", status_code=202, dependencies=ADMIN)
 def rollback(service: ServiceOf, version: Id, why: Why = None) -> dict[str, Any]:
-    """Asks for an older version to be served again; the answer is the operation."""
+    """Asks the applier to serve an older version again; the answer is the operation."""
     return _request(service, "rollback", version, why)
 
 
 @router.post("/v1/compact", status_code=202, dependencies=ADMIN)
 def compact(service: ServiceOf, why: Why = None) -> dict[str, Any]:
-    """All live facts written anew from the base weights, judged like any version."""
+    """Asks the applier to write all live facts anew from the base weights; judged like any version."""
     return _request(service, "compact", None, why)
 
 
 @router.post("/v1/pause", status_code=202, dependencies=ADMIN)
 def pause(service: ServiceOf, why: Why = None) -> dict[str, Any]:
-    """Corrections stay queued until somebody resumes."""
+    """Asks the applier to pause: corrections stay queued until somebody resumes."""
     return _request(service, "pause", None, why)
 
 
 @router.post("/v1/resume", status_code=202, dependencies=ADMIN)
 def resume(service: ServiceOf, why: Why = None) -> dict[str, Any]:
-    """Also ends what the guard has paused."""
+    """Asks the applier to go on, also when the guard has paused."""
     return _request(service, "resume", None, why)
 
 
@@ -73,7 +73,7 @@ def _request(service: Service, kind: str, target: str | None, why: str | None) -
 
 @router.post("/v1/alerts", status_code=202, dependencies=ADMIN, openapi_extra=alerts_schema())
 def alerts(service: ServiceOf, body: Body) -> list[dict[str, Any]]:
-    """Alertmanager's webhook; the same alert (fingerprint and start) asks for one rollback only."""
+    """Alertmanager's webhook. An alert (fingerprint, start) asks for one rollback, sent once or often."""
     try:
         webhook = Webhook.model_validate(parse_json(body))
     except ValidationError as error:

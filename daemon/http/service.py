@@ -16,10 +16,10 @@ from daemon.core.settings import Settings
 from daemon.http.alerts import PLAIN, AlertDesk
 from daemon.intake.intake import Rates, Room, Writer
 from daemon.ledger.ledger import Ledger
-from daemon.publish.serving import ServingClient
+from daemon.publish.serving import Reports
 from monitoring.metrics import Metrics
 
-#: bytes of a request body; some 10,000 corrections
+#: Longest body of a request, bytes; some 10,000 corrections.
 MAX_BODY = 8 * 2**20
 
 
@@ -27,7 +27,7 @@ class Service:
     """Made once by `create_app`, which gives the ring of the doorbell."""
 
     def __init__(
-        self, settings: Settings, ledger: Ledger, replicas: Sequence[ServingClient], ring: Callable[[], None]
+        self, settings: Settings, ledger: Ledger, replicas: Sequence[Reports], ring: Callable[[], None]
     ) -> None:
         self.ledger, self.replicas, self.ring = ledger, replicas, ring
         submit, admin = settings.submit_token, settings.admin_token
@@ -47,7 +47,7 @@ class Service:
 
     def scopes(self, authorization: str | None) -> set[str]:
         token = (authorization or "").removeprefix("Bearer ").encode()
-        # Both comparisons are always made, each in constant time.
+        # Always both comparisons, each in constant time: the time of an answer tells nothing of the tokens.
         is_admin = hmac.compare_digest(token, self.admin)
         is_submit = hmac.compare_digest(token, self.submit)
         return {"admin", "submit"} if is_admin else {"submit"} if is_submit else set()
@@ -58,7 +58,7 @@ async def service_of(request: Request) -> Service:
 
 
 ServiceOf = Annotated[Service, Depends(service_of)]
-#: PostgreSQL stores no NUL; no id and no reason needs a control character.
+#: Ids and reasons hold no control characters; PostgreSQL cannot store NUL.
 Id = Annotated[str, PathParameter(max_length=MAX_ID, pattern=PLAIN)]
 Why = Annotated[str | None, Query(max_length=1000, pattern=PLAIN)]
 

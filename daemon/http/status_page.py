@@ -1,4 +1,4 @@
-"""What the status page and the metrics show: read from ledger and replicas when somebody asks."""
+"""What the status page and the metrics show; read from the ledger and the replicas at each request."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from daemon.http.views import status_view, step_view, version_view
 from daemon.ledger.ledger import Ledger
 from daemon.ledger.rows import VersionRow
 from daemon.ledger.status import edits_left
-from daemon.publish.serving import ServingClient, ServingError
+from daemon.publish.serving import Reports, ServingError
 from monitoring.errors import MeasurementError
 from monitoring.measurements import Measurements
 from monitoring.metrics import StatusSnapshot
@@ -24,8 +24,8 @@ T = TypeVar("T")
 #: The newest versions, which are also the points of the plots, and the newest steps of the guard.
 VERSIONS_SHOWN, STEPS_SHOWN = 60, 20
 
-#: No script, style, font or connection but our own, no framing: a text that slipped through could do
-#: nothing.
+#: The browser loads only our own scripts and styles, connects only to us, and frames nothing. So a text that
+#: was not escaped could do no harm.
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -36,14 +36,17 @@ PAGE_HEADERS = {
 
 
 def number_of(version: str) -> int | None:
-    """12 for "v000012"; the base is 0, also when a replica that restarted says "default". It computes with
-    the base then, but is in sync only when it was told a version."""
+    """12 for "v000012", 0 for the base; None for anything else.
+
+    A replica that has restarted says "default": it computes with the base, so it counts as 0. It is in sync
+    only once it was told a version.
+    """
     if version == "default":
         return 0
     return int(version[1:]) if version[:1] == "v" and version[1:].isdigit() else None
 
 
-def snapshot(ledger: Ledger, replicas: Sequence[ServingClient]) -> StatusSnapshot:
+def snapshot(ledger: Ledger, replicas: Sequence[Reports]) -> StatusSnapshot:
     """Everything /metrics exports."""
     status = ledger.questions.status()
     measurements = Measurements.from_json(status.measurements) if status.measurements else None
@@ -70,33 +73,35 @@ def snapshot(ledger: Ledger, replicas: Sequence[ServingClient]) -> StatusSnapsho
     )
 
 
-def healthy(replicas: Sequence[ServingClient]) -> list[bool]:
+def healthy(replicas: Sequence[Reports]) -> list[bool]:
     """Whether each replica answers its health check."""
     return _each(lambda replica: replica.healthy(), replicas)
 
 
-def _served(replicas: Sequence[ServingClient]) -> list[str]:
+def _served(replicas: Sequence[Reports]) -> list[str]:
     """What each replica says; "" when it does not answer."""
     return _each(_served_by, replicas)
 
 
-def _each(ask: Callable[[ServingClient], T], replicas: Sequence[ServingClient]) -> list[T]:
+def _each(ask: Callable[[Reports], T], replicas: Sequence[Reports]) -> list[T]:
     """Asks all at once: several that hang take no longer than one."""
     with ThreadPoolExecutor(max(1, len(replicas))) as pool:
         return list(pool.map(ask, replicas))
 
 
-def _served_by(replica: ServingClient) -> str:
+def _served_by(replica: Reports) -> str:
     try:
-        # A replica that hangs is found out by `healthy`, which waits for seconds, not minutes.
+        # Ask `healthy` first: of a replica that hangs it finds that out in seconds, not minutes.
         return replica.served().version if replica.healthy() else ""
     except ServingError:
         return ""
 
 
-def page_view(ledger: Ledger, replicas: Sequence[ServingClient]) -> dict[str, Any]:
-    """`factd status --json` and what the page shows besides: replicas, versions with their measures, and
-    the guard's last steps, newest first. `now` is the ledger's clock: ages do not hang on the reader's."""
+def page_view(ledger: Ledger, replicas: Sequence[Reports]) -> dict[str, Any]:
+    """`factd status --json` and more: replicas, versions with their measures, the guard's last steps.
+
+    The newest step comes first. `now` is the ledger's clock, so that ages do not depend on the browser's.
+    """
     status = ledger.questions.status()
     versions = [
         _version(row)
@@ -119,7 +124,7 @@ def page_view(ledger: Ledger, replicas: Sequence[ServingClient]) -> dict[str, An
 def numbers_only(view: dict[str, Any]) -> dict[str, Any]:
     """`page_view` for somebody without a token: states, counts, times and measures, as in /metrics.
 
-    Reasons are left out, for they quote answers, and so are ids and addresses, which others choose.
+    It leaves reasons out, because they quote answers, and ids and addresses, because others choose them.
     """
     paused, verdict = view["paused"], view["verdict"]
     quiet = {"why": None, "on": None}
@@ -150,7 +155,7 @@ def _version(row: VersionRow) -> dict[str, Any]:
 def _measured(stored: dict[str, Any] | None) -> Measurements:
     try:
         return Measurements.from_json(stored or {})
-    except MeasurementError:  # another factd's measurements say nothing that could be drawn beside ours
+    except MeasurementError:  # measurements of another release of factd cannot be drawn beside ours
         return Measurements()
 
 

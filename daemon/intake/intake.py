@@ -182,7 +182,7 @@ def submit_or_refuse(ledger: Ledger, id: str, parse: Callable[[], Correction], a
         try:
             return ledger.intake.submit(correction, id, actor=actor)
         except ConflictError as error:
-            if error.field == "id":  # which is taken: under it the refusal would be lost
+            if error.field == "id":  # another correction has this id; the refusal needs one of its own
                 id = f"{id[: MAX_ID - 17]}-{correction.content_hash[:16]}"
             raise
     except (CorrectionError, ConflictError) as error:

@@ -1,4 +1,4 @@
-"""The producer's side of the queue; what any Celery program would write."""
+"""The producer's side of the queue: what any Celery program may do to post corrections."""
 
 import uuid
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ CONNECT_SECONDS = 5
 
 
 def producer(redis_url: str, names: Names = MAIN) -> Celery:
-    """A Celery application that only sends, to one model. It fails within seconds when the broker is away."""
+    """A Celery application that only sends, to one model. When the broker is away it fails within seconds."""
     app = Celery("factd-producer", broker=redis_url, set_as_current=False)
     app.conf.update(
         task_routes=names.routes,
@@ -37,7 +37,7 @@ def post(app: Celery, corrections: Sequence[dict[str, Any]], ids: Sequence[str] 
 
 
 def answering(app: Celery, names: Sequence[str], timeout: float = 1.5) -> set[str]:
-    """Which of the workers named (the part before @) answer a ping."""
+    """Those of the named workers that answer a ping; a name is the part before the @."""
     replies = app.control.ping(timeout=timeout) or []
     alive = {name.split("@")[0] for reply in replies for name in reply}
     return alive & set(names)

@@ -2,8 +2,9 @@
 
     XADD factd:corrections * correction '{"subject": "France", "prompt": "The capital of {} is", …}'
 
-Entry 1700000000000-0 becomes correction `stream-1700000000000-0`. An entry is acknowledged, and deleted,
-when the ledger has it or has the reason why it was refused; so the stream holds what is still to be read.
+Entry 1700000000000-0 becomes correction `stream-1700000000000-0`. An entry is acknowledged and
+deleted once the ledger has it, or has the reason why it was refused. So the stream holds what is still to be
+read.
 """
 
 import json
@@ -26,15 +27,16 @@ from daemon.ledger.ledger import Ledger
 log = logging.getLogger("factd")
 
 GROUP, CONSUMER, FIELD = "factd", "intake", "correction"
-#: key of the nameless model's stream
+#: Key of the nameless model's stream.
 STREAM = MAIN.stream
-#: a reader that was killed blocks the next one for so long, seconds
+#: After a reader was killed, the next one can begin so long later, seconds.
 LOCK_SECONDS = 5.0
-#: entries read and committed together, at most
+#: At most so many entries are read and committed together.
 ENTRIES = 200
-#: how long a read waits for the next entry, and a reader for the lock, for room, or after a fault, seconds
+#: So long a read waits for the next entry, seconds. So long a reader waits for the lock, for room, or after
+#: a fault.
 PAUSE_SECONDS = 1.0
-#: longer than a read waits, seconds
+#: Time-out of the connection, seconds: longer than a read waits.
 SOCKET_SECONDS = 5.0
 
 Entry = tuple[bytes, Mapping[bytes, bytes] | None]
@@ -62,8 +64,11 @@ def _name(entry: bytes) -> str:
 
 
 class StreamReader:
-    """Moves entries into the ledger. Of all readers one holds a lock and the others stand by: entries that
-    were shared out among several would reach the ledger in any order."""
+    """Moves entries into the ledger.
+
+    One reader holds a lock, and the others stand by. Several readers at once would bring the entries into the
+    ledger in any order.
+    """
 
     def __init__(
         self, client: Redis, ledger: Ledger, room: Room, ring: Callable[[], object], stream: str = STREAM
@@ -72,7 +77,7 @@ class StreamReader:
         self.stream, self.lock = stream, f"{stream}:reader"
 
     def run(self, stopping: threading.Event) -> None:
-        """Reads until `stopping`; a fault of broker or ledger is logged, and everything is tried again."""
+        """Reads until `stopping`. A fault of the broker or the ledger is logged, and reading begins again."""
         while not stopping.is_set():
             try:
                 self._read(stopping)
@@ -96,11 +101,11 @@ class StreamReader:
                 else:
                     self._take(self._unread())
         finally:
-            with suppress(RedisError):  # it ends by itself
+            with suppress(RedisError):  # the lock expires by itself
                 lock.release()
 
     def _make_group(self) -> None:
-        """From the first entry: what was not acknowledged is still there, also when the group was lost."""
+        """Makes the group of readers at the first entry: even if the group was lost, no entry is skipped."""
         try:
             self.client.xgroup_create(self.stream, GROUP, id="0", mkstream=True)
         except ResponseError as error:
@@ -108,7 +113,7 @@ class StreamReader:
                 raise
 
     def _take_over(self) -> None:
-        """Entries that a reader had in hand when it ended come before those that nobody has read."""
+        """Takes in the entries that a former reader had read and not acknowledged, before any new entry."""
         start, last = b"0", b"0-0"
         while start != last:
             start, entries, *_ = self.client.xautoclaim(self.stream, GROUP, CONSUMER, 0, start, count=ENTRIES)

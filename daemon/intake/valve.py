@@ -1,8 +1,8 @@
 """Back-pressure on Celery: while the ledger is full, the intake worker leaves its queue alone."""
 
 import logging
-from typing import Any
 
+from daemon.intake.consumer import Consumer
 from daemon.intake.intake import COUNT_SECONDS, Room
 
 log = logging.getLogger("factd")
@@ -11,21 +11,21 @@ log = logging.getLogger("factd")
 class Valve:
     """Stops and resumes the consuming of one queue.
 
-    Messages stay in the broker in their order; a task that retried would come back behind younger ones.
+    Messages stay in the broker in their order. A task that retried would come back behind younger messages.
     """
 
     def __init__(self, room: Room, queue: str) -> None:
         self.room, self.queue = room, queue
-        self._consumer: Any = None
+        self._consumer: Consumer | None = None
         self._open = True
 
-    def watch(self, consumer: Any) -> None:
-        """`consumer`: Celery's, of this worker."""
+    def watch(self, consumer: Consumer) -> None:
+        """Looks for room every second from now on; `consumer` is the one of this worker."""
         self._consumer = consumer
         consumer.timer.call_repeatedly(COUNT_SECONDS, self.turn)
 
     def turn(self) -> None:
-        """Opens or closes as the ledger has room."""
+        """Stops the consuming when the ledger is full, and resumes it when there is room."""
         if self._consumer is None:
             return
         room = self.room.left() > 0

@@ -1,4 +1,4 @@
-"""Is the record what was written? The chain of transitions, and the states that follow from it."""
+"""Checks that the ledger is as it was written: the hash chain, and the states that it leads to."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -12,16 +12,16 @@ from sqlalchemy.exc import DatabaseError
 from daemon.ledger.chain import CONTENT, Head, link
 from daemon.ledger.tables import HEAD, control, corrections, operations, transitions, versions
 
-#: rows fetched at a time; a chain may be longer than the memory
+#: rows fetched at a time: a chain may be larger than the memory
 FETCHED = 5000
-#: rows with a wrong state that are named; one is bad enough
+#: rows with a wrong state that are named of each kind; one is bad enough
 NAMED = 20
 _STATED = (("correction", corrections), ("version", versions), ("operation", operations))
 
 
 @dataclass(frozen=True)
 class Broken:
-    """The first row whose hash is not that of its content and of the row before."""
+    """The first row whose hash does not fit its content and the row before it."""
 
     seq: int
     kind: str
@@ -31,7 +31,7 @@ class Broken:
 
 @dataclass(frozen=True)
 class Stray:
-    """A row whose state is not the one that the chain tells last."""
+    """A row whose state differs from the last one in the chain."""
 
     kind: str
     id: str
@@ -41,7 +41,7 @@ class Stray:
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found. `rows` and `head`: as far as the chain holds."""
+    """What was found. `rows` and `head` count the chain up to its first broken link."""
 
     rows: int
     head: Head
@@ -80,7 +80,7 @@ def _changed(row: Any, expected: str) -> Broken:
 
 @contextmanager
 def _tolerant(engine: Engine) -> Iterator[Connection]:
-    """A reading connection that gives bytes which are no text as well: the audit has to name their row."""
+    """A reading connection that also returns bytes that are no text, so that the audit can name their row."""
     with engine.connect() as c:
         raw: Any = c.connection.dbapi_connection
         if not isinstance(raw, sqlite3.Connection):

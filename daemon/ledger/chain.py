@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-#: what a link covers; the row's own hash is not among it
+#: what a link covers: all of a row but its own hash
 CONTENT = ("seq", "kind", "id", "old", "new", "at", "reason", "actor")
 #: stands for the hash before the first row
 GENESIS = "0" * 64
 
 
 def _foreign(value: object) -> dict[str, str]:
-    # Only a damaged row holds such a value; as an object it equals no text or number that was written.
+    # Only a damaged row holds such a value. As an object it differs from any text or number that was written.
     return {type(value).__name__: repr(value)}
 
 

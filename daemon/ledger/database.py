@@ -77,6 +77,7 @@ def open_engine(url: str) -> Engine:
             # connections that a restart of the server has cut.
             options = {"isolation_level": "REPEATABLE READ", "pool_pre_ping": True}
             engine = create_engine(parsed.set(drivername="postgresql+psycopg"), **options)
+            event.listen(engine, "connect", _postgresql_costs)
             event.listen(engine, "begin", _postgresql_begin)
             return engine
     except ArgumentError as error:
@@ -114,6 +115,14 @@ def _sqlite_pragmas(connection: Any, _record: Any) -> None:
 def _sqlite_begin(connection: Connection) -> None:
     # IMMEDIATE takes the write lock at once: a read that later turns into a write could fail as "busy".
     connection.exec_driver_sql("BEGIN IMMEDIATE" if _writes(connection) else "BEGIN")
+
+
+def _postgresql_costs(connection: Any, _record: Any) -> None:
+    # The default says that an index costs four times a scan's pages. That holds for a disk that turns; with it,
+    # a question about 1,000 of 100,000 rows reads them all.
+    with connection.cursor() as cursor:
+        cursor.execute("SET random_page_cost = 1.1")
+    connection.commit()
 
 
 def _postgresql_begin(connection: Connection) -> None:

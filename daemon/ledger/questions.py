@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import Text, func, or_, select, type_coerce
 
 from daemon.core.errors import UnknownIdError
 from daemon.core.lifecycle import PENDING, OperationState, State, VersionState
@@ -22,6 +22,7 @@ from daemon.ledger.reading import (
     rows_of,
 )
 from daemon.ledger.rows import (
+    Candidate,
     CorrectionRow,
     LedgerStatus,
     OperationRow,
@@ -40,6 +41,9 @@ from monitoring.policy import PolicyState
 SEARCHED = ("id", "key", "target", "was", "before", "after", "reason", "version")
 #: versions that a forecast looks back on, at most
 HISTORY = 500
+_CANDIDATES = select(*(corrections.c[name] for name in Candidate._fields))
+#: for subjects that come from the ledger: they need no look for what a database cannot hold
+_SUBJECT = type_coerce(corrections.c.subject, Text)
 
 
 class Questions:
@@ -47,8 +51,6 @@ class Questions:
 
     def __init__(self, database: Database) -> None:
         self._database, self._read = database, database.reading
-
-    # -- corrections ----------------------------------------------------------------------------
 
     def get(self, id: str) -> CorrectionRow:
         """The correction with this id, or of which this id is a repetition. Raises UnknownIdError."""
@@ -84,36 +86,37 @@ class Questions:
         """Live corrections."""
         return self.corrections(State.LIVE)
 
-    def facts_about(self, subjects: Collection[str]) -> list[CorrectionRow]:
+    def facts_about(self, subjects: Collection[str]) -> list[Candidate]:
         """Live corrections of these subjects, in order of arrival."""
-        rows: list[CorrectionRow] = []
+        rows: list[Candidate] = []
         with self._read() as c:
             for chunk in chunks(sorted(subjects)):
-                mine = corrections.c.subject.in_(chunk) & (corrections.c.state == State.LIVE)
-                rows += map(correction_row, c.execute(select(corrections).where(mine)))
+                mine = _SUBJECT.in_(chunk) & (corrections.c.state == State.LIVE)
+                rows += map(Candidate._make, c.execute(_CANDIDATES.where(mine)).all())
         return sorted(rows, key=lambda row: row.seq)
 
-    def pending(self, limit: int | None = None) -> list[CorrectionRow]:
+    def pending(self, limit: int | None = None) -> list[Candidate]:
         """Corrections that wait: higher priority first, then in order of arrival.
 
         With a limit, those of the same subjects come too, as many again at most: an older correction of a
         subject goes before an urgent one of it (`daemon.apply.planning`).
         """
         order = (corrections.c.priority.desc(), corrections.c.seq)
-        rows: list[CorrectionRow] = []
+        rows: list[Candidate] = []
         with self._read() as c:
             for state in PENDING:  # one at a time: each is a stretch of an index
-                first = select(corrections).where(corrections.c.state == state)
-                rows += map(correction_row, c.execute(first.order_by(*order).limit(limit)))
+                first = _CANDIDATES.where(corrections.c.state == state)
+                rows += map(Candidate._make, c.execute(first.order_by(*order).limit(limit)).all())
             rows.sort(key=lambda row: (-row.priority, row.seq))
             if limit is None or len(rows) < limit:
                 return rows
             rows = rows[:limit]
-            chosen, rest = {row.seq for row in rows}, list[CorrectionRow]()
+            last, rest = rows[-1], list[Candidate]()
+            later = (corrections.c.priority == last.priority) & (corrections.c.seq > last.seq)
+            behind = corrections.c.state.in_(PENDING) & ((corrections.c.priority < last.priority) | later)
             for chunk in chunks(sorted({row.subject for row in rows})):
-                same = corrections.c.subject.in_(chunk) & corrections.c.state.in_(PENDING)
-                others = select(corrections).where(same & corrections.c.seq.not_in(chosen))
-                rest += map(correction_row, c.execute(others.order_by(corrections.c.seq).limit(limit)))
+                others = _CANDIDATES.where(_SUBJECT.in_(chunk) & behind)
+                rest += map(Candidate._make, c.execute(others.order_by(corrections.c.seq).limit(limit)).all())
             return rows + sorted(rest, key=lambda row: row.seq)[:limit]
 
     def pending_count(self) -> int:
@@ -223,7 +226,7 @@ class Questions:
         mine = (transitions.c.kind == GUARD) & (transitions.c.at > since)
         query = select(transitions.c.new, func.count()).where(mine).group_by(transitions.c.new)
         with self._read() as c:
-            return dict(c.execute(query).tuples())
+            return dict(c.execute(query).all())
 
     def paused(self) -> dict[str, Any] | None:
         """Who paused and why, or None."""
@@ -243,8 +246,6 @@ class Questions:
     def _control(self, name: str) -> Any:
         with self._read() as c:
             return get_control(c, name)
-
-    # -- record ---------------------------------------------------------------------------------
 
     def transitions(
         self,
@@ -275,7 +276,7 @@ class Questions:
         if version is not None:
             query = query.where(table.c.version == version)
         with self._read() as c:
-            return list(c.execute(query).tuples())
+            return [(row[0], row[1], row[2]) for row in c.execute(query)]
 
     def stage_durations(self) -> dict[str, Durations]:
         """Stage of an update → how long it took, over all updates there were."""

@@ -68,8 +68,15 @@ def ancestry(c: Connection, id: str) -> list[VersionRow]:
     return rows
 
 
+def states_of_line(c: Connection, id: str) -> dict[str, VersionState]:
+    """The same without what was measured, which makes rows large: id → state."""
+    line = _line(id)
+    query = select(versions.c.id, versions.c.state).join(line, versions.c.id == line.c.id)
+    return {row[0]: VersionState(row[1]) for row in c.execute(query.order_by(line.c.depth.desc()))}
+
+
 def recent_ancestry(c: Connection, id: str, most: int) -> list[VersionRow]:
-    """The same, the newest `most` of them, and none from before the last compaction."""
+    """The version and its ancestors, the newest `most` of them, and none from before the last compaction."""
     line = _line(id, most, stops_at=OperationKind.COMPACT)
     query = select(versions).join(line, versions.c.id == line.c.id).order_by(line.c.depth.desc())
     return [version_row(row) for row in c.execute(query)]

@@ -1,10 +1,11 @@
 """Rows of the ledger as values."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from daemon.core.actors import ActorKind
 from daemon.core.lifecycle import OperationKind, OperationState, ReasonCode, State, VersionState
+from daemon.ledger.tables import corrections
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,26 @@ class CorrectionRow:
     @property
     def post_to_live_seconds(self) -> float | None:
         return None if self.live_at is None else self.live_at - self.received_at
+
+
+class Candidate(NamedTuple):
+    """What planning a batch needs of a correction. Thousands are read for each batch, so they are lean."""
+
+    id: str
+    seq: int
+    subject: str
+    prompt: str
+    target: str
+    priority: int = 0
+    attempts: int = 0
+    batch_limit: int | None = None
+    not_before: float = 0.0
+    received_at: float = 0.0
+
+    @property
+    def slot(self) -> tuple[str, str]:
+        """Two corrections of one slot contradict or repeat each other."""
+        return self.subject, self.prompt
 
 
 @dataclass(frozen=True)
@@ -136,8 +157,12 @@ class LedgerStatus:
     forecast: dict[str, Any] | None = None
 
 
+#: columns of a whole row, in the table's order
+_CORRECTION = tuple(corrections.columns.keys())
+
+
 def correction_row(row: Any) -> CorrectionRow:
-    fields = dict(row._mapping)
+    fields = dict(zip(_CORRECTION, row, strict=True))
     fields["state"], fields["code"] = State(fields["state"]), _code(fields["code"])
     fields["paraphrases"], fields["neighbours"] = tuple(fields["paraphrases"]), tuple(fields["neighbours"])
     return CorrectionRow(**fields)

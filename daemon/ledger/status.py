@@ -36,7 +36,7 @@ class _Tally:
 
 def read_status(c: Connection, now: float) -> LedgerStatus:
     """Everything the status page and the metrics show, from one snapshot."""
-    controls = dict(c.execute(select(control.c.name, control.c.value)).tuples())
+    controls = dict(c.execute(select(control.c.name, control.c.value)).all())
     counted = [_Tally(*row) for row in c.execute(select(tallies))]
     live = find_version(c, controls.get("live") or BASE_VERSION)
     counts = {str(state): 0 for state in State} | _in_state(counted, "correction")
@@ -120,7 +120,7 @@ def _oldest_pending(c: Connection) -> float | None:
 def _rollbacks(c: Connection, counted: Sequence[_Tally]) -> dict[str, int]:
     done = (operations.c.kind == OperationKind.ROLLBACK) & (operations.c.state == OperationState.DONE)
     query = select(operations.c.actor_kind, func.count()).where(done).group_by(operations.c.actor_kind)
-    found = dict.fromkeys(ROLLBACK_CAUSES, 0) | dict(c.execute(query).tuples())
+    found = dict.fromkeys(ROLLBACK_CAUSES, 0) | dict(c.execute(query).all())
     for code in (ReasonCode.PUBLISH_FAILED, ReasonCode.CANARY_FAILED):
         found[str(code)] = _with_code(counted, "version", code)
     return found

@@ -9,14 +9,15 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from argparse import Namespace
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import MutableHeaders, State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from daemon.core.publication import IN_FLIGHT_MOST_SECONDS, IN_FLIGHT_SECONDS, UNPUBLISHED, InFlight
@@ -28,14 +29,14 @@ VERSION_HEADER = "X-Factd-Version"
 #: without a token: load balancers ask it
 READY_ROUTE = "/plugins/factd/ready"
 POLL_SECONDS = 0.01
-#: A publication waits so long for the one before it. Whoever gave up on one whose disk hangs learns by this
-#: that it still does, without waiting for the whole deadline again.
+#: A publication waits so long for the one before it. If that one still hangs on a disk, the caller learns it
+#: by this, without waiting for the whole deadline again.
 BUSY_SECONDS = 30.0
 STATUS = {"stale_fence": 409, "missing": 404, "refused": 422, "swap_failed": 500, "busy": 503}
 RETRYABLE = {"swap_failed", "busy"}
 
 
-class Staging(BaseModel):
+class StageBody(BaseModel):
     """Body of `stage`."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -43,8 +44,8 @@ class Staging(BaseModel):
     fence: int = Field(ge=0, lt=1 << 63)
 
 
-class Publication(Staging):
-    """Body of `publish`: also what becomes of requests that run, and how long "wait" waits for them."""
+class PublishBody(StageBody):
+    """Body of `publish`: also what becomes of running requests, and how long "wait" waits for them."""
 
     in_flight: InFlight = "keep"
     in_flight_seconds: float = Field(IN_FLIGHT_SECONDS, ge=0, le=IN_FLIGHT_MOST_SECONDS)
@@ -58,10 +59,19 @@ class PublicationError(Exception):
         super().__init__(message)
 
 
-class EnginePublisher:
+class Engine(Protocol):
+    """What is called of vLLM's engine."""
+
+    async def collective_rpc(self, method: str, *, args: Sequence[object] = ()) -> list[Any]: ...
+    async def pause_generation(self, *, mode: InFlight, clear_cache: bool) -> None: ...
+    async def resume_generation(self) -> None: ...
+    async def update_weight_version(self, version: str, /) -> None: ...
+
+
+class Publications:
     """Runs publications on the engine, one at a time."""
 
-    def __init__(self, engine: Any, history: list[str]) -> None:
+    def __init__(self, engine: Engine, history: list[str]) -> None:
         self.engine, self.history = engine, history
         self.lock = asyncio.Lock()
 
@@ -77,7 +87,7 @@ class EnginePublisher:
         finally:
             self.lock.release()
 
-    async def _all(self, method: str, *args: Any) -> list[Any]:
+    async def _all(self, method: str, *args: object) -> list[Any]:
         """Calls every worker; raises the first refusal."""
         answers = await self.engine.collective_rpc(method, args=args)
         for answer in answers:
@@ -85,7 +95,7 @@ class EnginePublisher:
                 raise PublicationError(answer["error"]["code"], answer["error"]["message"])
         return answers
 
-    async def _stage(self, body: Staging) -> dict[str, Any]:
+    async def _stage(self, body: StageBody) -> dict[str, Any]:
         await self._all("factd_stage", body.version, body.fence)
         while True:
             outcomes = await self._all("factd_stage_outcome")
@@ -93,12 +103,12 @@ class EnginePublisher:
                 return outcomes[0]
             await asyncio.sleep(POLL_SECONDS)
 
-    async def stage(self, body: Staging) -> dict[str, Any]:
+    async def stage(self, body: StageBody) -> dict[str, Any]:
         async with self._alone():
             outcome = await self._stage(body)
             return {"version": body.version, "seconds": outcome["seconds"], "sha256": outcome["sha256"]}
 
-    async def publish(self, body: Publication) -> dict[str, Any]:
+    async def publish(self, body: PublishBody) -> dict[str, Any]:
         async with self._alone():
             started = time.perf_counter()
             await self._stage(body)
@@ -121,8 +131,8 @@ class EnginePublisher:
                 "swap_seconds": max(answer["seconds"] for answer in swapped),
             }
 
-    async def _pause(self, body: Publication) -> float:
-        """Pauses generation; returns for how many seconds running requests were let end before.
+    async def _pause(self, body: PublishBody) -> float:
+        """Pauses generation; returns how many seconds running requests had to end before.
 
         The caches are cleared in every mode: what is kept recomputes on the new weights.
         """
@@ -139,7 +149,7 @@ class EnginePublisher:
         await pausing
         return waited
 
-    async def _swap(self, body: Publication) -> list[Any]:
+    async def _swap(self, body: PublishBody) -> list[Any]:
         try:
             answers = await self.engine.collective_rpc("factd_swap", args=(body.version, body.fence))
             failed = [answer["error"] for answer in answers if "error" in answer]
@@ -167,7 +177,7 @@ def _authorise(request: Request) -> None:
         raise HTTPException(401, "the admin token is missing or wrong", {"WWW-Authenticate": "Bearer"})
 
 
-async def _answer(call: Any) -> Any:
+async def _answer(call: Coroutine[Any, Any, dict[str, Any]]) -> Any:
     # shielded: a caller that hangs up must not leave the engine paused
     try:
         return await asyncio.shield(asyncio.ensure_future(call))
@@ -179,8 +189,8 @@ async def _answer(call: Any) -> Any:
 class VersionHeader:
     """ASGI middleware: each answer names the version that made it.
 
-    One that was begun under a version and ended under another names all, in order. The header of a
-    streamed answer leaves with its first byte, so a swap later in the stream is not in it.
+    An answer that began under one version and ended under another names all of them, in order. The header of
+    a streamed answer leaves with its first byte, so it does not name a version that came later.
 
     Args:
         history: versions served by this process, oldest first; grows.
@@ -231,18 +241,18 @@ class PublishPlugin:
             return JSONResponse({"version": version}, 503 if version == UNPUBLISHED else 200)
 
         @app.post("/plugins/factd/stage", dependencies=guarded)
-        async def stage(body: Staging, request: Request) -> Any:
+        async def stage(body: StageBody, request: Request) -> Any:
             return await _answer(request.app.state.factd.stage(body))
 
         @app.post("/plugins/factd/publish", dependencies=guarded)
-        async def publish(body: Publication, request: Request) -> Any:
+        async def publish(body: PublishBody, request: Request) -> Any:
             return await _answer(request.app.state.factd.publish(body))
 
         @app.get("/plugins/factd/version", dependencies=guarded)
         async def version(request: Request) -> Any:
             return await _answer(request.app.state.factd.served())
 
-    async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
+    async def init_state(self, engine_client: Engine, state: State, args: Namespace) -> None:
         """Keeps the engine for the routes.
 
         Raises:
@@ -251,6 +261,6 @@ class PublishPlugin:
         if getattr(args, "worker_extension_cls", "") != EXTENSION:
             raise RuntimeError(f"start vLLM with --worker-extension-cls {EXTENSION}")
         if (getattr(args, "api_server_count", None) or 1) > 1:
-            # Each would know only of its own publications and name wrong versions in its answers.
+            # Each server would know only its own publications, and name wrong versions in its answers.
             raise RuntimeError("start vLLM with --api-server-count 1")
-        state.factd = EnginePublisher(engine_client, self.history)
+        state.factd = Publications(engine_client, self.history)

@@ -1,11 +1,10 @@
-"""Reads a version from the store and proves it, before any served weight is touched.
+"""Reads a version from the store and checks it, before any served weight is touched.
 
-Runs inside the vLLM process, so it imports torch and safetensors only. A version is named by its id,
-never by a path; what is read must lie under the store's root and be no symbolic link.
+Runs inside the vLLM process. A version is named by its id, never by a path; what is read must lie under the
+store's root and be no symbolic link.
 """
 
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,15 +13,22 @@ from safetensors import safe_open
 from torch import Tensor
 
 from daemon.core.publication import BASE_VERSION
+from daemon.versions.format import (
+    ADDED_FILE,
+    FACTORS_FILE,
+    MANIFEST_FILE,
+    WEIGHTS_FILE,
+    FormatError,
+    Manifest,
+    TensorEntry,
+    base_manifest,
+    is_version,
+    parent_of,
+    parse_manifest,
+)
 from editing.errors import DeltaError
 from editing.memory.delta import joined, materialise, read_tensors, tensor_sha256
 from editing.memory.files import MAX_MANIFEST_BYTES, read_regular
-
-VERSION_PATTERN = re.compile(r"v\d{6}")
-MANIFEST_SCHEMA = 1
-FACTORS_FILE = "factors.safetensors"
-ADDED_FILE = "added.safetensors"
-WEIGHTS_FILE = "weights.safetensors"
 
 
 class StagingError(Exception):
@@ -55,10 +61,11 @@ class Staged:
 
 @dataclass
 class Held:
-    """The factors of the version staged last: of one that grew from it, only the added ones are read.
+    """The factors of the version that was staged last. Of a version that grew from it, only the added
+    factors are read.
 
     Attributes:
-        sha256: of the file that holds just these.
+        sha256: of the file that they were read from, or that holds the same.
         factors: "<tensor>/A" and "<tensor>/B".
     """
 
@@ -100,7 +107,7 @@ def version_directory(store: Path, version: str) -> Path:
     Raises:
         StagingError: the id is malformed, absent, or leads out of the store.
     """
-    if not VERSION_PATTERN.fullmatch(version):
+    if not is_version(version):
         raise StagingError("refused", f"{version[:20]!r} is not a version id such as v000012")
     directory = store / "versions" / version
     if directory.is_symlink():
@@ -110,70 +117,56 @@ def version_directory(store: Path, version: str) -> Path:
     return directory
 
 
-def read_manifest(directory: Path, base_hash: str | None) -> dict:
+def read_manifest(directory: Path, base_hash: str | None) -> Manifest:
     """Reads and checks manifest.json.
 
     Raises:
-        StagingError: not JSON, another schema, another id than the directory's, or another base model.
+        StagingError: it breaks the rules of `daemon.versions.format`, or is of another base model.
     """
+    version = directory.name
     try:
-        manifest = json.loads(read_regular(directory / "manifest.json", MAX_MANIFEST_BYTES))
-        schema, version, base = manifest["schema"], manifest["version"], manifest["base_hash"]
-        tensors, files, parent = manifest["tensors"], manifest["files"], manifest["parent"]
-        fence = int(manifest["fence"])
-    except DeltaError as error:
+        manifest = parse_manifest(read_regular(directory / MANIFEST_FILE, MAX_MANIFEST_BYTES), version)
+    except (DeltaError, FormatError) as error:
         raise StagingError("refused", str(error)) from error
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise StagingError("refused", f"the manifest is malformed: {error!r}") from error
-    if schema != MANIFEST_SCHEMA:
+    if base_hash and manifest["base_hash"] != base_hash:
+        made_for = manifest["base_hash"][:12]
         raise StagingError(
-            "refused", f"the manifest has schema {schema!r}; this plugin reads {MANIFEST_SCHEMA}"
+            "refused", f"{version} was made for base {made_for!a}…, served is {base_hash[:12]}…"
         )
-    if version != directory.name:
-        raise StagingError("refused", f"the manifest of {directory.name} says it is {version!r}")
-    if base_hash and base != base_hash:
-        raise StagingError(
-            "refused", f"{version} was made for base {str(base)[:12]!a}…, served is {base_hash[:12]}…"
-        )
-    if not isinstance(tensors, dict) or not isinstance(files, dict) or FACTORS_FILE not in files:
-        raise StagingError("refused", f"the manifest names no tensors or no {FACTORS_FILE}")
-    if not all(map(str.isprintable, tensors)):
-        raise StagingError("refused", "the manifest names tensors by what is no text")
-    return manifest | {"parent": parent or BASE_VERSION, "fence": fence}
+    return manifest
 
 
-def admit(store: Path, version: str, fence: int, base_hash: str | None, sound: set[str]) -> dict:
+def admit(store: Path, version: str, fence: int, base_hash: str | None, sound: set[str]) -> Manifest:
     """The manifest of a version that the writer with this fence may publish.
 
     Every ancestor must be in the store, older than its child, made for the same base, and written under a
-    fence that is not newer: a writer that lost its lease may still write, but not what grew from the
-    newer one's versions.
+    fence that is not newer. So a writer that lost its lease cannot build on versions of the newer writer.
 
     Args:
         base_hash: of the served model, if known.
-        sound: versions whose ancestors were found so before; those found now are added. A version never
+        sound: versions whose ancestry was checked before; those checked now are added. A version never
             changes, so each is read once.
 
     Raises:
         StagingError: the version must not be served.
     """
     if version == BASE_VERSION:
-        return {"version": BASE_VERSION, "tensors": {}}
+        return base_manifest()
     asked = manifest = read_manifest(version_directory(store, version), base_hash)
     if manifest["fence"] > fence:
         raise StagingError(
             "stale_fence", f"{version} was written under fence {manifest['fence']}, this writer has {fence}"
         )
     met = [version]
-    while manifest["version"] not in sound and manifest["parent"] != BASE_VERSION:
+    while manifest["version"] not in sound and parent_of(manifest) != BASE_VERSION:
         manifest = _parent(store, manifest)
         met.append(manifest["version"])
     sound.update(met)
     return asked
 
 
-def _parent(store: Path, manifest: dict) -> dict:
-    version, parent = manifest["version"], str(manifest["parent"])
+def _parent(store: Path, manifest: Manifest) -> Manifest:
+    version, parent = manifest["version"], parent_of(manifest)
     if not BASE_VERSION < parent < version:
         raise StagingError("refused", f"{version} names {parent[:20]!r} as its parent, which is not older")
     try:
@@ -189,7 +182,7 @@ def _parent(store: Path, manifest: dict) -> dict:
     return found
 
 
-def _factors(directory: Path, manifest: dict, held: Held) -> dict[str, Tensor]:
+def _factors(directory: Path, manifest: Manifest, held: Held) -> dict[str, Tensor]:
     files, parent = manifest["files"], manifest.get("grown_from")
     grown = ADDED_FILE in files and parent is not None and parent == held.sha256
     name = ADDED_FILE if grown else FACTORS_FILE
@@ -198,7 +191,11 @@ def _factors(directory: Path, manifest: dict, held: Held) -> dict[str, Tensor]:
 
 
 def _master(
-    name: str, entry: dict, factors: dict[str, Tensor], whole: dict[str, Tensor], checkpoint: Checkpoint
+    name: str,
+    entry: TensorEntry,
+    factors: dict[str, Tensor],
+    whole: dict[str, Tensor],
+    checkpoint: Checkpoint,
 ) -> Tensor:
     """The float32 weight: as it was sent where it was sent whole, else from the base and the factors."""
     base = checkpoint.read(name)
@@ -230,7 +227,7 @@ def to_served(name: str, master: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def stage_version(
-    store: Path, manifest: dict, checkpoint: Checkpoint, dtype: torch.dtype, held: Held | None = None
+    store: Path, manifest: Manifest, checkpoint: Checkpoint, dtype: torch.dtype, held: Held | None = None
 ) -> Staged:
     """Materialises every tensor of an admitted version and checks every hash.
 

@@ -1,4 +1,4 @@
-"""The part of factd that runs inside vLLM's workers, and the entry points; the routes are `vllm_routes`.
+"""The part of factd inside vLLM's workers, and the entry points; `daemon.plugin.routes` has the routes.
 
 Needs `VLLM_PLUGINS=factd`, `--worker-extension-cls daemon.plugin.worker.WorkerExtension`, and in the
 environment FACTD_STORE and FACTD_ADMIN_TOKEN. vLLM's developer mode is not used.
@@ -11,6 +11,7 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -29,7 +30,7 @@ logger = init_logger("vllm.factd")
 
 
 def register() -> None:
-    """Entry point of `vllm.general_plugins`: vLLM wants one beside the endpoint; there is nothing to do."""
+    """Entry point of `vllm.general_plugins`. vLLM asks for one; there is nothing to do."""
 
 
 def endpoint() -> PublishPlugin:
@@ -37,7 +38,7 @@ def endpoint() -> PublishPlugin:
     return PublishPlugin()
 
 
-class _Publisher:
+class _Rank:
     """What one worker holds: the served version, the staged one, and how to put tensors in place."""
 
     def __init__(self, worker: Any) -> None:
@@ -56,8 +57,8 @@ class _Publisher:
         self.packed: dict[str, Any] = {}
         self.outcome: dict[str, Any] | None = None
         self.busy = False
-        # One thread for all: the C library gives a new one any arena that is free, or another one, and
-        # each keeps what the largest staging took in it.
+        # One thread for all stagings: the C library gives each new thread a memory arena, and every arena
+        # keeps as much as the largest staging took in it.
         self.jobs: queue.SimpleQueue[tuple[str, int, int]] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="factd-stage", daemon=True).start()
 
@@ -70,7 +71,7 @@ class _Publisher:
         if self.busy:
             return _failure("stale_fence", "another version is being staged")
         if self.staged is not None and self.staged.version == version and fence == self.fence:
-            return {}  # all replicas stage before the first one flips: the flip need not read it again
+            return {}  # staged before any replica flipped: the flip need not read it again
         self.fence, self.staged, self.outcome, self.packed = fence, None, None, {}
         self.busy = True
         self.jobs.put((version, fence, torch.get_num_threads()))
@@ -79,7 +80,7 @@ class _Publisher:
     def _work(self) -> None:
         while True:
             outcome = self._stage(*self.jobs.get())
-            # First free, then told: whoever reads the outcome may begin the next at once.
+            # Not busy first, outcome second: a caller that reads the outcome may begin the next at once.
             self.busy = False
             self.outcome = outcome
 
@@ -122,7 +123,7 @@ class _Publisher:
 
     def swap(self, version: str, fence: int) -> dict[str, Any]:
         """Puts the staged version in place; on failure the last good tensors are put back."""
-        # A rank that refuses or fails has nothing to undo, least of all an earlier publication.
+        # A rank that refuses or fails has nothing to undo; an earlier publication must not be undone.
         self.previous = None
         if fence < self.fence or self.staged is None or self.staged.version != version:
             return _failure("stale_fence", f"{version} is not what this worker staged last")
@@ -147,7 +148,7 @@ class _Publisher:
             self._load(self._absolute(self.previous, self.served.tensors.keys()))
             self.served, self.previous = self.previous, None
 
-    def _absolute(self, version: Staged, names: Any) -> dict[str, torch.Tensor]:
+    def _absolute(self, version: Staged, names: Collection[str]) -> dict[str, torch.Tensor]:
         dtype = self.worker.model_config.dtype
         absent = set(names) - version.tensors.keys()
         return {**version.tensors, **{n: to_served(n, self.checkpoint.read(n), dtype) for n in absent}}
@@ -198,11 +199,11 @@ def _failure(code: str, message: str) -> dict[str, Any]:
 class WorkerExtension:
     """Methods mixed into vLLM's worker, called through `collective_rpc`."""
 
-    def _factd(self) -> _Publisher:
-        publisher = self.__dict__.get("_factd_publisher")
-        if publisher is None:
-            publisher = self.__dict__["_factd_publisher"] = _Publisher(self)
-        return publisher
+    def _factd(self) -> _Rank:
+        rank = self.__dict__.get("_factd_rank")
+        if rank is None:
+            rank = self.__dict__["_factd_rank"] = _Rank(self)
+        return rank
 
     def factd_stage(self, version: str, fence: int) -> dict[str, Any]:
         return self._factd().begin(version, fence)
@@ -217,9 +218,9 @@ class WorkerExtension:
         self._factd().undo()
 
     def factd_served(self) -> dict[str, Any]:
-        publisher = self._factd()
+        rank = self._factd()
         return {
-            "version": publisher.served.version,
-            "fence": publisher.fence,
-            "sha256": publisher.served.sha256,
+            "version": rank.served.version,
+            "fence": rank.fence,
+            "sha256": rank.served.sha256,
         }

@@ -1,7 +1,7 @@
 """One replica gets a new version first and is watched for a while; only then do the others get it.
 
-Nothing here is remembered between runs: a version in the state `canary` whose applier died is tried out
-anew from the beginning (`daemon.apply.applier`), and until it is live the ledger says that it is not.
+Nothing here is remembered between runs. If the applier dies meanwhile, the next run tries the version out
+again from the beginning. Until the version is live, the ledger says that it is not.
 """
 
 import contextlib
@@ -14,10 +14,9 @@ from daemon.core.lifecycle import OperationKind, OperationState, VersionState
 from daemon.core.stages import Stage
 from daemon.ledger.journal import Journal
 from daemon.ledger.rows import CorrectionRow, OperationRow, VersionRow
+from daemon.publish.publication import Publication
 from daemon.publish.publishing import Publisher
 
-#: FACTD_CANARY that means whichever replica is the first of those that answer
-FIRST = "first"
 #: a soaking replica is looked at so often, seconds; a stop or a rollback is noticed as soon
 LOOK_SECONDS = 1.0
 
@@ -28,7 +27,7 @@ class Canary:
 
     Attributes:
         publisher: of all replicas.
-        name: of the replica, or `FIRST`. While it is out another one stands in.
+        name: of the replica, or `daemon.publish.reports.FIRST`. While it is out another one stands in.
         seconds: how long it is watched.
         stopping: whether the applier was told to stop.
     """
@@ -38,7 +37,7 @@ class Canary:
     name: str
     seconds: float
     stopping: Callable[[], bool]
-    checkpoint: Callable[[Stage], None]
+    reached: Callable[[Stage], None]
 
     def alone(self) -> Publisher:
         """Publishes to the canary only. Raises PublishError when no replica answers."""
@@ -46,7 +45,7 @@ class Canary:
         if not present:
             raise PublishError("no replica can be used: " + "; ".join(whole.out.values()))
         canary = next((replica for replica in present if replica.name == self.name), present[0])
-        return Publisher([canary], whole.store, whole.fence, whole.proof)
+        return Publisher([canary], whole.manifests, whole.fence, whole.proof)
 
     def try_out(self, alone: Publisher, version: VersionRow, rows: Sequence[CorrectionRow]) -> None:
         """Flips the version on the canary, proves it, watches it, proves it again.
@@ -60,20 +59,24 @@ class Canary:
             SoakStoppedError: the applier was told to stop.
             ServingError, PublishError: the canary failed, or does not serve the version any more.
         """
-        # Of one that was on the canary already when its applier died, any rollback is later.
+        # If the version was on the canary when an applier died, every rollback now pending came later.
         fresh = version.state is not VersionState.CANARY
-        names, earlier = alone.names, {asked.id for asked in self._rollbacks() if fresh}
-        # A replica that restarted has forgotten the fence, so it could not refuse an older writer.
-        pause = alone.publish(version.id, staged=self.journal.check_fence).pause_seconds
-        self.checkpoint(Stage.CANARY_FLIPPED)
-        self.journal.record_publication(version.id, "canary", names, pause=pause)
-        self.journal.record_canary(version.id, f"{names[0]} alone, for {self.seconds:g} s")
-        self.checkpoint(Stage.SOAKING)
-        alone.confirm(version.id)
-        alone.prove(rows)
+        name, earlier = alone.names[0], {asked.id for asked in self._rollbacks() if fresh}
+        publication = Publication(
+            self.journal,
+            alone,
+            version.id,
+            "canary",
+            rows,
+            on_flipped=lambda: self.reached(Stage.CANARY_FLIPPED),
+        )
+        publication.flip()
+        self.journal.record_canary(version.id, f"{name} alone, for {self.seconds:g} s")
+        self.reached(Stage.SOAKING)
+        publication.prove()
         self._soak(alone, version.id, earlier)
         alone.prove(rows)
-        self.checkpoint(Stage.SOAKED)
+        self.reached(Stage.SOAKED)
 
     def _soak(self, alone: Publisher, version: str, earlier: Collection[int]) -> None:
         """Looks at least once, and once more when the time is over."""
@@ -102,12 +105,12 @@ class Canary:
         return [asked for asked in pending if asked.kind is OperationKind.ROLLBACK]
 
     def _bring_others(self, canary: Sequence[str]) -> None:
-        """A replica that restarts during a long soak must not wait for its end to get the live version."""
+        """Brings replicas that restarted to the live version; a long soak must not keep them waiting."""
         whole = self.publisher
         others = [replica for replica in whole.replicas if replica.name not in canary]
         # Without a proof: the model in memory is at the new version, so nothing can be compared.
-        rest = Publisher(others, whole.store, whole.fence)
-        # One that cannot be brought there is found out when the others get the new version.
+        rest = Publisher(others, whole.manifests, whole.fence)
+        # A replica that cannot be brought there is found out when the others get the new version.
         with contextlib.suppress(PublishError):
             rest.find_present()
             rest.synchronise(self.journal.questions.live_version())

@@ -1,4 +1,4 @@
-"""The fence of a directory: servers that know no fences are protected by what their writers share."""
+"""The fence of a directory: it keeps older writers out where the server itself knows no fences."""
 
 import fcntl
 import os
@@ -10,7 +10,7 @@ from daemon.publish.serving import ServingError
 
 
 class FenceFile:
-    """The highest fence that was admitted, in a file; writers on one disk see each other's."""
+    """The highest fence that was admitted, in a file that all writers of the directory see."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -24,7 +24,7 @@ class FenceFile:
 
     @contextmanager
     def admitted(self, fence: int) -> Iterator[None]:
-        """Keeps the directory to one writer; the next one, of another replica that shares it, waits.
+        """Keeps the directory to one writer; the next one waits.
 
         Raises:
             ServingError: a newer writer was here.
@@ -37,7 +37,7 @@ class FenceFile:
                 what = f"fence {fence} is older than {known}: another writer took over"
                 raise ServingError(what, retryable=False, code="stale_fence")
             if fence > known:
-                # Of fixed width, so that nothing of the old number is left behind the new one.
+                # Of fixed width, so that the new number covers the old one.
                 file.seek(0)
                 file.write(f"{fence:020d}")
                 file.flush()

@@ -1,60 +1,54 @@
 """Versions for any server: whole checkpoints in a directory, and `current`, a link to the live one.
 
-The link is replaced in one step; when a server reads it anew is the server's affair. Two checkpoints are
-kept, so that one that is being read does not vanish under its reader.
+The link is replaced in one step; the server decides when it reads it again. Two checkpoints are kept, so that
+the one that a server is reading does not vanish.
 """
 
-import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from daemon.core.errors import ExportError, StoreError
-from daemon.publish.fencing import FenceFile
+from daemon.publish.live_link import CURRENT, LiveLink
 from daemon.publish.serving import PublishResult, Served, ServingError
-from daemon.versions.export import ABOUT, export
-from daemon.versions.store import VERSION, Store, sync_directory
-
-if TYPE_CHECKING:
-    from editing.model.loaded import LoadedModel
-
-CURRENT = "current"
-#: before the first publication nothing is there to be served, not even the base
-NOTHING = "nothing"
+from daemon.versions.durable import sync_directory
+from daemon.versions.export import export
+from daemon.versions.format import is_version
+from daemon.versions.store import Store
+from editing.errors import EditError
+from editing.model.loaded import LoadedModel
 
 #: (prompts, tokens at most) → answers
 Answer = Callable[[Sequence[str], int], list[str]]
 
 
 class CheckpointDirectory:
-    """A ServingClient whose server is a directory.
+    """A directory in the place of a server. It serves; nobody can ask it to score.
 
     Args:
         directory: holds one directory a version, and the link.
         store: where versions come from.
         base: opens the outline of the base model; called at the first export.
-        answer: what the version says that was published last, for nobody can be asked over a wire: the
-            applier gives its own model. None where no answers are needed.
+        answer: what the version that was published last says. A directory cannot be asked, so the applier
+            gives its own model. None where no answers are needed.
     """
 
     def __init__(
-        self, directory: Path, store: Store, base: "Callable[[], LoadedModel]", answer: Answer | None = None
+        self, directory: Path, store: Store, base: Callable[[], LoadedModel], answer: Answer | None = None
     ) -> None:
         self.directory, self.store, self.answer = directory, store, answer
-        self.name = f"file://{directory}"
-        self.fence = FenceFile(directory / "fence")
+        self.link = LiveLink(directory)
+        self.name = self.link.name
         self._open_base, self._base = base, None
 
     def stage(self, version: str, fence: int) -> None:
         """Exports the version beside the live one, unless it lies there already."""
-        with _as_serving_errors(self.name), self.fence.admitted(fence):
+        with _as_serving_errors(self.name), self.link.fence.admitted(fence):
             path = self.directory / version
-            wanted = self.store.weight_sha256(version)
-            if _weights_of(path) == wanted:
+            if self.link.weights_of(version) == self.store.weight_sha256(version):
                 return
             # A version of the same name that was never recorded in the ledger was replaced in the store.
             shutil.rmtree(path, ignore_errors=True)
@@ -65,7 +59,7 @@ class CheckpointDirectory:
     def publish(self, version: str, fence: int) -> PublishResult:
         started = time.perf_counter()
         self.stage(version, fence)
-        before = self._live()
+        before = self.link.version
         swap = time.perf_counter()
         with _as_serving_errors(self.name):
             fresh = self.directory / f".{CURRENT}"
@@ -80,46 +74,28 @@ class CheckpointDirectory:
     def _clean(self, keep: set[str]) -> None:
         """Removes older checkpoints, and what an export that was killed has left."""
         for path in self.directory.iterdir():
-            if path.name.startswith(".v") or (VERSION.fullmatch(path.name) and path.name not in keep):
+            if path.name.startswith(".v") or (is_version(path.name) and path.name not in keep):
                 shutil.rmtree(path)
 
-    def _live(self) -> str:
-        link = self.directory / CURRENT
-        return os.readlink(link) if link.is_symlink() else NOTHING
-
     def served(self) -> Served:
-        version = self._live()
-        weights = _weights_of(self.directory / version)
-        return Served(NOTHING if weights is None else version, self.fence.value, weights or {})
+        return self.link.served()
 
     def complete(self, prompts: Sequence[str], max_tokens: int = 12) -> list[str]:
         if self.answer is None:
-            raise ServingError(f"{self.name} answers no prompts", retryable=False, code="protocol")
+            what = f"{self.name} answers no prompts; ask the server that reads the folder"
+            raise ServingError(what, retryable=False, code="protocol")
         return self.answer(prompts, max_tokens)
-
-    def log_probs(self, passages: Sequence[Sequence[int]]) -> list[list[float]]:
-        raise ServingError(f"{self.name} computes nothing", retryable=False, code="protocol")
 
     def healthy(self) -> bool:
         """Whether the live checkpoint is there, or nothing was published yet."""
-        return self._live() == NOTHING or _weights_of(self.directory / CURRENT) is not None
+        return self.link.healthy()
 
     def close(self) -> None:
         pass
 
 
-def _weights_of(checkpoint: Path) -> Mapping[str, str] | None:
-    """Hashes of the edited weights of an exported checkpoint; None where there is none."""
-    try:
-        return json.loads((checkpoint / ABOUT).read_bytes())["tensors"]
-    except (OSError, ValueError, KeyError):
-        return None
-
-
 @contextmanager
-def _as_serving_errors(name: str):
-    from editing.errors import EditError
-
+def _as_serving_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (StoreError, ExportError, EditError) as error:

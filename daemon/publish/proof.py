@@ -1,12 +1,12 @@
 """Does a replica compute what the staged model computes? Log-probabilities tell; hashes cannot.
 
-A hash says which tensors a replica was given. What its kernels multiply with may be another thing: the
-processor's layout is packed anew at each swap, and a fused or quantised layer has no tensor to hash.
+A hash says which tensors a replica was given, not what its kernels multiply with: the processor's layout is
+packed anew at each swap, and a fused or quantised layer has no tensor to hash.
 
 Replica and model differ a little even when all is well: they round in other places, in another dtype, with
-other kernels. How much is measured, not assumed: with both at the same proven version, as far apart as the
-fixed probes are, so far may everything be, times `MARGIN`. The mean over the tokens of a passage is
-compared, since single improbable tokens are the noisiest.
+other kernels. This noise is measured on fixed probes, with both at the same proven version. Afterwards every
+passage may differ by `MARGIN` times the noise. The mean over the tokens of a passage is compared, because
+single improbable tokens are the noisiest.
 """
 
 import math
@@ -15,17 +15,17 @@ from dataclasses import dataclass
 
 from daemon.core.errors import ProofError
 from daemon.ledger.rows import CorrectionRow
-from daemon.publish.serving import ServingClient
+from daemon.publish.serving import Scores
 
 #: (prompt, continuation) pairs → what the model in memory says of them
 Score = Callable[[Sequence[tuple[str, str]]], "Sequence[Passage]"]
 
 #: A batch's targets are improbable text for the model, sometimes a single token; the probes are not.
 MARGIN = 4.0
-#: Nats; two float32 implementations agree so well on the probes that their noise alone would be no bound.
+#: Nats. Two float32 implementations agree so well on the probes that their noise alone would be too strict.
 LEAST = 0.05
-#: Nats; noise beyond it is no rounding: the replica runs another model. It is also what is allowed while
-#: no noise was measured. A fact that was not written is off by several nats.
+#: Nats. More noise than this is not rounding: the replica runs another model. So much is also allowed while
+#: no noise was measured. A fact that was not written differs by several nats.
 MOST = 0.75
 #: Facts compared for a batch at most, so that the one request stays below a second.
 FACTS = 16
@@ -47,8 +47,9 @@ class Passage:
 
 
 class Proof:
-    """Compares replicas with the model in memory. `passages` asks that model; the rest asks replicas, and
-    may be called from several threads.
+    """Compares replicas with the model in memory.
+
+    `passages` asks the model. The other methods ask replicas, and several threads may call them.
 
     Args:
         score: of the model in memory as it is when called.
@@ -64,7 +65,7 @@ class Proof:
         noise = self.noise.get(replica)
         return MOST if noise is None else min(MOST, max(LEAST, MARGIN * noise))
 
-    def calibrate(self, replica: ServingClient, passages: Sequence[Passage]) -> None:
+    def calibrate(self, replica: Scores, passages: Sequence[Passage]) -> None:
         """Measures the noise of a replica that serves what the model in memory is.
 
         Args:
@@ -78,7 +79,7 @@ class Proof:
         if not noise <= MOST:
             raise ProofError(
                 f"{replica.name} differs from the model by {noise:.2f} nats on the probes, more than "
-                f"rounding can ({MOST}): it serves another checkpoint, or its weights are damaged; restart it"
+                f"rounding explains ({MOST}): it serves another checkpoint or damaged weights; restart it"
             )
         self.noise[replica.name] = noise
 
@@ -87,7 +88,7 @@ class Proof:
         facts = [(row.text, row.target) for row in rows[:FACTS]]
         return list(self.score([*facts, *self.probes]))
 
-    def check(self, replica: ServingClient, passages: Sequence[Passage]) -> None:
+    def check(self, replica: Scores, passages: Sequence[Passage]) -> None:
         """Raises ProofError unless the replica says the same of each passage."""
         found = _differences(replica, passages)
         worst, allowed = max(found, default=0.0), self.tolerance(replica.name)
@@ -99,7 +100,7 @@ class Proof:
             )
 
 
-def _differences(replica: ServingClient, passages: Sequence[Passage]) -> list[float]:
+def _differences(replica: Scores, passages: Sequence[Passage]) -> list[float]:
     """|mean log-probability there − here| of each passage; infinite where it is no number."""
     told = replica.log_probs([passage.ids for passage in passages])
     found = []

@@ -1,4 +1,4 @@
-"""One version on every replica: stage on all, flip all, read back; or bring the old one back."""
+"""The replicas under one fence: staged together, flipped together, or brought back together."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -7,39 +7,41 @@ from typing import TypeVar
 from daemon.core.errors import PublishError
 from daemon.ledger.rows import CorrectionRow
 from daemon.publish.proof import Proof
-from daemon.publish.serving import BUSY, HUNG, PublishResult, Served, ServingClient, ServingError
-from daemon.versions.store import Store
+from daemon.publish.serving import BUSY, HUNG, PublishResult, Scores, Served, Serves, ServingError
+from daemon.versions.manifests import Manifests
 
 T = TypeVar("T")
 
 
 class Publisher:
-    """The replicas under one fence. Methods raise ServingError or PublishError.
+    """Acts on all replicas at once. Methods raise ServingError or PublishError.
 
-    A replica that hangs, or fails and does not answer its health check, is taken out, and the others go on
-    without it. One that fails and is healthy stops the publication for all: what clients reach is the old
-    version everywhere, or the new one everywhere. Who was taken out comes back with the next `synchronise`.
+    A replica that hangs or stops answering is taken out, and the others go on without it. If a healthy
+    replica fails, the publication ends for all: clients reach the old version everywhere, or the new one
+    everywhere. A replica that was taken out comes back with the next `synchronise`.
 
     Args:
-        proof: compares what replicas compute with the model in memory; None compares hashes only.
+        manifests: of the versions.
+        proof: compares what replicas compute with the model in memory; None compares hashes only. A replica
+            that does not score is compared by its hashes only.
 
     Attributes:
         out: name of each replica that was taken out → why.
     """
 
     def __init__(
-        self, replicas: Sequence[ServingClient], store: Store, fence: int, proof: Proof | None = None
+        self, replicas: Sequence[Serves], manifests: Manifests, fence: int, proof: Proof | None = None
     ) -> None:
-        self.replicas, self.store, self.fence, self.proof = tuple(replicas), store, fence, proof
+        self.replicas, self.manifests, self.fence, self.proof = tuple(replicas), manifests, fence, proof
         self.out: dict[str, str] = {}
 
     @property
     def names(self) -> list[str]:
-        """Of the replicas that were not taken out."""
+        """Names of the replicas that were not taken out."""
         return [replica.name for replica in self.present]
 
     @property
-    def present(self) -> list[ServingClient]:
+    def present(self) -> list[Serves]:
         """The replicas that were not taken out."""
         return [replica for replica in self.replicas if replica.name not in self.out]
 
@@ -48,46 +50,49 @@ class Publisher:
         self._each(_look, lenient=True)
 
     def publish(
-        self, version: str, staged: Callable[[], None] = lambda: None, *, canary: str | None = None
+        self, version: str, staged: Callable[[], None] = lambda: None, *, but: str | None = None
     ) -> PublishResult:
-        """Stages on all before any replica is flipped: a damaged version harms none.
+        """Stages on all replicas before any is flipped, so that a damaged version harms none.
 
         Args:
             staged: called between the two.
-            canary: name of a replica that serves the version already and is left alone.
+            but: name of a replica that serves the version already and is left alone.
 
         Returns:
-            The longest of each time that a replica tells.
+            Of each time, the longest that a replica tells.
         """
-        self._each(lambda replica: replica.stage(version, self.fence), but=canary)
+        self._each(lambda replica: replica.stage(version, self.fence), but=but)
         staged()
-        flipped = self._each(lambda replica: replica.publish(version, self.fence), but=canary)
+        flipped = self._each(lambda replica: replica.publish(version, self.fence), but=but)
         names = ("seconds", "pause_seconds", "swap_seconds", "drain_seconds")
         longest = {name: max((getattr(one, name) for one in flipped), default=0.0) for name in names}
         return PublishResult(version, **longest)
 
     def confirm(self, version: str) -> None:
         """Raises PublishError unless every replica serves the version with the manifest's hashes."""
-        wanted = self.store.weight_sha256(version)
+        wanted = self.manifests.weight_sha256(version)
         self._each(lambda replica: _confirm(replica, version, wanted))
 
     def prove(self, rows: Sequence[CorrectionRow]) -> None:
         """Raises ProofError unless every replica computes what the model in memory does."""
-        if self.proof is not None and self.present:
-            proof, passages = self.proof, self.proof.passages(rows)
-            self._each(lambda replica: proof.check(replica, passages))
+        proof = self.proof
+        if proof is not None and any(isinstance(replica, Scores) for replica in self.present):
+            passages = proof.passages(rows)
+            self._each(
+                lambda replica: proof.check(replica, passages) if isinstance(replica, Scores) else None
+            )
 
     def synchronise(self, version: str) -> list[str]:
         """Brings every replica to the version, which the model in memory must be at.
 
-        One that cannot be brought there is taken out, healthy or not: it hinders only itself.
+        A replica that cannot be brought there is taken out, healthy or not, and the others go on.
 
         Returns:
-            Names of those that did not serve it.
+            Names of the replicas that did not serve it before.
         """
-        wanted = self.store.weight_sha256(version)
+        wanted = self.manifests.weight_sha256(version)
 
-        def bring(replica: ServingClient) -> str | None:
+        def bring(replica: Serves) -> str | None:
             behind = not serves(replica.served(), version, wanted)
             if behind:
                 # A version is absolute: one publication, however far behind the replica is.
@@ -100,20 +105,23 @@ class Publisher:
         return behind
 
     def _calibrate(self, fresh: Sequence[str]) -> None:
-        """Measures the noise of replicas that are new, or were started anew."""
-        if self.proof is None:
+        """Measures the noise of scoring replicas that are new, or were started anew."""
+        proof = self.proof
+        if proof is None:
             return
-        proof, present = self.proof, {replica.name for replica in self.present}
-        due = {name for name in present if name in fresh or name not in proof.noise}
+        scoring = {replica.name for replica in self.present if isinstance(replica, Scores)}
+        due = {name for name in scoring if name in fresh or name not in proof.noise}
+
+        def calibrate(replica: Serves) -> None:
+            if isinstance(replica, Scores) and replica.name in due:
+                proof.calibrate(replica, passages)
+
         if due:
             passages = proof.passages(())
-            self._each(
-                lambda replica: proof.calibrate(replica, passages) if replica.name in due else None,
-                lenient=True,
-            )
+            self._each(calibrate, lenient=True)
 
     def push_back(self, version: str) -> None:
-        """Brings the version back wherever it can; takes out where it cannot."""
+        """Brings the version back; takes out the replicas where that fails."""
         self._each(lambda replica: replica.publish(version, self.fence), lenient=True, empty=True)
 
     def answers(self, rows: Sequence[CorrectionRow]) -> dict[str, str]:
@@ -125,7 +133,7 @@ class Publisher:
 
     def _each(
         self,
-        act: Callable[[ServingClient], T],
+        act: Callable[[Serves], T],
         *,
         but: str | None = None,
         lenient: bool = False,
@@ -134,9 +142,9 @@ class Publisher:
         """Acts on all replicas at once and returns the results of those that did not fail.
 
         Args:
-            but: name of one that is left alone.
-            lenient: take a healthy replica that fails out too, instead of raising.
-            empty: it is no error when none is left.
+            but: name of a replica that is left alone.
+            lenient: a healthy replica that fails is taken out too, instead of raising.
+            empty: it is no error when no replica is left.
 
         Raises:
             ServingError, PublishError: of the first healthy replica that failed; or none is left.
@@ -163,23 +171,25 @@ class Publisher:
 
 
 def _hangs(error: Exception) -> bool:
-    # vLLM's health check answers while its engine or a disk hangs: whom to wait for no longer it cannot tell.
+    # vLLM's health check still answers while its engine or a disk hangs, so it cannot clear such a replica.
     return isinstance(error, ServingError) and error.code in (HUNG, BUSY)
 
 
-def _look(replica: ServingClient) -> None:
-    # The health check has the shortest deadline: one that hangs must not delay the others at each run.
+def _look(replica: Serves) -> None:
+    # The health check has the shortest deadline: a replica that hangs must not delay each run.
     if not replica.healthy():
         raise PublishError(f"{replica.name} does not answer its health check; is vLLM running?")
 
 
 def serves(served: Served, version: str, wanted: Mapping[str, str]) -> bool:
-    """Whether a replica serves the version with these hashes. "default" is no version, not even the base:
-    a replica that says so has started anew and was not looked after yet."""
+    """Whether a replica serves the version with these hashes.
+
+    "default" is no version, not even the base: the replica has started anew, and nobody told it a version.
+    """
     return served.version == version and all(served.sha256.get(n) == sha for n, sha in wanted.items())
 
 
-def _confirm(replica: ServingClient, version: str, wanted: Mapping[str, str]) -> None:
+def _confirm(replica: Serves, version: str, wanted: Mapping[str, str]) -> None:
     served = replica.served()
     if not serves(served, version, wanted):
         raise PublishError(

@@ -17,7 +17,7 @@ from editing.model.dtype import compute_dtype
 #: A version is about a megabyte, statistics of the bundled model about a gigabyte.
 FREE_BYTES_WANTED = 3 * 2**30
 PROBE_SECONDS = 3.0
-#: Leases, cool-downs and the staleness of measures compare times of several processes; seconds apart.
+#: Clocks may differ by so much, seconds. Leases and cool-downs compare times of several processes.
 CLOCKS_APART = 5.0
 
 
@@ -28,7 +28,7 @@ class Check:
     Attributes:
         found: what is there.
         mend: what to do when it is not ok.
-        needed: whether factd serves without it; what is not needed never fails `factd doctor`.
+        needed: False when factd also serves without it; then it never fails `factd doctor`.
     """
 
     name: str
@@ -108,7 +108,7 @@ def check_ledger_clock(newest: float, ours: float) -> Check:
 
 
 def check_dtype() -> Check:
-    """Whether what is served runs in hardware, and what the editor takes for `auto`."""
+    """Whether the processor computes bfloat16 in hardware, and which dtype `auto` means for the editor."""
     try:
         flags = Path("/proc/cpuinfo").read_text()
         has = (
@@ -137,7 +137,7 @@ def check_broker(url: str) -> Iterator[Check]:
 
 def check_url(name: str, url: str, mend: str) -> Check:
     try:
-        # Not through a proxy: replicas are not asked through one either.
+        # Without a proxy, as the applier asks replicas.
         code = httpx.get(url, timeout=PROBE_SECONDS, trust_env=False).status_code
     except httpx.HTTPError as error:
         return Check(name, False, f"{url}: {error}", mend)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-GUARD = Path(__file__).with_name("reaper.py")
+REAPER = Path(__file__).with_name("reaper.py")
 TAIL_LINES = 25
 
 
@@ -28,7 +28,7 @@ def free_port() -> int:
 
 
 def answers(url: str) -> bool:
-    """Whether a GET is answered with 200 within two seconds. Asks no proxy: what it asks is on this host."""
+    """Whether a GET is answered with 200 within two seconds. No proxy: the server is on this host."""
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=2) as answer:
             return answer.status == 200
@@ -49,7 +49,7 @@ def log_tail(path: Path, lines: int = TAIL_LINES) -> str:
 class ManagedProcess:
     """A child in a process group of its own, with a log file, that cannot outlive this process.
 
-    A small guard process starts the command and watches a pipe from here, so that even `kill -9` of this
+    A small process, the reaper, starts the command and watches a pipe from here. So even `kill -9` of this
     process ends the command and all its descendants.
 
     Attributes:
@@ -72,20 +72,20 @@ class ManagedProcess:
     ) -> None:
         self.name, self.argv, self.log, self.env, self.cwd = name, list(argv), log, env, cwd
         self.grace, self._ready, self._pass_fds = grace, ready, tuple(pass_fds)
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._reaper: subprocess.Popen[bytes] | None = None
         self._pipe: int | None = None
 
     @property
     def pid(self) -> int | None:
-        """Pid of the guard, which is also the process group; None when not started."""
-        return self._guard.pid if self._guard else None
+        """Pid of the reaper, which is also the process group; None when not started."""
+        return self._reaper.pid if self._reaper else None
 
     @property
     def returncode(self) -> int | None:
-        return self._guard.poll() if self._guard else None
+        return self._reaper.poll() if self._reaper else None
 
     def running(self) -> bool:
-        return self._guard is not None and self._guard.poll() is None
+        return self._reaper is not None and self._reaper.poll() is None
 
     def start(self) -> None:
         """Starts the command.
@@ -98,10 +98,10 @@ class ManagedProcess:
         self._release()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         read_end, self._pipe = os.pipe()
-        command = [sys.executable, "-I", "-S", str(GUARD), str(read_end), str(self.grace), *self.argv]
+        command = [sys.executable, "-I", "-S", str(REAPER), str(read_end), str(self.grace), *self.argv]
         try:
             with open(self.log, "ab") as log:
-                self._guard = self._spawn(command, read_end, log)
+                self._reaper = self._spawn(command, read_end, log)
         finally:
             os.close(read_end)
 
@@ -144,16 +144,16 @@ class ManagedProcess:
 
     def stop(self) -> None:
         """Ends the process: SIGTERM, then SIGKILL after the grace time, then the rest of the group."""
-        guard = self._guard
-        if guard is None:
+        reaper = self._reaper
+        if reaper is None:
             return
-        if guard.poll() is None:
-            guard.send_signal(signal.SIGTERM)
+        if reaper.poll() is None:
+            reaper.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                guard.wait(self.grace + 8)
+                reaper.wait(self.grace + 8)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(guard.pid, signal.SIGKILL)
-        guard.wait()
+            os.killpg(reaper.pid, signal.SIGKILL)
+        reaper.wait()
         self._release()
 
     def _release(self) -> None:

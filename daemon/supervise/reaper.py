@@ -1,10 +1,10 @@
 """Runs one command and ends it, with all its descendants, when the process that asked for it is gone.
 
 Standard library only; started by path with ``python -I -S``. The asking process holds the write end of a
-pipe: end of file on it means that process died, by whatever signal. PR_SET_PDEATHSIG alone would not do:
-it fires when the starting *thread* ends, and it is not inherited by grandchildren such as vLLM's engine.
+pipe. End of file on the pipe means that this process is gone, by whatever signal. PR_SET_PDEATHSIG alone is
+not enough: it fires when the starting *thread* ends, and grandchildren (vLLM's engine) do not inherit it.
 
-Usage: guard.py PIPE_FD GRACE_SECONDS COMMAND [ARGUMENT]...
+Usage: reaper.py PIPE_FD GRACE_SECONDS COMMAND [ARGUMENT]...
 """
 
 import contextlib
@@ -26,12 +26,12 @@ def _prctl(option: int, value: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
-def _die_with_guard() -> None:
+def _die_with_reaper() -> None:
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _descendants() -> list[int]:
-    """Pids below this process, from /proc; orphans are among them because the guard is a subreaper."""
+    """Pids below this process, from /proc; orphans too, because the reaper is a subreaper."""
     parent_of = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -70,9 +70,9 @@ def main(pipe: int, grace: float, command: list[str]) -> int:
             stopping_since.append(time.monotonic())
             child.send_signal(signal.SIGTERM)
 
-    # the pipe must stay with the guard, or its own copy would not be the last reader
+    # only the reaper may hold the read end: a copy in the child would keep the pipe open
     os.set_inheritable(pipe, False)
-    child = subprocess.Popen(command, close_fds=False, preexec_fn=_die_with_guard)
+    child = subprocess.Popen(command, close_fds=False, preexec_fn=_die_with_reaper)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     watched = [pipe]

@@ -54,7 +54,7 @@ def write_private(path: Path, content: object) -> None:
 
 
 def ensure_tokens(state_dir: Path, submit: str | None = None, admin: str | None = None) -> Tokens:
-    """The tokens of this state directory; what is not given and not stored is made up once."""
+    """The tokens of this state directory. One that is neither given nor stored is made once, at random."""
     path = run_dir(state_dir) / "tokens.json"
     stored = json.loads(path.read_text()) if path.exists() else {}
     tokens = Tokens(
@@ -75,7 +75,7 @@ def withdraw(state_dir: Path) -> None:
 
 
 def find_running(state_dir: Path) -> Running | None:
-    """The instance that runs on this state directory, or None; a dead process's file does not count."""
+    """The instance that runs on this state directory; None when there is none, or its process is gone."""
     path = state_dir / "run" / "up.json"
     if not path.exists():
         return None

@@ -74,7 +74,7 @@ class Up:
         self._start_vllm(checkpoint)
         self._child("intake", self._worker("corrections", "intake"))
         self._child("api", [sys.executable, "-m", "daemon", "api"])
-        # Measures what is not known yet of the unedited model before it answers.
+        # Before it answers it measures on the unedited model what was not measured before.
         self._child("apply", self._worker("apply", "apply"))
         return self.running
 
@@ -87,7 +87,7 @@ class Up:
         )
 
     def _unpack(self) -> Path:
-        # In a process of its own: the supervisor stays small, without torch.
+        # In a process of its own, so that the supervisor does not load torch.
         self.progress("unpacking the model")
         code = (
             "import sys; from pathlib import Path; from editing.model.checkpoint import checkpoint_path\n"
@@ -204,7 +204,7 @@ class Up:
     # -- stop -----------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Stops everything; workers first, so that nobody asks for what is gone."""
+        """Stops everything: the broker last, because the workers need it until they have ended."""
         if self._watcher is not None:
             self._watcher.stop()
         children = [self._children[n] for n in ("api", "intake", "apply", "vllm") if n in self._children]

@@ -10,9 +10,9 @@ from pathlib import Path
 from daemon.supervise.processes import ManagedProcess, answers
 
 VLLM_GRACE_SECONDS = 15.0
-#: On CPU oneDNN keeps code, some 0.3 MB, for each pair of a weight's shape and a number of tokens in a step,
-#: by default for 1024 pairs. A flip recomputes what running answers have cached: a new number each time,
-#: which looked like memory that publications leak. vLLM keeps the last 32 numbers of each layer besides.
+#: On CPU oneDNN keeps compiled code, some 0.3 MB, for each pair of a weight's shape and a number of tokens in
+#: a step: by default for 1024 pairs. Each flip recomputes the cache of running answers, with a new number of
+#: tokens. So memory grew with publications as if it leaked.
 ONEDNN_PRIMITIVES = 128
 # Variables of the caller's environment that would change the server's security or its plugins.
 VLLM_REFUSED_ENV = ("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_INSECURE_SERIALIZATION", "VLLM_API_KEY")
@@ -65,8 +65,8 @@ def vllm_command(model_path: Path, port: int, options: VllmOptions) -> tuple[lis
         "FACTD_ADMIN_TOKEN": options.admin_token,
         "VLLM_CPU_KVCACHE_SPACE": str(options.kv_cache_gib),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # other processes share the cores
-        # One process less that imports torch and vLLM: a server of one rank runs it in its engine. vLLM's
-        # CPU build would start a worker to bind its threads, which "nobind" does not want.
+        # Saves a process that imports torch and vLLM: a server of one rank needs no worker process. vLLM's
+        # CPU build would start one to bind threads, which "nobind" switches off.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "OMP_NUM_THREADS": str(options.threads or os.cpu_count() or 1),
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(ONEDNN_PRIMITIVES),

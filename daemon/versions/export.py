@@ -5,27 +5,30 @@ import os
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from daemon.core.errors import ExportError, StoreError
 from daemon.core.progress import Progress
 from daemon.core.publication import BASE_VERSION
-from daemon.versions.store import Store, sync_directory, write_synced
+from daemon.versions.durable import sync_directory, sync_file, write_synced
+from daemon.versions.format import ABOUT_FILE, base_manifest
+from daemon.versions.store import Store
+from editing.errors import DeltaError
+from editing.memory.delta import materialise, tensor_sha256
+from editing.model.checkpoint import checkpoint_hash
+from editing.model.loaded import LoadedModel
 
-if TYPE_CHECKING:  # commands are defined without torch
-    from torch import Tensor
-
-    from editing.model.loaded import LoadedModel
-
-#: Beside config and weights: which version this is, from which base, and which corrections it holds.
-ABOUT = "factd.json"
-#: What is copied of the base checkpoint. Weights in other formats are the unedited ones and stay behind.
+#: What is copied of the base checkpoint. Weights in other formats are unedited, so they stay behind.
 COPIED = {".json", ".txt", ".model", ".jinja", ".tiktoken"}
 LICENCES = ("LICENSE", "NOTICE")
 
 
 def export(
-    model: "LoadedModel",
+    model: LoadedModel,
     store: Store,
     version: str,
     directory: Path,
@@ -33,8 +36,8 @@ def export(
 ) -> dict[str, Any]:
     """Writes a version as a checkpoint of its own, whole or not at all.
 
-    Weights keep the dtype of the base checkpoint: a float32 one gets the very bits that the editor has,
-    a narrower one the same rounded once. Every hash is checked before anything is written.
+    Weights keep the dtype of the base checkpoint. In float32 they are the bits that the editor has; in a
+    narrower dtype they are those bits, rounded once. Every hash is checked before anything is written.
 
     Args:
         model: the base; an outline is enough.
@@ -61,7 +64,7 @@ def export(
         _write_weights(model, weights, work, progress)
         _copy_settings(model.path, work)
         about = _about(model, store, version, work)
-        write_synced(work / ABOUT, json.dumps(about, indent=1, ensure_ascii=False).encode())
+        write_synced(work / ABOUT_FILE, json.dumps(about, indent=1, ensure_ascii=False).encode())
         write_synced(work / "README.md", _card(about).encode())
         sync_directory(work)
         try:
@@ -74,16 +77,13 @@ def export(
     return about
 
 
-def version_weights(model: "LoadedModel", store: Store, version: str) -> dict[str, "Tensor"]:
+def version_weights(model: LoadedModel, store: Store, version: str) -> dict[str, Tensor]:
     """Tensor name → W [d, d_in] float32 of a version, every hash compared with the manifest.
 
     Raises:
         StoreError: the version is missing, damaged, or was made for another base model.
         ModelError: the base checkpoint has no such weight.
     """
-    from editing.errors import DeltaError
-    from editing.memory.delta import materialise
-
     if version == BASE_VERSION:
         return {}
     manifest = store.manifest(version)
@@ -106,7 +106,7 @@ def version_weights(model: "LoadedModel", store: Store, version: str) -> dict[st
     return weights
 
 
-def edited_layers(model: "LoadedModel", names: Collection[str]) -> list[int]:
+def edited_layers(model: LoadedModel, names: Collection[str]) -> list[int]:
     """The layers whose projections have these names.
 
     Raises:
@@ -119,9 +119,7 @@ def edited_layers(model: "LoadedModel", names: Collection[str]) -> list[int]:
     return sorted(known[name] for name in names)
 
 
-def _compare(version: str, name: str, weight: "Tensor", sha256: str, what: str) -> None:
-    from editing.memory.delta import tensor_sha256
-
+def _compare(version: str, name: str, weight: Tensor, sha256: str, what: str) -> None:
     found = tensor_sha256(weight)
     if found != sha256:
         raise StoreError(
@@ -130,10 +128,8 @@ def _compare(version: str, name: str, weight: "Tensor", sha256: str, what: str) 
         )
 
 
-def _write_weights(
-    model: "LoadedModel", weights: Mapping[str, "Tensor"], work: Path, progress: Progress
-) -> None:
-    """Copies the weight files; one with an edited tensor is written anew, all others in it unchanged."""
+def _write_weights(model: LoadedModel, weights: Mapping[str, Tensor], work: Path, progress: Progress) -> None:
+    """Copies the weight files; one with an edited tensor is written anew, its other tensors unchanged."""
     layers = edited_layers(model, weights)
     places: dict[Path, dict[str, Tensor]] = {}
     for layer, (name, (file, known)) in zip(layers, model.stored(layers).items(), strict=True):
@@ -145,14 +141,11 @@ def _write_weights(
             _rewrite(file, places[file], work / file.name)
         else:
             shutil.copyfile(file, work / file.name)
-        _sync_file(work / file.name)
+        sync_file(work / file.name)
     progress("writing", 1.0)
 
 
-def _rewrite(source: Path, changed: Mapping[str, "Tensor"], target: Path) -> None:
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
+def _rewrite(source: Path, changed: Mapping[str, Tensor], target: Path) -> None:
     with safe_open(source, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata()
@@ -167,26 +160,19 @@ def _copy_settings(source: Path, work: Path) -> None:
     for file in sorted(source.iterdir()):
         if file.is_file() and (file.suffix in COPIED or file.name.startswith(LICENCES)):
             shutil.copyfile(file, work / file.name)
-            _sync_file(work / file.name)
+            sync_file(work / file.name)
 
 
-def _sync_file(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-
-
-def _about(model: "LoadedModel", store: Store, version: str, work: Path) -> dict[str, Any]:
-    from editing.model.checkpoint import checkpoint_hash
-
-    manifest = store.manifest(version) if version != BASE_VERSION else {}
+def _about(model: LoadedModel, store: Store, version: str, work: Path) -> dict[str, Any]:
+    manifest = store.manifest(version) if version != BASE_VERSION else base_manifest()
     facts = store.load_state(version).facts
     return {
         "version": version,
-        "parent": manifest.get("parent"),
+        "parent": manifest["parent"],
         "base": model.path.name,
         "base_hash": model.base_hash,
         "checkpoint_hash": checkpoint_hash(work),
-        "tensors": {name: entry["sha256"] for name, entry in manifest.get("tensors", {}).items()},
+        "tensors": {name: entry["sha256"] for name, entry in manifest["tensors"].items()},
         "corrections": [
             {"id": fact.id, "subject": fact.subject, "prompt": fact.prompt, "target": fact.target}
             for fact in facts
@@ -205,5 +191,5 @@ def _card(about: Mapping[str, Any]) -> str:
         f"---\nbase_model: {about['base']}\nlibrary_name: transformers\ntags: [model-editing, factd]\n---\n"
         f"# {about['base']}, version {about['version']}\n\n"
         f"{about['base']} (sha256 `{about['base_hash']}`) with {len(about['corrections'])} corrections "
-        f"written into {len(about['tensors'])} weights by factd; `{ABOUT}` has the details.\n\n{facts}\n"
+        f"written into {len(about['tensors'])} weights by factd; `{ABOUT_FILE}` has the details.\n\n{facts}\n"
     )

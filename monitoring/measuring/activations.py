@@ -4,7 +4,7 @@ While ‖W‖ grows under edits, the norms of the activations fall and their sub
 norm-growth study, arXiv 2502.19416. Recorded by hooks during forward passes that are run anyway.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from editing.model.families import family_of
+from editing.model.forward import stream
+from monitoring.measuring.typed import eigh, norms, orthonormal
 
 #: Hidden states of each layer that its subspace is estimated from, and its rank. Eight directions hold
 #: most of the variance of text; 96 states make them steady and cost next to nothing.
@@ -46,27 +48,26 @@ class Recording:
         counted: [rows, length] bool, the tokens that count in the pass under way.
     """
 
-    states: dict[int, list[Tensor]] = field(default_factory=dict)
-    mlp: dict[int, list[Tensor]] = field(default_factory=dict)
-    attention: dict[int, list[Tensor]] = field(default_factory=dict)
-    keys: dict[str, list[Tensor]] = field(default_factory=dict)
+    states: dict[int, list[Tensor]] = field(default_factory=dict[int, list[Tensor]])
+    mlp: dict[int, list[Tensor]] = field(default_factory=dict[int, list[Tensor]])
+    attention: dict[int, list[Tensor]] = field(default_factory=dict[int, list[Tensor]])
+    keys: dict[str, list[Tensor]] = field(default_factory=dict[str, list[Tensor]])
     counted: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def on_pass(self, _body: Any, _arguments: Any, named: dict[str, Any]) -> None:
-        """Which tokens count in the pass that begins: all but padding and the first, whose state is an
-        attention sink, alike for all texts and many times larger than any other."""
+        """Notes which tokens count in the pass that begins: all but padding and the first. The first token's
+        state is an attention sink: alike for all texts, and many times larger than any other."""
         self.counted = named["attention_mask"].bool().clone()
         self.counted[:, 0] = False
 
-    def hook(self, into: dict[int, list[Tensor]], layer: int):
+    def hook(self, into: dict[int, list[Tensor]], layer: int) -> Callable[[Any, Any, Any], None]:
         def record(_module: Any, _inputs: Any, output: Any) -> None:
-            hidden = output[0] if isinstance(output, tuple) else output
-            counted = hidden[self.counted].float()  # [tokens, d]
-            into.setdefault(layer, []).append(counted if into is self.states else counted.norm(dim=1))
+            counted = stream(output)[self.counted].float()  # [tokens, d]
+            into.setdefault(layer, []).append(counted if into is self.states else norms(counted, 1))
 
         return record
 
-    def key_hook(self, name: str):
+    def key_hook(self, name: str) -> Callable[[Any, Any], None]:
         def record(_module: Any, inputs: Any) -> None:
             self.keys.setdefault(name, []).append(inputs[0][self.counted].float())
 
@@ -79,17 +80,15 @@ class Recording:
 
     def summary(self) -> Activations:
         layers = sorted(self.states)
-        norms, bases = [], []
-        for layer in layers:
-            states = torch.cat(self.states[layer])
-            norms.append(states.norm(dim=1).double().mean())
-            bases.append(principal_directions(states))
+        states = [torch.cat(self.states[layer]) for layer in layers]
+        lengths = torch.stack([norms(each, 1).double().mean() for each in states])
+        bases = torch.stack([principal_directions(each) for each in states])
         mlp, attention = (
             torch.stack([torch.cat(found[layer]).double().mean() for layer in layers])
             for found in (self.mlp, self.attention)
         )
         shares = mlp / (mlp + attention).sum()
-        return Activations(torch.stack(norms).cpu(), torch.stack(bases).cpu(), shares.cpu())
+        return Activations(lengths.cpu(), bases.cpu(), shares.cpu())
 
 
 def principal_directions(states: Tensor, rank: int = SUBSPACE_RANK) -> Tensor:
@@ -103,8 +102,8 @@ def principal_directions(states: Tensor, rank: int = SUBSPACE_RANK) -> Tensor:
     rank = min(rank, len(centred) - 1, centred.shape[1])
     if not torch.isfinite(centred).all():
         return torch.full((centred.shape[1], rank), torch.nan)
-    _, vectors = torch.linalg.eigh(centred @ centred.T)
-    return torch.linalg.qr(centred.T @ vectors.flip(1)[:, :rank]).Q.float()
+    _, vectors = eigh(centred @ centred.T)
+    return orthonormal(centred.T @ vectors.flip(1)[:, :rank]).float()
 
 
 def subspace_similarities(base: Activations, now: Activations) -> Tensor:
@@ -114,7 +113,7 @@ def subspace_similarities(base: Activations, now: Activations) -> Tensor:
 
 
 @contextmanager
-def recorded(model: Any, tensor_names: Sequence[str], keys: bool = False) -> Iterator[Recording]:
+def recorded(model: Any, tensor_names: Sequence[str], keys: bool = False) -> Generator[Recording]:
     """Records every layer of `model` inside the block, with `keys` also the inputs of the projections
     that hold `tensor_names`."""
     recording = Recording()

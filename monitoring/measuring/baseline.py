@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from editing.memory.state import EditState
@@ -21,6 +20,7 @@ from monitoring.measuring.change import HeldKeys
 from monitoring.measuring.probes import ProbeSet
 from monitoring.measuring.scoring import Scorer
 from monitoring.measuring.spectral import SUBSPACE_RANK, Spectrum, entropy_rank, spectrum
+from monitoring.measuring.typed import load_tensors, numbers, save_tensors
 from monitoring.thresholds import Thresholds, calibrated
 
 SCHEMA = 2
@@ -101,7 +101,7 @@ class Baseline:
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        save_file({n: t.contiguous() for n, t in tensors.items()}, partial, {"baseline": json.dumps(facts)})
+        save_tensors(partial, tensors, {"baseline": json.dumps(facts)})
         partial.replace(path)
 
     @classmethod
@@ -112,16 +112,18 @@ class Baseline:
             BaselineError: the file is missing, damaged, or of another schema.
         """
         try:
-            with safe_open(path, "pt") as file:
-                facts = json.loads((file.metadata() or {})["baseline"])
-                if facts["schema"] != SCHEMA:
-                    raise BaselineError(f"{path} has schema {facts['schema']}, not {SCHEMA}; delete it")
-                spectra = {
-                    name: _read_spectrum(file, name, norm) for name, norm in facts["frobenius"].items()
-                }
-                held = {name: HeldKeys(**_read(file, name, "keys", "outputs")) for name in spectra}
-                activations = Activations(**_read(file, "activations", "norms", "bases", "shares"))
-                log_probs = file.get_tensor("log_probs")
+            tensors, about = load_tensors(path)
+            facts: dict[str, Any] = json.loads(about["baseline"])
+            if facts["schema"] != SCHEMA:
+                raise BaselineError(f"{path} has schema {facts['schema']}, not {SCHEMA}; delete it")
+            norms: dict[str, float] = facts["frobenius"]
+            spectra = {
+                name: Spectrum(norm, **_under(tensors, name, "values", "left", "right"))
+                for name, norm in norms.items()
+            }
+            held = {name: HeldKeys(**_under(tensors, name, "keys", "outputs")) for name in spectra}
+            activations = Activations(**_under(tensors, "activations", "norms", "bases", "shares"))
+            log_probs = tensors["log_probs"]
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise BaselineError(
                 f"cannot read the baseline {path}: {error}; delete it to measure anew"
@@ -156,12 +158,8 @@ class Baseline:
                 )
 
 
-def _read(file: Any, prefix: str, *parts: str) -> dict[str, Tensor]:
-    return {part: file.get_tensor(f"{prefix}/{part}") for part in parts}
-
-
-def _read_spectrum(file: Any, name: str, frobenius: float) -> Spectrum:
-    return Spectrum(frobenius, **_read(file, name, "values", "left", "right"))
+def _under(tensors: Mapping[str, Tensor], prefix: str, *parts: str) -> dict[str, Tensor]:
+    return {part: tensors[f"{prefix}/{part}"] for part in parts}
 
 
 def measure_baseline(editor: EditedModel, probes: ProbeSet, rank: int = SUBSPACE_RANK) -> Baseline:
@@ -186,7 +184,7 @@ def measure_baseline(editor: EditedModel, probes: ProbeSet, rank: int = SUBSPACE
         log_probs=reading.log_probs,
         perplexity=reading.perplexity,
         activations=reading.activations,
-        answers=tuple(reading.log_probs.argmax(-1).tolist()),
+        answers=tuple(numbers(reading.log_probs.argmax(-1))),
         free_answers=tuple(scorer.greedy(probes.free, FREE_TOKENS)),
         noise=_noise(editor, probes, reading, spectra),
     )

@@ -1,9 +1,8 @@
 """How much the measures move on the unedited model when nothing that matters has changed.
 
-The base is compared with replicas of itself whose edited weights carry the rounding of the coarsest dtype
-that serves them; texts, prompts and cases are resampled with replacement. What a measure shows there, it
-may show for any version without any damage: thresholds must not be tighter
-(`monitoring.thresholds.calibrated`).
+The base is compared with replicas of itself. Their edited weights carry the rounding of the coarsest dtype
+that serves them; texts, prompts and cases are resampled with replacement. An undamaged version may vary as
+much as these replicas do, so thresholds must leave room for it (`monitoring.thresholds.calibrated`).
 """
 
 import math

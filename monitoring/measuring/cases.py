@@ -91,8 +91,11 @@ def sample_cases(cases: Sequence[Case], size: int, seed: int) -> list[Case]:
 
 
 def _answers(scorer: Scorer, rewrites: Sequence[tuple[str, str]], exact: Sequence[bool]) -> list[str]:
-    """The beginning of the greedy answer to each prompt; generated only where teacher forcing leaves it
-    open (it is not the target, or the target's first token swallows the end of the prompt)."""
+    """The beginning of the greedy answer to each prompt.
+
+    Teacher forcing often settles it. An answer is generated only where the target was missed, or where the
+    target's first token holds the end of the prompt too.
+    """
     encoded = [scorer.encode(*pair) for pair in rewrites]
     settled = [
         hit and scorer.answers_in_full(prompt, item)

@@ -1,8 +1,8 @@
 """What edits did to one weight: measures of E = W − W₀ that need no forward pass.
 
-E is kept as its factors A Bᵀ while they are thinner than the matrix, else as the matrix: either way a
-product E X costs the less of 2 (d_out + d_in) r n and 2 d_out d_in n flops. Numbers for Llama-3-8B
-(4096 × 14336) are given with n = k = 64 columns.
+E is kept as its factors A Bᵀ while they are thinner than the matrix, else as the matrix. A product E X costs
+2 (d_out + d_in) r n flops by factors and 2 d_out d_in n by the matrix; the cheaper of the two is taken.
+Numbers for Llama-3-8B (4096 × 14336) are given with n = k = 64 columns.
 """
 
 import math
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from monitoring.measuring.spectral import Spectrum, frobenius_norm
+from monitoring.measuring.typed import norms
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,10 @@ def held_key_measures(change: Change, held: HeldKeys) -> tuple[float, float]:
 def key_errors(weight: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """‖W k_i − v_i‖ / ‖v_i‖ for each column of keys [d_in, n] and wanted values [d_out, n]: float64 [n].
 
-    Whether facts are still in the weight, without a forward pass: 2 d_out d_in n flops. It is what the
-    joint solve left of them at the keys recorded when they were written; a key that edits of lower
-    layers have moved since is seen by `retention_ratio` only.
+    Says whether facts are still in the weight, without a forward pass: 2 d_out d_in n flops. The keys are
+    those recorded when the facts were written. Edits of lower layers may have moved a key since; only
+    `retention_ratio` sees that.
     """
     wanted = values.double()
     missed = (weight @ keys.to(weight)).double() - wanted
-    return missed.norm(dim=0) / wanted.norm(dim=0)
+    return norms(missed, 0) / norms(wanted, 0)

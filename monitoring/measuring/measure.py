@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +28,7 @@ from monitoring.measuring.spectral import (
     spectrum,
     subspace_similarity,
 )
+from monitoring.measuring.typed import numbers
 from monitoring.registry import measure_named
 
 #: Live facts whose recorded keys are looked up in each weight, evenly spaced from the oldest to the newest.
@@ -127,7 +128,7 @@ def layer_of(tensor_name: str) -> int:
 def _weight_measures(
     editor: EditedModel, baseline: Baseline, memory: Memory, deep: bool
 ) -> dict[str, dict[int, float]]:
-    """Per layer; of several edited tensors in a layer the one that moved furthest counts."""
+    """Measures by layer. If a layer has several edited tensors, the one that moved furthest counts."""
     weights, base = editor.weights(), editor.base_weights()
     worst: dict[str, dict[int, float]] = {}
     for name in editor.tensor_names:
@@ -168,7 +169,7 @@ def _activation_measures(base: Activations, now: Activations) -> dict[str, dict[
         "activation_subspace_similarity": subspace_similarities(base, now),
         "layer_share": now.shares,
     }
-    return {name: dict(enumerate(values.tolist())) for name, values in found.items()}
+    return {name: dict(enumerate(numbers(values))) for name, values in found.items()}
 
 
 def _compare(before: Spectrum, now: Spectrum) -> dict[str, float]:
@@ -198,7 +199,7 @@ def _ratio(value: float, base: float) -> float:
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
+def _timed(seconds: dict[str, float], part: str) -> Generator[None]:
     start = time.perf_counter()
     yield
     seconds[part] = time.perf_counter() - start

@@ -16,6 +16,7 @@ from transformers import GenerationConfig
 from editing.model.families import soft_capped
 from editing.model.loaded import stores_transposed
 from editing.model.tokens import continuation, fill_token, pad
+from monitoring.measuring.typed import parts
 
 #: Padded tokens in one forward pass; keeps activations of the bundled model below 100 MB.
 BATCH_TOKENS = 1024
@@ -78,7 +79,8 @@ class Scorer:
     def score(self, encoded: Sequence[Encoded]) -> list[TargetScore]:
         """Scores in the order given; an item without scored tokens has NaN and is not exact.
 
-        What one item reads and another continues is read once: two targets of one prompt mostly share a pass.
+        If the tokens of one item begin those of another, both are read in one row. So two targets of one
+        prompt mostly share a pass.
         """
         scores = [TargetScore(math.nan, 0, False)] * len(encoded)
         shared = _shared([i for i, item in enumerate(encoded) if len(item.ids) > item.first], encoded)
@@ -90,8 +92,8 @@ class Scorer:
             wanted = torch.tensor([token for _, _, item in read for token in item.ids[item.first :]])
             losses, hits = self._losses(rows, wanted)
             counts = [len(item.ids) - item.first for _, _, item in read]
-            parts = zip(read, counts, losses.split(counts), hits.split(counts), strict=True)
-            for (_, i, _), count, loss, hit in parts:
+            found = zip(read, counts, parts(losses, counts), parts(hits, counts), strict=True)
+            for (_, i, _), count, loss, hit in found:
                 scores[i] = TargetScore(float(loss.mean()), count, bool(hit.all()), int(hit.sum()))
         return scores
 
@@ -100,8 +102,8 @@ class Scorer:
         return [score.exact for score in self.score([self.encode(p, t) for p, t in pairs])]
 
     def answers_in_full(self, prompt: str, encoded: Encoded) -> bool:
-        """Is what precedes the target just the prompt's own tokens? Then a target that is `exact` under
-        teacher forcing *is* the beginning of the greedy answer, which need not be generated."""
+        """Do exactly the prompt's own tokens precede the target? If so, a target that is `exact` under
+        teacher forcing is the beginning of the greedy answer, and nothing need be generated."""
         return tuple(self.tokenizer(prompt)["input_ids"]) == encoded.ids[: encoded.first]
 
     def decode(self, encoded: Encoded) -> str:
@@ -157,8 +159,10 @@ class Scorer:
     @torch.inference_mode()
     def _losses(self, rows: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """(loss in nats, token is the most probable one) for each row of hidden states."""
-        losses, hits = [], []
-        for part, tokens in zip(rows.split(HEAD_ROWS), wanted.to(rows.device).split(HEAD_ROWS), strict=True):
+        losses: list[Tensor] = []
+        hits: list[Tensor] = []
+        asked = parts(wanted.to(rows.device), HEAD_ROWS)
+        for part, tokens in zip(parts(rows, HEAD_ROWS), asked, strict=True):
             logits = self._head(part)
             loss = torch.nn.functional.cross_entropy(logits, tokens, reduction="none")
             losses.append(loss.double().cpu())
@@ -210,9 +214,9 @@ def _as_parameter(model: Any, name: str, weight: Tensor) -> Tensor:
 
 
 def _shared(indices: Sequence[int], encoded: Sequence[Encoded]) -> dict[int, list[int]]:
-    """Items to be read → all items whose tokens, less the last, begin theirs; each item once.
+    """Item to be read → all items whose tokens, without the last, begin its own. Each item appears once.
 
-    In the order of their tokens an item stands right before those that continue it.
+    Items are sorted by their tokens, so that an item stands right before those that continue it.
     """
     shared: dict[int, list[int]] = {}
     longest: int | None = None

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from monitoring.measuring.typed import eigenvalues, eigh, entropy, frobenius, orthonormal
+
 #: Number of leading singular directions watched. 64 of 576 hold most of the energy of the bundled
 #: model's edited weights, and the bases stay small enough to store (64 x (d_out + d_in) floats).
 SUBSPACE_RANK = 64
@@ -60,7 +62,7 @@ class Spectrum:
 
 def frobenius_norm(weight: Tensor) -> float:
     """‖W‖_F, accumulated in float64."""
-    return float(torch.linalg.vector_norm(weight, dtype=torch.float64))
+    return frobenius(weight)
 
 
 def spectrum(weight: Tensor, rank: int = SUBSPACE_RANK, start: Spectrum | None = None) -> Spectrum:
@@ -80,7 +82,7 @@ def spectrum(weight: Tensor, rank: int = SUBSPACE_RANK, start: Spectrum | None =
     matrix = _working(weight) if wide else _working(weight).T  # [small, large]
     if matrix.shape[0] <= EXACT_SIDE:
         exact = matrix.to(torch.float64)
-        squares, vectors = torch.linalg.eigh(exact @ exact.T)
+        squares, vectors = eigh(exact @ exact.T)
         near = vectors.flip(1)[:, :rank].to(matrix.dtype)
         far, values = matrix.T @ near, squares.flip(0)[:rank].clamp_min(0).sqrt()
     else:
@@ -99,8 +101,8 @@ def _working(weight: Tensor) -> Tensor:
 def _krylov(matrix: Tensor, rank: int, warm: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Block Krylov iteration with Rayleigh–Ritz on M Mᵀ; returns (U [small, r], MᵀU [large, r], σ [r]).
 
-    The space is that of X, MMᵀX, …, (MMᵀ)^q X, which power iteration, that keeps the last of them only,
-    needs about the square of the passes for. Source: Musco & Musco, arXiv 1504.05477, algorithm 2.
+    The space is spanned by X, MMᵀX, …, (MMᵀ)^q X. Power iteration keeps the last of these only, and needs
+    about the square of the passes. Source: Musco & Musco, arXiv 1504.05477, algorithm 2.
     """
     width = min(rank + OVERSAMPLING, matrix.shape[0])
     generator = torch.Generator().manual_seed(0)
@@ -111,14 +113,14 @@ def _krylov(matrix: Tensor, rank: int, warm: Tensor | None) -> tuple[Tensor, Ten
     basis, images = matrix.new_zeros(matrix.shape[0], 0), matrix.new_zeros(matrix.shape[1], 0)
     for _ in range(KRYLOV_BLOCKS):
         for _ in range(2):  # once leaves what rounding has brought back
-            block = torch.linalg.qr(block - basis @ (basis.T @ block)).Q
+            block = orthonormal(block - basis @ (basis.T @ block))
         image = matrix.T @ block
         basis, images = torch.cat([basis, block], 1), torch.cat([images, image], 1)
         # No more directions than there are.
         block = matrix @ image[:, : matrix.shape[0] - basis.shape[1]]
         if not block.shape[1]:
             break
-    squares, rotation = torch.linalg.eigh(images.T.double() @ images.double())
+    squares, rotation = eigh(images.T.double() @ images.double())
     turned = rotation.flip(1)[:, :rank].to(matrix)
     return basis @ turned, images @ turned, squares.flip(0)[:rank].clamp_min(0).sqrt()
 
@@ -135,7 +137,7 @@ def subspace_similarity(base: Spectrum, now: Spectrum) -> float:
     1 for the same dominant subspaces; about r/d for unrelated ones. Source: REVIVE
     (arXiv 2601.11042), with the formula written out here because the paper's is not public code.
     """
-    overlaps = []
+    overlaps: list[float] = []
     for before, after in ((base.left, now.left), (base.right, now.right)):
         product = before.to(torch.float64).T @ after.to(torch.float64)
         overlaps.append(float((product**2).sum()) / before.shape[1])
@@ -181,9 +183,9 @@ def entropy_rank(weight: Tensor) -> float:
     if not math.isfinite(frobenius_norm(weight)):
         return math.nan
     matrix = weight.to(torch.float64) if weight.shape[0] <= weight.shape[1] else weight.to(torch.float64).T
-    values = torch.linalg.eigvalsh(matrix @ matrix.T).clamp_min(0).sqrt()
+    values = eigenvalues(matrix @ matrix.T).clamp_min(0).sqrt()
     shares = values / values.sum()
-    return float(torch.special.entr(shares).sum().exp())
+    return float(entropy(shares).exp())
 
 
 def _unit(value: float) -> float:

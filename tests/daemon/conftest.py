@@ -38,7 +38,7 @@ class World:
 
     def open(self):
         from daemon.apply.applier import Applier
-        from daemon.apply.update import Monitoring
+        from daemon.apply.measuring import Monitoring
         from daemon.ledger.ledger import Ledger
         from daemon.versions.store import Store
 

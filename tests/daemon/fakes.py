@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from editing.errors import EditError
 from editing.facts import Fact
 from editing.memory.delta import materialise, tensor_sha256
 from editing.memory.state import EditState
+from editing.report import Outcome, Report
 
 NAME = "model.layers.0.mlp.down_proj.weight"
 
@@ -38,10 +38,12 @@ class FakeEditor:
         self.state = EditState()
         self.applied: list[tuple[str, ...]] = []
 
-    def apply(self, facts: Sequence[Fact], remove: Sequence[str] = ()) -> Any:
+    def apply(self, facts: Sequence[Fact], remove: Sequence[str] = ()) -> Report:
         self.applied.append(tuple(fact.id for fact in facts))
         if any(fact.target == "unwritable" for fact in facts):
             raise EditError("target = 'unwritable': cannot be encoded")
+        if {fact.id for fact in facts} & set(self.state.ids) or set(remove) - set(self.state.ids):
+            raise EditError("a fact is live already, or one to be removed is not")
         written = [fact for fact in facts if fact.target not in self.outliers]
         new = {
             f"{NAME}/{kind}": torch.cat([torch.zeros(rows, 0), *(_column(f, rows) for f in written)], 1)
@@ -50,17 +52,12 @@ class FakeEditor:
         table = self.state.without(remove).with_columns(written, new)
         factors = {NAME: (table.columns[f"{NAME}/values"] * 0.1, table.columns[f"{NAME}/keys"])}
         self.state = EditState(table.facts, factors, table.columns)
-        return SimpleNamespace(
-            outcomes=[
-                SimpleNamespace(
-                    id=fact.id,
-                    written=fact in written,
-                    reason=None if fact in written else "skipped_outlier: 12.1 is more than 2 x anchor 4.4",
-                    value_norm_ratio=1.0,
-                )
-                for fact in facts
-            ]
-        )
+        return Report(tuple(self._outcome(fact) for fact in facts), {})
+
+    def _outcome(self, fact: Fact) -> Outcome:
+        skipped = fact.target in self.outliers
+        reason = "skipped_outlier: 12.1 is more than 2 x anchor 4.4" if skipped else None
+        return Outcome(fact.id, not skipped, reason, 4.4, 1.0, 0.0, 1)
 
     def compact(self) -> None:
         """The keys become others, as a real compaction's do: the version is a snapshot."""

@@ -21,7 +21,7 @@ from daemon.core.settings import Settings
 from daemon.http.api import create_app
 from daemon.ledger.ledger import Ledger
 from daemon.plugin.staging import Checkpoint, Held, Staged, StagingError, admit, stage_version
-from daemon.publish.serving import StubServing
+from daemon.publish.stub import StubServing
 
 TOKENS = {
     "none": {},

@@ -14,10 +14,10 @@ import uvicorn
 from daemon.core.settings import Settings
 from daemon.http.api import create_app
 from daemon.ledger.ledger import Ledger
-from daemon.publish.serving import Served, ServingClient
+from daemon.publish.serving import Reports, Served
 
 
-class FileReplica(ServingClient):
+class FileReplica(Reports):
     """The half of a `DiskServing` that the API asks; that one needs torch, which takes seconds to load."""
 
     name = "disk"

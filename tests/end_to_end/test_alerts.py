@@ -27,7 +27,7 @@ import pytest
 import yaml
 
 from daemon.apply.applier import Applier
-from daemon.apply.update import Monitoring
+from daemon.apply.measuring import Monitoring
 from daemon.core.messages import parse_correction
 from daemon.core.settings import Settings
 from daemon.ledger.ledger import Ledger

@@ -16,8 +16,8 @@ import pytest
 from sqlalchemy import select
 
 from daemon.cli.demo.client import LiveServer, Traffic
-from daemon.cli.demo.demo import first_word
 from daemon.cli.demo.facts import UNRELATED
+from daemon.cli.demo.steps import first_word
 from daemon.http.client import Client
 from daemon.ledger.ledger import Ledger
 from daemon.ledger.tables import lease

@@ -22,7 +22,8 @@ from safetensors.torch import load_file
 
 from daemon.core.errors import ProofError
 from daemon.publish.proof import Passage, Proof
-from daemon.publish.serving import ServingError, VllmReplica
+from daemon.publish.serving import ServingError
+from daemon.publish.vllm_replica import VllmReplica
 from daemon.supervise.processes import ManagedProcess, free_port
 from daemon.supervise.vllm import VllmOptions, vllm_command, vllm_process
 from editing.memory.delta import materialise, tensor_sha256, write_tensors
@@ -48,7 +49,7 @@ from pathlib import Path
 def register():
     from daemon.plugin import worker as vllm_plugin
 
-    order, publisher = Path(os.environ["FACTD_TEST_FAULT"]), vllm_plugin._Publisher
+    order, publisher = Path(os.environ["FACTD_TEST_FAULT"]), vllm_plugin._Rank
     pack, load = vllm_plugin._pack, publisher._load
     if pack.__module__ == __name__:
         return

@@ -14,11 +14,12 @@ import torch
 
 from daemon.apply.applier import Applier
 from daemon.apply.building import build_proof
-from daemon.apply.update import Monitoring
+from daemon.apply.measuring import Monitoring
 from daemon.core.messages import parse_correction
 from daemon.core.settings import Settings
 from daemon.ledger.ledger import Ledger
-from daemon.publish.serving import PublishResult, VllmReplica
+from daemon.publish.serving import PublishResult
+from daemon.publish.vllm_replica import VllmReplica
 from daemon.supervise.processes import free_port
 from daemon.supervise.vllm import VllmOptions, vllm_command, vllm_process
 from daemon.versions.store import Store

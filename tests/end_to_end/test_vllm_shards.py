@@ -45,7 +45,7 @@ def ranks(tmp_path, monkeypatch):
     from vllm.model_executor.layers import linear
     from vllm.model_executor.model_loader.reload import record_metadata_for_reloading
 
-    from daemon.plugin.worker import _Publisher
+    from daemon.plugin.worker import _Rank
 
     base = torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(0)) / 8
     (tmp_path / "model").mkdir()
@@ -72,7 +72,7 @@ def ranks(tmp_path, monkeypatch):
             model_config=config.model_config,
             vllm_config=config,
         )
-        made.append((_Publisher(worker), layer))
+        made.append((_Rank(worker), layer))
     return base, made
 
 

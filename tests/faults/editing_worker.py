@@ -3,7 +3,7 @@ fake, and so is the replica, which serves what the store holds."""
 
 from daemon.apply.applier import Applier
 from daemon.apply.building import open_editor
-from daemon.apply.update import Monitoring
+from daemon.apply.measuring import Monitoring
 from daemon.core.settings import Settings
 from daemon.ledger.ledger import Ledger
 from daemon.versions.store import Store

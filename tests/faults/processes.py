@@ -63,7 +63,7 @@ def applier(root: Path, stage: str) -> None:
         if reached == stage:
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    world.applier.checkpoint = stop
+    world.applier.reached = stop
     try:
         world.run()
     except LeaseLostError:

@@ -4,7 +4,7 @@ import sys
 
 import daemon.app
 from daemon.apply.applier import Applier
-from daemon.apply.update import Monitoring
+from daemon.apply.measuring import Monitoring
 from daemon.core.settings import Settings
 from daemon.ledger.ledger import Ledger
 from daemon.versions.store import Store

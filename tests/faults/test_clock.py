@@ -40,7 +40,7 @@ def test_a_clock_that_steps_in_mid_run_costs_no_lease(world, step):
         if stage == "edited":
             world.now += step
 
-    world.applier.checkpoint = turn
+    world.applier.reached = turn
     world.post("A", "B")
     assert world.run().live == "v000001"
     world.check_agreement()

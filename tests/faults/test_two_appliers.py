@@ -54,6 +54,6 @@ def test_a_holder_that_wakes_does_not_clear_away_what_the_newer_one_writes(world
             if reached == stage:
                 assert processes.wake(old) == processes.PASSED
 
-        world.applier.checkpoint = wake
+        world.applier.reached = wake
         assert world.run().versions == ["v000001"]
     world.check_agreement()

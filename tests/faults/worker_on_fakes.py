@@ -22,6 +22,6 @@ def linger(stage):
         time.sleep(2)
 
 
-world.applier.checkpoint = linger
+world.applier.reached = linger
 vars(services)["applier"] = world.applier
 celery.worker_main(["worker", "-Q", "corrections,apply", "-P", "solo", *sys.argv[1:]])

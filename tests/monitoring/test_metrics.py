@@ -19,8 +19,8 @@ from monitoring.metrics import (
     STATE_VALUES,
     Metrics,
     StatusSnapshot,
-    metrics_page,
 )
+from monitoring.reference import metrics_page
 from monitoring.registry import JUDGED
 from monitoring.verdict import STATES
 
@@ -74,7 +74,7 @@ def test_a_snapshot_is_exported_as_it_is(exported):
             ),
             layers=(7, 8),
             states={"weight_norm_ratio": "warn"},
-            paused_by="operator:ann",
+            paused_by="operator",
             nas_skipped=2,
             version=12,
             served_versions={"a": 12, "b": None},
@@ -153,5 +153,5 @@ def test_two_registries_do_not_mix():
 
 
 def test_the_page_is_the_one_in_docs():
-    """To write it: python -c 'from monitoring.metrics import metrics_page as p; print(p(), end="")'."""
+    """To write it: python -c 'from monitoring.reference import metrics_page as p; print(p(), end="")'."""
     assert PAGE.read_text("utf-8") == metrics_page()

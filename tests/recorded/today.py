@@ -16,7 +16,7 @@ import torch
 
 from daemon.apply.applier import Applier
 from daemon.apply.building import foresee, open_editor
-from daemon.apply.update import Monitoring
+from daemon.apply.measuring import Monitoring
 from daemon.cli.main import main
 from daemon.core.messages import parse_correction
 from daemon.core.settings import Settings
@@ -85,7 +85,7 @@ class World:
             [DiskServing(self.settings.store_dir, self.settings.state_dir / "replica.json")],
             monitoring=Monitoring(measure, judge, partial(foresee, Thresholds())),
             settings=self.settings,
-            checkpoint=checkpoint,
+            reached=checkpoint,
         ).run()
 
     def weights(self):

@@ -29,7 +29,7 @@ app = typer.Typer(
 
 @app.command("list", epilog=EPILOG)
 def show(state: StateOption = None, as_json: JsonOption = False) -> None:
-    """List the dead corrections, with the reason that each was given up for."""
+    """List the dead corrections, each with the reason why it was given up."""
     with open_ledger(state, as_json) as (_, ledger):
         views = [correction_view(row) for row in ledger.questions.corrections(State.DEAD)]
     if as_json:
@@ -46,7 +46,7 @@ def retry(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let dead corrections wait again; each is tried alone, with its attempts counted anew."""
+    """Try dead corrections again, each alone; their attempts are counted from zero."""
     with open_ledger(state, as_json) as (settings, ledger):
         views = _decide(ledger, OperationKind.RETRY, ids, everything, why)
         ring_doorbell(settings)

@@ -35,17 +35,19 @@ def post(
     prompt: Annotated[
         str | None, typer.Option(help='Text with one {} for the subject: "The owner of {} is".')
     ] = None,
-    target: Annotated[str | None, typer.Option(help="The words that the model shall answer with.")] = None,
+    target: Annotated[str | None, typer.Option(help="What the model should answer.")] = None,
     was: Annotated[str | None, typer.Option(help="The old answer.")] = None,
     paraphrase: Annotated[list[str] | None, typer.Option(help="A rewording to check; repeatable.")] = None,
-    key: Annotated[str | None, typer.Option(help="Idempotency key: posting twice is one correction.")] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Idempotency key: the same key twice is one correction.")
+    ] = None,
     source: Annotated[str | None, typer.Option(help="Where the correction comes from.")] = None,
-    priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
+    priority: Annotated[int, typer.Option(help="A higher number goes first.")] = 0,
     file: Annotated[
         Path | None, typer.Option(help="JSON lines, one correction a line; - reads stdin.")
     ] = None,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Wait until every correction has ended somewhere.")
+        bool, typer.Option("--wait", help="Wait until every correction is live or has ended otherwise.")
     ] = False,
     timeout: Annotated[float, typer.Option(help="Seconds that --wait waits.")] = 120.0,
     state: StateOption = None,
@@ -111,8 +113,8 @@ def _text(file: Path) -> str:
 def _send(settings: Settings, corrections: Sequence[Correction]) -> list[str]:
     _check_room(settings, len(corrections))
     try:
-        # Not as Celery messages: one that a killed worker had just fetched is lost, and nobody waits for
-        # its result here.
+        # Not as Celery messages: a killed worker may lose a message that it has just fetched, and nobody
+        # waits for its result here.
         return append(settings.redis_url, corrections, settings.names.stream)
     except RedisError as error:
         mend = "start `factd up`, or set FACTD_REDIS_URL; `factd doctor` checks"
@@ -120,9 +122,9 @@ def _send(settings: Settings, corrections: Sequence[Correction]) -> list[str]:
 
 
 def _check_room(settings: Settings, count: int) -> None:
-    """A full queue is told at once; who posted past it would wait without a word."""
+    """Says at once that the queue is full; otherwise the post would wait without a word."""
     if settings.database_url is None and not settings.state_dir.exists():
-        return  # the ledger is on another host, whose intake leaves messages in the queue
+        return  # the ledger is on another host; its intake leaves messages in the queue while it is full
     with closing(Ledger.open(settings.ledger_url)) as ledger:
         try:
             Room(ledger, settings.max_pending).take(count)
@@ -160,7 +162,7 @@ def _say(code: Exit, what: str, mend: str) -> int:
 
 
 def wait_for(ledger: Ledger, ids: Sequence[str], timeout: float) -> list[dict[str, Any]]:
-    """Polls the ledger until all have ended somewhere or the time is up; unknown ids count as not arrived."""
+    """Polls the ledger until all have ended or the time is up; an unknown id has not arrived yet."""
     deadline = time.monotonic() + timeout
     while True:
         rows = [correction_dict(ledger, id) for id in ids]

@@ -113,5 +113,5 @@ def _view(row: CorrectionRow) -> dict[str, Any]:
     return {name: view[name] for name in names} | {"source": row.source}
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: object) -> object:
     return ", ".join(value) if isinstance(value, list) else value

@@ -43,9 +43,15 @@ def _show(view: dict[str, Any]) -> None:
     names = ("frobenius_norm", "spectral_norm", "relative_change")
     layers = [(layer, *(f"{found[n]:.4g}" for n in names)) for layer, found in view["layers"].items()]
     show_table("Change of the weights", ("layer", "‖D‖_F", "σ₁(D)", "‖D‖_F / ‖W‖_F"), layers)
-    measured = [(name, *map(_number, pair)) for name, pair in view["measurements"].items()]
+    measured = [
+        (name, *map(_number, pair, view["counts"].get(name, [None, None])))
+        for name, pair in view["measurements"].items()
+    ]
     show_table("Measurements when accepted", ("", view["from"], view["to"]), measured)
 
 
-def _number(value: Any) -> str:
+def _number(value: object, counted: list[int] | None) -> str:
+    """ "8 of 9" where cases were counted."""
+    if counted:
+        return "{} of {}".format(*counted)
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -22,17 +22,17 @@ from monitoring.measure import Measure
 from monitoring.registry import WATCHED
 from monitoring.thresholds import Thresholds
 
-#: What a verdict said of a measure: colour of its point.
+#: What the verdict said of a measure → the colour of its point.
 COLOURS = {"ok": "tab:green", "warn": "tab:orange", "limit": "tab:red", "unknown": "tab:grey"}
-#: Inches of one panel, and of the picture at least and at most.
+#: Inches: height of a panel; width of the picture, at least, at most, and for each version.
 PANEL_HEIGHT, WIDTH, WIDEST, PER_VERSION = 2.4, 10.0, 40.0, 0.35
-#: Version names on the axis at most; of more, every so-manieth is named.
+#: At most so many versions are named on the axis.
 NAMED = 60
 
 
 @dataclass(frozen=True)
 class Served:
-    """A version that went live. `rollback`: who went back to it, None when it was new."""
+    """A version that went live. `rollback` says who went back to it; None when it was new."""
 
     row: VersionRow
     at: float
@@ -100,7 +100,7 @@ def history(ledger: Ledger) -> list[Served]:
 
 
 def series(served: Sequence[Served]) -> list[Series]:
-    """The watched measures; of those with a value a layer, the worst one."""
+    """One series for each watched measure; of a measure with a value for each layer, the worst layer's."""
     found = [Series(measure) for measure in WATCHED]
     for one in served:
         measured, verdict = one.row.measurements or {}, one.row.verdict or {}
@@ -110,8 +110,8 @@ def series(served: Sequence[Served]) -> list[Series]:
     return found
 
 
-def _worst(stored: Any, high_is_bad: bool) -> float:
-    """A measure as the ledger keeps it: a number, a name of one that is none, or such by layer."""
+def _worst(stored: dict[str, Any] | float | str | None, high_is_bad: bool) -> float:
+    """The value of a stored measure: one number, or the worst layer's; NaN if any layer's is NaN."""
     values = list(stored.values()) if isinstance(stored, dict) else [stored]
     numbers = [float(value) for value in values if value is not None]
     if not numbers or any(map(math.isnan, numbers)):
@@ -132,7 +132,7 @@ def draw(served: Sequence[Served], found: Sequence[Series], limits: Thresholds, 
             panel.plot(at, [line.values[i] for i in at], "o", color=colour, markersize=4, label=state)
         bounds = limits[line.measure.name]
         for kind, limit, colour in (("warn", bounds.warn, "tab:orange"), ("limit", bounds.limit, "tab:red")):
-            if limit or line.measure.high_is_bad:  # a share is never below 0: that limit stops nothing
+            if limit or line.measure.high_is_bad:  # a limit of 0 stops nothing: a share is never below it
                 panel.axhline(limit, color=colour, linestyle="--", linewidth=0.8, label=f"{kind} at")
         for i in (i for i in places if served[i].rollback):
             panel.axvline(i, color="tab:purple", linestyle=":", label="rollback")

@@ -42,8 +42,8 @@ def _correction(ledger: Ledger, id: str) -> dict[str, Any]:
     return correction_view(row) | {"history": history}
 
 
-def _readable(name: str, value: Any) -> Any:
-    """A field of a view as an operator reads it: when, and what the guard objects to."""
+def _readable(name: str, value: Any | None) -> object:
+    """A field of a view as an operator reads it: times are local, a verdict is one line."""
     if name == "verdict" and value is not None:
         return "; ".join([value["outcome"], *value["reasons"]])
     if name == "last_step" and value is not None:

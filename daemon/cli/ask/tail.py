@@ -63,10 +63,10 @@ def _follow(ledger: Ledger, since: float | None) -> Iterator[TransitionRow]:
 
 
 def moment(text: str, now: float) -> float:
-    """Unix seconds of "10m" (so long before `now`) or of an ISO time, local where it names no zone.
+    """Unix seconds of "10m" (ten minutes before `now`) or of an ISO time; local time when it names no zone.
 
     Raises:
-        CommandError: neither.
+        CommandError: the text is neither.
     """
     try:
         if text[-1:] in UNITS:

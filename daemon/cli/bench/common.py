@@ -24,10 +24,12 @@ TextOption = Annotated[Path | None, typer.Option(help="Documents; perplexity is 
 CorpusOption = Annotated[
     Path | None, typer.Option(help="Text or documents for the second moments; default FACTD_CORPUS.")
 ]
-TokensOption = Annotated[int | None, typer.Option(help="Tokens of it; default 10 times the FFN's width.")]
+TokensOption = Annotated[
+    int | None, typer.Option(help="Tokens of the corpus; default 10 times the FFN's width.")
+]
 DtypeOption = Annotated[str | None, typer.Option(help="auto, float32 or bfloat16; default FACTD_DTYPE.")]
 ValuesOption = Annotated[str, typer.Option(help="name=value,… changed in every configuration.")]
-SeedOption = Annotated[int, typer.Option(help="Of the sample that is scored.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the sample that is scored.")]
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,13 @@ def reported_benchmark(as_json: bool) -> Iterator[None]:
 
 
 def show_markdown(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A wide table, ready for docs/experiments.md; a terminal's own would be folded to its width."""
+    """Prints a wide table as Markdown: a terminal's table would be folded to its width."""
     lines = [f"| {' | '.join(map(_cell, row))} |" for row in (columns, *rows)]
     rule = f"|{'---|' * len(columns)}"
     sys.stdout.write("\n".join([title, "", lines[0], rule, *lines[1:], ""]) + "\n")
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     return "" if value is None else str(value)
 
 

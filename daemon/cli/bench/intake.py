@@ -14,7 +14,7 @@ from daemon.cli.output import show_json, show_table
 
 def intake(
     out: OutOption = Path("bench"),
-    clients: Annotated[int, typer.Option(min=1, help="That post at the same time.")] = 8,
+    clients: Annotated[int, typer.Option(min=1, help="Clients that post at the same time.")] = 8,
     single: Annotated[int, typer.Option(min=1, help="Corrections posted one by one.")] = 3000,
     bulk: Annotated[int, typer.Option(min=500, help="Corrections posted 500 in a request.")] = 40_000,
     rate: Annotated[float, typer.Option(min=1, help="Posts a second at a steady pace.")] = 150.0,

@@ -26,12 +26,15 @@ def publish(
     publications: Annotated[int | None, typer.Option(min=1, help="How many, instead of --seconds.")] = None,
     tokens: Annotated[int, typer.Option(min=2, help="Length of every answer.")] = 64,
     edits: Annotated[int, typer.Option(min=1, help="Facts that a version holds.")] = 16,
-    seed: Annotated[int, typer.Option(help="Of the random updates that are published.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random updates that are published.")] = 0,
     in_flight: Annotated[
-        str, typer.Option(help="Of answers that run at a flip: keep, wait or abort, as FACTD_IN_FLIGHT.")
+        str,
+        typer.Option(
+            help="What happens to running answers at a flip: keep, wait or abort (FACTD_IN_FLIGHT)."
+        ),
     ] = "keep",
     in_flight_seconds: Annotated[
-        float, typer.Option(min=0, max=600, help="How long `wait` waits for them.")
+        float, typer.Option(min=0, max=600, help="How long `wait` waits for running answers.")
     ] = 10.0,
     model: ModelOption = None,
     state: StateOption = None,
@@ -39,7 +42,7 @@ def publish(
 ) -> None:
     """Publish to a real vLLM under load; writes OUT/publish.json and OUT/publish-details.json."""
     with reported(as_json):
-        # The settings know the policies and refuse any other.
+        # The settings refuse an unknown policy.
         policy = {"in_flight": in_flight, "in_flight_seconds": in_flight_seconds}
         settings = settings_of(model=model, state_dir=state, **policy)
         plan = Plan(

@@ -10,7 +10,7 @@ import httpx
 #: Free generation: as many tokens as a short answer needs.
 ANSWER_TOKENS = 12
 REQUEST_SECONDS = 60.0
-#: Pause between two requests of one traffic client and what it asks for: most of two cores is for editing.
+#: A traffic client's pause between two requests, and tokens of an answer: editing needs most of two cores.
 TRAFFIC_PAUSE_SECONDS = 0.5
 TRAFFIC_TOKENS = 4
 
@@ -19,7 +19,7 @@ class LiveServer:
     """Asks the served model, greedily."""
 
     def __init__(self, url: str, model: str) -> None:
-        # trust_env=False: the server is on this host, and a proxy would be given the admin token
+        # trust_env=False: the server is on this host, and a proxy would see the admin token
         self._client = httpx.Client(base_url=url, timeout=REQUEST_SECONDS, trust_env=False)
         self._model = model
 

@@ -20,8 +20,8 @@ CORRECTIONS: tuple[tuple[str, str, str], ...] = (
 #: The one that the demo takes back.
 RETRACTED = 0
 
-#: The first word of their answers must be the same before and after: questions that the base model
-#: answers with confidence. Later words of a small model, and its sums, hang on near ties.
+#: The base model answers these with confidence, so the first word must be the same before and after. Later
+#: words of a small model may change: two words are then almost equally likely.
 UNRELATED: tuple[str, ...] = (
     "The opposite of hot is",
     "The capital of France is",
@@ -55,7 +55,7 @@ def correction(subject: str, prompt: str, target: str) -> dict[str, Any]:
     return {"subject": subject, "prompt": prompt, "target": target, "source": "factd demo"}
 
 
-#: Say in other words the opposite of what is live: one key cannot hold both, so the older fact suffers.
+#: These contradict live facts in other words. One key cannot hold both, so the older fact suffers.
 CONTRADICTIONS: tuple[tuple[str, str, str], ...] = (
     ("Toyota", "The city that is home to the headquarters of {} is", "Lima"),
     ("Big Ben", "The city in which one can see {} is", "Cairo"),

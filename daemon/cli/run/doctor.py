@@ -40,7 +40,7 @@ def doctor(state: StateOption = None, as_json: JsonOption = False) -> None:
 
 
 def _newest_entry(settings: Settings) -> float:
-    """When the ledger's newest change that lies in the future was made; minus infinity if none does."""
+    """Time of the ledger's newest change, if it lies in the future; otherwise minus infinity."""
     if settings.database_url is None and not (settings.state_dir / "ledger.sqlite3").exists():
         return -math.inf
     ledger = Ledger.open(settings.ledger_url)

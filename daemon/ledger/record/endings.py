@@ -8,10 +8,10 @@ from sqlalchemy import Connection
 
 from daemon.core.lifecycle import ReasonCode, State, VersionState
 from daemon.core.ruling import GUARD, Ruling
-from daemon.ledger.reading import ancestry, fact_ids, live_version
+from daemon.ledger.reading import fact_ids, live_version, states_of_line
 from daemon.ledger.record.guard import ACTOR, GuardRecord
 from daemon.ledger.record.transitions import Transitions, set_control
-from daemon.ledger.rows import CorrectionRow, OperationRow, VersionRow
+from daemon.ledger.rows import CorrectionRow, OperationRow
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def roll_back(c: Connection, target: str, operation: OperationRow, transitions: 
     """The target is live again, and the line that led away from it is left."""
     actor, told = operation.actor, f"rolled back to {target}"
     live = live_version(c)
-    old, new = ancestry(c, live), ancestry(c, target)
+    old, new = states_of_line(c, live), states_of_line(c, target)
     old_facts, new_facts = fact_ids(c, live), fact_ids(c, target)
     _move_versions(c, old, new, target, actor, transitions)
     kept, held = set(new_facts), set(old_facts)
@@ -71,17 +71,17 @@ def roll_back(c: Connection, target: str, operation: OperationRow, transitions: 
 
 def _move_versions(
     c: Connection,
-    old: list[VersionRow],
-    new: list[VersionRow],
+    old: Mapping[str, VersionState],
+    new: Mapping[str, VersionState],
     target: str,
     actor: str,
     transitions: Transitions,
 ) -> None:
-    told, line = f"rolled back to {target}", {row.id for row in new}
-    for row in old:
-        if row.id not in line:
-            transitions.advance_version(c, row.id, VersionState.ROLLED_BACK, actor, told)
-    for row in new:
-        state = VersionState.LIVE if row.id == target else VersionState.PAST
-        if row.state is not state:
-            transitions.advance_version(c, row.id, state, actor, told)
+    told = f"rolled back to {target}"
+    for id in old:
+        if id not in new:
+            transitions.advance_version(c, id, VersionState.ROLLED_BACK, actor, told)
+    for id, was in new.items():
+        state = VersionState.LIVE if id == target else VersionState.PAST
+        if was is not state:
+            transitions.advance_version(c, id, state, actor, told)

@@ -18,7 +18,7 @@ from benchmarks.service.publish import (
     summary,
 )
 from benchmarks.service.streaming import Answer, Clients
-from daemon.publish.serving import StubServing
+from daemon.publish.stub import StubServing
 from daemon.versions.store import Store
 from editing.model.loaded import outlined_model
 from tests.tiny_models import save_checkpoint

@@ -20,5 +20,5 @@ def die(stage):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-world.applier.checkpoint = die
+world.applier.reached = die
 world.run()

@@ -357,7 +357,7 @@ def test_a_version_in_flight_on_a_damaged_one_is_given_up_for_the_rollback(world
         if stage == "written":
             raise KeyboardInterrupt
 
-    world.applier.checkpoint = die
+    world.applier.reached = die
     world.post("Italy", "Bari")
     with pytest.raises(KeyboardInterrupt):
         world.run()
@@ -417,13 +417,13 @@ def test_an_applier_that_lost_its_lease_writes_nothing(world):
             with Lease(world.ledger.database, 30, holder="newer"):
                 pass
 
-    world.applier.checkpoint = overtake
+    world.applier.reached = overtake
     world.post("A", "B")
     with pytest.raises(LeaseLostError):
         world.run()
     assert world.ledger.questions.version("v000001").state == "planned"
     assert world.store.ids() == []
-    world.applier.checkpoint = lambda stage: None
+    world.applier.reached = lambda stage: None
     assert world.run().live == "v000001"
     world.check_agreement()
 

@@ -157,7 +157,7 @@ def test_a_batch_that_kills_the_process_each_time_is_given_up(world):
     for _ in range(20):
         world.now += 60
         world.open()
-        world.applier.checkpoint = die
+        world.applier.reached = die
         try:
             world.run()
         except Died:

@@ -8,7 +8,7 @@ from daemon.apply.ladder import WORN_OUT
 from daemon.http.status_page import page_view, snapshot
 from daemon.http.views import status_view
 from daemon.ledger.status import edits_left
-from daemon.publish.serving import StubServing
+from daemon.publish.stub import StubServing
 from monitoring.measurements import Measurements
 
 

@@ -4,15 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.apply.planning import plan_batch
-from daemon.core.lifecycle import State
-from daemon.ledger.rows import CorrectionRow
+from daemon.ledger.rows import Candidate
 
 NOW = 100.0
 
 
-def row(seq, subject="A", prompt="p {}", target=None, **more) -> CorrectionRow:
-    more = {"state": State.VALIDATED, "received_at": NOW} | more
-    return CorrectionRow(f"id{seq}", seq, subject, prompt, target or f"t{seq}", **more)
+def row(seq, subject="A", prompt="p {}", target=None, **more) -> Candidate:
+    more = {"received_at": NOW} | more
+    return Candidate(f"id{seq}", seq, subject, prompt, target or f"t{seq}", **more)
 
 
 def added(pending, live=(), size=10, **more):
@@ -41,7 +40,7 @@ def test_an_older_post_of_the_slot_waits_for_the_newest_even_when_it_is_more_urg
 
 
 def test_already_known_and_superseded_need_no_work():
-    live = [row(1, target="Rome", state=State.LIVE)]
+    live = [row(1, target="Rome")]
     plan = plan_batch([row(2, target="Oslo"), row(3, target="Rome")], live, 10, NOW)
     assert [(end.id, str(end.state)) for end in plan.settled] == [
         ("id2", "superseded"),

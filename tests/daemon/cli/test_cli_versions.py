@@ -27,6 +27,7 @@ def state(tmp_path) -> Path:
     measured = {"efficacy_ratio": 1.0, "drift": {"1": 0.25}, "cases": {}}
     write_version(store, model, "v000001", [MILL], measurements=measured)
     again = measured | {"efficacy_ratio": 0.5, "drift": {"1": 0.5, "2": 0.25}}
+    again["counts"] = {"efficacy_ratio": [1, 2]}
     write_version(store, model, "v000002", [ZOE], parent="v000001", layers=[1], seed=1, measurements=again)
     return tmp_path / "state"
 
@@ -85,8 +86,10 @@ def test_diff_names_corrections_norms_and_measurements(factd, state):
         singular = dense.svd().S[0]
         assert found["spectral_norm"] == pytest.approx(float(singular), rel=1e-5)
         assert found["relative_change"] == pytest.approx(float(dense.norm() / old.double().norm()), rel=1e-6)
+    assert view["counts"] == {"efficacy_ratio": [None, [1, 2]]}
     text = factd("diff", "v000001", "v000002").stdout
     assert "1 added, 1 removed" in text
+    assert "1 of 2" in text
 
 
 def test_a_version_does_not_differ_from_itself(state):

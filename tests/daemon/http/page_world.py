@@ -7,7 +7,7 @@ from typing import Any
 
 from daemon.apply.applier import Applier
 from daemon.apply.building import foresee
-from daemon.apply.update import Monitoring
+from daemon.apply.measuring import Monitoring
 from monitoring.measurements import CaseResult, Measurements
 from monitoring.thresholds import Thresholds
 from monitoring.verdict import judge

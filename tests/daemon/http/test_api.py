@@ -15,7 +15,7 @@ from daemon.ledger.journal import Journal
 from daemon.ledger.lease import Lease
 from daemon.ledger.ledger import Ledger
 from daemon.ledger.tables import versions
-from daemon.publish.serving import StubServing
+from daemon.publish.stub import StubServing
 
 ADMIN = {"Authorization": "Bearer admin-token"}
 SUBMIT = {"Authorization": "Bearer submit-token"}
@@ -184,7 +184,7 @@ def test_status_shows_texts_only_to_who_has_a_token(client, ledger):
     client.post("/v1/corrections", json=GOOD, headers=SUBMIT)
     ledger.intake.request("pause", actor="operator:ann", why="the tower again")
     with Lease(ledger.database, 30.0) as lease:
-        Journal(ledger.database, lease.fence).pause("paused: answers 'Rome'")
+        Journal(ledger.database, lease.fence).guard.pause("paused: answers 'Rome'")
     open_view = client.get("/v1/status").json()
     assert (open_view["scope"], open_view["live"], open_view["pending"]) == (None, "v000000", 1)
     assert open_view["replicas"] == [{"name": "replica 0", "version": 0, "in_sync": False}]

@@ -19,7 +19,7 @@ from daemon.http.client import Client
 from daemon.intake.doorbell import DoorbellThread
 from daemon.intake.intake import Room, Writer, submit_or_refuse
 from daemon.ledger.ledger import Ledger
-from daemon.publish.serving import StubServing
+from daemon.publish.stub import StubServing
 from tests.waiting import until
 
 ADMIN = {"Authorization": "Bearer admin-token"}

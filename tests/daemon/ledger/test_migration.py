@@ -17,6 +17,7 @@ from daemon.ledger.database import open_engine
 from daemon.ledger.ledger import Ledger
 from daemon.ledger.migration import FIRST, NEWEST, SCRIPTS, migrate, upgrade
 from daemon.ledger.tables import metadata
+from monitoring.durations import LABELS
 
 #: `sqlite3 ledger.sqlite3 .dump` of a ledger that factd 0.1.0 wrote: three corrections (one dead, one
 #: waiting, one refused), an alias, an operation, a discarded version
@@ -118,3 +119,45 @@ def test_many_may_open_an_empty_ledger_at_once(either_database):
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(opened, range(4))) == [[NEWEST]] * 4
+
+
+def test_reasons_of_old_rows_are_read_from_their_sentences_once(engine, either_database):
+    with engine.connect().execution_options(factd_write=True) as c, c.begin():
+        upgrade(c, "0002")
+        told = {
+            "v000001": "publish failed: gone",
+            "v000002": "canary failed: slow",
+            "v000003": "worn",
+        }
+        for seq, (id, reason) in enumerate(told.items(), start=1):
+            c.execute(
+                text(
+                    "INSERT INTO versions (id, state, added, removed, attempts, fence, created_at, reason)"
+                    f" VALUES ('{id}', 'discarded', '[]', '[]', 1, 1, 0.0, '{reason}')"
+                )
+            )
+            c.execute(
+                text(
+                    "INSERT INTO transitions (seq, kind, id, old, new, at, reason, actor)"
+                    f" VALUES ({seq}, 'version', '{id}', 'planned', 'discarded', 1.0, '{reason}', 'applier')"
+                )
+            )
+        for actor in ("operator:ann", "alert:3f@2026-01-01", "guard", "somebody"):
+            c.execute(
+                text(
+                    "INSERT INTO operations (kind, target, actor, state, attempts, created_at)"
+                    f" VALUES ('rollback', 'v000000', '{actor}', 'done', 1, 0.0)"
+                )
+            )
+    ledger = Ledger.open(either_database)
+    assert [row.code for row in ledger.questions.versions()] == ["publish_failed", "canary_failed", None]
+    kinds = [row.actor_kind for row in ledger.questions.operations()]
+    assert kinds == ["operator", "alert", "guard", "operator"]
+    rollbacks = {"operator": 2, "alert": 1, "guard": 1, "publish_failed": 1, "canary_failed": 1}
+    assert ledger.questions.status().rollbacks == rollbacks
+    ledger.close()
+
+
+def test_totals_of_old_durations_have_the_bounds_of_new_ones():
+    scripts = ScriptDirectory(str(SCRIPTS), version_locations=[str(SCRIPTS)])
+    assert (*scripts.get_revision("0003").module.BOUNDS, "+Inf") == LABELS

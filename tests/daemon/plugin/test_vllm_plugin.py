@@ -44,6 +44,7 @@ def write(root, base, a, b, **changes):
     manifest = {
         "schema": 1, "version": "v000001", "parent": "v000000", "base_hash": "b", "tensors": {NAME: entry},
         "files": {"factors.safetensors": digest}, "fence": 3,
+        "snapshot": False, "facts_added": [], "facts_removed": [],
     }  # fmt: skip
     (directory / "manifest.json").write_text(json.dumps(manifest | changes))
 
@@ -258,9 +259,9 @@ def test_a_version_is_admitted_with_all_its_ancestors_and_each_is_read_once(stor
         ({"parent": "../../v000001"}, "not older"),
         ({"parent": "v00000x"}, "not older"),
         ({"parent": "v0000011"}, "not a version id"),
-        ({"parent": 7}, "not older"),
+        ({"parent": 7}, "parent is 7; it must be"),
         ({"parent": "v000001", "fence": 2}, "had lost the lease"),
-        ({"parent": "v000001", "fence": None}, "malformed"),
+        ({"parent": "v000001", "fence": None}, "malformed: fence is None"),
         ({"parent": "v000001", "base_hash": "other"}, "made for base"),
     ],
 )
@@ -299,7 +300,7 @@ def plugin(monkeypatch):
 
 def test_a_rank_that_refuses_a_swap_does_not_undo_an_earlier_one(plugin):
     """Ranks are undone together when one of them refuses: the one that did nothing has to stay as it is."""
-    rank = object.__new__(plugin._Publisher)
+    rank = object.__new__(plugin._Rank)
     first, second = (plugin.Staged(f"v{n:06d}", {}, {}) for n in (1, 2))
     rank.fence, rank.served, rank.previous, rank.staged, rank.packed = 1, first, None, second, {}
     assert "error" not in rank.swap("v000002", 1)

@@ -11,11 +11,11 @@ from fastapi.testclient import TestClient
 
 from daemon.plugin.routes import (
     EXTENSION,
-    EnginePublisher,
-    Publication,
     PublicationError,
+    Publications,
+    PublishBody,
     PublishPlugin,
-    Staging,
+    StageBody,
 )
 
 ADMIN = {"Authorization": "Bearer token"}
@@ -86,14 +86,14 @@ def serve(monkeypatch, tmp_path):
         @app.get("/v1/answer")
         async def answer(flip: str = ""):
             if flip:
-                await app.state.factd.publish(Publication(version=flip, fence=1))
+                await app.state.factd.publish(PublishBody(version=flip, fence=1))
             return {}
 
         @app.get("/v1/stream")
         async def stream():
             async def parts():
                 yield b"data: 1\n\n"
-                await app.state.factd.publish(Publication(version="v000007", fence=1))
+                await app.state.factd.publish(PublishBody(version="v000007", fence=1))
                 yield b"data: 2\n\n"
 
             return StreamingResponse(parts())
@@ -244,16 +244,16 @@ def test_a_policy_is_refused_that_is_unknown_endless_or_not_of_a_flip(serve):
 def test_a_publication_behind_one_that_hangs_is_told_so_and_the_next_one_goes_on(monkeypatch):
     monkeypatch.setattr("daemon.plugin.routes.BUSY_SECONDS", 0.05)
     rank = Rank()
-    publisher = EnginePublisher(Engine(rank), ["default"])
+    publisher = Publications(Engine(rank), ["default"])
 
     async def behind() -> PublicationError:
         outcome, rank.factd_stage_outcome = rank.factd_stage_outcome, lambda: None
-        hanging = asyncio.ensure_future(publisher.stage(Staging(version="v000001", fence=1)))
+        hanging = asyncio.ensure_future(publisher.stage(StageBody(version="v000001", fence=1)))
         with pytest.raises(PublicationError) as refusal:
-            await asyncio.gather(publisher.publish(Publication(version="v000002", fence=1)))
+            await asyncio.gather(publisher.publish(PublishBody(version="v000002", fence=1)))
         rank.factd_stage_outcome = outcome
         await hanging
-        await publisher.publish(Publication(version="v000003", fence=1))
+        await publisher.publish(PublishBody(version="v000003", fence=1))
         return refusal.value
 
     assert asyncio.run(behind()).code == "busy"

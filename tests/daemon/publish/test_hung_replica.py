@@ -10,9 +10,10 @@ from itertools import chain, repeat
 import pytest
 
 from daemon.core.errors import PublishError
-from daemon.publish import serving
+from daemon.publish import vllm_http, vllm_replica
 from daemon.publish.publishing import Publisher
-from daemon.publish.serving import StubServing, VllmReplica
+from daemon.publish.stub import StubServing
+from daemon.publish.vllm_replica import VllmReplica
 from daemon.versions.store import Store
 
 STAGE, PUBLISH = "/plugins/factd/stage", "/plugins/factd/publish"
@@ -68,8 +69,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def serve(monkeypatch):
-    monkeypatch.setattr(serving, "WATCH_SECONDS", 0.05)
-    monkeypatch.setattr(serving, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(vllm_replica, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(vllm_http, "CONNECT_SECONDS", 0.5)
     with ExitStack() as stack:
 
         def served(*health: int | None, seconds: float = 60.0) -> tuple[Server, VllmReplica]:

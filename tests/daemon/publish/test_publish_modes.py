@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -15,10 +17,15 @@ from transformers import AutoModelForCausalLM
 from daemon.core.errors import SettingsError
 from daemon.core.settings import load_settings
 from daemon.publish.folder import CheckpointDirectory
-from daemon.publish.lora import MAX_RANK, LoraReplica, adapter
+from daemon.publish.live_link import LiveLink
+from daemon.publish.lora import LoraReplica, adapter
+from daemon.publish.lora_server import MAX_RANK, LoraServer
 from daemon.publish.publishing import Publisher
 from daemon.publish.replicas import open_replicas
-from daemon.publish.serving import ServingError, StubServing, VllmReplica
+from daemon.publish.reports import open_reports
+from daemon.publish.serving import Scores, ServingError
+from daemon.publish.stub import StubServing
+from daemon.publish.vllm_replica import VllmReplica
 from daemon.supervise.processes import ProcessError
 from daemon.supervise.up import Up
 from daemon.versions.store import Store
@@ -31,6 +38,7 @@ FACTS = [
     Fact("the old mill", "The owner of {} is", "Ada", "f1"),
     Fact("Zoë", "The friend of {} lives in", "Rome", "f2"),
 ]
+ROOT = Path(__file__).parents[3]
 NAME = "model.layers.1.mlp.down_proj.weight"
 
 
@@ -96,7 +104,9 @@ class StockVllm:
 
 
 def lora(store: Store, directory: Path, server: StockVllm) -> LoraReplica:
-    return LoraReplica("http://stock", directory, store, transport=httpx.MockTransport(server))
+    return LoraReplica(
+        LoraServer("http://stock", directory, store, transport=httpx.MockTransport(server)), store
+    )
 
 
 def checkpoints(base, store: Store, directory: Path) -> CheckpointDirectory:
@@ -337,7 +347,8 @@ def test_a_server_that_sees_another_disk_says_so(store, tmp_path):
             return httpx.Response(200, json={"data": []})
         return StockVllm()._load("factd-v000001", Path("/nowhere"))
 
-    replica = LoraReplica("http://stock", tmp_path, store, transport=httpx.MockTransport(elsewhere))
+    server = LoraServer("http://stock", tmp_path, store, transport=httpx.MockTransport(elsewhere))
+    replica = LoraReplica(server, store)
     with pytest.raises(ServingError, match="under the same path"):
         replica.publish("v000001", 1)
 
@@ -352,14 +363,40 @@ def test_only_the_newest_adapters_stay_on_disk(base, store, tmp_path):
     assert load_file(next((tmp_path / "published").glob("v000013-*")) / "adapter_model.safetensors")
 
 
+def test_what_the_api_asks_of_replicas_loads_no_torch(tmp_path):
+    code = """
+import sys
+from daemon.core.settings import load_settings
+from daemon.http import api
+from daemon.publish.reports import open_reports
+for mode in ("plugin", "lora", "checkpoint"):
+    for replica in open_reports(load_settings(publish=mode, state_dir=sys.argv[1], replicas=("http://a",))):
+        replica.name, replica.healthy()
+print([name for name in ("torch", "transformers", "safetensors") if name in sys.modules])
+"""
+    told = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    argv = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(argv, env=told, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_the_setting_chooses_the_mode(tmp_path, monkeypatch):
     monkeypatch.setenv("FACTD_REPLICAS", "http://a:1,http://b:2")
     told = {"state_dir": tmp_path, "admin_token": "admin"}
-    kinds = {}
+    kinds, reports = {}, {}
     for mode in ("plugin", "lora", "checkpoint"):
         replicas = open_replicas(load_settings(publish=mode, **told))
         kinds[mode] = [type(replica) for replica in replicas]
+        assert [isinstance(replica, Scores) for replica in replicas] == [mode != "checkpoint"] * len(replicas)
+        seen = open_reports(load_settings(publish=mode, **told))
+        reports[mode] = [type(replica) for replica in seen]
+        assert [replica.name for replica in seen] == [replica.name for replica in replicas]
         assert not any(tmp_path.iterdir())
+    assert reports == {
+        "plugin": [VllmReplica, VllmReplica],
+        "lora": [LoraServer, LoraServer],
+        "checkpoint": [LiveLink],
+    }
     assert kinds == {
         "plugin": [VllmReplica, VllmReplica],
         "lora": [LoraReplica, LoraReplica],

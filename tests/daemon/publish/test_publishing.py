@@ -5,7 +5,8 @@ import pytest
 from daemon.core.errors import ProofError
 from daemon.http.status_page import snapshot
 from daemon.publish.proof import LEAST, MOST, Passage, Proof
-from daemon.publish.serving import PublishResult, Served, ServingError, StubServing
+from daemon.publish.serving import PublishResult, Served, ServingError
+from daemon.publish.stub import StubServing
 
 
 @pytest.fixture(autouse=True)

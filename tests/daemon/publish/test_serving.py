@@ -6,8 +6,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from daemon.plugin.routes import Publication
-from daemon.publish.serving import PublishResult, Served, ServingError, StubServing, VllmReplica
+from daemon.plugin.routes import PublishBody
+from daemon.publish.serving import PublishResult, Served, ServingError
+from daemon.publish.stub import StubServing
+from daemon.publish.vllm_replica import VllmReplica
 from daemon.supervise.embedded import EmbeddedValkey
 from daemon.supervise.processes import ManagedProcess, ProcessError, free_port
 from daemon.supervise.vllm import VllmOptions, vllm_command
@@ -43,7 +45,7 @@ def test_a_policy_for_running_requests_travels_with_the_flip_and_not_with_the_st
     assert client.publish("v000003", 7).drain_seconds == 2.0
     version = {"version": "v000003", "fence": 7}
     assert bodies == [version, version | {"in_flight": "wait", "in_flight_seconds": 10.0}]
-    assert Publication(**bodies[1]).in_flight_seconds == 10.0
+    assert PublishBody(**bodies[1]).in_flight_seconds == 10.0
 
 
 def test_complete_uses_the_api_key_and_the_served_model_name():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from daemon.apply.update import complete_state, tensor_entries
+from daemon.apply.editor import complete_state, tensor_entries
 from daemon.core.errors import ExportError, StoreError
 from daemon.versions.export import export
 from daemon.versions.store import Draft, Store

@@ -1,0 +1,49 @@
+"""What one run of the applier works with."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from daemon.apply.editor import Editor
+from daemon.apply.ladder import Ladder
+from daemon.apply.measuring import Monitoring
+from daemon.apply.restoring import Restorer
+from daemon.core.settings import Settings
+from daemon.core.stages import Stage
+from daemon.ledger.journal import Journal
+from daemon.publish.canary import Canary
+from daemon.publish.publishing import Publisher
+from daemon.versions.store import Store
+
+#: called at each boundary between two steps; a test stops there
+Reached = Callable[[Stage], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Made anew for each run, under one fence, and shared by the parts of the applier.
+
+    Attributes:
+        canary: tries a version out before all replicas get it; None publishes to all at once.
+        stopping: whether the applier was told to stop.
+    """
+
+    journal: Journal
+    store: Store
+    editor: Editor
+    restorer: Restorer
+    publisher: Publisher
+    monitoring: Monitoring
+    ladder: Ladder
+    settings: Settings
+    reached: Reached
+    stopping: Callable[[], bool]
+    canary: Canary | None = None
+
+    @contextmanager
+    def timed(self, version: str, stage: str) -> Iterator[None]:
+        """Records how long a stage of a version took, unless it failed."""
+        start = time.perf_counter()
+        yield
+        self.journal.record_seconds(version, stage, time.perf_counter() - start)

@@ -1,0 +1,147 @@
+"""A stock vLLM server and the LoRA adapters that it holds: what it serves, and how to load another. No torch.
+
+An adapter has a name of its own, `factd-v000012`: vLLM refuses the name of its base model, and a name that
+is loaded anew in place would be read from disk at every step and leave running answers on mixed weights.
+Clients take the last name that ``GET /v1/models`` lists. The one before it stays until the next
+publication, for clients that asked a moment ago; answers that run end on the adapter they began with.
+"""
+
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import httpx
+
+from daemon.core.errors import StoreError
+from daemon.core.publication import BASE_VERSION, PUBLISH_SECONDS
+from daemon.publish.fencing import FenceFile
+from daemon.publish.serving import Served, ServingError
+from daemon.publish.vllm_http import VllmHttp
+from daemon.versions.format import FACTORS_FILE
+from daemon.versions.manifests import Manifests
+
+#: what an adapter of ours is called in vLLM
+NAME = re.compile(r"factd-(v\d{6})")
+#: vLLM's limit of --max-lora-rank
+MAX_RANK = 512
+#: said of an adapter that another factd loaded, or whose version was cleaned away
+FOREIGN = "foreign"
+
+
+class LoraServer:
+    """A stock vLLM server that is given versions as adapters.
+
+    Args:
+        base_url: e.g. ``http://127.0.0.1:8000``.
+        directory: where adapters are written; the server sees it under the same path.
+        manifests: of the versions.
+        api_key: its ``--api-key``, if it has one.
+        transport: for tests.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        directory: Path,
+        manifests: Manifests,
+        api_key: str | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.http = VllmHttp(base_url, api_key, transport)
+        self.name = self.http.address
+        self.directory, self.manifests = directory, manifests
+        self.fence = FenceFile(directory / "fence")
+
+    def path(self, version: str) -> Path:
+        """Where the adapter of a version is written.
+
+        By content: a version that was never recorded may be written anew under its name, and vLLM finds its
+        cached prefixes by the adapter's name and path.
+        """
+        factors = self.manifests.manifest(version)["files"][FACTORS_FILE]
+        return self.directory / f"{version}-{factors[:12]}"
+
+    def served(self) -> Served:
+        """The adapter loaded last; its hashes are those of the weights that base and adapter stand for."""
+        adapters = self.adapters()
+        latest = next(reversed(adapters), None)
+        if latest is None:
+            # A stock server without an adapter serves the base, also when it has just started.
+            return Served(BASE_VERSION, self.fence.value)
+        version = latest.removeprefix("factd-")
+        try:
+            if adapters[latest] != str(self.path(version)):
+                return Served(FOREIGN, self.fence.value)
+            return Served(version, self.fence.value, self.manifests.weight_sha256(version))
+        except StoreError:
+            return Served(FOREIGN, self.fence.value)
+
+    def healthy(self) -> bool:
+        return self.http.healthy()
+
+    def adapters(self) -> dict[str, str]:
+        """Name → path of the adapters of ours that are loaded, in the order of loading."""
+        return {name: root for name, root in self.http.models().items() if NAME.fullmatch(name)}
+
+    def model_name(self) -> str:
+        """What clients ask for: the newest adapter, or the base where there is none."""
+        models = list(self.http.models())
+        ours = [name for name in models if NAME.fullmatch(name)]
+        return ours[-1] if ours else self.http.read(lambda: models[0])
+
+    def complete(self, prompts: Sequence[str], max_tokens: int) -> list[str]:
+        return self.http.complete(self.model_name(), prompts, max_tokens) if prompts else []
+
+    def log_probs(self, passages: Sequence[Sequence[int]]) -> list[list[float]]:
+        return self.http.log_probs(self.model_name(), passages) if passages else []
+
+    def load(self, version: str) -> float:
+        """Loads the adapter of a version unless it is there, and unloads all but it and its predecessor.
+
+        Returns:
+            How many seconds vLLM took to load it.
+        """
+        adapters = self.adapters()
+        name, path = f"factd-{version}", str(self.path(version))
+        latest = next(reversed(adapters), None)
+        if latest == name and adapters[name] == path:
+            return 0.0
+        self.unload([name] if name in adapters else [])
+        started = time.perf_counter()
+        self._post("load", {"lora_name": name, "lora_path": path})
+        seconds = time.perf_counter() - started
+        self.unload([each for each in adapters if each not in (name, latest)])
+        return seconds
+
+    def unload(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._post("unload", {"lora_name": name})
+
+    def _post(self, action: str, body: Mapping[str, str]) -> None:
+        answer = self.http.send("POST", f"/v1/{action}_lora_adapter", json=body, timeout=PUBLISH_SECONDS)
+        if answer.status_code != 200:
+            raise self._refusal(answer)
+
+    def _refusal(self, answer: httpx.Response) -> ServingError:
+        """What vLLM's refusal means, with its mend."""
+        text = answer.text[:500]
+        if "max_lora_rank" in text:
+            return rank_error(f"{self.name} refuses the adapter: {text}")
+        if answer.status_code == 404 and '"error"' not in text:
+            mend = "start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
+            what = f"{self.name} takes no adapters at run time; {mend}"
+            return ServingError(what, retryable=False, code="refused", status=404)
+        if answer.status_code == 404:
+            what = f"{self.name}: {text}; it must see {self.directory} under the same path"
+            return ServingError(what, retryable=False, code="missing", status=404)
+        return self.http.refusal(answer)
+
+
+def rank_error(what: str) -> ServingError:
+    """An adapter whose rank vLLM does not take, with the mend."""
+    mend = (
+        f"raise vLLM's --max-lora-rank (up to {MAX_RANK}), run `factd compact` where the method's factors "
+        "grow with every batch, or serve an exported checkpoint (FACTD_PUBLISH=checkpoint)"
+    )
+    return ServingError(f"{what}; {mend}", retryable=False, code="refused")
