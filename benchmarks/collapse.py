@@ -113,7 +113,7 @@ COLUMNS = (
 def table(rows: Sequence[dict[str, Any]]) -> list[list[Any]]:
     """Rows of `COLUMNS`."""
 
-    def shown(value: Any) -> Any:
+    def shown(value: object) -> Any:
         return f"{value:.3g}" if isinstance(value, float) else value
 
     return [[shown(row[name]) for name in COLUMNS] for row in rows]

@@ -47,7 +47,7 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: object) -> None:
     """Strict JSON, written beside the file and renamed; what is not finite becomes null."""
     text = json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False)
     _replaced(path, lambda unfinished: unfinished.write_text(text + "\n", encoding="utf-8"))
@@ -102,7 +102,7 @@ def _replaced(path: Path, write: Callable[[Path], Any]) -> None:
     unfinished.replace(path)
 
 
-def _finite(content: Any) -> Any:
+def _finite(content: object) -> Any:
     if isinstance(content, dict):
         return {str(name): _finite(value) for name, value in content.items()}
     if isinstance(content, list | tuple):

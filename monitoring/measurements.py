@@ -143,7 +143,7 @@ def measured_again(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[st
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
-def _writable(value: Any) -> Any:
+def _writable(value: object) -> Any:
     if isinstance(value, dict):
         content = cast("dict[Any, Any]", value)
         return {str(key): _writable(item) for key, item in content.items()}
@@ -152,7 +152,7 @@ def _writable(value: Any) -> Any:
     return value
 
 
-def _readable(value: Any) -> Any:
+def _readable(value: object) -> Any:
     """Undoes `_writable` for numbers; the texts of a case are left alone."""
     if isinstance(value, dict):
         texts, content = ("answer", "target"), cast("dict[Any, Any]", value)

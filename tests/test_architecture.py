@@ -37,7 +37,6 @@ CIRCLES: set[frozenset[str]] = set()
 LONG = {
     "benchmarks/service/publish.py",
     "benchmarks/speed.py",
-    "editing/values/objective.py",
 }
 #: Imports within functions that stay. daemon.app: an intake worker must not load torch. matplotlib and
 #: zstandard belong to the extra `bench`, which a deployment does without.

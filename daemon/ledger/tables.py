@@ -1,7 +1,5 @@
 """Tables of the ledger. A change here needs a script in `daemon/ledger/migrations`."""
 
-from typing import Any
-
 from sqlalchemy import (
     JSON,
     Column,
@@ -29,7 +27,7 @@ class Words(TypeDecorator[str]):
     impl = Text
     cache_ok = True
 
-    def process_bind_param(self, value: str | None, dialect: Any) -> str | None:
+    def process_bind_param(self, value: str | None, dialect: object) -> str | None:
         return None if value is None else storable(value)
 
 

@@ -5,7 +5,6 @@ Nothing is recorded but the facts and the resulting update, so no fact can be ta
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,7 +74,7 @@ def grown(old: Factors | None, new: Factors) -> Factors:
 
 
 def _added(update: Factors) -> Callable[..., Tensor]:
-    def hook(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def hook(_module: object, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         a, b = update
         return output + ((inputs[0].float() @ b) @ a.T).to(output.dtype)
 

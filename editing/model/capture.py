@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,13 +79,13 @@ class Ascent:
             return x[0, at].float().T.contiguous()
 
         def on_projection(layer: int) -> Callable[..., None]:
-            def hook(_module: Any, inputs: tuple[Tensor, ...]) -> None:
+            def hook(_module: object, inputs: tuple[Tensor, ...]) -> None:
                 keys[layer] = at_subject(inputs[0])
 
             return hook
 
         def on_mlp_output(layer: int) -> Callable[..., None]:
-            def hook(_module: Any, _inputs: Any, output: Tensor) -> None:
+            def hook(_module: object, _inputs: object, output: Tensor) -> None:
                 outputs[layer] = at_subject(output)
 
             return hook
@@ -114,7 +113,7 @@ def each_key(
     """Calls `use` with each layer and its keys [rows, length, d_in] at all positions of `ids`."""
 
     def hook(layer: int) -> Callable[..., None]:
-        def on_projection(_module: Any, inputs: tuple[Tensor, ...]) -> None:
+        def on_projection(_module: object, inputs: tuple[Tensor, ...]) -> None:
             use(layer, inputs[0])
             if layer == max(layers):
                 raise Stop

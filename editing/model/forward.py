@@ -98,7 +98,7 @@ def enter(tree: Tree, loaded: LoadedModel, block: int, cache: Any = None) -> Ent
         # From `block` on only what the model itself passes to a block is asked for.
         count = 1 if index >= block else len(tree.ids)
 
-        def hook(_module: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
+        def hook(_module: object, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
             attention = seen[loaded.window(index)]
             attention.rotary = named.get("position_embeddings")
             unseen.discard(loaded.window(index))
@@ -121,7 +121,7 @@ def enter(tree: Tree, loaded: LoadedModel, block: int, cache: Any = None) -> Ent
         for index, layer in enumerate(loaded.layers)
     ]
 
-    def behind_last(_module: Any, _inputs: Any, output: Any) -> None:
+    def behind_last(_module: object, _inputs: object, output: Any) -> None:
         reached.append(stream(output))
         raise Stop
 

@@ -110,7 +110,7 @@ def suffixes(loaded: LoadedModel, prompts: Sequence[Prompt], layer: int) -> Suff
     part = Entering(entering.hidden[:, before:], entering.position[:, before:], attention)
     written: list[Tensor] = []
 
-    def on_mlp_output(_module: Any, _inputs: Any, output: Tensor) -> None:
+    def on_mlp_output(_module: object, _inputs: object, output: Tensor) -> None:
         written.append(output[0, first])
 
     with (

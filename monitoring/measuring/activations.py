@@ -54,21 +54,21 @@ class Recording:
     keys: dict[str, list[Tensor]] = field(default_factory=dict[str, list[Tensor]])
     counted: Tensor = field(default_factory=lambda: torch.empty(0))
 
-    def on_pass(self, _body: Any, _arguments: Any, named: dict[str, Any]) -> None:
+    def on_pass(self, _body: object, _arguments: object, named: dict[str, Any]) -> None:
         """Notes which tokens count in the pass that begins: all but padding and the first. The first token's
         state is an attention sink: alike for all texts, and many times larger than any other."""
         self.counted = named["attention_mask"].bool().clone()
         self.counted[:, 0] = False
 
     def hook(self, into: dict[int, list[Tensor]], layer: int) -> Callable[[Any, Any, Any], None]:
-        def record(_module: Any, _inputs: Any, output: Any) -> None:
+        def record(_module: object, _inputs: object, output: Any) -> None:
             counted = stream(output)[self.counted].float()  # [tokens, d]
             into.setdefault(layer, []).append(counted if into is self.states else norms(counted, 1))
 
         return record
 
     def key_hook(self, name: str) -> Callable[[Any, Any], None]:
-        def record(_module: Any, inputs: Any) -> None:
+        def record(_module: object, inputs: Any) -> None:
             self.keys.setdefault(name, []).append(inputs[0][self.counted].float())
 
         return record

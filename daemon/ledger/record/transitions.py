@@ -144,7 +144,7 @@ class Transitions:
         return number
 
 
-def set_control(c: Connection, name: str, value: Any) -> None:
+def set_control(c: Connection, name: str, value: object) -> None:
     """Portable upsert: the write lock is held, so nothing can come between the two statements."""
     changed = c.execute(update(control).where(control.c.name == name).values(value=value))
     if changed.rowcount == 0:
