@@ -118,7 +118,7 @@ def _sqlite_begin(connection: Connection) -> None:
 
 
 def _postgresql_costs(connection: Any, _record: Any) -> None:
-    # The default says that an index costs four times a scan's pages. That holds for a disk that turns; with it,
+    # By default a page read through an index counts four times a page of a scan, as on a disk that turns. Then
     # a question about 1,000 of 100,000 rows reads them all.
     with connection.cursor() as cursor:
         cursor.execute("SET random_page_cost = 1.1")
