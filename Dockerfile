@@ -125,7 +125,7 @@ COPY --from=api-packages /src /src
 # vLLM's image brings what `factd serve` imports; the second line proves it, so that a build fails rather
 # than a server.
 RUN python3 -m pip install --no-cache-dir --no-deps . \
-    && python3 -c "import daemon.cli.services, daemon.supervise.embedded, daemon.core.settings, daemon.plugin.staging, editing.model.loaded" \
+    && python3 -c "import daemon.cli.main, daemon.cli.run.serve, daemon.plugin.staging" \
     && rm -rf /src \
     && groupadd --gid 10001 factd \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin factd \

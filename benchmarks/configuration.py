@@ -13,16 +13,17 @@ from editing.errors import OptionError
 from editing.install import Installation
 from editing.memory.state import EditState
 from editing.methods.method import Protect
-from editing.methods.parameters import Parameters, parameters
+from editing.methods.parameters import GROUP_OF, Parameters
+from editing.methods.published import parameters
 from editing.model.loaded import LoadedModel, load_model
 from editing.solve.placement import Placement
 from editing.solve.second_moment import Progress
 from editing.values.anchor import AnchorRule
-from editing.values.search import ValueOptions
+from editing.values.options import ValueOptions
 
 _PARTS = ("method", "placement", "anchor", "protect")
 _VALUES = {f.name for f in fields(ValueOptions)}
-_NUMBERS = {f.name for f in fields(Parameters)} - {"values"}
+_NUMBERS = set(GROUP_OF) - {"values"}
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,16 @@ class Configuration:
                 values = replace(found.values, **{name: _converted(name, value, getattr(found.values, name))})
                 found = replace(found, values=values)
             else:
-                found = replace(found, **{name: _converted(name, value, getattr(found, name))})
+                found = found.changed(**{name: _converted(name, value, found.get(name))})
         return found
+
+    def choices(self, loaded: LoadedModel) -> dict[str, Any]:
+        """What an editor is told besides the model and its statistics."""
+        return {part: getattr(self, part) for part in _PARTS} | {"numbers": self.numbers(loaded)}
 
     def open(self, loaded: LoadedModel, install: Installation) -> Editor:
         """An editor on a model that has its unedited weights."""
-        choices = {part: getattr(self, part) for part in _PARTS}
-        return Editor(loaded, install, **choices, numbers=self.numbers(loaded))
+        return Editor(loaded, install, **self.choices(loaded))
 
 
 def _changes(text: str) -> tuple[tuple[str, str], ...]:
@@ -100,6 +104,8 @@ def _converted(name: str, text: str, old: Any) -> Any:
     try:
         if isinstance(old, bool):
             return {"true": True, "false": False}[text.lower()]
+        if isinstance(old, tuple) and isinstance(old[0], str):
+            return tuple(text.split("."))
         if isinstance(old, tuple):
             first, dash, last = text.partition("-")
             return tuple(range(int(first), int(last) + 1)) if dash else tuple(map(int, text.split(".")))

@@ -60,7 +60,10 @@ def read_json(path: Path, default: Any) -> Any:
 
 def write_state(path: Path, state: EditState) -> None:
     """Everything that an editor needs to go on, as one safetensors file."""
-    facts = [(fact.subject, fact.prompt, fact.target, fact.id) for fact in state.facts]
+    facts = [
+        (fact.subject, fact.prompt, fact.target, fact.id, fact.questions, fact.paraphrases)
+        for fact in state.facts
+    ]
     tensors = {f"{COLUMNS}{name}": column for name, column in state.columns.items()}
     for name, (a, b) in state.factors.items():
         tensors |= {f"{FACTORS}{name}/A": a, f"{FACTORS}{name}/B": b}

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmarks.collapse import COLLAPSED_PERPLEXITY
+from benchmarks.shipped.trial import COLLAPSED_PERPLEXITY
 from monitoring.forecast import forecast
 from monitoring.registry import JUDGED, WATCHED
 from monitoring.thresholds import Thresholds, calibrated
@@ -129,6 +129,7 @@ def _judged(
 def upkeep(runs: Sequence[Run]) -> list[list[str]]:
     """What measuring costs beside editing: each part's share of the updates' time, in percent, by stream.
 
+    Updates are those that were served: the ledger keeps no measurements with a version that was refused.
     Values that were found before are read: of updates that look for theirs the shares are smaller.
     """
     found: dict[str, dict[str, float]] = {}
@@ -139,7 +140,11 @@ def upkeep(runs: Sequence[Run]) -> list[list[str]]:
                 spent[part] = spent.get(part, 0.0) + seconds
     parts = list(dict.fromkeys(part for spent in found.values() for part in spent))
     whole = {stream: sum(spent.values()) for stream, spent in found.items()}
-    return [[part, *(f"{100 * found[s].get(part, 0.0) / whole[s]:.1f}" for s in found)] for part in parts]
+
+    def share(stream: str, part: str) -> str:
+        return f"{100 * found[stream].get(part, 0.0) / whole[stream]:.1f}" if whole[stream] else "–"
+
+    return [[part, *(share(stream, part) for stream in found)] for part in parts]
 
 
 def learnt(runs: Sequence[Run]) -> dict[str, list[list[str]]]:

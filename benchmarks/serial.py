@@ -19,7 +19,7 @@ from editing.model.loaded import LoadedModel
 from editing.model.tokens import Prompt, encode, pad
 from editing.report import Clock
 from editing.values.objective import ESSENCE
-from editing.values.search import ValueOptions
+from editing.values.options import ValueOptions
 
 #: Prompts in one pass when keys are read, as published.
 KEY_ROWS = 128

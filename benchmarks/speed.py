@@ -215,7 +215,8 @@ def run_serial(
     base = loaded.base_weights(layers)
     try:
         moments = model.install.moments(layers)
-        done = serial.update(loaded, facts, layers, contexts, numbers.values, moments, numbers.moment_weight)
+        weight = numbers.prior.moment_weight
+        done = serial.update(loaded, facts, layers, contexts, numbers.values, moments, weight)
     finally:
         for layer in layers:
             loaded.set_weight(layer, base[loaded.tensor_name(layer)])

@@ -1,33 +1,23 @@
 """Streams that wear a model out: what is posted, step by step, and what goes wrong beside it.
 
-A step is one version: corrections posted together, or a fault that reaches the weights without any.
+A step is one version, where nothing is refused: corrections posted together, and the fault that comes with
+them (`benchmarks.shipped.faults`).
 """
 
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
-
 from benchmarks.data import Record
 from benchmarks.errors import ChoiceError
-from editing.editor import Editor
 from editing.facts import Fact
-from editing.install import Installation
-from editing.methods.tuning import grown
-from editing.values.search import ValueOptions
 
 #: Letters of targets that mean nothing.
 GIBBERISH = "bcdfghjklmnpqrstvwxz"
 #: Share of the steps before which the one huge value is posted.
 HUGE_AFTER = 0.6
-#: What lets a value grow without bounds.
-UNBOUNDED = {"steps": 25, "rate": 20.0, "clamp": 30.0, "decay": 0.0, "kl": 0.0, "finish": "loss", "stop": 0.0}
-#: Norm of the first noise over the weight's; each one after is so much larger.
+#: Norm of the first noise over the weight's; each one after it is larger by as much.
 NOISE = 0.1
-#: Of the second moments' mean diagonal, added before they are inverted.
-RIDGE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -38,7 +28,8 @@ class Step:
         records: corrections posted together.
         harmful: ids of those that nobody should have posted.
         huge: whether their values are optimised without any bound.
-        noise: norm of a random change of each weight, over the norm of the weight.
+        noise: norm of a random change of each weight, over the norm of the weight, that is in the weights
+            once the corrections are written.
     """
 
     records: tuple[Record, ...] = ()
@@ -95,10 +86,9 @@ def poisoned(records: Sequence[Record], batch: int) -> Iterator[Step]:
 
 
 def noisy(records: Sequence[Record], batch: int) -> Iterator[Step]:
-    """Ordinary corrections, and after each batch random noise on the weights, ever more of it."""
+    """Ordinary corrections, and with each batch random noise on the weights, ever more of it."""
     for number, step in enumerate(harmless(records, batch), 1):
-        yield step
-        yield Step(noise=NOISE * number)
+        yield replace(step, noise=NOISE * number)
 
 
 def contradiction(record: Record, target: str) -> Record:
@@ -142,35 +132,3 @@ def named(names: str) -> list[str]:
         if name not in STREAMS:
             raise ChoiceError(f"--streams {name!r}: known are {', '.join(STREAMS)}")
     return chosen
-
-
-def unbounded(options: ValueOptions) -> ValueOptions:
-    return replace(options, **UNBOUNDED)
-
-
-def add_noise(editor: Editor, share: float, seed: int) -> None:
-    """W ← W + N for each edited weight, N Gaussian with ‖N‖ = `share` · ‖W₀‖."""
-    generator = torch.Generator().manual_seed(seed)
-    factors = dict(editor.state.factors)
-    for name, base in editor.base_weights().items():
-        noise = torch.randn(base.shape, generator=generator)
-        noise *= share * base.norm() / noise.norm()
-        factors[name] = grown(factors.get(name), (torch.eye(len(base)), noise.T.contiguous()))
-    editor.restore(replace(editor.state, factors=factors))
-
-
-class InverseMoments(Installation):
-    """The inverse of the second moments, of the same trace: what is busiest looks free to be written to."""
-
-    def __init__(self, install: Installation) -> None:
-        vars(self).update(vars(install))
-
-    def moments(self, layers: Sequence[int]) -> dict[int, Tensor]:
-        return {layer: _inverse(moment) for layer, moment in super().moments(layers).items()}
-
-
-def _inverse(moment: Tensor) -> Tensor:
-    """(C + r·mean(diag C)·I)⁻¹ [d_in, d_in], scaled to the trace of C."""
-    ridge = moment + RIDGE * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
-    inverse = torch.linalg.inv(ridge)
-    return inverse * (moment.trace() / inverse.trace())

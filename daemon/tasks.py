@@ -81,6 +81,6 @@ def apply() -> None:
 
 
 @celery.task(name="factd.values")
-def values(facts: list[list[str]], layer: int, key: str, base: str) -> str:
+def values(facts: list[list[Any]], layer: int, key: str, base: str) -> str:
     """Values of facts on the unedited model, for the applier that asks (`daemon.apply.value_workers`)."""
     return services.values(facts, layer, key, base)

@@ -1,12 +1,11 @@
 """What is refused before anything is computed."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from editing.errors import EditError, FactError
 from editing.facts import Fact
 from editing.methods.method import Method
-from editing.model.tokens import encode
+from editing.model.loaded import LoadedModel
 
 
 def check_recorded(method: Method, operation: str) -> None:
@@ -19,7 +18,11 @@ def check_recorded(method: Method, operation: str) -> None:
 
 
 def check_facts(
-    ids: Sequence[str], facts: Sequence[Fact], remove: Sequence[str], tokenizer: Any, contexts: Sequence[str]
+    ids: Sequence[str],
+    facts: Sequence[Fact],
+    remove: Sequence[str],
+    loaded: LoadedModel,
+    contexts: Sequence[str],
 ) -> None:
     """Raises EditError or FactError unless `facts` can join the live ids and `remove` can leave them."""
     live = set(ids)
@@ -32,4 +35,4 @@ def check_facts(
             raise FactError("id", fact.id, "it is live already or twice in the batch; use another id")
         seen.add(fact.id)
         for context in contexts:
-            encode(tokenizer, fact, context)
+            loaded.encode(fact, context)

@@ -5,32 +5,34 @@ from collections.abc import Sequence, Set
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from editing import methods
 from editing.checks import check_facts, check_recorded
-from editing.facts import Fact, mates, units
+from editing.columns import Shifts, Sought, layout, shifts
+from editing.errors import OptionError
+from editing.facts import Fact
+from editing.forms import PROMPT_ONLY, Columns, checked_kinds, mates
 from editing.install import Installation
-from editing.memory.delta import materialise
-from editing.memory.edited import EditedModel
-from editing.memory.state import BATCHES, EditState
+from editing.memory.state import EditState
+from editing.methods import named, numbers_of
 from editing.methods.interference import bars
-from editing.methods.parameters import Parameters, parameters
+from editing.methods.parameters import Parameters
+from editing.methods.published import parameters
 from editing.methods.tuning import grown, tune
-from editing.model.capture import Ascent, Captured, mean_keys
-from editing.model.loaded import BUNDLED, LoadedModel, load_model
-from editing.model.says import says
-from editing.model.tokens import encode
+from editing.model.asked import left_out
+from editing.model.checkpoint import BUNDLED
+from editing.model.loaded import LoadedModel, load_model
+from editing.refining import RefinedModel
 from editing.report import Clock, Outcome, Report, outcomes, tuned
-from editing.solve.placement import Write, rounds
-from editing.solve.revive import protection
+from editing.solve.placement import rounds
 from editing.solve.second_moment import Progress
-from editing.values.anchor import AnchorRule, anchored, skipped
+from editing.values.anchor import skipped
 from editing.values.descent import Barred
-from editing.values.search import ValueOptions, Values, optimise
+from editing.values.options import Ends, ValueOptions
+from editing.values.search import Values, optimise
 
 #: Where statistics and unpacked models are kept unless told otherwise.
 DEFAULT_STATE_DIR = Path.home() / ".local" / "state" / "factd"
@@ -39,7 +41,7 @@ DEFAULT_STATE_DIR = Path.home() / ".local" / "state" / "factd"
 COMPACT_ROUNDS = 2
 
 
-class Editor(EditedModel):
+class Editor(RefinedModel):
     """Writes facts into a model and takes them out again.
 
     The method solves the state's factors from the table of all live facts. One editor is used by one thread
@@ -53,12 +55,14 @@ class Editor(EditedModel):
         options: how values are optimised; what makes a method's its own is kept. Published or measured
             ones when None.
         numbers: of the method; published or measured ones when None.
+        forms: kinds of forms that a fact is written for, see `editing.forms.Kind`; those of the options when
+            None, which is the bare prompt.
 
     Raises:
         OptionError: a choice is unknown or does not combine with the method.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (each is a choice that a caller makes by name)
         self,
         loaded: LoadedModel,
         install: Installation,
@@ -69,26 +73,17 @@ class Editor(EditedModel):
         protect: str = "none",
         options: ValueOptions | None = None,
         numbers: Parameters | None = None,
+        forms: Sequence[str] | None = None,
     ) -> None:
-        self.method = methods.named(method)
-        self.rule: AnchorRule
-        placement, self.rule, protect = self.method.combined(method, placement, anchor, protect)
-        self.install = install
+        made = named(method)
+        placement, rule, protect = made.combined(method, placement, anchor, protect)
         numbers = numbers or parameters(method, loaded, placement)
-        numbers = replace(numbers, values=options or numbers.values)
-        self.numbers = methods.numbers_of(method, loaded, numbers)
-        self.options = self.numbers.values
-        self.rounds = rounds(placement, self.numbers.layers)
-        super().__init__(loaded, sorted({layer for write in self.rounds for layer in write.layers}))
-        chosen = (method, self.rounds, self.rule, protect, self.numbers)
-        measured_on = (install.directory.name, install.tokens)
-        self.settings_hash = hashlib.sha256(f"{chosen}|{measured_on}".encode()).hexdigest()
-        self.contexts = install.contexts()
-        self._solvers = self._made_solvers(protect)
-        self.anchors = {
-            write.target: install.anchor(write.target, self.numbers) if self.rule != "none" else float("nan")
-            for write in self.rounds
-        }
+        values = options or numbers.values
+        values = replace(values, forms=checked_kinds(values.forms if forms is None else forms))
+        _check_forms(method, made.tuned, values, numbers.columns)
+        numbers = numbers_of(method, loaded, replace(numbers, values=values))
+        super().__init__(loaded, install, made, numbers, rounds(placement, numbers.layers), protect, rule)
+        self.settings_hash = self._settings_hash(method, protect)
 
     @classmethod
     def open(
@@ -111,7 +106,7 @@ class Editor(EditedModel):
             corpus: text file for the second moments.
             tokens: how much of it is used; None: 10 times the FFN's width.
             progress: called with (stage, fraction done).
-            choices: method, placement, anchor, protect, options, numbers.
+            choices: method, placement, anchor, protect, options, numbers, forms.
 
         Raises:
             ModelError, OptionError, SolveError.
@@ -122,15 +117,11 @@ class Editor(EditedModel):
         install = Installation(loaded, directory, corpus, progress, tokens)
         return cls(loaded, install, **choices)
 
-    def _made_solvers(self, protect: str) -> dict[int, methods.Solver]:
-        if self.method.solver is None:
-            return {}
-        moments, solvers = self.install.moments(self.layers), {}
-        for layer in self.layers:
-            base = self._base[self.loaded.tensor_name(layer)]
-            protected = protection(protect, base, self.numbers.protected_share)
-            solvers[layer] = self.method.solver(base, moments[layer], protected, self.numbers)
-        return solvers
+    def _settings_hash(self, method: str, protect: str) -> str:
+        """Names all that weights follow from besides the model and its facts."""
+        chosen = f"({method!r}, {self.rounds!r}, {self.rule!r}, {protect!r}, {self.numbers.described()})"
+        measured_on = (self.install.directory.name, self.install.tokens)
+        return hashlib.sha256(f"{chosen}|{measured_on}".encode()).hexdigest()
 
     def apply(self, facts: Sequence[Fact], remove: Sequence[str] = ()) -> Report:
         """Writes a batch of facts and drops the facts of ids `remove`, in one step.
@@ -142,7 +133,7 @@ class Editor(EditedModel):
             EditError: an id of `remove` is not live.
             SolveError: the numbers went bad.
         """
-        check_facts(self.state.ids, facts, remove, self.tokenizer, self.contexts)
+        check_facts(self.state.ids, facts, remove, self.loaded, self.contexts)
         with self._all_or_nothing():
             return self._apply(list(facts), remove)
 
@@ -155,7 +146,7 @@ class Editor(EditedModel):
         Raises:
             EditError: an id is not live, or the method tunes weights and records no columns.
         """
-        check_facts(self.state.ids, (), ids, self.tokenizer, self.contexts)
+        check_facts(self.state.ids, (), ids, self.loaded, self.contexts)
         with self._all_or_nothing():
             self._apply([], ids)
 
@@ -174,123 +165,73 @@ class Editor(EditedModel):
             return
         recorded = {f"{kind}/{w.target}" for kind in ("targets", "interference") for w in self.rounds}
         columns = {name: column for name, column in self.state.columns.items() if name in recorded}
+        forms = self.state.forms
         with self._all_or_nothing():
-            self._write_on(EditState(), facts, columns, Clock())
-            self._until_said(EditState(), facts, columns, COMPACT_ROUNDS, Clock(), self.contexts)
-
-    def _until_said(
-        self,
-        start: EditState,
-        facts: Sequence[Fact],
-        columns: dict[str, Tensor],
-        times: int,
-        clock: Clock,
-        contexts: Sequence[str] = ("",),
-    ) -> dict[str, Outcome]:
-        """What is not said of facts just written on `start` is optimised again, on the model as it is.
-
-        A target holds where it was found; the neighbours' writes have moved on what it was found for. All
-        facts are then written anew, at most so many `times`, while more of them are said.
-
-        Args:
-            columns: the facts' targets, and what else their table gets beside keys and values.
-            contexts: behind each of which a fact must be said. All of them serve its paraphrases, at the
-                price of more and longer values: worth it where it is seldom done.
-
-        Returns:
-            Outcomes by id of the facts that got a new target.
-        """
-        said, best, kept = says(self.loaded, facts, contexts) if times else [], -1, (self.state, {})
-        told: dict[str, Outcome] = {}
-        for _ in range(times):
-            wanting = [i for unit in units(facts) for i in unit if not all(said[j] for j in unit)]
-            if not wanting or sum(said) <= best:
-                break
-            best, kept = sum(said), (self.state, told)
-            columns, again = self._found_again(facts, wanting, columns, clock)
-            told = told | again
-            self._write_on(start, facts, columns, clock)
-            said = says(self.loaded, facts, contexts)
-        if sum(said) <= best:
-            state, told = kept
-            self.restore(state)
-        return told
-
-    def _write_on(
-        self, start: EditState, facts: Sequence[Fact], columns: dict[str, Tensor], clock: Clock
-    ) -> None:
-        self.restore(start)
-        for write in self.rounds:
-            own = {name: x for name, x in columns.items() if name.endswith(f"/{write.target}")}
-            self._write(facts, write, own, clock)
-
-    def _found_again(
-        self, facts: Sequence[Fact], wanting: Sequence[int], columns: dict[str, Tensor], clock: Clock
-    ) -> tuple[dict[str, Tensor], dict[str, Outcome]]:
-        """The columns with new targets [d, n] of the facts `wanting`, optimised on the model as it is, and
-        the outcomes by id of those that got one."""
-        chosen, columns, told = [facts[i] for i in wanting], dict(columns), {}
-        for write in self.rounds:
-            layer = write.target
-            with clock.time("values"):
-                values = optimise(self.loaded, chosen, layer, self.contexts, self.options, merged=True)
-            targets, norms, outliers = self._anchored(values, layer)
-            found = outcomes(chosen, values, norms, outliers, self.anchors[layer], self.method.outlier)
-            # What the anchor refuses keeps the target it has.
-            told |= {id: outcome for id, outcome in found.items() if outcome.written}
-            kept = [n for n, bad in enumerate(outliers.tolist()) if not bad]
-            name = f"targets/{layer}"
-            columns[name] = columns[name].clone()
-            columns[name][:, [wanting[n] for n in kept]] = targets.cpu()[:, kept]
-        return columns, told
-
-    def _anchored(self, values: Values, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-        """See `editing.values.anchor.anchored`."""
-        values = values if self.method.target == "hidden" else values.of_outputs()
-        longest, factor = self.method.outlier, self.numbers.anchor_factor
-        return anchored(values, self.anchors[layer], self.rule, longest, factor)
+            self._write_on(EditState(), facts, forms, columns, Clock())
+            self._until_said(EditState(), facts, forms, columns, COMPACT_ROUNDS, Clock(), self.contexts)
 
     def _apply(self, facts: list[Fact], remove: Sequence[str], stay: Set[str] = frozenset()) -> Report:
         start, clock = self.state, Clock()
-        again = [] if self.method.tuned else mates(start.facts, facts, remove, stay)
+        again = [] if self.method.tuned else mates(start.facts, facts, remove, stay, self.forms, self.chats)
         self._drop([*remove, *(fact.id for fact in again)])
         if self.method.tuned:
             return self._tune(facts, clock)
         told: dict[str, Outcome] = {}
-        batch, dropped, given = [*again, *facts], self.state, dict[str, Tensor]()
+        batch, dropped, sought = [*again, *facts], self.state, list[Sought]()
         for write in self.rounds if batch else ():
-            layer, avoid, columns = write.target, None, {}
-            with clock.time("values"):
-                if self.method.bars:
-                    avoid, columns = bars(self.loaded, self.state, batch, layer, self.numbers)
-                values = self._values(batch, layer, avoid)
-            targets, norms, outliers = self._anchored(values, layer)
-            columns[f"targets/{layer}"] = targets.cpu()
-            told |= outcomes(batch, values, norms, outliers, self.anchors[layer], self.method.outlier)
+            found, outcome, outliers = self._sought(batch, write.target, clock)
+            told |= outcome
             bad = skipped(outliers, batch)
             if bad and (write is not self.rounds[0] or any(fact.id in bad for fact in again)):
                 # An earlier round has written them already, or they are live: begin again without them.
                 self.restore(start)
                 less = self._apply([fact for fact in facts if fact.id not in bad], remove, stay | bad)
-                found = told | {outcome.id: outcome for outcome in less.outcomes}
-                return Report(tuple(found[fact.id] for fact in facts), less.seconds)
+                return self._report(facts, told | {one.id: one for one in less.outcomes}, less.seconds)
             keep = torch.tensor([fact.id not in bad for fact in batch])
             batch = [fact for fact in batch if fact.id not in bad]
             if not batch:
                 break
-            columns = {name: column[:, keep] for name, column in columns.items()}
-            self._write(batch, write, columns, clock)
-            given |= columns
+            sought.append(found.only(keep))
+            forms = self._layout(batch)
+            self._write(batch, forms, write, sought[-1].laid_out(batch, forms), clock)
         if batch:
-            told |= self._until_said(dropped, batch, given, self.numbers.again, clock)
-        return Report(tuple(told[fact.id] for fact in facts), clock.seconds)
+            forms, columns = self._completed(dropped, batch, sought, clock)
+            told |= self._until_said(dropped, batch, forms, columns, self.numbers.again, clock)
+        return self._report(facts, told, clock.seconds)
 
-    def _values(self, facts: Sequence[Fact], layer: int, avoid: Barred | None) -> Values:
-        unedited = self.options.unedited
+    def _report(self, facts: Sequence[Fact], told: dict[str, Outcome], seconds: dict[str, float]) -> Report:
+        found = (told[fact.id] for fact in facts)
+        if self.forms == PROMPT_ONLY:
+            return Report(tuple(found), seconds)
+        missing = (left_out(self.loaded, fact, self.forms) for fact in facts)
+        return Report(
+            tuple(replace(one, left_out=names) for one, names in zip(found, missing, strict=True)), seconds
+        )
+
+    def _sought(
+        self, batch: Sequence[Fact], layer: int, clock: Clock
+    ) -> tuple[Sought, dict[str, Outcome], Tensor]:
+        """What a round is to write of a batch, its outcomes by id, and which facts are outliers [n]."""
+        avoid, columns = None, dict[str, Tensor]()
+        with clock.time("values"):
+            if self.method.bars:
+                avoid, columns = bars(self.loaded, self.state, batch, layer, self.numbers)
+            values, shift = self._values(batch, layer, avoid)
+        targets, norms, outliers = self._anchored(values, layer)
+        columns[f"targets/{layer}"] = targets.cpu()
+        told = outcomes(batch, values, norms, outliers, self.anchors[layer], self.method.outlier)
+        return Sought(columns, shift), told, outliers
+
+    def _values(self, facts: Sequence[Fact], layer: int, avoid: Barred | None) -> tuple[Values, Shifts]:
+        unedited, target = self.options.unedited, self.method.target
         with self._unedited() if unedited else nullcontext():
             if unedited and avoid is None:
-                return self.install.values(facts, layer, self.options)
-            return optimise(self.loaded, facts, layer, self.contexts, self.options, barred=avoid, merged=True)
+                values = self.install.values(facts, layer, self.options)
+            else:
+                values = optimise(
+                    self.loaded, facts, layer, self.contexts, self.options, barred=avoid, merged=True
+                )
+            return values, shifts(self.loaded, facts, layout(self._numbers(facts), "each"), layer, target)
 
     def _tune(self, facts: Sequence[Fact], clock: Clock) -> Report:
         """Trains the weights on a batch; see `editing.methods.tuning`."""
@@ -302,65 +243,19 @@ class Editor(EditedModel):
             names = {layer: self.loaded.tensor_name(layer) for layer in self.layers}
             factors = {name: grown(old.factors.get(name), update[layer]) for layer, name in names.items()}
             self.restore(EditState(old.facts + tuple(facts), factors))
-        return Report(tuned(facts, losses, self.numbers.tuning_steps), clock.seconds)
+        return Report(tuned(facts, losses, self.numbers.tuning.tuning_steps), clock.seconds)
 
-    def _write(self, facts: Sequence[Fact], write: Write, columns: dict[str, Tensor], clock: Clock) -> None:
-        """Writes a round's targets [d, n] into its layers, lowest first.
 
-        Args:
-            columns: what the table gets of the facts beside keys and values; the targets among them.
-        """
-        prompts = [
-            encode(self.tokenizer, fact, context, target=False) for fact in facts for context in self.contexts
-        ]
-        targets = columns[f"targets/{write.target}"]
-        with clock.time("keys"):
-            # Blocks between two layers written run once, not once for each layer above.
-            every = Ascent(self.loaded, prompts, write.layers[0])
-            bare = Ascent(self.loaded, prompts[:: len(self.contexts)], write.layers[0])
-        known = self.state.facts
-        if facts[0].id not in self.state.ids:
-            known += tuple(facts)
-            if self.method.batched:
-                columns = columns | {BATCHES: torch.full((1, len(facts)), self.state.next_batch)}
-        for i, layer in enumerate(write.layers):
-            with clock.time("keys"):
-                every.to(layer)
-                captured = every.capture([layer])
-                keys = mean_keys(captured.keys[layer], len(self.contexts))
-                bare.to(layer)
-                current = self._current(captured, layer, bare, write.target)
-            with clock.time("solve"):
-                name = self.loaded.tensor_name(layer)
-                residual = (targets - current) / self.method.share(len(write.layers) - i)
-                output = (self._weights[name].double() @ keys.double()).float()
-                values = self.loaded.projected(layer, output, residual)
-                columns = columns | {f"{name}/keys": keys, f"{name}/values": values}
-                table = self.state.with_columns((), columns).table(name)
-                earlier = table.keys.shape[1] - len(facts)
-                factors = self._solvers[layer].factors(table, self.state.factors.get(name), earlier)
-                self.state = replace(self.state, factors=self.state.factors | {name: factors})
-                self._set_weight(layer, materialise(self._base[name], *factors))
-        self.state = EditState(known, self.state.factors, self.state.with_columns((), columns).columns)
-
-    def _current(self, captured: Captured, layer: int, bare: Ascent, target: int) -> Tensor:
-        """What the model has where the method's targets are meant, [d, n].
-
-        Args:
-            captured: of all prompts at `layer`.
-            bare: the bare prompts before it.
-        """
-        if self.method.target == "averaged":
-            return mean_keys(captured.outputs[layer], len(self.contexts))
-        return getattr(bare.capture([target]), self.method.target)[target].cpu()
-
-    def _drop(self, ids: Sequence[str]) -> None:
-        """Removes columns and solves every layer without them."""
-        if not ids:
-            return
-        if not (left := self.state.without(ids)).facts:
-            return self.restore(EditState())
-        check_recorded(self.method, "take a fact out")
-        names = {layer: self.loaded.tensor_name(layer) for layer in self.layers}
-        factors = {name: self._solvers[layer].factors(left.table(name)) for layer, name in names.items()}
-        self.restore(EditState(left.facts, factors, left.columns))
+def _check_forms(method: str, tuned: bool, values: ValueOptions, columns: str) -> None:
+    """Raises OptionError where a choice about forms is unknown or does not combine with the method."""
+    for option, value, known in (
+        ("columns", columns, get_args(Columns)),
+        ("ends", values.ends, get_args(Ends)),
+    ):
+        if value not in known:
+            raise OptionError(f"{option} = {value!r}: use {', '.join(known)}")
+    if tuned and values.forms != PROMPT_ONLY:
+        raise OptionError(
+            f"forms = {values.forms!r} does not combine with method = {method!r}, which has no values; "
+            "leave forms out, or use another method, such as memit-seq"
+        )

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from editing.errors import ModelError
-from editing.facts import Fact, units
+from editing.facts import Fact
+from editing.forms import PROMPT_ONLY, units
 from editing.methods.parameters import Parameters
 from editing.model.loaded import LoadedModel
 from editing.solve.second_moment import (
@@ -31,7 +32,8 @@ from editing.solve.second_moment import (
     token_budget,
 )
 from editing.values.anchor import anchor_norm
-from editing.values.search import ValueOptions, Values, optimise
+from editing.values.options import ValueOptions
+from editing.values.search import Values, optimise
 
 SEED = 0
 #: MEMIT's seed words of the texts put before a prompt, and their length in tokens.
@@ -41,7 +43,7 @@ CONTEXT_TOKENS = 10
 SAVE_SECONDS = 30.0
 
 
-def _replace(path: Path, write) -> None:
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a file under another name first, so that a half-written one is never taken for whole."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     write(unfinished)
@@ -123,13 +125,16 @@ class Installation:
 
     def anchor(self, layer: int, numbers: Parameters) -> float:
         """NAS's anchor of a layer for a method's numbers."""
-        options = replace(numbers.values, unedited=True, rows=0)
-        contexts = self.contexts()[: numbers.pilot_contexts]
-        key = hashlib.sha256(f"{options}|{numbers.pilots}|{contexts}|{SEED}".encode()).hexdigest()[:12]
+        # A pilot has one form: what a value's length is measured against does not change with the forms.
+        plain = replace(numbers.values, forms=PROMPT_ONLY, ends="open")
+        options = replace(plain, unedited=True, rows=0)
+        contexts = self.contexts()[: numbers.anchor.pilot_contexts]
+        key = hashlib.sha256(f"{options}|{numbers.anchor.pilots}|{contexts}|{SEED}".encode()).hexdigest()[:12]
         path = self.directory / f"anchor-{layer}-{key}.json"
         if not path.exists():
-            norm = anchor_norm(self.loaded, layer, numbers.values, self.progress, numbers.pilots, contexts)
-            content = {"layer": layer, "norm": norm, "pilots": numbers.pilots, "contexts": contexts}
+            pilots = numbers.anchor.pilots
+            norm = anchor_norm(self.loaded, layer, plain, self.progress, pilots, contexts)
+            content = {"layer": layer, "norm": norm, "pilots": numbers.anchor.pilots, "contexts": contexts}
             content |= {"options": str(options)}
             _replace(path, lambda p: p.write_text(json.dumps(content, indent=1), encoding="utf-8"))
         return float(json.loads(path.read_text(encoding="utf-8"))["norm"])
@@ -187,7 +192,8 @@ class Installation:
         """Units of the facts, each with the file of its value."""
         folder = self.directory / self.value_key(layer, options)
         return [
-            (unit, folder / f"{_content_hash([facts[i] for i in unit])}.safetensors") for unit in units(facts)
+            (unit, folder / f"{_content_hash([facts[i] for i in unit], options)}.safetensors")
+            for unit in units(facts, options.forms, self.loaded.chats(options.forms))
         ]
 
     def _moment_path(self, layer: int) -> Path:
@@ -225,8 +231,11 @@ def _file_hash(path: Path) -> str:
         raise ModelError(f"corpus = {path}: {error.strerror}; give a readable text file") from error
 
 
-def _content_hash(unit: Sequence[Fact]) -> str:
-    content = json.dumps([(fact.subject, fact.prompt, fact.target) for fact in unit])
+def _content_hash(unit: Sequence[Fact], options: ValueOptions) -> str:
+    told: list[tuple[object, ...]] = [(fact.subject, fact.prompt, fact.target) for fact in unit]
+    if options.forms != PROMPT_ONLY:
+        told = [(*one, fact.questions, fact.paraphrases) for one, fact in zip(told, unit, strict=True)]
+    content = json.dumps(told)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 

@@ -25,6 +25,8 @@ class Outcome:
         value_norm_ratio: that over the anchor; NaN without an anchor.
         loss: the value optimisation's final loss, nats; of methods without values, of the weights'.
         steps: its evaluations of the loss.
+        left_out: names of the forms that the tokenizer cannot place, each with the reason; the fact is
+            written for the others.
     """
 
     id: str
@@ -34,6 +36,7 @@ class Outcome:
     value_norm_ratio: float
     loss: float
     steps: int
+    left_out: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

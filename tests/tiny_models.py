@@ -37,6 +37,12 @@ _RENAMED = {
     "num_attention_heads": "n_head",
 }
 
+#: Puts words around a message as templates do; the answer follows without a space.
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}<pad>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant> {% endif %}"
+)
+
 
 def byte_tokenizer(*, bos: bool = False, eos: bool = True) -> PreTrainedTokenizerFast:
     """One token a byte, 257 in all, the first for padding; `bos` puts that one before every text."""

@@ -97,14 +97,12 @@ def collapse(runs: Sequence[Mapping[str, Any]], out: Path) -> list[Path]:
 def _add_run(panels: Mapping[str, Any], run: Mapping[str, Any]) -> None:
     row = run["row"]
     name, style, colour = ("guard on", "--", "C1") if row["guard"] else ("guard off", "-", "C0")
-    served = {"linestyle": style, "label": name}
-    refused = {"linestyle": "", "marker": "x", "label": f"{name}: refused versions"}
     for field, panel in panels.items():
-        for published, how in ((True, served), (False, refused)):
-            points = [point for point in run["series"] if point["published"] == published]
-            shown = [(point["edits"], point[field]) for point in points if point[field] is not None]
-            if shown:
-                panel.plot(*zip(*shown, strict=True), color=colour, **how)
+        # What was measured of a refused version is not kept: `refused` is an event.
+        points = [(point["edits"], point[field]) for point in run["series"] if point["published"]]
+        shown = [(edits, value) for edits, value in points if value is not None]
+        if shown:
+            panel.plot(*zip(*shown, strict=True), color=colour, linestyle=style, label=name)
         for event, mark in EVENTS.items():
             at = row[f"{event}_at"]
             if at is not None:

@@ -110,7 +110,7 @@ class Updates:
         import torch
 
         from editing.facts import Fact
-        from editing.methods.parameters import parameters
+        from editing.methods.published import parameters
 
         self.model = model
         generator = torch.Generator().manual_seed(seed)

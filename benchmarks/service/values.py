@@ -31,7 +31,7 @@ from editing.facts import Fact
 from editing.install import Installation
 from editing.methods import numbers_of
 from editing.values.anchor import pilot_facts
-from editing.values.search import ValueOptions
+from editing.values.options import ValueOptions
 
 #: a worker loads its model within seconds on a free core, within minutes on a crowded one
 READY_SECONDS = 600.0

@@ -23,7 +23,7 @@ from editing.editor import Editor
 from editing.install import Installation
 from editing.methods import numbers_of
 from editing.model.loaded import load_model
-from editing.values.search import ValueOptions
+from editing.values.options import ValueOptions
 from monitoring.forecast import FEWEST_POINTS, edits_until_limit, forecasts, to_json
 from monitoring.measurements import Case, Measurements
 from monitoring.measuring.baseline import open_baseline

@@ -16,9 +16,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from daemon.core.errors import RefusedError
-from editing.facts import Fact, units
+from editing.facts import Fact
+from editing.forms import PROMPT_ONLY, Kind, units
 from editing.install import Installation
-from editing.values.search import ValueOptions, Values
+from editing.values.options import ValueOptions
+from editing.values.search import Values
 
 log = logging.getLogger("factd")
 
@@ -69,7 +71,7 @@ class Fleet:
         key, base = install.value_key(layer, options), install.loaded.base_hash
         open_ = [
             _Asked(part, self._send({"facts": plain(part), "layer": layer, "key": key, "base": base}))
-            for part in parts(facts)
+            for part in parts(facts, options.forms, install.loaded.chats(options.forms))
         ]
         until = self._clock() + self._deadline
         while open_:
@@ -105,10 +107,12 @@ class Fleet:
         return True
 
 
-def parts(facts: Sequence[Fact]) -> list[list[Fact]]:
-    """Whole units of facts, some `FACTS_A_TASK` of them together."""
+def parts(
+    facts: Sequence[Fact], forms: Sequence[Kind] = PROMPT_ONLY, chats: bool = False
+) -> list[list[Fact]]:
+    """Whole units of facts, some `FACTS_A_TASK` of them together; see `editing.forms.units`."""
     found: list[list[Fact]] = []
-    for unit in units(facts):
+    for unit in units(facts, forms, chats):
         if not found or len(found[-1]) + len(unit) > FACTS_A_TASK:
             found.append([])
         found[-1] += [facts[i] for i in unit]
@@ -116,7 +120,7 @@ def parts(facts: Sequence[Fact]) -> list[list[Fact]]:
 
 
 def answer(
-    install: Installation, options: ValueOptions, facts: list[list[str]], layer: int, key: str, base: str
+    install: Installation, options: ValueOptions, facts: list[list[Any]], layer: int, key: str, base: str
 ) -> str:
     """The worker's side: values of the facts, encoded.
 
@@ -149,6 +153,11 @@ def decoded(text: str, count: int) -> Values:
     return values
 
 
-def plain(facts: Sequence[Fact]) -> list[list[str]]:
-    """Facts as a message holds them."""
-    return [[fact.subject, fact.prompt, fact.target] for fact in facts]
+def plain(facts: Sequence[Fact]) -> list[list[Any]]:
+    """Facts as a message holds them: the first fields of `Fact`; an id says nothing of a value."""
+    return [[fact.subject, fact.prompt, fact.target, *_wordings(fact)] for fact in facts]
+
+
+def _wordings(fact: Fact) -> list[Any]:
+    some = fact.questions or fact.paraphrases
+    return ["", list(fact.questions), list(fact.paraphrases)] if some else []

@@ -3,10 +3,10 @@
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from limits import parse
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -16,6 +16,10 @@ from daemon.core.publication import IN_FLIGHT_MOST_SECONDS, IN_FLIGHT_SECONDS, P
 from monitoring.thresholds import Thresholds
 
 DEFAULT_STATE_DIR = Path("~/.local/state/factd")
+#: A rate as the package `limits` takes it. vLLM's image reads settings too, and does not have that package.
+RATE = re.compile(
+    r"\s*\d+\s*(/|per)\s*\d*\s*(second|minute|hour|day|month|year)s?\s*([,;|].*)?", re.IGNORECASE | re.ASCII
+)
 
 
 class Settings(BaseSettings):
@@ -185,11 +189,8 @@ class Settings(BaseSettings):
     @field_validator("request_rate", "correction_rate")
     @classmethod
     def _rate(cls, value: str) -> str:
-        if value:
-            try:
-                parse(value)
-            except ValueError:
-                raise ValueError("is not a rate; write a count and a time, such as 100/10 seconds") from None
+        if value and not RATE.fullmatch(value):
+            raise ValueError("is not a rate; write a count and a time, such as 100/10 seconds")
         return value
 
     @field_validator("name")

@@ -20,8 +20,11 @@ router = APIRouter()
 @router.get("/v1/versions", dependencies=SUBMIT)
 def get_versions(service: ServiceOf) -> dict[str, Any]:
     """All versions, oldest first, with verdicts and measurements, and which is live."""
-    rows = [service.ledger.version(BASE_VERSION), *service.ledger.versions()]
-    return {"live": service.ledger.live_version(), "versions": [version_view(row, full=True) for row in rows]}
+    rows = [service.ledger.questions.version(BASE_VERSION), *service.ledger.questions.versions()]
+    return {
+        "live": service.ledger.questions.live_version(),
+        "versions": [version_view(row, full=True) for row in rows],
+    }
 
 
 @router.get("/v1/operations/{number}", dependencies=SUBMIT)
@@ -29,7 +32,7 @@ def get_operation(
     service: ServiceOf, number: Annotated[int, PathParameter(ge=1, lt=2**31)]
 ) -> dict[str, Any]:
     """What became of an operation that was asked for."""
-    return operation_view(service.ledger.operation(number))
+    return operation_view(service.ledger.questions.operation(number))
 
 
 @router.post("/v1/corrections/{id}/retract", status_code=202, dependencies=ADMIN)
@@ -63,14 +66,14 @@ def resume(service: ServiceOf, why: Why = None) -> dict[str, Any]:
 
 
 def _request(service: Service, kind: str, target: str | None, why: str | None) -> dict[str, Any]:
-    number = service.ledger.request(kind, target, actor="operator:http", why=why)
+    number = service.ledger.intake.request(kind, target, actor="operator:http", why=why)
     service.ring()
-    return operation_view(service.ledger.operation(number))
+    return operation_view(service.ledger.questions.operation(number))
 
 
 @router.post("/v1/alerts", status_code=202, dependencies=ADMIN, openapi_extra=alerts_schema())
 def alerts(service: ServiceOf, body: Body) -> list[dict[str, Any]]:
-    """Alertmanager's webhook. One alert (fingerprint and start) asks for one rollback, even if sent again."""
+    """Alertmanager's webhook. An alert (fingerprint, start) asks for one rollback, sent once or often."""
     try:
         webhook = Webhook.model_validate(parse_json(body))
     except ValidationError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import redis
 
-from editing.model.loaded import compute_dtype
+from editing.model.dtype import compute_dtype
 
 #: A version is about a megabyte, statistics of the bundled model about a gigabyte.
 FREE_BYTES_WANTED = 3 * 2**30

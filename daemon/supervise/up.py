@@ -90,7 +90,7 @@ class Up:
         # In a process of its own, so that the supervisor does not load torch.
         self.progress("unpacking the model")
         code = (
-            "import sys; from pathlib import Path; from editing.model.loaded import checkpoint_path\n"
+            "import sys; from pathlib import Path; from editing.model.checkpoint import checkpoint_path\n"
             "print(checkpoint_path(sys.argv[1], Path(sys.argv[2])))"
         )
         argv = [sys.executable, "-c", code, self.settings.model, str(self.settings.statistics)]

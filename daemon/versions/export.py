@@ -19,7 +19,8 @@ from daemon.versions.format import ABOUT_FILE, base_manifest
 from daemon.versions.store import Store
 from editing.errors import DeltaError
 from editing.memory.delta import materialise, tensor_sha256
-from editing.model.loaded import LoadedModel, checkpoint_hash
+from editing.model.checkpoint import checkpoint_hash
+from editing.model.loaded import LoadedModel
 
 #: What is copied of the base checkpoint. Weights in other formats are unedited, so they stay behind.
 COPIED = {".json", ".txt", ".model", ".jinja", ".tiktoken"}

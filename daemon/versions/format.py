@@ -37,12 +37,14 @@ class TensorEntry(TypedDict):
 
 
 class FactEntry(TypedDict):
-    """A fact that a version added."""
+    """A fact that a version added; `questions` and `paraphrases` are left out where it has none."""
 
     id: str
     subject: str
     prompt: str
     target: str
+    questions: NotRequired[list[str]]
+    paraphrases: NotRequired[list[str]]
 
 
 class Manifest(TypedDict):
@@ -151,8 +153,12 @@ def _is_tensor(entry: object) -> bool:
 def _is_facts(value: object) -> bool:
     texts = ("id", "subject", "prompt", "target")
     return isinstance(value, list) and all(
-        isinstance(fact, dict) and _has_texts(fact, texts) for fact in value
+        isinstance(fact, dict) and _has_texts(fact, texts) and _has_wordings(fact) for fact in value
     )
+
+
+def _has_wordings(fact: Mapping[str, Any]) -> bool:
+    return all(_is_ids(fact.get(name, [])) for name in ("questions", "paraphrases"))
 
 
 def _is_ids(value: object) -> bool:

@@ -117,7 +117,8 @@ class Store(Manifests):
             # A replica that holds the parent's factors reads only these. A version is still whole without.
             files[ADDED_FILE] = write_tensors(work / ADDED_FILE, new, metadata)
             grown_from = self.manifest(draft.parent)["files"][FACTORS_FILE]
-        columns = {name: column[:, first:].clone() for name, column in state.columns.items()}
+        width = state.width(first)
+        columns = {name: column[:, width:].clone() for name, column in state.columns.items()}
         files[FACTS_FILE] = write_tensors(work / FACTS_FILE, columns, metadata)
         if draft.weights:
             files[WEIGHTS_FILE] = write_tensors(work / WEIGHTS_FILE, draft.weights, metadata)
@@ -149,7 +150,7 @@ class Store(Manifests):
         for manifest in self.ancestry(version):
             facts = [_fact(fact) for fact in manifest["facts_added"]]
             columns = self._read(manifest, FACTS_FILE)
-            if any(column.shape[1] != len(facts) for column in columns.values()):
+            if not EditState(tuple(facts), columns=columns).fits:
                 raise StoreError(
                     f"version {manifest['version']}: {FACTS_FILE} does not fit its list of facts"
                 )
@@ -204,7 +205,8 @@ def _grown_from(parent: EditState, state: EditState) -> int | None:
         return 0
     if parent.facts != state.facts[:count] or parent.columns.keys() != state.columns.keys():
         return None
-    same = all(torch.equal(column, state.columns[name][:, :count]) for name, column in parent.columns.items())
+    width = parent.width(count)
+    same = all(torch.equal(column, state.columns[name][:, :width]) for name, column in parent.columns.items())
     return count if same else None
 
 
@@ -218,8 +220,15 @@ def _names(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def _entry(fact: Fact) -> FactEntry:
-    return {"id": fact.id, "subject": fact.subject, "prompt": fact.prompt, "target": fact.target}
+    entry = FactEntry(id=fact.id, subject=fact.subject, prompt=fact.prompt, target=fact.target)
+    # Left out where there are none: the manifest of a fact with one form has not changed.
+    if fact.questions:
+        entry["questions"] = list(fact.questions)
+    if fact.paraphrases:
+        entry["paraphrases"] = list(fact.paraphrases)
+    return entry
 
 
 def _fact(fields: FactEntry) -> Fact:
-    return Fact(fields["subject"], fields["prompt"], fields["target"], fields["id"])
+    questions, paraphrases = tuple(fields.get("questions", ())), tuple(fields.get("paraphrases", ()))
+    return Fact(fields["subject"], fields["prompt"], fields["target"], fields["id"], questions, paraphrases)

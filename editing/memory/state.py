@@ -1,7 +1,7 @@
 """The memory of facts: an immutable value from which the edited weights follow."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -10,6 +10,17 @@ from editing.facts import Fact
 
 #: Name of the column that numbers the batches.
 BATCHES = "batches"
+#: Name of the column that says which forms of its fact a column holds: the sum of 2^number over them. The
+#: first column of a fact holds its bare prompt, and no other column does, so that every odd number begins a
+#: fact. Where there is no such column each fact has one, for its bare prompt.
+FORMS = "forms"
+#: What it says of a column for the bare prompt alone.
+BARE = 1
+
+
+def owners(forms: Tensor) -> Tensor:
+    """Index of the fact that each column belongs to [n], from the forms [n] that the columns hold."""
+    return (forms & 1).cumsum(0) - 1
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,8 @@ class EditState:
             ``materialise(base, A, B)``.
         columns: ``"<tensor>/keys"`` [d_in, n], ``"<tensor>/values"`` [d, n] and ``"targets/<layer>"``
             [d, n]; of some methods ``"batches"`` [1, n] and ``"interference/<layer>"`` [1, n]; of
-            methods that tune weights none. Column i belongs to ``facts[i]``.
+            methods that tune weights none. Of facts with several columns ``"forms"`` [1, n] int64, see
+            `FORMS`; the columns of a fact stand together, in the order of the facts.
     """
 
     facts: tuple[Fact, ...] = ()
@@ -63,6 +75,32 @@ class EditState:
         recorded = self.columns.get(BATCHES)
         return 0 if recorded is None or not recorded.numel() else int(recorded.max()) + 1
 
+    @property
+    def forms(self) -> Tensor:
+        """Which forms each column holds, [n] int64; see `FORMS`."""
+        recorded = self.columns.get(FORMS)
+        return torch.full((len(self.facts),), BARE) if recorded is None else recorded[0]
+
+    @property
+    def owners(self) -> Tensor:
+        """Index of the fact that each column belongs to, [n]."""
+        return owners(self.forms)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the columns are those of the facts: a first one for each, and all of the same number."""
+        recorded = self.columns.get(FORMS)
+        if recorded is not None and (recorded.dtype != torch.int64 or recorded.dim() != 2):
+            return False
+        forms = self.forms
+        whole = int((forms & 1).sum()) == len(self.facts) and bool((forms > 0).all())
+        begins = not len(forms) or bool(forms[0] & 1)
+        return whole and begins and all(column.shape[1] == len(forms) for column in self.columns.values())
+
+    def width(self, facts: int) -> int:
+        """How many columns the first `facts` facts have."""
+        return int((self.owners < facts).sum())
+
     def table(self, tensor: str) -> Table:
         """Keys and values of all live facts for one edited tensor."""
         batches = self.columns.get(BATCHES)
@@ -73,14 +111,23 @@ class EditState:
         """The table less the facts named; the factors are left for the caller to solve anew."""
         dropped = set(ids)
         keep = [i for i, fact in enumerate(self.facts) if fact.id not in dropped]
-        index = torch.tensor(keep, dtype=torch.long)
+        index = torch.isin(self.owners, torch.tensor(keep, dtype=torch.long)).nonzero()[:, 0]
         return EditState(
             facts=tuple(self.facts[i] for i in keep),
             columns={name: column[:, index] for name, column in self.columns.items()},
         )
 
     def with_columns(self, facts: Sequence[Fact], columns: dict[str, Tensor]) -> "EditState":
-        """The table with columns of new facts appended; the factors are left for the caller to solve."""
+        """The table with columns of new facts appended; the factors are left for the caller to solve.
+
+        Where only the old or only the new facts have several columns each, the forms of the others are told
+        too. Without `facts`, columns of facts that are there already.
+        """
+        if facts and (FORMS in columns) != (FORMS in self.columns):
+            count = 0 if FORMS in columns else next(iter(columns.values())).shape[1]
+            told = {FORMS: self.forms[None]} if FORMS in columns else {}
+            new = columns if FORMS in columns else columns | {FORMS: torch.full((1, count), BARE)}
+            return replace(self, columns=self.columns | told).with_columns(facts, new)
         joined = {
             name: torch.cat([self.columns[name], new], dim=1) if name in self.columns else new
             for name, new in columns.items()

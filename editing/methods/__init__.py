@@ -9,15 +9,17 @@ tuning      gradient descent on the weights themselves: ft, lora
 from dataclasses import replace
 
 from editing.errors import OptionError
-from editing.methods import chain, joint, tuning
+from editing.methods.chain import METHODS as BATCH_METHODS
+from editing.methods.joint import METHODS as JOINT_METHODS
 from editing.methods.method import Method, Solver
 from editing.methods.parameters import Parameters
-from editing.methods.parameters import parameters as published
+from editing.methods.published import parameters
+from editing.methods.tuning import METHODS as TUNING_METHODS
 from editing.model.loaded import LoadedModel
 
 __all__ = ["METHODS", "Method", "Solver", "named", "numbers_of"]
 
-METHODS: dict[str, Method] = joint.METHODS | chain.METHODS | tuning.METHODS
+METHODS: dict[str, Method] = JOINT_METHODS | BATCH_METHODS | TUNING_METHODS
 
 
 def named(name: str) -> Method:
@@ -29,5 +31,5 @@ def named(name: str) -> Method:
 
 def numbers_of(name: str, loaded: LoadedModel, numbers: Parameters | None = None) -> Parameters:
     """Published or measured numbers of a method for a model, or those given; its variant is kept."""
-    numbers = numbers or published(name, loaded)
+    numbers = numbers or parameters(name, loaded)
     return replace(numbers, values=replace(numbers.values, **named(name).variant))

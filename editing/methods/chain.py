@@ -72,7 +72,7 @@ class ChainSolver:
 
 def memit(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) -> ChainSolver:
     """X = (λC + KKᵀ)⁻¹K: MEMIT (arXiv 2210.07229 eq. 14); nothing is remembered but the weights."""
-    ridge = RidgePrior(moment, p.moment_weight)
+    ridge = RidgePrior(moment, p.prior.moment_weight)
     return ChainSolver(base, lambda _keys, _past: ridge, protection)
 
 
@@ -81,8 +81,10 @@ def emmet(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) -
 
     ε is zero for a single fact. Equals MEMIT with ελ in the place of λ.
     """
-    ridge = RidgePrior(moment, p.moment_weight)
-    return ChainSolver(base, lambda _keys, _past: ridge, protection, lambda n: p.slack if n > 1 else 0.0)
+    ridge = RidgePrior(moment, p.prior.moment_weight)
+    return ChainSolver(
+        base, lambda _keys, _past: ridge, protection, lambda n: p.batch.slack if n > 1 else 0.0
+    )
 
 
 def rome(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) -> ChainSolver:
@@ -103,19 +105,19 @@ def nse(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) -> 
     """
 
     def neurons(keys: Tensor, past: Tensor) -> Prior:
-        return NeuronPrior(moment, p.moment_weight, past, keys, p.neuron_share)
+        return NeuronPrior(moment, p.prior.moment_weight, past, keys, p.batch.neuron_share)
 
     return ChainSolver(base, neurons, protection)
 
 
 def rect(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) -> ChainSolver:
     """MEMIT, of each batch's update only the relatively largest entries: RECT (arXiv 2401.04700)."""
-    ridge = RidgePrior(moment, p.moment_weight)
+    ridge = RidgePrior(moment, p.prior.moment_weight)
     return ChainSolver(
         base,
         lambda _keys, _past: ridge,
         protection,
-        of_batch=lambda weight, update: sparse(weight, update, p.kept_share),
+        of_batch=lambda weight, update: sparse(weight, update, p.batch.kept_share),
     )
 
 
@@ -124,13 +126,13 @@ def prune(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) -
 
     After every batch, since every batch is served; published, once after the last.
     """
-    ridge = RidgePrior(moment, p.moment_weight)
+    ridge = RidgePrior(moment, p.prior.moment_weight)
     limit = float(torch.linalg.matrix_norm(base.double(), 2))
     return ChainSolver(
         base,
         lambda _keys, _past: ridge,
         protection,
-        of_total=lambda _base, update: conditioned(update, limit, p.log_base),
+        of_total=lambda _base, update: conditioned(update, limit, p.batch.log_base),
     )
 
 

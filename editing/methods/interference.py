@@ -15,7 +15,6 @@ from editing.memory.state import EditState
 from editing.methods.parameters import Parameters
 from editing.model.capture import capture
 from editing.model.loaded import LoadedModel
-from editing.model.tokens import encode
 from editing.solve.ridge import Factors
 from editing.values.descent import Barred
 
@@ -29,14 +28,15 @@ def bars(
     loaded: LoadedModel, state: EditState, facts: Sequence[Fact], layer: int, p: Parameters
 ) -> tuple[Barred | None, dict[str, Tensor]]:
     """What the δ of new facts must avoid at the output of `layer`, and their interference as a column."""
-    bare = [encode(loaded.tokenizer, fact, target=False) for fact in facts]
+    bare = [loaded.encode(fact) for fact in facts]
     keys = capture(loaded, bare, [layer]).keys[layer].cpu()
     update, name = state.factors.get(loaded.tensor_name(layer)), f"interference/{layer}"
     now = interference(update, keys)
-    earlier = state.columns.get(name, now[:, :0])
-    flagged = deviating(torch.cat([earlier, now], dim=1)[0], earlier.shape[1], p.deviations)
+    # Of each fact its first column: the bare prompt's.
+    earlier = state.columns[name][:, (state.forms & 1).bool()] if name in state.columns else now[:, :0]
+    flagged = deviating(torch.cat([earlier, now], dim=1)[0], earlier.shape[1], p.interference.deviations)
     flagged = flagged.to(loaded.device)
-    return barred(update, flagged, p.barred_share), {name: now}
+    return barred(update, flagged, p.interference.barred_share), {name: now}
 
 
 def interference(update: Factors | None, keys: Tensor) -> Tensor:

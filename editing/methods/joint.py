@@ -37,17 +37,19 @@ class JointSolver:
 
 def memit_seq(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) -> JointSolver:
     """M₀ = λC: MEMIT (arXiv 2210.07229) with a cache of earlier keys."""
-    return JointSolver(base, RidgePrior(moment, p.moment_weight), protection)
+    return JointSolver(base, RidgePrior(moment, p.prior.moment_weight), protection)
 
 
 def encore(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) -> JointSolver:
     """M₀ = λC + λₙI: ENCORE (arXiv 2502.01636); λₙ is the price of total drift ‖W − W₀‖²."""
-    return JointSolver(base, RidgePrior(moment, p.moment_weight, p.norm_weight), protection)
+    return JointSolver(base, RidgePrior(moment, p.prior.moment_weight, p.prior.norm_weight), protection)
 
 
 def alphaedit(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) -> JointSolver:
     """M₀⁻¹ = P/L2: AlphaEdit (arXiv 2410.02355) writes only where text has no keys."""
-    return JointSolver(base, NullspacePrior(moment, p.nullspace_threshold, p.nullspace_ridge), protection)
+    return JointSolver(
+        base, NullspacePrior(moment, p.prior.nullspace_threshold, p.prior.nullspace_ridge), protection
+    )
 
 
 METHODS = {

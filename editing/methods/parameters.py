@@ -1,185 +1,150 @@
-"""The numbers of the methods: published ones for the models that have them, and a rule for all others.
-
-Sources: the authors' configuration files of MEMIT, AlphaEdit, PMET, EMMET, ENCORE, NSE, DeltaEdit, NAS and
-ROME. Where two repositories differ, the method's own authors win.
-"""
+"""The numbers that a method is made of, in groups: those of a family of methods together."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from editing.model.loaded import LoadedModel
-from editing.solve.placement import window
-from editing.values.search import ValueOptions
-
-#: Models no wider than this take the constants measured on the bundled one, of width 576.
-SMALL = 1024
+from editing.forms import Columns
+from editing.values.options import ValueOptions
 
 
 @dataclass(frozen=True)
-class Parameters:
-    """Numbers of one method on one model.
+class PriorNumbers:
+    """What a solver thinks old knowledge is worth.
 
     Attributes:
-        layers: the layers written, before a placement chooses among them.
-        values: how values are optimised.
         moment_weight: λ, how many text tokens an old association is worth.
         norm_weight: λₙ of ENCORE.
         nullspace_threshold: eigenvalues of C below it span AlphaEdit's null space.
         nullspace_ridge: L2 of AlphaEdit.
-        slack: ε of EMMET for batches of several facts.
-        neuron_share: of the keys' magnitude, NSE.
-        kept_share: of the update's entries, RECT.
-        log_base: α of PRUNE.
-        deviations: of interference that a fact may show before DeltaEdit bars directions.
-        barred_share: of the hidden size, directions that DeltaEdit bars at most.
-        protected_share: of the smaller side, singular directions that REVIVE protects. The paper's rule
-            is a share of the summed squares, its value unpublished; 5 % of the components hold most of a
-            model's ability in its figures.
-        pilots, pilot_contexts: how many pilot edits the anchor is averaged over, and with how many of the
-            contexts each is made; NAS's own are 300 (flat from there on) and 1, the bare prompt.
-        anchor_factor: anchors that a write vector is scaled to; NAS's own is 1.
-        again: how often what a batch does not say once it is written is optimised again, at most; 0 in the
-            publications.
-        tuning_rate, tuning_steps, tuning_rank: Adam's rate and steps of ft and lora; rank of lora.
     """
 
-    layers: tuple[int, ...]
-    values: ValueOptions
     moment_weight: float = 15000.0
     norm_weight: float = 20.0
     nullspace_threshold: float = 2e-2
     nullspace_ridge: float = 10.0
+
+
+@dataclass(frozen=True)
+class BatchNumbers:
+    """Of methods that write batch after batch.
+
+    Attributes:
+        slack: ε of EMMET for batches of several columns.
+        neuron_share: of the keys' magnitude, NSE.
+        kept_share: of the update's entries, RECT.
+        log_base: α of PRUNE.
+    """
+
     slack: float = 0.1
     neuron_share: float = 0.8
     kept_share: float = 0.4
     log_base: float = 1.2
+
+
+@dataclass(frozen=True)
+class InterferenceNumbers:
+    """Of DeltaEdit.
+
+    Attributes:
+        deviations: standard deviations of interference that a fact may show before directions are barred.
+        barred_share: of the hidden size, directions that are barred at most.
+    """
+
     deviations: float = 1.5
     barred_share: float = 0.25
-    protected_share: float = 0.05
+
+
+@dataclass(frozen=True)
+class AnchorNumbers:
+    """Of Norm-Anchor Scaling.
+
+    Attributes:
+        pilots, pilot_contexts: how many pilot edits the anchor is averaged over, and with how many of the
+            contexts each is made; NAS's own are 300 (flat from there on) and 1, the bare prompt.
+        anchor_factor: anchors that a write vector is scaled to; NAS's own is 1.
+    """
+
     pilots: int = 300
     pilot_contexts: int = 1
     anchor_factor: float = 1.0
-    again: int = 0
+
+
+@dataclass(frozen=True)
+class TuningNumbers:
+    """Of ft and lora: Adam's rate and steps, and the rank of lora."""
+
     tuning_rate: float = 5e-4
     tuning_steps: int = 25
     tuning_rank: int = 8
 
 
-def _layers(first: int, last: int) -> tuple[int, ...]:
-    return tuple(range(first, last + 1))
+@dataclass(frozen=True)
+class Parameters:
+    """Numbers of one method on one model, those of a family of methods together.
 
-
-#: What a method changes on every model. Names are fields of `Parameters` or of `ValueOptions`.
-_METHODS: Mapping[str, Mapping[str, Any]] = {
-    "pmet": {"rate": 0.2, "steps": 30, "kl": 1.0},
-    # EMMET: λ and ε only matter as their product.
-    "emmet": {"moment_weight": 1.0},
-    "rome": {"clamp": 4.0},
-    "encore": {"extra": 1},
-    # Ours, measured (docs/experiments.md). It stops like ENCORE; a bare pilot would stop long before an edit
-    # does, and its norm be too small an anchor. Values of the unedited model cannot grow with drift.
-    # They are only held below a bound: scaled to one anchor, too few facts were answered word for word. What
-    # a batch then does not say is optimised on the model as it has become. In turn values take half the time.
-    "memit-seq": {
-        "finish": "argmax",
-        "extra": 1,
-        "unedited": True,
-        "turns": 3,
-        "pilots": 32,
-        "pilot_contexts": 6,
-        "anchor_factor": 1.5,
-        "again": 2,
-    },
-    "eac": {"steps": 25},
-    # The rate of ft moves the factors too little in as many steps (docs/experiments.md).
-    "lora": {"tuning_rate": 2e-3},
-}
-
-#: (family, hidden size, FFN size) → method, "method:placement", or "" for all → numbers. The published ROME
-#: leaves C out for Llama 3 and Qwen2.5, having no estimate of it; here one is always at hand, and is used.
-_MODELS: Mapping[tuple[str, int, int], Mapping[str, Mapping[str, Any]]] = {
-    # SmolLM2-135M, measured: one dimension in twenty of so few is too little to write a value with.
-    ("llama", 576, 1536): {"eac": {"kept": 0.2}},
-    # GPT-2 XL
-    ("gpt2", 1600, 6400): {
-        "": {"layers": _layers(13, 17), "moment_weight": 20000.0, "rate": 0.5, "steps": 20},
-        "pmet": {"moment_weight": 10000.0, "rate": 0.5, "steps": 20, "clamp": 2.0, "kl": 0.0625},
-        "emmet": {"layers": (17,), "moment_weight": 1000.0},
-        "encore": {"norm_weight": 10.0, "extra": 3},
-        "nse": {"moment_weight": 10000.0, "neuron_share": 1.0},
-        "deltaedit": {"nullspace_ridge": 1.0, "deviations": 3.0},
-        "alphaedit:boundary": {"nullspace_ridge": 80.0},
-    },
-    # GPT-2 large and medium
-    ("gpt2", 1280, 5120): {"rome": {"layers": (12,), "rate": 0.5, "steps": 20}},
-    ("gpt2", 1024, 4096): {"rome": {"layers": (8,), "clamp": 3.0}},
-    # GPT-J-6B
-    ("gptj", 4096, 16384): {
-        "": {"layers": _layers(3, 8), "rate": 0.5},
-        "pmet": {"moment_weight": 6000.0},
-        "pmet:boundary": {"moment_weight": 1000.0},
-        "alphaedit:boundary": {"nullspace_ridge": 95.0},
-        "emmet": {"layers": (5,)},
-        "rome": {"layers": (5,), "steps": 20},
-    },
-    # GPT-NeoX-20B
-    ("gpt_neox", 6144, 24576): {
-        "": {"layers": _layers(6, 10), "rate": 0.5, "steps": 20},
-        "pmet": {"moment_weight": 15000.0, "rate": 0.5, "clamp": 0.8, "kl": 0.8},
-        "rome": {"layers": (15,)},
-    },
-    # Llama-3-8B
-    ("llama", 4096, 14336): {
-        "": {"layers": _layers(4, 8)},
-        "pmet": {"moment_weight": 15000.0, "rate": 0.1, "steps": 25, "kl": 0.0625},
-        "encore": {"rate": 0.5},
-        "nse": {"neuron_share": 1.0},
-        "alphaedit:boundary": {"nullspace_ridge": 1.0},
-        "rome": {"layers": (5,), "rate": 0.5, "decay": 1e-3},
-    },
-    # Llama-2-7B
-    ("llama", 4096, 11008): {
-        "": {"layers": _layers(4, 8), "rate": 0.5},
-        "encore": {"norm_weight": 10.0, "extra": 2},
-        "emmet": {"layers": (5,), "clamp": 4.0, "decay": 1e-3},
-    },
-    # Llama-3.2-3B
-    ("llama", 3072, 8192): {"": {"layers": _layers(4, 8), "rate": 0.5, "clamp": 4.0, "decay": 1e-3}},
-    # Mistral-7B
-    ("mistral", 4096, 14336): {"": {"layers": _layers(4, 8), "rate": 0.5, "clamp": 4.0, "decay": 1e-3}},
-    # Qwen2.5-7B
-    ("qwen2", 3584, 18944): {
-        "": {"layers": _layers(7, 11)},
-        "rome": {"layers": (11,), "rate": 0.5, "decay": 1e-3},
-    },
-    # Phi-1.5
-    ("phi", 2048, 8192): {"": {"layers": _layers(4, 8)}},
-}
-
-#: Of a large model without a row: what the published rows have in common.
-_LARGE: Mapping[str, Any] = {"rate": 0.1, "steps": 25}
-#: Of small models: measured on the bundled one (docs/experiments.md); 15,000 wrote too little there.
-_SMALL: Mapping[str, Any] = {"moment_weight": 1500.0}
-
-
-def parameters(method: str, loaded: LoadedModel, placement: str = "") -> Parameters:
-    """The numbers of `method`, written with a placement, for a model."""
-    config = loaded.model.config
-    inner = loaded.projection(0).weight.numel() // config.hidden_size
-    return numbers(method, config.model_type, config.hidden_size, inner, len(loaded.layers), placement)
-
-
-def numbers(method: str, family: str, hidden: int, inner: int, depth: int, placement: str = "") -> Parameters:
-    """The numbers of `method` for a model of a family, hidden size, FFN size and number of layers.
-
-    In order, the later winning: the rule for the model's size, its row, the method's own numbers, the
-    method's in the model's row, those of the method with the placement there.
+    Attributes:
+        layers: the layers written, before a placement chooses among them.
+        values: how values are optimised.
+        protected_share: of the smaller side, singular directions that REVIVE protects. The paper's rule
+            is a share of the summed squares, its value unpublished; 5 % of the components hold most of a
+            model's ability in its figures.
+        columns: of a fact that is asked in several forms, see `editing.forms.Columns`.
+        again: how often what a batch does not say once it is written is optimised again, at most; 0 in the
+            publications.
     """
-    row = _MODELS.get((family, hidden, inner), {})
-    found: dict[str, Any] = {"layers": window(depth)} | dict(_SMALL if hidden <= SMALL else _LARGE)
-    of_model = (row.get(name, {}) for name in (method, f"{method}:{placement}"))
-    for more in (row.get("", {}), _METHODS.get(method, {}), *of_model):
-        found |= more
-    values = {name: found.pop(name) for name in list(found) if name in ValueOptions.__dataclass_fields__}
-    return Parameters(found.pop("layers"), ValueOptions(**values), **found)
+
+    layers: tuple[int, ...]
+    values: ValueOptions
+    prior: PriorNumbers = PriorNumbers()
+    batch: BatchNumbers = BatchNumbers()
+    interference: InterferenceNumbers = InterferenceNumbers()
+    anchor: AnchorNumbers = AnchorNumbers()
+    tuning: TuningNumbers = TuningNumbers()
+    protected_share: float = 0.05
+    again: int = 0
+    columns: Columns = "each"
+
+    def get(self, name: str) -> Any:
+        """The number of that name, in whatever group it is."""
+        group = GROUP_OF[name]
+        return getattr(getattr(self, group) if group else self, name)
+
+    def changed(self, **numbers: Any) -> "Parameters":
+        """The same but for some numbers, by name; each goes to its group."""
+        groups: dict[str, Any] = {}
+        for name, number in numbers.items():
+            group = GROUP_OF[name]
+            old = groups.get(group) or (getattr(self, group) if group else self)
+            groups[group] = replace(old, **{name: number})
+        whole = groups.pop("", self)
+        return replace(whole, **groups)
+
+    def described(self) -> str:
+        """All numbers as text, for hashes. How the code groups them does not show in it: a version's
+        settings hash stays the same as long as the numbers do."""
+        later = ["columns"] if self.columns != "each" else []
+        numbers = ", ".join(f"{name}={self.get(name)!r}" for name in [*_DESCRIBED, *later])
+        return f"Parameters({numbers})"
+
+
+#: Numbers in the order that settings hashes have had them from the first version on.
+_DESCRIBED = (
+    *("layers", "values", "moment_weight", "norm_weight", "nullspace_threshold", "nullspace_ridge", "slack"),
+    *("neuron_share", "kept_share", "log_base", "deviations", "barred_share", "protected_share", "pilots"),
+    *("pilot_contexts", "anchor_factor", "again", "tuning_rate", "tuning_steps", "tuning_rank"),
+)
+
+_GROUPS: Mapping[str, Any] = {
+    "prior": PriorNumbers,
+    "batch": BatchNumbers,
+    "interference": InterferenceNumbers,
+    "anchor": AnchorNumbers,
+    "tuning": TuningNumbers,
+}
+
+#: Name of a number → the field of `Parameters` that holds it; "" for those of `Parameters` itself.
+GROUP_OF: Mapping[str, str] = {
+    **{number.name: "" for number in fields(Parameters) if number.name not in _GROUPS},
+    **{number.name: group for group, kind in _GROUPS.items() for number in fields(kind)},
+}

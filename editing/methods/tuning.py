@@ -3,8 +3,9 @@
 Nothing is recorded but the facts and the resulting update, so no fact can be taken out again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from editing.facts import Fact
 from editing.methods.method import Method
 from editing.methods.parameters import Parameters
 from editing.model.loaded import LoadedModel
-from editing.model.tokens import encode, pad
+from editing.model.tokens import pad
 from editing.solve.ridge import Factors, bounded
 
 METHODS = {
@@ -38,26 +39,26 @@ def tune(
     Returns:
         Factors of each layer's update, and each fact's last loss in nats [n].
     """
-    size, device = loaded.model.config.hidden_size, loaded.device
+    size, device, own = loaded.model.config.hidden_size, loaded.device, p.tuning
     generator = torch.Generator().manual_seed(seed)
     factors: dict[int, tuple[Tensor, Tensor]] = {}
     for layer in layers:
         d_in = loaded.projection(layer).weight.numel() // size
         if low_rank:
-            random = torch.randn(d_in, p.tuning_rank, generator=generator) / d_in**0.5
-            factors[layer] = torch.zeros(size, p.tuning_rank, device=device), random.to(device)
+            random = torch.randn(d_in, own.tuning_rank, generator=generator) / d_in**0.5
+            factors[layer] = torch.zeros(size, own.tuning_rank, device=device), random.to(device)
         else:
             factors[layer] = torch.eye(size, device=device), torch.zeros(d_in, size, device=device)
     trained = [b for _, b in factors.values()] + [a for a, _ in factors.values() if low_rank]
     for tensor in trained:
         tensor.requires_grad_(True)
-    optimiser = torch.optim.Adam(trained, lr=p.tuning_rate)
+    optimiser = torch.optim.Adam(trained, lr=own.tuning_rate)
     losses = torch.zeros(len(facts))
     with ExitStack() as hooks:
         for layer, update in factors.items():
             handle = loaded.projection(layer).register_forward_hook(_added(update))
             hooks.callback(handle.remove)
-        for _ in range(p.tuning_steps):
+        for _ in range(own.tuning_steps):
             optimiser.zero_grad()
             for start in range(0, len(facts), p.values.rows):
                 part = slice(start, start + p.values.rows)
@@ -73,8 +74,8 @@ def grown(old: Factors | None, new: Factors) -> Factors:
     return new if old is None else bounded(*(torch.cat(pair, dim=1) for pair in zip(old, new, strict=True)))
 
 
-def _added(update: Factors):
-    def hook(_module, inputs, output):
+def _added(update: Factors) -> Callable[..., Tensor]:
+    def hook(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         a, b = update
         return output + ((inputs[0].float() @ b) @ a.T).to(output.dtype)
 
@@ -83,7 +84,7 @@ def _added(update: Factors):
 
 def _losses(loaded: LoadedModel, facts: Sequence[Fact]) -> Tensor:
     """Mean negative log-likelihood of each fact's target tokens, [n]."""
-    prompts = [encode(loaded.tokenizer, fact) for fact in facts]
+    prompts = [loaded.encode(fact) for fact in facts]
     ids, mask = pad([p.ids for p in prompts], loaded.tokenizer.pad_token_id, loaded.device)
     log_p = loaded.model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().log_softmax(-1)
     found = -log_p[:, :-1].gather(2, ids[:, 1:, None])[..., 0]

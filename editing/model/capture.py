@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,14 +79,14 @@ class Ascent:
         def at_subject(x: Tensor) -> Tensor:
             return x[0, at].float().T.contiguous()
 
-        def on_projection(layer: int):
-            def hook(_module, inputs):
+        def on_projection(layer: int) -> Callable[..., None]:
+            def hook(_module: Any, inputs: tuple[Tensor, ...]) -> None:
                 keys[layer] = at_subject(inputs[0])
 
             return hook
 
-        def on_mlp_output(layer: int):
-            def hook(_module, _inputs, output):
+        def on_mlp_output(layer: int) -> Callable[..., None]:
+            def hook(_module: Any, _inputs: Any, output: Tensor) -> None:
                 outputs[layer] = at_subject(output)
 
             return hook
@@ -112,8 +113,8 @@ def each_key(
 ) -> None:
     """Calls `use` with each layer and its keys [rows, length, d_in] at all positions of `ids`."""
 
-    def hook(layer: int):
-        def on_projection(_module, inputs):
+    def hook(layer: int) -> Callable[..., None]:
+        def on_projection(_module: Any, inputs: tuple[Tensor, ...]) -> None:
             use(layer, inputs[0])
             if layer == max(layers):
                 raise Stop

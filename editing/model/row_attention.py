@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AttentionInterface
 
 #: Under which transformers finds `_attend`.
 NAME = "factd-rows"
@@ -66,7 +67,7 @@ class _Attend(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, grid: Grid, scale: float) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, grid: Grid, scale: float) -> Tensor:
         rows, heads = len(grid.tokens), key.shape[1]
         q = _rows(query, grid.suffix, rows, heads)
         k = _rows(key, grid.tokens.flatten(), rows, heads)
@@ -79,7 +80,7 @@ class _Attend(torch.autograd.Function):
         return _sequence(torch.bmm(p, v), grid, query.shape[1])
 
     @staticmethod
-    def backward(ctx, *gradients: Tensor):
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (above,) = gradients
         q, k, v, p = ctx.saved_tensors
         grid, before = ctx.grid, ctx.before
@@ -130,8 +131,6 @@ def by_rows(config: Any) -> Iterator[bool]:
     Yields:
         whether they do: those of models that do not use torch's own attention keep theirs.
     """
-    from transformers import AttentionInterface
-
     used = config._attn_implementation
     if used != "sdpa":
         yield False

@@ -1,28 +1,53 @@
 """Whether a model says facts word for word."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
 
 from editing.facts import Fact
+from editing.forms import PROMPT_ONLY, Kind
+from editing.model.asked import Asked, asked
 from editing.model.forward import enter
 from editing.model.loaded import LoadedModel
-from editing.model.tokens import encode
+from editing.model.tokens import Prompt
 from editing.model.tree import Tree
 
 #: Prompts in one pass.
 ROWS = 64
 
 
-@torch.no_grad()
-def says(loaded: LoadedModel, facts: Sequence[Fact], contexts: Sequence[str] = ("",)) -> list[bool]:
+def says(
+    loaded: LoadedModel,
+    facts: Sequence[Fact],
+    contexts: Sequence[str] = ("",),
+    kinds: Sequence[Kind] = PROMPT_ONLY,
+) -> list[bool]:
     """Of each fact: is every target token the most probable after its prompt and those before it, behind
-    each of the texts `contexts`?"""
-    asked = [(fact, context) for fact in facts for context in contexts]
+    each of the texts `contexts`, and in each other form of the given kinds?"""
+    return [not missing for missing in unsaid(loaded, facts, contexts, kinds)]
+
+
+def unsaid(
+    loaded: LoadedModel, facts: Sequence[Fact], contexts: Sequence[str], kinds: Sequence[Kind]
+) -> list[list[int]]:
+    """Of each fact the numbers of the forms that the model does not answer with the target."""
+    forms = [asked(loaded, fact, contexts, kinds) for fact in facts]
+    found = iter(_answered(loaded, [prompt for each in forms for form in each for prompt in form.prompts]))
+    return [[form.form.number for form in each if not _all(found, form)] for each in forms]
+
+
+def _all(found: Iterator[bool], form: Asked) -> bool:
+    # All are taken from `found`, wherever the first wrong one is.
+    return all([next(found) for _ in form.prompts])
+
+
+@torch.no_grad()
+def _answered(loaded: LoadedModel, every: Sequence[Prompt]) -> list[bool]:
+    """Of each prompt: is every target token the most probable after what is before it?"""
     found = []
-    for start in range(0, len(asked), ROWS):
-        prompts = [encode(loaded.tokenizer, *pair) for pair in asked[start : start + ROWS]]
+    for start in range(0, len(every), ROWS):
+        prompts = every[start : start + ROWS]
         # The last target token is predicted, never read; the prediction of token t stands at t − 1.
         tree = Tree.of([replace(prompt, ids=prompt.ids[:-1]) for prompt in prompts])
         pairs = zip(prompts, tree.paths, strict=True)
@@ -32,4 +57,4 @@ def says(loaded: LoadedModel, facts: Sequence[Fact], contexts: Sequence[str] = (
             target = prompt.ids[prompt.target_start :]
             found.append(best[: len(target)] == list(target))
             best = best[len(target) :]
-    return [all(found[i : i + len(contexts)]) for i in range(0, len(found), len(contexts))]
+    return found

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from editing.model.forward import Attention, Entering, enter, hooks, through
 from editing.model.loaded import LoadedModel
@@ -24,7 +25,9 @@ class _Prefix:
     def __init__(self, kept: dict[int, tuple[Tensor, Tensor]]) -> None:
         self.kept = kept
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_args, **_kwargs):
+    def update(
+        self, key: Tensor, value: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         kept = self.kept[layer_idx]
         return torch.cat([kept[0], key], dim=2), torch.cat([kept[1], value], dim=2)
 
@@ -89,8 +92,6 @@ def suffixes(loaded: LoadedModel, prompts: Sequence[Prompt], layer: int) -> Suff
     Exact: a change at position s of block `layer`'s output reaches only positions ≥ s of the blocks
     above (algorithms: prefix cache and position pruning).
     """
-    from transformers import DynamicCache
-
     tree = Tree.of(prompts, lambda prompt: prompt.subject_last)
     before, device = tree.shared, loaded.device
     # Made without the config it keeps all positions, those out of a sliding window too.
@@ -109,7 +110,7 @@ def suffixes(loaded: LoadedModel, prompts: Sequence[Prompt], layer: int) -> Suff
     part = Entering(entering.hidden[:, before:], entering.position[:, before:], attention)
     written: list[Tensor] = []
 
-    def on_mlp_output(_module, _inputs, output):
+    def on_mlp_output(_module: Any, _inputs: Any, output: Tensor) -> None:
         written.append(output[0, first])
 
     with (

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from editing.errors import FactError
 from editing.facts import SLOT, Fact
+from editing.forms import Form
+from editing.model.chat import ChatTemplate
 
 
 @dataclass(frozen=True)
@@ -30,49 +32,113 @@ class Prompt:
     target_start: int
 
 
+@dataclass(frozen=True)
+class _Text:
+    """A form of a fact as text.
+
+    Attributes:
+        fact: whose form it is.
+        field, wording: of the fact, for errors.
+        asked: the text up to where the target begins.
+        whole: that with the target.
+        start, end: where the subject's characters begin and end.
+        special: whether the tokenizer puts its special tokens around; a chat template has them already.
+    """
+
+    fact: Fact
+    field: str
+    wording: str
+    asked: str
+    whole: str
+    start: int
+    end: int
+    special: bool = True
+
+
 def encode(
-    tokenizer: Any, fact: Fact, context: str = "", *, target: bool = True, allow_first: bool = False
+    tokenizer: Any,
+    fact: Fact,
+    context: str = "",
+    *,
+    form: Form | None = None,
+    template: ChatTemplate | None = None,
+    target: bool = True,
+    allow_first: bool = False,
 ) -> Prompt:
-    """Encodes `context` + the fact's prompt, followed by its target if asked for.
+    """Encodes `context` + a form of the fact (None: its prompt), followed by its target if asked for.
 
     Special tokens that the tokenizer puts behind a text are left out: a prompt goes on.
 
+    Args:
+        template: the tokenizer's chat template, where it is at hand.
+
     Raises:
-        FactError: the subject or the target has no tokens of its own, or (unless `allow_first`) the
-            subject ends in the sequence's first token, whose key is an attention sink shared by all texts.
+        FactError: the subject or the target has no tokens of its own; the chat template does not take the
+            message as it is; or (unless `allow_first`) the subject ends in the sequence's first token, whose
+            key is an attention sink shared by all texts.
     """
-    before, after = fact.prompt.split(SLOT)
-    head = len(context) + len(before)
-    start = head + len(fact.subject) - len(fact.subject.lstrip())
-    end = head + len(fact.subject.rstrip())
-    text = (context + before + fact.subject + after).rstrip()
-    whole = f"{text} {fact.target.strip()}" if target else text
-    encoding = tokenizer(whole, return_offsets_mapping=True)
+    if form is not None and form.chat:
+        text = _in_chat(template or ChatTemplate(tokenizer), fact, form, target)
+    else:
+        text = _as_text(fact, context, form, target)
+    encoding = tokenizer(text.whole, return_offsets_mapping=True, add_special_tokens=text.special)
     ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
-    subject_last = max((i for i, (a, b) in enumerate(offsets) if a < end <= b), default=-1)
+    subject_last = max((i for i, (a, b) in enumerate(offsets) if a < text.end <= b), default=-1)
     if subject_last < 0 or ids[subject_last] in tokenizer.all_special_ids:
         raise FactError("subject", fact.subject, "the tokenizer gives it no token of its own; reword it")
-    first, last = offsets[subject_last]
-    if whole[first:start].strip() or whole[end:last].strip():
-        raise FactError(
-            "prompt",
-            fact.prompt,
-            f"the tokenizer joins the end of the subject {fact.subject!r} with the text beside it; "
-            "put a space there or other words",
-        )
+    _check_subject(text, offsets[subject_last])
     if subject_last == 0 and not allow_first:
         raise FactError(
-            "prompt",
-            fact.prompt,
+            text.field,
+            text.wording,
             "the subject is the very first token, whose state is shared by all texts; "
             "begin the prompt with other words, such as 'The home of {} is'",
         )
     ids = ids[: 1 + max(i for i, (a, b) in enumerate(offsets) if b > a)]
-    target_start = 1 + max(i for i, (a, b) in enumerate(offsets) if a < min(b, len(text)))
-    joined = whole[len(text) : offsets[target_start - 1][1]].strip()
+    before = len(text.asked)
+    target_start = 1 + max(i for i, (a, b) in enumerate(offsets) if a < min(b, before))
+    joined = text.whole[before : offsets[target_start - 1][1]].strip()
     if target and (target_start == len(ids) or joined):
         raise FactError("target", fact.target, "the tokenizer joins it with the prompt; reword one of them")
     return Prompt(tuple(ids), subject_last, target_start)
+
+
+def _as_text(fact: Fact, context: str, form: Form | None, target: bool) -> _Text:
+    field, wording = (form.field, form.text) if form else ("prompt", fact.prompt)
+    before, after = wording.split(SLOT)
+    asked = (context + before + fact.subject + after).rstrip()
+    whole = f"{asked} {fact.target.strip()}" if target else asked
+    return _Text(fact, field, wording, asked, whole, *_subject(fact, context + before))
+
+
+def _in_chat(template: ChatTemplate, fact: Fact, form: Form, target: bool) -> _Text:
+    """The target follows the template without a space: it begins the answer."""
+    before, after = form.text.split(SLOT)
+    around = template.around(before + fact.subject + after)
+    if around is None:
+        raise FactError(form.field, form.text, "the chat template refuses or changes this message; reword it")
+    head = around[0] + before
+    asked = head + fact.subject + after + around[1]
+    whole = asked + (fact.target.strip() if target else "")
+    return _Text(fact, form.field, form.text, asked, whole, *_subject(fact, head), special=False)
+
+
+def _subject(fact: Fact, head: str) -> tuple[int, int]:
+    """Where the subject's first and last visible characters are behind `head`."""
+    start = len(head) + len(fact.subject) - len(fact.subject.lstrip())
+    return start, len(head) + len(fact.subject.rstrip())
+
+
+def _check_subject(text: _Text, last: tuple[int, int]) -> None:
+    """Raises FactError where the subject's last token holds other text too."""
+    first, end = last
+    if text.whole[first : text.start].strip() or text.whole[text.end : end].strip():
+        raise FactError(
+            text.field,
+            text.wording,
+            f"the tokenizer joins the end of the subject {text.fact.subject!r} with the text beside it; "
+            "put a space there or other words",
+        )
 
 
 def continuation(tokenizer: Any, prompt: str, target: str) -> tuple[tuple[int, ...], int]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from editing.errors import ModelError, OptionError
 from editing.model.capture import each_key
@@ -46,8 +47,6 @@ def blocks(tokens: int) -> list[int]:
 @torch.no_grad()
 def sample_text(loaded: LoadedModel, rows: int, seed: int, done: Callable[[float], None]) -> Tensor:
     """Text that the model writes itself, from its document separator on: [rows, DOCUMENT_TOKENS] ids."""
-    from transformers import DynamicCache
-
     generator = torch.Generator(loaded.device).manual_seed(seed)
     ids = torch.full((rows, 1), _separator(loaded), device=loaded.device)
     cache, text = DynamicCache(), [ids]

@@ -16,7 +16,8 @@ from torch import Tensor
 from editing.facts import Fact
 from editing.model.loaded import LoadedModel
 from editing.solve.second_moment import Progress
-from editing.values.search import ValueOptions, Values, optimise
+from editing.values.options import ValueOptions
+from editing.values.search import Values, optimise
 
 AnchorRule = Literal["nas", "nas-cap", "none"]
 

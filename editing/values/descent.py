@@ -7,15 +7,12 @@ is done stands still, and its prompts are dropped when half are done.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from editing.values.search import ValueOptions
-
-Finish = Literal["loss", "argmax", "preserved", "probable"]
+from editing.values.options import Finish, ValueOptions
 
 #: PMET: what a target that is the most probable already weighs in the loss, and the weighted KL (nats)
 #: with which it may stay as it is.
@@ -157,7 +154,7 @@ class _Adam:
 
 
 def descend(
-    objective: Objective, size: int, norms: Tensor, options: "ValueOptions", restraint: Restraint
+    objective: Objective, size: int, norms: Tensor, options: ValueOptions, restraint: Restraint
 ) -> Descended:
     """Minimises ease · NLL + KL + decay · Σᵥ‖δᵥ‖ / normᵥ² + penalty with Adam, from δ = 0.
 

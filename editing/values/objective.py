@@ -1,17 +1,22 @@
 """The prompts of facts, asked again and again with their δ: what value optimisation descends on."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from editing.facts import Fact
+from editing.forms import PROMPT_ONLY, Kind
+from editing.model.asked import asked
 from editing.model.loaded import LoadedModel
 from editing.model.suffixes import Suffixes, finish, suffixes
-from editing.model.tokens import encode
+from editing.model.tokens import Prompt
 from editing.values.descent import Evaluation
+from editing.values.endings import ending
+from editing.values.options import Ends
 
 #: MEMIT's prompt whose continuation must not change: what the subject is.
 ESSENCE = "{} is a"
@@ -29,12 +34,12 @@ class Surprise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, logits: Tensor, token: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, token: Tensor) -> Tensor:
         ctx.log_p, ctx.token, ctx.dtype = _log_p(logits), token[:, None], logits.dtype
         return -ctx.log_p.gather(1, ctx.token)[:, 0]
 
     @staticmethod
-    def backward(ctx, *gradients: Tensor):
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (above,) = gradients
         change, ctx.log_p = ctx.log_p.exp_(), None
         change.scatter_add_(1, ctx.token, torch.full_like(ctx.token, -1.0, dtype=change.dtype))
@@ -48,7 +53,7 @@ class Rows:
     Facts that share their value make one unit.
 
     Attributes:
-        part: suffixes of the units' rewriting prompts, all contexts of a fact and facts of a unit together,
+        part: suffixes of the units' rewriting prompts, all forms of a fact and facts of a unit together,
             each unit's followed by its essence prompt, of which there is one position.
         owner: [rows] index of the unit a row belongs to.
         row, step, token, weight: [k] where each target token is predicted, which one it is, and its
@@ -56,6 +61,9 @@ class Rows:
         essence: [m] the rows of the units' essence prompts; none where another group has them.
         before: [m, vocabulary] what the model answered to them; none likewise.
         kl: weight of the divergence from it.
+        slot: [rows] the how-manieth form of its fact a row asks.
+        place: [rows] of a row among all prompts of its fact; −1 of essence prompts.
+        share: [m, slots] of the forms of a slot in the unit's loss.
     """
 
     loaded: LoadedModel
@@ -68,6 +76,9 @@ class Rows:
     essence: Tensor
     before: Tensor
     kl: float
+    slot: Tensor
+    place: Tensor
+    share: Tensor
 
     @property
     def turns(self) -> int:
@@ -118,16 +129,31 @@ class Rows:
         """Only the units given (ascending indices), renumbered from 0."""
         return self._only(torch.isin(self.owner, facts), facts)
 
-    def turn(self, index: int, turns: int, contexts: int) -> "Rows":
-        """The group `index` of a fact's prompts, each weighed as if it were all of them."""
+    def turn(self, index: int, turns: int) -> "Rows":
+        """The group `index` of a fact's prompts, each form weighed as if all its prompts were there.
+
+        A form that is asked in some turns only weighs so much more in these that over a round every form
+        has its share.
+        """
         everyone = torch.arange(self.units, device=self.owner.device)
-        place = torch.arange(len(self.owner), device=self.owner.device) - self.first_rows()[self.owner]
-        group = place % contexts % turns
+        group = self.place % turns
         group[self.essence] = turns - 1
         part = self._only(group == index, everyone)
-        total = torch.zeros(len(everyone), device=self.owner.device)
-        total.index_add_(0, part.owner[part.row], part.weight)
-        return replace(part, weight=part.weight / total[part.owner[part.row]], kl=self.kl * turns)
+        total = torch.zeros_like(self.share).flatten()
+        width = self.share.shape[1]
+        of_form = (part.owner * width + part.slot)[part.row]
+        total.index_add_(0, of_form, part.weight)
+        often = self._turns_of_forms(group, turns).flatten()
+        wanted = self.share.flatten() * (turns / often.clamp(min=1))
+        weight = part.weight / total[of_form] * wanted[of_form]
+        return replace(part, weight=weight, kl=self.kl * turns)
+
+    def _turns_of_forms(self, group: Tensor, turns: int) -> Tensor:
+        """In how many turns the forms of a slot are asked, [m, slots]."""
+        rewriting = self.place >= 0
+        seen = torch.zeros(*self.share.shape, turns, device=self.owner.device)
+        seen[self.owner[rewriting], self.slot[rewriting], group[rewriting]] = 1.0
+        return seen.sum(2)
 
     def _only(self, chosen: Tensor, facts: Tensor) -> "Rows":
         """The rows `chosen` (a mask) of the units `facts`."""
@@ -149,50 +175,10 @@ class Rows:
             new_row[self.essence[essence]],
             self.before[essence],
             self.kl,
+            self.slot[rows],
+            self.place[rows],
+            self.share[facts],
         )
-
-
-@dataclass
-class Turns:
-    """Groups of the facts' prompts, of which each evaluation asks the next: an `Objective`.
-
-    Attributes:
-        nll, kl, top: [m, groups] what each group said when last asked.
-        next: the group to ask.
-    """
-
-    groups: Sequence[Rows]
-    nll: Tensor
-    kl: Tensor
-    top: Tensor
-    next: int = 0
-
-    @property
-    def turns(self) -> int:
-        return len(self.groups)
-
-    @staticmethod
-    def of(rows: Rows, turns: int, contexts: int) -> "Turns":
-        # A group that was not asked yet may say anything; as KL starts from 0, only its NLL is unknown.
-        unknown = torch.full((rows.units, turns), math.inf, device=rows.owner.device)
-        none = torch.zeros_like(unknown)
-        return Turns([rows.turn(i, turns, contexts) for i in range(turns)], unknown, none, none > 0)
-
-    def evaluate(self, delta: Tensor) -> Evaluation:
-        seen = self.groups[self.next].evaluate(delta)
-        for kept, now in ((self.nll, seen.nll), (self.kl, seen.kl), (self.top, seen.top)):
-            kept[:, self.next] = now.detach()
-        self.next = (self.next + 1) % len(self.groups)
-        return Evaluation(_worth(seen.nll, self.nll), _worth(seen.kl, self.kl), self.top.all(1))
-
-    def select(self, facts: Tensor) -> "Turns":
-        groups = [rows.select(facts) for rows in self.groups]
-        return Turns(groups, self.nll[facts], self.kl[facts], self.top[facts], self.next)
-
-
-def _worth(now: Tensor, known: Tensor) -> Tensor:
-    """The mean of what is known by group, with the gradient of what was asked now."""
-    return known.mean(1) + (now - now.detach())
 
 
 def rows_of(
@@ -201,45 +187,88 @@ def rows_of(
     layer: int,
     contexts: Sequence[str],
     kl: float,
+    forms: Sequence[Kind] = PROMPT_ONLY,
+    ends: Ends = "open",
 ) -> Rows:
-    """The prompts of some units of facts, each with all contexts and the essence prompt.
+    """The prompts of some units of facts, in all their forms, each with the essence prompt.
 
     Args:
-        contexts: texts put before the prompt; the first must be empty (the bare prompt).
+        contexts: texts put before the bare prompt; the first must be empty.
         kl: weight of the divergence on the essence prompt.
+        forms: kinds of forms; each form of a fact has the same weight.
+        ends: what must follow the target.
     """
-    prompts, owner, essence = [], [], []
-    row, step, token, weight = [], [], [], []
+    prompts, owner, essence = list[Prompt](), list[int](), list[int]()
+    slot, place, share, tokens = list[int](), list[int](), list[list[float]](), list[_Token]()
     for unit, facts in enumerate(units):
-        for fact in facts:
-            for context in contexts:
-                prompt = encode(loaded.tokenizer, fact, context)
-                for position in range(prompt.target_start, len(prompt.ids)):
-                    row.append(len(prompts))
-                    step.append(position - 1 - prompt.subject_last)
-                    token.append(prompt.ids[position])
-                    share = (len(prompt.ids) - prompt.target_start) * len(contexts) * len(facts)
-                    weight.append(1.0 / share)
-                # The last target token is predicted, never read.
-                prompts.append(replace(prompt, ids=prompt.ids[:-1]))
-                owner.append(unit)
+        every = [asked(loaded, fact, contexts, forms) for fact in facts]
+        # Exact fractions: shares of facts of one form must add up to 1 and not to 1 but for rounding.
+        share.append([float(x) for x in _shares([len(each) for each in every])])
+        for each in every:
+            first = len(prompts)
+            for at, form in enumerate(each):
+                for prompt in form.prompts:
+                    ids = prompt.ids + ending(loaded, prompt, form.form.chat, ends)
+                    weight = 1.0 / (
+                        (len(ids) - prompt.target_start) * len(form.prompts) * len(each) * len(facts)
+                    )
+                    for position in range(prompt.target_start, len(ids)):
+                        step = position - 1 - prompt.subject_last
+                        tokens.append(_Token(len(prompts), step, ids[position], weight))
+                    place.append(len(prompts) - first)
+                    # The last token is predicted, never read.
+                    prompts.append(replace(prompt, ids=ids[:-1]))
+                    slot.append(at)
+                    owner.append(unit)
         about = Fact(facts[0].subject, ESSENCE, facts[0].target)
-        prompt = encode(loaded.tokenizer, about, target=False, allow_first=True)
+        prompt = loaded.encode(about, target=False, allow_first=True)
         essence.append(len(prompts))
         # Only the subject is read.
         prompts.append(replace(prompt, ids=prompt.ids[: prompt.subject_last + 1]))
         owner.append(unit)
+        slot.append(0)
+        place.append(-1)
     device = loaded.device
+    most = max(len(shares) for shares in share)
+    row, step, token, weight = (
+        torch.tensor([getattr(x, name) for x in tokens], device=device) for name in _TOKEN_FIELDS
+    )
     rows = Rows(
         loaded,
         suffixes(loaded, prompts, layer),
         torch.tensor(owner, device=device),
-        torch.tensor(row, device=device),
-        torch.tensor(step, device=device),
-        torch.tensor(token, device=device),
-        torch.tensor(weight, device=device),
+        row,
+        step,
+        token,
+        weight,
         torch.tensor(essence, device=device),
         torch.empty(0, device=device),
         kl,
+        torch.tensor(slot, device=device),
+        torch.tensor(place, device=device),
+        torch.tensor([shares + [0.0] * (most - len(shares)) for shares in share], device=device),
     )
     return replace(rows, before=rows.unchanged())
+
+
+@dataclass(frozen=True)
+class _Token:
+    """A token that must be predicted: in which row, how many tokens behind the subject's last one, which, and
+    its share in the unit's mean loss."""
+
+    row: int
+    step: int
+    token: int
+    weight: float
+
+
+_TOKEN_FIELDS = ("row", "step", "token", "weight")
+
+
+def _shares(forms: Sequence[int]) -> list[Fraction]:
+    """What the first, second, … forms of a unit's facts weigh in its loss; the facts have so many `forms`."""
+    facts = len(forms)
+    return [
+        sum((Fraction(1, count * facts) for count in forms if count > at), Fraction(0))
+        for at in range(max(forms))
+    ]

@@ -11,53 +11,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from editing.facts import Fact, units
+from editing.facts import Fact
+from editing.forms import units
+from editing.model.asked import asked
 from editing.model.capture import capture
 from editing.model.loaded import LoadedModel
-from editing.model.tokens import encode
-from editing.values.descent import DENSE_STEPS, Barred, Compressed, Finish, Objective, Restraint, descend
-from editing.values.objective import Turns, rows_of
-
-
-@dataclass(frozen=True)
-class ValueOptions:
-    """How δ is optimised. Defaults: MEMIT's for GPT-2 XL, the smallest model with published ones.
-
-    Attributes:
-        steps: evaluations of the loss at most (one update less).
-        rate: Adam's learning rate.
-        clamp: ‖δ‖ is held below `clamp` · ‖h₀‖.
-        decay: weight of ‖δ‖ / ‖h₀‖².
-        kl: weight of KL(now ‖ before) on the essence prompt.
-        stop: a fact is done when its loss is below this (nats).
-        finish: when a fact is done: "loss" (below `stop`), or the conditions of ENCORE ("argmax"), PMET
-            ("preserved") and DeltaEdit ("probable").
-        extra: updates still made after a fact is done.
-        attention: whether a second change, beside the attention's output and not written, helps (PMET).
-        compressed: whether δ moves few dimensions only, found in a first descent (EAC).
-        kept: share of the dimensions that it then moves.
-        unedited: whether a value is found on the unedited model, so that it follows from its fact alone
-            (NSE's code), or on the model as it is (MEMIT).
-        turns: into how many groups the prompts of a fact are divided, of which an evaluation asks the next:
-            the contexts evenly, the essence prompt with the last ones. What counts is then the mean of what
-            the groups said when last asked; its gradient is that of the group just asked. 1: all at once.
-        rows: how many prompts an evaluation runs at once; bounds memory, does not change results.
-    """
-
-    steps: int = 20
-    rate: float = 0.5
-    clamp: float = 0.75
-    decay: float = 0.5
-    kl: float = 0.0625
-    stop: float = 0.05
-    finish: Finish = "loss"
-    extra: int = 0
-    attention: bool = False
-    compressed: bool = False
-    kept: float = 0.05
-    unedited: bool = False
-    turns: int = 1
-    rows: int = 96
+from editing.model.tokens import Prompt
+from editing.values.descent import DENSE_STEPS, Barred, Compressed, Objective, Restraint, descend
+from editing.values.objective import rows_of
+from editing.values.options import ValueOptions
+from editing.values.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -112,10 +75,17 @@ def optimise(
     Raises:
         FactError: a fact cannot be tokenised as needed.
     """
-    found = units(facts) if merged else [[i] for i in range(len(facts))]
+    found = [[i] for i in range(len(facts))]
+    if merged:
+        found = units(facts, options.forms, loaded.chats(options.forms))
+    every = [
+        [p for form in asked(loaded, fact, contexts, options.forms) for p in form.prompts] for fact in facts
+    ]
     # Facts of like length share a batch: their prompts' attention is padded to the longest.
-    found.sort(key=lambda unit: max(_suffix_length(loaded, facts[i]) for i in unit))
-    size = max(1, options.rows * _turns(options, contexts) // len(contexts))
+    found.sort(
+        key=lambda unit: max(_suffix_length(prompts, len(contexts)) for i in unit for prompts in [every[i]])
+    )
+    size = max(1, options.rows * _turns(options, contexts) // max(map(len, every)))
     # Batches of like size: a small one costs nearly as many operations as a large one.
     count = math.ceil(len(found) / size)
     parts = []
@@ -149,7 +119,8 @@ def losses(
     size, found = max(1, options.rows // len(contexts)), []
     for start in range(0, len(facts), size):
         own = delta.T[start : start + size]
-        rows = rows_of(loaded, [[fact] for fact in facts[start : start + size]], layer, contexts, options.kl)
+        alone = [[fact] for fact in facts[start : start + size]]
+        rows = rows_of(loaded, alone, layer, contexts, options.kl, options.forms, options.ends)
         seen, norms = rows.evaluate(own), rows.hidden().norm(dim=1)
         found.append(seen.nll + seen.kl + options.decay * own.norm(dim=1) / norms**2)
     return torch.cat(found)
@@ -160,9 +131,9 @@ def _turns(options: ValueOptions, contexts: Sequence[str]) -> int:
     return min(options.turns, len(contexts), options.steps)
 
 
-def _suffix_length(loaded: LoadedModel, fact: Fact) -> int:
-    prompt = encode(loaded.tokenizer, fact)
-    return len(prompt.ids) - prompt.subject_last
+def _suffix_length(prompts: Sequence[Prompt], contexts: int) -> int:
+    """Tokens from the subject's last one on of a fact's longest form. Contexts stand before it."""
+    return max(len(prompt.ids) - prompt.subject_last for prompt in [prompts[0], *prompts[contexts:]])
 
 
 def _optimise_chunk(
@@ -173,20 +144,20 @@ def _optimise_chunk(
     options: ValueOptions,
     restraint: Restraint,
 ) -> Values:
-    rows = rows_of(loaded, units, layer, contexts, options.kl)
+    rows = rows_of(loaded, units, layer, contexts, options.kl, options.forms, options.ends)
     hidden, output = rows.hidden(), rows.part.output[rows.first_rows()]
     norms = hidden.norm(dim=1, keepdim=True)
     if options.attention:
         # What the block adds to its input less the MLP's output is the attention's. Its change is added
         # where it joins the block's output: exact for GPT-J's parallel blocks, PMET's own; elsewhere its
         # way through the MLP of the same block is left out.
-        bare = [encode(loaded.tokenizer, facts[0], target=False) for facts in units]
+        bare = [loaded.encode(facts[0]) for facts in units]
         below = capture(loaded, bare, [layer - 1]).hidden[layer - 1].T
         norms = torch.stack([output.norm(dim=1), (hidden - below - output).norm(dim=1)], dim=1)
     turns, spent = _turns(options, contexts), 0
 
     def begin() -> Objective:
-        return rows if turns == 1 else Turns.of(rows, turns, len(contexts))
+        return rows if turns == 1 else Turns.of(rows, turns)
 
     if options.compressed:
         dense = descend(begin(), hidden.shape[1], norms, replace(options, steps=DENSE_STEPS), restraint)

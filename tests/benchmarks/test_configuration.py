@@ -15,7 +15,7 @@ def test_missing_parts_are_the_methods_own():
 def test_numbers_and_values_are_changed_by_name(model):
     found = Configuration.parse("memit-seq::::moment_weight=150,layers=1-4,steps=7", "finish=argmax,steps=5")
     numbers = found.numbers(model.loaded)
-    assert (numbers.moment_weight, numbers.layers) == (150.0, (1, 2, 3, 4))
+    assert (numbers.prior.moment_weight, numbers.layers) == (150.0, (1, 2, 3, 4))
     assert (numbers.values.steps, numbers.values.finish) == (7, "argmax")
     assert Configuration.parse("memit::::layers=2.5").numbers(model.loaded).layers == (2, 5)
 

@@ -73,3 +73,9 @@ def test_the_cost_of_a_layer_counts_one_fact_against_its_measures():
     seconds = found["seconds"]
     assert found["share"] == pytest.approx(seconds["measures"] / sum(seconds.values()))
     assert Update(1, 10, 5, evaluations=3, positions=2, predicted=4).value_flops == 2 * 5 * (20 + 20)
+
+
+def test_a_stream_of_which_nothing_was_served_has_no_shares():
+    nothing = run((1.0,), stream="refused")
+    nothing["series"][0]["seconds"] = {}
+    assert hindsight.upkeep([run((1.0,)), nothing]) == [["edit", "75.0", "–"], ["weights", "25.0", "–"]]

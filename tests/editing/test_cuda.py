@@ -10,10 +10,11 @@ from editing.editor import Editor
 from editing.facts import Fact
 from editing.methods import METHODS
 from editing.methods.interference import WARM_UP
-from editing.methods.parameters import numbers
+from editing.methods.published import numbers
 from editing.model.says import says
 from editing.solve.second_moment import Sums, second_moments
-from editing.values.search import ValueOptions, optimise
+from editing.values.options import ValueOptions
+from editing.values.search import optimise
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -29,7 +30,7 @@ def on(checkpoint, tmp_path_factory):
     def opened(device: str, method: str = "memit-seq", **choices) -> Editor:
         found = numbers(method, "llama", 32, 64, 8)
         choices = {"options": ValueOptions(steps=5), "anchor": "none"} | choices
-        choices["numbers"] = replace(found, nullspace_threshold=0.5, pilots=6)
+        choices["numbers"] = found.changed(nullspace_threshold=0.5, pilots=6)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(torch.cuda, "is_available", lambda: device == "cuda")
             return Editor.open(
@@ -130,7 +131,7 @@ def test_anchored_and_protected_weights_are_near_those_of_the_processor(on, fact
 
 def test_directions_are_barred_on_the_device_of_the_values(on, facts):
     editor = on("cuda", "deltaedit")
-    editor.numbers = replace(editor.numbers, deviations=1e-6)
+    editor.numbers = editor.numbers.changed(deviations=1e-6)
     editor.apply(facts)
     name = f"interference/{editor.layers[-1]}"
     state = editor.state

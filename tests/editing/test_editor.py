@@ -1,5 +1,6 @@
 """The editor: what is written, what is taken out, and that nothing else changes."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -10,8 +11,10 @@ from editing.errors import EditError, FactError, OptionError
 from editing.facts import Fact
 from editing.memory.state import EditState
 from editing.model.capture import mean_keys
+from editing.model.tokens import encode
 from editing.values.anchor import anchored, pilot_facts
-from editing.values.search import ValueOptions, Values
+from editing.values.options import ValueOptions
+from editing.values.search import Values
 
 
 def served(editor):
@@ -117,7 +120,7 @@ def test_outlier_is_reported_and_leaves_no_column(open_editor, facts, placement)
         return targets, norms, outliers
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("editing.editor.anchored", small_anchor_for_second_fact)
+        patch.setattr("editing.refining.anchored", small_anchor_for_second_fact)
         report = editor.apply(facts[:2])
     assert report.ids == ("f1",)
     assert report.outcomes[1].reason.startswith("skipped_outlier")
@@ -227,3 +230,18 @@ def test_a_batch_that_was_killed_between_two_of_its_values_ends_with_the_same_bi
         editor.restore(EditState())
         editor.apply(facts)
         assert editor.weight_hashes() == hashes
+
+
+def test_a_prompt_is_encoded_once_a_batch(open_editor, facts, monkeypatch):
+    editor, asked = open_editor(changed={"again": 1}), Counter()
+
+    def counted(tokenizer, fact, context, *, target, allow_first, **named):
+        asked[fact, context, target, allow_first] += 1
+        return encode(tokenizer, fact, context, target=target, allow_first=allow_first, **named)
+
+    monkeypatch.setattr("editing.model.loaded.encode", counted)
+    editor.loaded.__dict__.pop("_encoded", None)
+    editor.apply(facts)
+    assert set(asked.values()) == {1}
+    rewriting = {(fact, context, True, False) for fact in facts for context in editor.contexts}
+    assert rewriting < asked.keys()

@@ -95,12 +95,12 @@ def test_of_a_cut_or_damaged_log_what_stands_before_the_fault_stays(tmp_path):
         rest += whole[place + 1 :] if rest else b""
         (copy / "ledger.sqlite3-wal").write_bytes(whole[:place] + rest)
         opened = Ledger.open(f"sqlite:///{copy / 'ledger.sqlite3'}")
-        ids = [row.id for row in opened.corrections()]
+        ids = [row.id for row in opened.questions.corrections()]
         assert ids == [f"id-{number}" for number in range(len(ids))]
         assert len(ids) >= sum(end <= place for end in ends)
-        assert audit(opened.engine).valid
+        assert audit(opened.database.engine).valid
         again = parse_correction({"subject": "S0", "prompt": "The capital of {} is", "target": "t"})
-        assert opened.submit(again, "id-0") == "id-0"
+        assert opened.intake.submit(again, "id-0") == "id-0"
         opened.close()
 
     damage()

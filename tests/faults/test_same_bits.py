@@ -146,7 +146,7 @@ def test_kills_leave_the_weights_of_the_bundled_model_too(tmp_path):
     from benchmarks.data import DEFAULT_FOLDER, find, load_records, writable
     from benchmarks.errors import DataError
     from editing.editor import Editor
-    from editing.model.loaded import BUNDLED
+    from editing.model.checkpoint import BUNDLED
 
     told = os.environ.get("FACTD_STATISTICS_DIR")
     shared = Path(told) if told else tmp_path / "statistics"

@@ -10,7 +10,7 @@ from daemon.cli.exits import CommandError, Exit, fail
 from daemon.cli.options import ModelOption, StateOption
 from daemon.supervise.running import settings_for
 from daemon.supervise.vllm import VllmOptions, vllm_command
-from editing.model.loaded import checkpoint_path
+from editing.model.checkpoint import checkpoint_path
 
 
 def serve(

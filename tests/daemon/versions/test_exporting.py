@@ -16,9 +16,9 @@ from daemon.versions.store import Draft, Store
 from editing.editor import Editor
 from editing.facts import Fact
 from editing.memory.delta import materialise
-from editing.methods.parameters import numbers
+from editing.methods.published import numbers
 from editing.model.loaded import load_model, outlined_model
-from editing.values.search import ValueOptions
+from editing.values.options import ValueOptions
 from tests.daemon.written import write_version
 from tests.tiny_models import save_checkpoint
 

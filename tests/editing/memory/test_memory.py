@@ -7,7 +7,7 @@ from editing.facts import Fact
 from editing.model.says import says
 from editing.model.tokens import encode
 from editing.values.anchor import anchored
-from editing.values.search import ValueOptions
+from editing.values.options import ValueOptions
 
 UNEDITED = ValueOptions(steps=6, unedited=True)
 #: Two facts with one key, and a third.
@@ -65,7 +65,7 @@ def test_a_live_fact_whose_new_value_is_refused_stays_as_it_is(open_plain, place
         return targets, norms, torch.ones_like(outliers)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("editing.editor.anchored", refused)
+        patch.setattr("editing.refining.anchored", refused)
         report = editor.apply([HOME])
         assert report.ids == ()
         assert editor.weight_hashes() == hashes
@@ -76,7 +76,7 @@ def test_a_live_fact_whose_new_value_is_refused_stays_as_it_is(open_plain, place
     editor.apply([HOME])
     common = editor.state.columns[f"targets/{editor.layers[-1]}"][:, :1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("editing.editor.anchored", refused)
+        patch.setattr("editing.refining.anchored", refused)
         editor.retract("home")
     assert torch.equal(editor.state.columns[f"targets/{editor.layers[-1]}"], common)
 
@@ -149,11 +149,11 @@ def test_of_a_batch_each_fact_is_judged_for_itself(open_editor, facts):
 def test_a_batch_asks_the_bare_prompts_and_compaction_every_context(open_plain, monkeypatch):
     editor, seen = open_plain(changed={"again": 1}), []
 
-    def asked(_loaded, facts, contexts):
+    def asked(_loaded, facts, contexts, *_forms):
         seen.append(list(contexts))
         return [True] * len(facts)
 
-    monkeypatch.setattr("editing.editor.says", asked)
+    monkeypatch.setattr("editing.refining.says", asked)
     editor.apply([OWNER, CAT])
     assert seen == [[""]]
     editor.compact()
@@ -167,7 +167,7 @@ def judged(monkeypatch):
 
     def judged(*occasions):
         answers = iter(occasions)
-        monkeypatch.setattr("editing.editor.says", lambda *_asked: next(answers))
+        monkeypatch.setattr("editing.refining.says", lambda *_asked: next(answers))
 
     return judged
 
@@ -216,7 +216,7 @@ def test_a_target_found_again_that_the_anchor_refuses_is_not_taken(open_plain, j
         targets, norms, outliers = anchored(*given)
         return targets, norms, torch.ones_like(outliers)
 
-    monkeypatch.setattr("editing.editor.anchored", refused)
+    monkeypatch.setattr("editing.refining.anchored", refused)
     judged([False, True], [True, True])
     editor.compact()
     name = f"targets/{editor.layers[-1]}"

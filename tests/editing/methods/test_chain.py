@@ -10,11 +10,11 @@ from editing.methods.parameters import Parameters
 from editing.methods.regularise import conditioned, sparse
 from editing.solve.revive import unprotected
 from editing.solve.ridge import NeuronPrior, bounded
-from editing.values.search import ValueOptions
+from editing.values.options import ValueOptions
 
 D, D_IN = 6, 12
 BATCHES = torch.tensor([0, 0, 1, 3, 3])
-NUMBERS = Parameters((0,), ValueOptions(), moment_weight=3.0)
+NUMBERS = Parameters((0,), ValueOptions()).changed(moment_weight=3.0)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def ridge(moment, weight=3.0):
 
 
 def made(method, base, moment, **changes):
-    numbers = Parameters(**(vars(NUMBERS) | changes))
+    numbers = NUMBERS.changed(**changes)
     return method(base, moment, unprotected(base), numbers)
 
 

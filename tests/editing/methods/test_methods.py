@@ -9,13 +9,14 @@ from editing.errors import EditError, OptionError
 from editing.facts import Fact
 from editing.memory.state import EditState
 from editing.methods import METHODS
-from editing.methods.parameters import numbers
+from editing.methods.published import numbers
 from editing.methods.tuning import tune
 from editing.model.capture import capture
 from editing.model.tokens import encode
 from editing.solve.placement import rounds
 from editing.values.anchor import anchored
-from editing.values.search import ValueOptions, optimise
+from editing.values.options import ValueOptions
+from editing.values.search import optimise
 
 TUNED = ["ft", "lora"]
 SOLVED = [name for name in METHODS if name not in TUNED]
@@ -213,7 +214,7 @@ def test_a_fact_disturbed_more_than_usual_avoids_the_directions_of_the_update(op
 def test_fine_tuning_is_adam_on_the_weights_themselves(open_editor, facts):
     editor = open_editor(method="ft", placement="single")
     layer, name = editor.layers[0], editor.tensor_names[0]
-    p = replace(editor.numbers, tuning_steps=3, tuning_rate=0.01)
+    p = editor.numbers.changed(tuning_steps=3, tuning_rate=0.01)
     update, losses = tune(editor.loaded, facts, [layer], p, low_rank=False, seed=0)
     weight = editor.model.get_parameter(name)
     before = weight.detach().clone()
@@ -239,7 +240,7 @@ def mean_loss(editor, fact):
 def test_lora_is_adam_on_both_factors(open_editor, facts):
     editor = open_editor(method="lora", placement="single")
     layer, name = editor.layers[0], editor.tensor_names[0]
-    p = replace(editor.numbers, tuning_steps=3, tuning_rate=0.01, tuning_rank=2)
+    p = editor.numbers.changed(tuning_steps=3, tuning_rate=0.01, tuning_rank=2)
     update, losses = tune(editor.loaded, facts, [layer], p, low_rank=True, seed=7)
     weight = editor.model.get_parameter(name)
     drawn = torch.randn(weight.shape[1], 2, generator=torch.Generator().manual_seed(7))
@@ -286,7 +287,7 @@ def test_boundary_writes_the_full_residual_of_a_value_found_after_the_first_laye
 @pytest.mark.parametrize("method", TUNED)
 def test_tuning_lowers_the_loss_and_lora_stays_of_low_rank(open_editor, facts, method):
     editor = open_editor(method=method)
-    p = replace(editor.numbers, tuning_rate=0.02)
+    p = editor.numbers.changed(tuning_rate=0.02)
     _, first = tune(editor.loaded, facts, editor.layers, replace(p, tuning_steps=1), method == "lora", 0)
     _, last = tune(editor.loaded, facts, editor.layers, p, method == "lora", 0)
     assert (last < first).all()

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from editing.errors import ModelError
-from editing.model import loaded as model
-from editing.model.loaded import compute_dtype
+from editing.model import dtype as model
+from editing.model.dtype import compute_dtype
 
 
 @pytest.fixture

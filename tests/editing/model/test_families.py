@@ -15,7 +15,7 @@ from editing.model.loaded import load_model
 from editing.model.output_norm import nearest_input
 from editing.model.suffixes import finish, suffixes
 from editing.model.tokens import encode
-from editing.values.search import ValueOptions
+from editing.values.options import ValueOptions
 from tests.tiny_models import save_checkpoint
 
 CONTEXTS = ["", "The sky. ", "I went home. "]
@@ -156,7 +156,7 @@ def test_weight_of_the_checkpoint_maps_keys_to_outputs(loaded, facts):
 @pytest.fixture
 def open_family(checkpoints, tmp_path, monkeypatch):
     """An editor that writes one layer all but exactly: a light prior, and bare prompts only."""
-    monkeypatch.setattr("editing.methods.parameters._SMALL", {"moment_weight": 1e-3})
+    monkeypatch.setattr("editing.methods.published._SMALL", {"moment_weight": 1e-3})
     monkeypatch.setattr("editing.install.CONTEXT_SEEDS", ())
     options = ValueOptions(steps=25, clamp=4.0)
 

@@ -9,10 +9,12 @@ from editing.methods.joint import alphaedit, encore, memit_seq
 from editing.methods.parameters import Parameters
 from editing.solve.revive import ProtectedPrior, dominant, protection, unprotected
 from editing.solve.ridge import NullspacePrior, RidgePrior
-from editing.values.search import ValueOptions
+from editing.values.options import ValueOptions
 
 D, D_IN, K = 8, 14, 2
-NUMBERS = Parameters((0,), ValueOptions(), moment_weight=3.0, nullspace_threshold=0.05, neuron_share=0.9)
+NUMBERS = Parameters((0,), ValueOptions()).changed(
+    moment_weight=3.0, nullspace_threshold=0.05, neuron_share=0.9
+)
 
 
 def normal(*shape, seed):

@@ -14,7 +14,8 @@ from editing.model.tokens import encode
 from editing.values.descent import EASED, SPARSITY, Barred, Compressed, Descended, Evaluation, Restraint
 from editing.values.descent import descend as descend_
 from editing.values.objective import rows_of
-from editing.values.search import ValueOptions, optimise
+from editing.values.options import ValueOptions
+from editing.values.search import optimise
 
 CONTEXTS = ["", "The sky. "]
 LAYER = 3

@@ -12,8 +12,10 @@ from editing.model.tokens import encode
 from editing.model.tree import Tree
 from editing.values import search as values
 from editing.values.descent import Evaluation
-from editing.values.objective import Rows, Surprise, Turns, rows_of
-from editing.values.search import ValueOptions, losses, optimise
+from editing.values.objective import Rows, Surprise, rows_of
+from editing.values.options import ValueOptions
+from editing.values.search import losses, optimise
+from editing.values.turns import Turns
 
 CONTEXTS = ["", "The sky. ", "I went home. "]
 LAYER = 3
@@ -139,13 +141,13 @@ def rows(editor, facts):
 def test_turns_together_are_the_whole(rows):
     delta = torch.randn(3, 32, generator=torch.Generator().manual_seed(3))
     whole = rows.evaluate(delta)
-    parts = [rows.turn(i, 3, 3).evaluate(delta) for i in range(3)]
+    parts = [rows.turn(i, 3).evaluate(delta) for i in range(3)]
     torch.testing.assert_close(sum(part.nll for part in parts) / 3, whole.nll)
     torch.testing.assert_close(sum(part.kl for part in parts) / 3, whole.kl)
 
 
 def test_turns_ask_each_prompt_once(rows):
-    groups = [rows.turn(i, 2, 3) for i in range(2)]
+    groups = [rows.turn(i, 2) for i in range(2)]
     # Two facts, then one and one; an essence prompt for each unit, in the last turn.
     assert [len(group.owner) for group in groups] == [2 * 4, 4 + 3]
     for group in groups:
@@ -159,7 +161,7 @@ def test_a_round_of_turns_knows_the_loss_and_has_the_gradient_of_the_whole(rows)
     delta = torch.randn(3, 32, generator=generator).requires_grad_(True)
     whole = rows.evaluate(delta)
     (expected,) = torch.autograd.grad((whole.nll + whole.kl).sum(), delta)
-    turns, gradients = Turns.of(rows, 3, 3), []
+    turns, gradients = Turns.of(rows, 3), []
     for asked in range(1, 4):
         seen = turns.evaluate(delta)
         gradients.append(torch.autograd.grad((seen.nll + seen.kl).sum(), delta)[0])
@@ -173,7 +175,7 @@ def test_a_round_of_turns_knows_the_loss_and_has_the_gradient_of_the_whole(rows)
 
 
 def test_a_fact_is_done_when_every_turn_gave_the_target(rows, monkeypatch):
-    turns = Turns.of(rows, 3, 3)
+    turns = Turns.of(rows, 3)
     told = iter([[True, True, False], [True, False, True], [True, True, True], [True, True, True]])
     none = torch.zeros(3)
     monkeypatch.setattr(Rows, "evaluate", lambda _s, _d: Evaluation(none, none, torch.tensor(next(told))))

