@@ -118,8 +118,8 @@ def _sqlite_begin(connection: Connection) -> None:
 
 
 def _postgresql_costs(connection: Any, _record: Any) -> None:
-    # By default a page read through an index counts four times a page of a scan, as on a disk that turns. Then
-    # a question about 1,000 of 100,000 rows reads them all.
+    # By default a page read through an index counts four times a page of a scan, as on a disk that turns.
+    # Then a question about 1,000 of 100,000 rows reads them all.
     with connection.cursor() as cursor:
         cursor.execute("SET random_page_cost = 1.1")
     connection.commit()
