@@ -102,7 +102,7 @@ def _writes(connection: Connection) -> bool:
     return connection.get_execution_options().get("factd_write", False)
 
 
-def _sqlite_pragmas(connection: Any, _record: object) -> None:
+def _sqlite_pragmas(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # the driver must not open transactions of its own
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")  # readers never block the writer
@@ -117,9 +117,9 @@ def _sqlite_begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if _writes(connection) else "BEGIN")
 
 
-def _postgresql_costs(connection: Any, _record: object) -> None:
-    # By default an index counts as four times as dear as a scan, as on a disk that turns. PostgreSQL would
-    # then read all of 100,000 rows to find 1,000.
+def _postgresql_costs(connection: Any, _record: Any) -> None:
+    # By default a page read through an index counts four times a page of a scan, as on a disk that turns.
+    # Then a question about 1,000 of 100,000 rows reads them all.
     with connection.cursor() as cursor:
         cursor.execute("SET random_page_cost = 1.1")
     connection.commit()
