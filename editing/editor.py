@@ -25,8 +25,9 @@ from editing.methods.tuning import grown, tune
 from editing.model.asked import left_out
 from editing.model.checkpoint import BUNDLED
 from editing.model.loaded import LoadedModel, load_model
+from editing.outcomes import outcomes, tuned
 from editing.refining import RefinedModel
-from editing.report import Clock, Outcome, Report, outcomes, tuned
+from editing.report import Clock, Outcome, Report
 from editing.solve.placement import rounds
 from editing.solve.second_moment import Progress
 from editing.values.anchor import skipped

@@ -15,7 +15,8 @@ from editing.methods.parameters import Parameters
 from editing.model.asked import asked
 from editing.model.loaded import LoadedModel
 from editing.model.says import says, unsaid
-from editing.report import Clock, Outcome, outcomes
+from editing.outcomes import outcomes
+from editing.report import Clock, Outcome
 from editing.solve.placement import Write
 from editing.values.anchor import AnchorRule, anchored
 from editing.values.search import Values, optimise

@@ -1,15 +1,9 @@
-"""What `Editor.apply` tells of a batch."""
+"""What `Editor.apply` tells of a batch. No model here: the daemon reads reports without transformers."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-
-from torch import Tensor
-
-from editing.facts import Fact
-from editing.values.anchor import outlier_reason
-from editing.values.search import Values
 
 
 @dataclass(frozen=True)
@@ -50,34 +44,6 @@ class Report:
     def ids(self) -> tuple[str, ...]:
         """Ids of the facts that were written."""
         return tuple(outcome.id for outcome in self.outcomes if outcome.written)
-
-
-def outcomes(
-    facts: Sequence[Fact], values: Values, norms: Tensor, outliers: Tensor, anchor: float, longest: float
-) -> dict[str, Outcome]:
-    """Outcomes by id of facts whose values were found and, but for outliers, will be written."""
-    columns = (facts, norms.tolist(), outliers.tolist(), values.loss.tolist(), values.steps.tolist())
-    return {
-        fact.id: Outcome(
-            fact.id,
-            not bad,
-            outlier_reason(norm, anchor, longest) if bad else None,
-            norm,
-            norm / anchor,
-            loss,
-            steps,
-        )
-        for fact, norm, bad, loss, steps in zip(*columns, strict=True)
-    }
-
-
-def tuned(facts: Sequence[Fact], losses: Tensor, steps: int) -> tuple[Outcome, ...]:
-    """Outcomes of facts that the weights were trained on."""
-    nan = float("nan")
-    return tuple(
-        Outcome(fact.id, True, None, nan, nan, loss, steps)
-        for fact, loss in zip(facts, losses.tolist(), strict=True)
-    )
 
 
 class Clock:

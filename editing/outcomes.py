@@ -1,0 +1,38 @@
+"""What became of the facts of a batch, from their values or from a training of the weights."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from editing.facts import Fact
+from editing.report import Outcome
+from editing.values.anchor import outlier_reason
+from editing.values.search import Values
+
+
+def outcomes(
+    facts: Sequence[Fact], values: Values, norms: Tensor, outliers: Tensor, anchor: float, longest: float
+) -> dict[str, Outcome]:
+    """Outcomes by id of facts whose values were found and, but for outliers, will be written."""
+    columns = (facts, norms.tolist(), outliers.tolist(), values.loss.tolist(), values.steps.tolist())
+    return {
+        fact.id: Outcome(
+            fact.id,
+            not bad,
+            outlier_reason(norm, anchor, longest) if bad else None,
+            norm,
+            norm / anchor,
+            loss,
+            steps,
+        )
+        for fact, norm, bad, loss, steps in zip(*columns, strict=True)
+    }
+
+
+def tuned(facts: Sequence[Fact], losses: Tensor, steps: int) -> tuple[Outcome, ...]:
+    """Outcomes of facts that the weights were trained on."""
+    nan = float("nan")
+    return tuple(
+        Outcome(fact.id, True, None, nan, nan, loss, steps)
+        for fact, loss in zip(facts, losses.tolist(), strict=True)
+    )
