@@ -108,6 +108,7 @@ class Store:
         manifest = {
             "schema": 1, "version": directory.name, "parent": None, "base_hash": base_hash,
             "tensors": entries, "files": {"factors.safetensors": digest}, "fence": 1,
+            "snapshot": False, "facts_added": [], "facts_removed": [],
         }  # fmt: skip
         (directory / "manifest.json").write_text(json.dumps(manifest))
 
