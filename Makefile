@@ -49,15 +49,17 @@ lock:
 demo: $(VENV)/.stamp
 	@$(VENV)/bin/factd demo
 
-# Two processes share the tests: one starts the servers, the other runs the rest (tests/conftest.py).
+# Two processes share the tests. Those that start vLLM come afterwards, alone: they need the machine and its ports.
 JOBS ?= 2
-PYTEST := $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
+PYTEST := $(VENV)/bin/python -m pytest
+SHARED := $(PYTEST) -n $(JOBS) --dist loadgroup
 test: setup
-	@$(PYTEST)
+	@$(SHARED) -m "not slow and not end_to_end"
+	@$(PYTEST) -m "end_to_end and not slow"
 
 # While you work: lint, types, and the tests that start no server and kill no process. Under four minutes.
 quick: check
-	@$(PYTEST) -q -m "not slow and not end_to_end and not real"
+	@$(SHARED) -q -m "not slow and not end_to_end and not real"
 
 check: setup
 	@echo "ruff format"; $(VENV)/bin/ruff format --check .

@@ -15,12 +15,9 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(items):
-    """Two processes share the tests (pytest-xdist): one takes those that start vLLM, one after the other, the
-    rest is shared by file, so that what a module has made is made once. The long ones begin first."""
+    """Where two processes share the tests (pytest-xdist), one takes a whole file: it makes things once."""
     for item in items:
-        live = item.get_closest_marker("end_to_end") is not None
-        item.add_marker(pytest.mark.xdist_group("end_to_end" if live else item.path.name))
-    items.sort(key=lambda item: item.get_closest_marker("end_to_end") is None)
+        item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @pytest.fixture(scope="session", autouse=True)
