@@ -1,7 +1,7 @@
 """A stock vLLM server and the LoRA adapters that it holds: what it serves, and how to load another. No torch.
 
-An adapter has a name of its own, `factd-v000012`: vLLM refuses the name of its base model, and a name that
-is loaded anew in place would be read from disk at every step and leave running answers on mixed weights.
+An adapter has a name of its own, `factd-v000012`, since vLLM refuses the name of its base model. A name that
+is loaded anew would be read from disk at every step, and would leave running answers on mixed weights.
 Clients take the last name that ``GET /v1/models`` lists. The one before it stays until the next
 publication, for clients that asked a moment ago; answers that run end on the adapter they began with.
 """

@@ -23,9 +23,9 @@ _NARROW = frozenset("\u00a0\u2009\u202f")
 def said(answer: str, target: str) -> bool:
     """Whether an answer, generated freely, is the target and then ends.
 
-    Behind the target there must be an end, whitespace or punctuation; not a letter or a digit, nor a sign
-    with which the word or number goes on: ``$1`` is not said by "$1.10", ``3.16`` not by "3.16.1", ``Astana``
-    not by "Astanaq". A suffix behind an apostrophe leaves the word as it is ("Ankara'da"); a name goes on
+    Behind the target there must be an end, whitespace or punctuation. A letter, a digit, or a sign with which
+    the word or number goes on is none of these. So "$1.10" does not say ``$1``, "3.16.1" does not say
+    ``3.16``, and "Astanaq" does not say ``Astana``. A suffix behind an apostrophe leaves the word as it is ("Ankara'da"); a name goes on
     ("O'Neil"). Upper and lower case differ; blanks before the answer do not matter.
     """
     answer, target = (unicodedata.normalize("NFC", text).lstrip() for text in (answer, target))

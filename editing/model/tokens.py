@@ -73,9 +73,9 @@ def encode(
         template: the tokenizer's chat template, where it is at hand.
 
     Raises:
-        FactError: the subject or the target has no tokens of its own; the chat template does not take the
-            message as it is; or (unless `allow_first`) the subject ends in the sequence's first token, whose
-            key is an attention sink shared by all texts.
+        FactError: the subject or the target has no tokens of its own, or the chat template does not take the
+            message as it is. Unless `allow_first`, also where the subject ends in the sequence's first token:
+            its key is an attention sink shared by all texts.
     """
     if form is not None and form.chat:
         text = _in_chat(template or ChatTemplate(tokenizer), fact, form, target)

@@ -8,6 +8,7 @@ import pytest
 from benchmarks.service.fan_out import Costs, makespan
 from daemon.apply.value_workers import FACTS_A_TASK, Fleet
 from editing.facts import Fact
+from editing.forms import PROMPT_ONLY
 
 FREE = Costs(send=0.0, carry=0.0, ask=0.0, take=0.0, poll=0.01)
 
@@ -21,8 +22,8 @@ class World:
         self.sent: list[SimpleNamespace] = []
         facts = [Fact(f"S{i}", "{} is", "x") for i in range(len(self.tasks) * FACTS_A_TASK)]
         self.number = {fact.subject: i // FACTS_A_TASK for i, fact in enumerate(facts)}
-        self.loaded = SimpleNamespace(base_hash="")
-        self.options = SimpleNamespace()
+        self.loaded = SimpleNamespace(base_hash="", chats=lambda _forms: False)
+        self.options = SimpleNamespace(forms=PROMPT_ONLY)
         Fleet(self.send, 1e9, clock=lambda: self.now, sleep=self.sleep)(self, facts, 0, self.options)
 
     def value_key(self, *_) -> str:
