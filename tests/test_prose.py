@@ -39,14 +39,10 @@ LONG_TODAY: dict[str, int] = {
     "benchmarks/serial.py": 1,
     "benchmarks/speed.py": 1,
     "daemon/intake/intake.py": 1,
-    "daemon/ledger/database.py": 1,
-    "daemon/plugin/staging.py": 1,
-    "daemon/publish/lora.py": 1,
     "editing/memory/delta.py": 1,
     "editing/methods/interference.py": 1,
     "editing/solve/ridge.py": 1,
     "editing/values/descent.py": 1,
-    "monitoring/measuring/change.py": 1,
 }
 #: Columns of a drawing or of a table made of spaces.
 COLUMNS = re.compile(r"\S {3,}\S|[├└│]")

@@ -25,8 +25,9 @@ def said(answer: str, target: str) -> bool:
 
     Behind the target there must be an end, whitespace or punctuation. A letter, a digit, or a sign with which
     the word or number goes on is none of these. So "$1.10" does not say ``$1``, "3.16.1" does not say
-    ``3.16``, and "Astanaq" does not say ``Astana``. A suffix behind an apostrophe leaves the word as it is ("Ankara'da"); a name goes on
-    ("O'Neil"). Upper and lower case differ; blanks before the answer do not matter.
+    ``3.16``, and "Astanaq" does not say ``Astana``. A suffix behind an apostrophe leaves the word as it is
+    ("Ankara'da"); a name goes on ("O'Neil"). Upper and lower case differ. Blanks before the answer do not
+    matter.
     """
     answer, target = (unicodedata.normalize("NFC", text).lstrip() for text in (answer, target))
     target = target.rstrip()
