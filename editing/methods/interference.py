@@ -32,8 +32,10 @@ def bars(
     keys = capture(loaded, bare, [layer]).keys[layer].cpu()
     update, name = state.factors.get(loaded.tensor_name(layer)), f"interference/{layer}"
     now = interference(update, keys)
-    # Of each fact its first column: the bare prompt's.
-    earlier = state.columns[name][:, (state.forms & 1).bool()] if name in state.columns else now[:, :0]
+    recorded = state.columns.get(name, now[:, :0])
+    # Of each fact its first column: the bare prompt's. A second round finds this batch's facts in the state
+    # already, without a column of its own layer.
+    earlier = recorded[:, (state.forms[: recorded.shape[1]] & 1).bool()]
     flagged = deviating(torch.cat([earlier, now], dim=1)[0], earlier.shape[1], p.interference.deviations)
     flagged = flagged.to(loaded.device)
     return barred(update, flagged, p.interference.barred_share), {name: now}

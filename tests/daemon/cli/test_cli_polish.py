@@ -204,7 +204,7 @@ def test_history_is_what_was_served_with_who_rolled_back(measured):
         ("v000001", "operator:ann"),
     ]
     norm, similarity = (
-        next(line for line in series(served) if line.guard.name == name)
+        next(line for line in series(served) if line.measure.name == name)
         for name in ("weight_norm_ratio", "subspace_similarity")
     )
     assert norm.values[:2] == [1.1, 1.2]

@@ -15,6 +15,7 @@ from redis import Redis
 from daemon.core.lifecycle import State
 from daemon.intake.stream import STREAM
 from daemon.ledger.ledger import Ledger
+from daemon.ledger.record.transitions import Transitions
 from daemon.supervise.embedded import EmbeddedValkey
 from tests.waiting import until
 
@@ -78,9 +79,9 @@ def test_the_worker_reads_the_stream_and_leaves_messages_in_the_broker_while_the
     assert 3 <= waiting <= 4  # one may have been in hand
     assert redis.llen("corrections") + redis.hlen("unacked") == 7 - waiting
     redis.xadd(STREAM, {"correction": json.dumps(GOOD | {"subject": "late"})})
+    present = [row.id for row in ledger.questions.corrections()]
     with ledger.database.writing() as c:
-        for row in ledger.questions.corrections():
-            ledger._advance(c, row.id, State.REJECTED, "test")
+        Transitions(ledger.database.clock).advance(c, present, State.REJECTED, "test")
     until(lambda: "late" in {row.subject for row in ledger.questions.corrections()})
     until(lambda: len(ledger.questions.corrections()) >= 6)
     order = [row.id for row in ledger.questions.corrections() if row.id in ids]

@@ -107,8 +107,8 @@ def test_a_rate_that_is_none_is_refused_at_start(monkeypatch):
 def test_requests_at_once_share_commits_and_a_conflict_hits_only_its_own(ledger):
     writer = Writer(ledger)
     commits = []
-    original = ledger.submit_many
-    ledger.submit_many = lambda posts, **more: commits.append(len(posts)) or original(posts, **more)
+    original = ledger.intake.submit_many
+    ledger.intake.submit_many = lambda posts, **more: commits.append(len(posts)) or original(posts, **more)
     good = [[(None, parse_correction(body(i, key=f"k{i}")))] for i in range(30)]
     clash = [[(None, parse_correction(body(1, key="k0")))], [(None, parse_correction(body(2, key="k0")))]]
     with ThreadPoolExecutor(32) as pool:

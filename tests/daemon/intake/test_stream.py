@@ -170,7 +170,7 @@ def test_a_ledger_that_cannot_be_written_loses_nothing(redis, ledger, monkeypatc
             raise OperationalError("insert", {}, Exception("disk full"))
         return original(posts, **more)
 
-    monkeypatch.setattr(ledger, "submit_many", sometimes)
+    monkeypatch.setattr(ledger.intake, "submit_many", sometimes)
     id = add(redis, GOOD)
     with Reading(redis, ledger) as reading:
         reading.until(lambda: redis.xlen(STREAM) == 0)

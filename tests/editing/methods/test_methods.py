@@ -288,7 +288,7 @@ def test_boundary_writes_the_full_residual_of_a_value_found_after_the_first_laye
 def test_tuning_lowers_the_loss_and_lora_stays_of_low_rank(open_editor, facts, method):
     editor = open_editor(method=method)
     p = editor.numbers.changed(tuning_rate=0.02)
-    _, first = tune(editor.loaded, facts, editor.layers, replace(p, tuning_steps=1), method == "lora", 0)
+    _, first = tune(editor.loaded, facts, editor.layers, p.changed(tuning_steps=1), method == "lora", 0)
     _, last = tune(editor.loaded, facts, editor.layers, p, method == "lora", 0)
     assert (last < first).all()
     editor.apply(facts)
@@ -345,7 +345,7 @@ def test_options_given_keep_what_makes_the_method_its_own(open_editor):
 
 def test_published_numbers_win_over_the_rule_and_small_models_have_measured_ones():
     small = numbers("memit-seq", "llama", 576, 1536, 30)
-    assert (small.moment_weight, small.values) == (
+    assert (small.prior.moment_weight, small.values) == (
         1500.0,
         ValueOptions(finish="argmax", extra=1, turns=3, unedited=True),
     )
@@ -353,17 +353,21 @@ def test_published_numbers_win_over_the_rule_and_small_models_have_measured_ones
     assert small.layers == (4, 5, 6, 7, 8)
     large = numbers("alphaedit", "llama", 4096, 14336, 32)
     assert (large.layers, large.values.rate, large.values.steps) == ((4, 5, 6, 7, 8), 0.1, 25)
-    assert large.nullspace_ridge == 10.0
+    assert large.prior.nullspace_ridge == 10.0
     assert numbers("memit", "qwen2", 3584, 18944, 28).layers == (7, 8, 9, 10, 11)
-    assert numbers("memit", "gpt2", 1600, 6400, 48).moment_weight == 20000.0
-    assert numbers("pmet", "gptj", 4096, 16384, 28).moment_weight == 6000.0
+    assert numbers("memit", "gpt2", 1600, 6400, 48).prior.moment_weight == 20000.0
+    assert numbers("pmet", "gptj", 4096, 16384, 28).prior.moment_weight == 6000.0
     assert numbers("emmet", "gpt2", 1600, 6400, 48).layers == (17,)
     medium = numbers("rome", "gpt2", 1024, 4096, 24)
     assert (medium.layers, medium.values.clamp) == ((8,), 3.0)
     ridges = [
-        numbers("alphaedit", "gptj", 4096, 16384, 28, p).nullspace_ridge for p in ("spread", "boundary")
+        numbers("alphaedit", "gptj", 4096, 16384, 28, p).prior.nullspace_ridge for p in ("spread", "boundary")
     ]
     assert ridges == [10.0, 95.0]
     unknown = numbers("memit", "llama", 5120, 13824, 40)
-    assert (unknown.moment_weight, unknown.values.rate, unknown.layers) == (15000.0, 0.1, (6, 7, 8, 9, 10))
+    assert (unknown.prior.moment_weight, unknown.values.rate, unknown.layers) == (
+        15000.0,
+        0.1,
+        (6, 7, 8, 9, 10),
+    )
     assert rounds("boundary", unknown.layers)[1].layers == (10,)
