@@ -18,6 +18,7 @@ from sqlalchemy import select
 from daemon.cli.demo.client import LiveServer, Traffic
 from daemon.cli.demo.facts import UNRELATED
 from daemon.cli.demo.steps import first_word
+from daemon.core.lifecycle import VersionState
 from daemon.http.client import Client
 from daemon.ledger.ledger import Ledger
 from daemon.ledger.tables import lease
@@ -206,11 +207,14 @@ def ledger_of(state: Path):
 
 
 def _finished_step(state: Path, id: str, step: str) -> str | None:
-    """The version under way that has this correction, once the step has its time in the ledger."""
+    """The version under way that has this correction, once the ledger knows that the step is done."""
     with ledger_of(state) as ledger:
         version = ledger.questions.version_in_flight()
         if version is None or id not in version.added:
             return None
+        # A time is stored with the step after it: that of the last step, when nothing is under way any more.
+        if step == "publish":
+            return version.id if version.state is VersionState.PUBLISHED else None
         return (
             version.id
             if step in {name for _, name, _ in ledger.questions.stage_seconds(version.id)}
