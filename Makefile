@@ -57,7 +57,7 @@ test: setup
 	@$(SHARED) -m "not slow and not end_to_end"
 	@$(PYTEST) -m "end_to_end and not slow"
 
-# While you work: lint, types, and the tests that start no server and kill no process. Under four minutes.
+# While you work: lint, types, and the tests that start no process and edit little (REAL in tests/conftest.py).
 quick: check
 	@$(SHARED) -q -m "not slow and not end_to_end and not real"
 

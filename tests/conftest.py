@@ -14,10 +14,23 @@ def pytest_addoption(parser):
     parser.addoption("--screenshots", action="store_true", help="write the status page into docs/images/")
 
 
+#: Folders and files whose tests start processes or edit for long: `make quick` leaves them out.
+REAL = (
+    *("benchmarks", "deploy", "end_to_end", "faults", "recorded", "test_requirements.py"),
+    *("editing/methods", "editing/memory", "editing/test_editor.py"),
+    *("daemon/apply/test_crash.py", "daemon/apply/test_value_workers.py", "daemon/cli/test_docs.py"),
+    *("daemon/http/test_status_page.py", "daemon/intake/test_celery.py"),
+    *("daemon/intake/test_redelivery.py", "daemon/intake/test_stream.py"),
+)
+
+
 def pytest_collection_modifyitems(items):
     """Where two processes share the tests (pytest-xdist), one takes a whole file: it makes things once."""
+    here = Path(__file__).parent
     for item in items:
         item.add_marker(pytest.mark.xdist_group(item.path.name))
+        if any(item.path.is_relative_to(here / name) for name in REAL):
+            item.add_marker(pytest.mark.real)
 
 
 @pytest.fixture(scope="session", autouse=True)
