@@ -173,7 +173,8 @@ def _worker(bench: Bench, settings: Settings, app: Celery, url: str, number: int
         "FACTD_REDIS_URL": url,
         "FACTD_MODEL": str(bench.install.loaded.path),
         "FACTD_METHOD": settings.method,
-        "FACTD_DTYPE": settings.dtype,
+        # What this process found: "auto" is measured, and on a busy machine the worker could find the other.
+        "FACTD_DTYPE": str(bench.install.loaded.model.dtype).removeprefix("torch."),
         "OMP_NUM_THREADS": "1",
     }
     own |= {"FACTD_CORPUS": str(settings.corpus)} if settings.corpus else {}
