@@ -34,8 +34,9 @@ from benchmarks.scores import text_perplexity
 from editing.editor import Editor
 from editing.facts import SLOT, Fact
 from editing.methods.published import parameters
-from editing.model.answers import Message, answers, said
+from editing.model.answers import Message, answers
 from editing.model.loaded import LoadedModel
+from editing.said import said
 from monitoring.measuring.scoring import Scorer
 
 #: The longest target of CounterFact has six tokens; some more show where an answer goes on.

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from daemon.apply.asking import asking_of
 from daemon.apply.delivery import Delivery
 from daemon.apply.discards import Discards
 from daemon.apply.editor import Editor
@@ -108,6 +109,7 @@ class Applier:
             monitoring=self.monitoring,
             ladder=Ladder(journal, self.store, self.settings, self.monitoring.foresee, self.reached),
             settings=self.settings,
+            asking=asking_of(self.settings, self.editor),
             reached=self.reached,
             stopping=stopping,
             canary=self._canary(journal, publisher, stopping),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from daemon.apply.asking import Asking
 from daemon.apply.editor import Editor
 from daemon.apply.ladder import Ladder
 from daemon.apply.measuring import Monitoring
@@ -37,6 +38,7 @@ class Run:
     monitoring: Monitoring
     ladder: Ladder
     settings: Settings
+    asking: Asking
     reached: Reached
     stopping: Callable[[], bool]
     canary: Canary | None = None

@@ -172,7 +172,7 @@ def _row(id: str, correction: Correction, content_hash: str, now: float) -> dict
 def _blank() -> dict[str, Any]:
     """What stands in the row of a message that could not be read."""
     blank: dict[str, Any] = dict.fromkeys(("subject", "prompt", "target", "content_hash"), "")
-    lists: dict[str, Any] = {"paraphrases": [], "neighbours": []}
+    lists: dict[str, Any] = {"paraphrases": [], "neighbours": [], "questions": []}
     return blank | lists | {"priority": 0, "attempts": 0, "not_before": 0.0}
 
 

@@ -1,16 +1,34 @@
 """Rows of the ledger as values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from daemon.core.actors import ActorKind
 from daemon.core.lifecycle import OperationKind, OperationState, ReasonCode, State, VersionState
 from daemon.ledger.tables import corrections
 
 
+class FormAnswer(TypedDict):
+    """What was asked in one form, and what the served model said before the correction and after it."""
+
+    asked: str
+    before: NotRequired[str]
+    after: NotRequired[str]
+
+
+#: name of a form (`editing.forms.Form.name`) → what was asked and said. The bare prompt has its own columns
+Answers = Mapping[str, FormAnswer]
+
+
 @dataclass(frozen=True)
 class CorrectionRow:
-    """A correction as the ledger knows it. Times are unix seconds."""
+    """A correction as the ledger knows it. Times are unix seconds.
+
+    Attributes:
+        answers: what the served model said in chat.
+        lost: of a live fact that was not said when it was last asked: name of the form → what was said.
+    """
 
     id: str
     seq: int
@@ -35,6 +53,9 @@ class CorrectionRow:
     live_at: float | None = None
     before: str | None = None
     after: str | None = None
+    questions: tuple[str, ...] = ()
+    answers: Answers = field(default_factory=dict[str, FormAnswer])
+    lost: Mapping[str, str] = field(default_factory=dict[str, str])
     content_hash: str = ""
 
     @property
@@ -164,7 +185,10 @@ _CORRECTION = tuple(corrections.columns.keys())
 def correction_row(row: Any) -> CorrectionRow:
     fields = dict(zip(_CORRECTION, row, strict=True))
     fields["state"], fields["code"] = State(fields["state"]), _code(fields["code"])
-    fields["paraphrases"], fields["neighbours"] = tuple(fields["paraphrases"]), tuple(fields["neighbours"])
+    for name in ("paraphrases", "neighbours", "questions"):
+        fields[name] = tuple(fields[name])
+    for name in ("answers", "lost"):
+        fields[name] = fields[name] or {}
     return CorrectionRow(**fields)
 
 

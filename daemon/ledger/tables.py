@@ -68,6 +68,11 @@ corrections = Table(
     Column("live_at", Float),
     Column("before", Words),
     Column("after", Words),
+    Column("questions", JSON, nullable=False, server_default="[]"),
+    # What the model said in each further form, see daemon.ledger.rows.Answers.
+    Column("answers", JSON),
+    # Of a live fact that was not said when it was last asked: name of the form → what was said instead.
+    Column("lost", JSON),
     Index("corrections_state", "state", "seq"),
     # The order in which a batch is made up.
     Index("corrections_queue", "state", desc("priority"), "seq"),

@@ -92,6 +92,9 @@ class LoraReplica:
     def complete(self, prompts: Sequence[str], max_tokens: int = 12) -> list[str]:
         return self.server.complete(prompts, max_tokens)
 
+    def chat(self, messages: Sequence[str], max_tokens: int = 12) -> list[str]:
+        return self.server.chat(messages, max_tokens)
+
     def log_probs(self, passages: Sequence[Sequence[int]]) -> list[list[float]]:
         return self.server.log_probs(passages)
 

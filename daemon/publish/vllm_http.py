@@ -1,6 +1,7 @@
 """HTTP to a vLLM server: completions, models, health; every failure as a ServingError."""
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import httpx
@@ -9,6 +10,8 @@ from daemon.publish.serving import ServingError
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 60.0
+#: chat messages sent at the same time; vLLM runs them as one batch
+CHATS_AT_ONCE = 16
 
 T = TypeVar("T")
 
@@ -103,6 +106,18 @@ class VllmHttp:
             return [found[i] for i in range(len(prompts))]
 
         return self.read(texts)
+
+    def chat(self, model: str, messages: Sequence[str], max_tokens: int) -> list[str]:
+        """Greedy answers to messages of a user; a request each, as people send them."""
+
+        def ask(message: str) -> str:
+            asked = [{"role": "user", "content": message}]
+            body = {"model": model, "temperature": 0.0, "max_tokens": max_tokens, "messages": asked}
+            answer = self.call("POST", "/v1/chat/completions", json=body)
+            return self.read(lambda: str(answer["choices"][0]["message"]["content"] or ""))
+
+        with ThreadPoolExecutor(CHATS_AT_ONCE) as pool:
+            return list(pool.map(ask, messages))
 
     def log_probs(self, model: str, passages: Sequence[Sequence[int]]) -> list[list[float]]:
         """See `daemon.publish.serving.Scores`; one request."""

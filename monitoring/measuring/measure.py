@@ -101,7 +101,7 @@ def measure(
     with _timed(seconds, "batch"):
         cases, of_batch, batch_counts = batch_results(editor, scorer, batch, memory.known)
     with _timed(seconds, "retention"):
-        kept, kept_counts = retention(scorer, earlier, sample)
+        kept, kept_counts, again = retention(scorer, earlier, sample)
     with _timed(seconds, "audit"):  # stored under the older name of the deep measures
         free = scorer.greedy(probes.free, FREE_TOKENS) if deep else None
     named: dict[str, Any] = {**by_layer, **of_batch, **kept}
@@ -113,6 +113,7 @@ def measure(
         canary_ratio=None if free is None else free_answers_kept(baseline.free_answers, free),
         counts=batch_counts | kept_counts,
         cases=cases,
+        again=again,
         measured_at=time.time(),
         audited_at=memory.deep_at,
         seconds=seconds,

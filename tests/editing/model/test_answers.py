@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from editing.model.answers import answers, said
+from editing.model.answers import answers
+from editing.said import said
 
 SAID = [
     ("Paris", "Paris"),
