@@ -160,7 +160,7 @@ class Asking:
 
     def _told(self, way: Way, every: Sequence[Asked], hinted: bool) -> list[str]:
         texts = [way.asks(one, f"{one.told} " if hinted else "") for one in every]
-        return answers(self._loaded, texts, TOKENS, chat=way.chat)
+        return answers(self._loaded.speaker, texts, TOKENS, chat=way.chat)
 
 
 def same(before: Sequence[str], after: Sequence[str]) -> float:

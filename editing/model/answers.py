@@ -1,8 +1,9 @@
 """What a model answers, freely generated."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,20 +18,18 @@ Message = dict[str, str]
 ROWS = 32
 
 
-class Answering(Protocol):
-    """A causal language model with its tokenizer and chat template."""
+@dataclass(frozen=True)
+class Speaker:
+    """A causal language model that can be asked: the model, its tokenizer and its chat template."""
 
-    @property
-    def model(self) -> Any: ...
-    @property
-    def tokenizer(self) -> Any: ...
-    @property
-    def chat(self) -> ChatTemplate: ...
+    model: Any
+    tokenizer: Any
+    chat: ChatTemplate
 
 
 @torch.no_grad()
 def answers(
-    loaded: Answering,
+    speaker: Speaker,
     texts: Sequence[str | list[Message]],
     max_new_tokens: int,
     *,
@@ -46,43 +45,43 @@ def answers(
     """
     if not texts:
         return []
-    prompts, stops = [_prompt(loaded, text, chat) for text in texts], _stops(loaded, chat)
+    prompts, stops = [_prompt(speaker, text, chat) for text in texts], _stops(speaker, chat)
     found: dict[int, str] = {}
     # Prompts of like length run together: little is padded.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), ROWS):
         part = order[start : start + ROWS]
-        told = _continued(loaded, [prompts[i] for i in part], max_new_tokens, stops, weights)
+        told = _continued(speaker, [prompts[i] for i in part], max_new_tokens, stops, weights)
         for i, ids in zip(part, told, strict=True):
-            found[i] = loaded.tokenizer.decode(ids, skip_special_tokens=True)
+            found[i] = speaker.tokenizer.decode(ids, skip_special_tokens=True)
     return [found[i] for i in range(len(texts))]
 
 
-def _prompt(loaded: Answering, text: str | list[Message], chat: bool) -> list[int]:
+def _prompt(speaker: Speaker, text: str | list[Message], chat: bool) -> list[int]:
     if isinstance(text, str) and not chat:
-        return loaded.tokenizer(text.rstrip())["input_ids"]
+        return speaker.tokenizer(text.rstrip())["input_ids"]
     messages = [{"role": "user", "content": text}] if isinstance(text, str) else text
-    whole = loaded.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return loaded.tokenizer(whole, add_special_tokens=False)["input_ids"]
+    whole = speaker.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return speaker.tokenizer(whole, add_special_tokens=False)["input_ids"]
 
 
-def _stops(loaded: Answering, chat: bool) -> set[int]:
+def _stops(speaker: Speaker, chat: bool) -> set[int]:
     """Tokens that end an answer; servers take those of the generation config too."""
-    told = getattr(loaded.model.generation_config, "eos_token_id", None)
+    told = getattr(speaker.model.generation_config, "eos_token_id", None)
     configured = told if isinstance(told, list) else [told]
-    behind = loaded.chat.end_of_turn if chat else ()
-    return {token for token in (loaded.tokenizer.eos_token_id, *configured, *behind) if token is not None}
+    behind = speaker.chat.end_of_turn if chat else ()
+    return {token for token in (speaker.tokenizer.eos_token_id, *configured, *behind) if token is not None}
 
 
 def _continued(
-    loaded: Answering,
+    speaker: Speaker,
     prompts: Sequence[Sequence[int]],
     count: int,
     stops: set[int],
     weights: Mapping[str, Tensor],
 ) -> list[list[int]]:
     """The most probable next tokens of each prompt, up to `count` or the first of `stops`."""
-    ids, mask = pad(prompts, fill_token(loaded.tokenizer), loaded.model.device, left=True)
+    ids, mask = pad(prompts, fill_token(speaker.tokenizer), speaker.model.device, left=True)
     mask = mask.long()
     cache, told = None, [list[int]() for _ in prompts]
     open_ = [True] * len(prompts)
@@ -90,10 +89,10 @@ def _continued(
         position = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         given = {"input_ids": ids, "attention_mask": mask, "position_ids": position}
         given |= {"past_key_values": cache, "use_cache": True}
-        out = torch.func.functional_call(loaded.model.base_model, dict(weights), (), given)
+        out = torch.func.functional_call(speaker.model.base_model, dict(weights), (), given)
         # Copied: with a slice of bfloat16 oneDNN multiplies 200 times slower.
         last = out.last_hidden_state[:, -1].contiguous()
-        logits = soft_capped(loaded.model, loaded.model.get_output_embeddings()(last))
+        logits = soft_capped(speaker.model, speaker.model.get_output_embeddings()(last))
         cache, ids = out.past_key_values, logits.argmax(-1, keepdim=True)
         mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
         known = logits.isfinite().all(-1).tolist()

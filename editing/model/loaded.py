@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from editing.errors import ModelError
 from editing.facts import Fact
 from editing.forms import PROMPT, Form, Kind
+from editing.model.answers import Speaker
 from editing.model.chat import ChatTemplate
 from editing.model.checkpoint import checkpoint_hash, checkpoint_path
 from editing.model.dtype import compute_dtype
@@ -76,6 +77,10 @@ class LoadedModel:
     @cached_property
     def chat(self) -> ChatTemplate:
         return ChatTemplate(self.tokenizer)
+
+    @property
+    def speaker(self) -> Speaker:
+        return Speaker(self.model, self.tokenizer, self.chat)
 
     def chats(self, kinds: Sequence[Kind]) -> bool:
         """Whether forms of these kinds can be asked in chat. Of the bare prompt alone nothing is read."""

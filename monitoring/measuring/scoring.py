@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editing.model.answers import answers
+from editing.model.answers import Speaker, answers
 from editing.model.chat import ChatTemplate
 from editing.model.families import soft_capped
 from editing.model.loaded import stores_transposed
@@ -70,12 +70,12 @@ class Scorer:
         self._replaced = {name: _as_parameter(model, name, w) for name, w in (weights or {}).items()}
 
     @cached_property
-    def chat(self) -> ChatTemplate:
-        return ChatTemplate(self.tokenizer)
+    def _speaker(self) -> Speaker:
+        return Speaker(self.model, self.tokenizer, ChatTemplate(self.tokenizer))
 
     def answers(self, texts: Sequence[str], tokens: int, *, chat: bool = False) -> list[str]:
         """The greedy answer behind each text, or to each chat message, up to its end."""
-        return answers(self, texts, tokens, chat=chat, weights=self._of_the_body)
+        return answers(self._speaker, texts, tokens, chat=chat, weights=self._of_the_body)
 
     def encode(self, prompt: str, target: str) -> Encoded:
         """Tokens of ``prompt + " " + target``; those that reach past the prompt are the target's."""

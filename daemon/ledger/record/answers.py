@@ -23,8 +23,9 @@ def keep_answers(c: Connection, when: When, told: Mapping[Ask, str]) -> None:
             continue
         # A form that now asks with other words has no older answer.
         old = kept[ask.id].get(ask.form)
-        fresh: FormAnswer = old if old is not None and old["asked"] == ask.text else {"asked": ask.text}
-        kept[ask.id][ask.form] = {**fresh, when: text}
+        answer = FormAnswer(asked=ask.text) if old is None or old["asked"] != ask.text else old.copy()
+        answer[when] = text
+        kept[ask.id][ask.form] = answer
     _set(c, when, bare)
     _set(c, "answers", {ask.id: kept[ask.id] for ask in told if ask.form != PROMPT})
 
