@@ -176,8 +176,7 @@ class Drain:
 
     def _plan(self) -> Plan:
         settings, now = self.run.settings, self.journal.clock()
-        pending = self.journal.questions.pending(WINDOW)
-        facts = self.journal.questions.facts_about({row.subject for row in pending})
+        pending, facts = self.journal.questions.to_plan(WINDOW)
         patience, rest = settings.batch_wait_seconds, settings.retry_seconds
         return plan_batch(pending, facts, settings.batch_size, now, patience, rest)
 

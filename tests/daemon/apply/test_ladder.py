@@ -367,7 +367,9 @@ def test_where_nothing_is_ever_accepted_the_queue_is_paused(make_world, size, ta
     assert world.ledger.questions.live_version() == "v000000"
     paused = world.ledger.questions.paused()
     assert paused is not None
-    assert f"the base is live, and the last {REFUSED_ON_BASE} single corrections were refused" in paused["why"]
+    assert (
+        f"the base is live, and the last {REFUSED_ON_BASE} single corrections were refused" in paused["why"]
+    )
     assert says in paused["why"]
     assert [step for step, _ in world.steps()][-1] == "pause"
     assert "compact" not in {step for step, _ in world.steps()}
