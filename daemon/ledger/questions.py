@@ -210,7 +210,8 @@ class Questions:
 
     def watched_at(self) -> float | None:
         """When the live version was last measured again; None before the first time."""
-        return (self._control("watched") or {}).get("at")
+        watched = self._control("watched")
+        return watched.get("at") if watched else None
 
     def forecast(self) -> dict[str, Any] | None:
         return self._control("forecast")
@@ -239,7 +240,7 @@ class Questions:
         if kind is not None:
             query = query.where(transitions.c.kind == kind)
         with self._read() as c:
-            return [TransitionRow(**row._mapping) for row in c.execute(query)][::-1]
+            return [TransitionRow(*row) for row in c.execute(query)][::-1]
 
     def stage_seconds(self, version: str | None = None) -> list[tuple[str, str, float]]:
         """(version, stage, seconds) in order of happening; of one version or of all."""

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection, Select, Text, bindparam, select, type_coerce
+from sqlalchemy import BindParameter, Connection, Select, Text, bindparam, select, type_coerce
 
 from daemon.core.lifecycle import PENDING, State
 from daemon.ledger.reading import chunks
@@ -13,14 +13,16 @@ from daemon.ledger.tables import corrections
 # Built once: each batch asks them. Building one for 1,000 subjects takes a tenth of the time of asking it.
 _CANDIDATES = select(*(corrections.c[name] for name in Candidate._fields))
 # The subjects come from the ledger: they need no look for what a database cannot hold.
-_ABOUT = type_coerce(corrections.c.subject, Text).in_(bindparam("subjects", expanding=True))
+_SUBJECTS: BindParameter[str] = bindparam("subjects", expanding=True)
+_MOST: BindParameter[int] = bindparam("most")
+_ABOUT = type_coerce(corrections.c.subject, Text).in_(_SUBJECTS)
 _LIVE = _CANDIDATES.where(_ABOUT & (corrections.c.state == State.LIVE))
 # One state at a time: each is a stretch of an index.
-_FIRST = _CANDIDATES.where(corrections.c.state == bindparam("state"))
-_FIRST = _FIRST.order_by(corrections.c.priority.desc(), corrections.c.seq)
+_OF_STATE = _CANDIDATES.where(corrections.c.state == bindparam("state"))
+_FIRST = _OF_STATE.order_by(corrections.c.priority.desc(), corrections.c.seq)
 _LATER = (corrections.c.priority == bindparam("priority")) & (corrections.c.seq > bindparam("seq"))
 _BEHIND = corrections.c.state.in_(PENDING) & ((corrections.c.priority < bindparam("priority")) | _LATER)
-_OTHERS = _CANDIDATES.where(_ABOUT & _BEHIND).order_by(corrections.c.seq).limit(bindparam("most"))
+_OTHERS = _CANDIDATES.where(_ABOUT & _BEHIND).order_by(corrections.c.seq).limit(_MOST)
 
 
 def facts_about(c: Connection, subjects: Collection[str]) -> list[Candidate]:
