@@ -45,9 +45,9 @@ class RunReport:
     """
 
     live: str
-    versions: list[str] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list[str])
     held: str | None = None
-    out: dict[str, str] = field(default_factory=dict)
+    out: dict[str, str] = field(default_factory=dict[str, str])
 
 
 class Applier:

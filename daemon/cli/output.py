@@ -6,7 +6,7 @@ them out of a pipe, and colours where NO_COLOR is set.
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -81,7 +81,7 @@ def _show_blocks(out: Console, title: str, columns: Sequence[str], rows: Sequenc
 
 
 @contextmanager
-def progress() -> Iterator[Progress]:
+def progress() -> Generator[Progress]:
     """A function that shows (stage, fraction done): bars on a terminal, elsewhere a line for each tenth."""
     out = Console(stderr=True)
     if not out.is_terminal:
@@ -99,7 +99,7 @@ def progress() -> Iterator[Progress]:
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[None]:
+def waiting(what: str) -> Generator[None]:
     """Shows on a terminal that something is waited for."""
     out = Console(stderr=True)
     if out.is_terminal:
