@@ -16,7 +16,7 @@ from editing.methods.method import Protect
 from editing.methods.parameters import GROUP_OF, Parameters
 from editing.methods.published import parameters
 from editing.model.loaded import LoadedModel, load_model
-from editing.solve.placement import Placement
+from editing.solve.placement import Placement, rounds
 from editing.solve.second_moment import Progress
 from editing.values.anchor import AnchorRule
 from editing.values.options import ValueOptions
@@ -78,6 +78,11 @@ class Configuration:
             else:
                 found = found.changed(**{name: _converted(name, value, found.get(name))})
         return found
+
+    def layers(self, loaded: LoadedModel) -> tuple[int, ...]:
+        """Those that are written, of a placement that writes once."""
+        (write,) = rounds(self.placement, self.numbers(loaded).layers)
+        return write.layers
 
     def choices(self, loaded: LoadedModel) -> dict[str, Any]:
         """What an editor is told besides the model and its statistics."""

@@ -59,6 +59,15 @@ def norms(matrix: Tensor, dim: int, keepdim: bool = False) -> Tensor:
     return torch.linalg.vector_norm(matrix, dim=dim, keepdim=keepdim)
 
 
+def length(values: Tensor) -> Tensor:
+    """Euclidean norm over all entries, a number in their dtype."""
+    return torch.linalg.vector_norm(values)
+
+
+def inverse(matrix: Tensor) -> Tensor:
+    return torch.linalg.inv(matrix)
+
+
 def largest_singular_value(matrix: Tensor) -> float:
     """‖M‖₂."""
     return float(torch.linalg.matrix_norm(matrix, 2))

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 from rich.console import Console
 from rich.markup import escape
@@ -61,9 +61,13 @@ def local_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def _is_mapping(cell: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(cell, Mapping)
+
+
 def _shown(cell: object) -> str:
     """A cell on one line, since a model's answer may have line breaks; of counts only those above zero."""
-    if isinstance(cell, Mapping):
+    if _is_mapping(cell):
         return ", ".join(f"{name} {value}" for name, value in cell.items() if value)
     return "" if cell is None else " ".join(str(cell).split())
 
