@@ -46,9 +46,9 @@ class RunReport:
     """
 
     live: str
-    versions: list[str] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list[str])
     held: str | None = None
-    out: dict[str, str] = field(default_factory=dict)
+    out: dict[str, str] = field(default_factory=dict[str, str])
 
 
 class Applier:
@@ -178,8 +178,7 @@ class Drain:
 
     def _plan(self) -> Plan:
         settings, now = self.run.settings, self.journal.clock()
-        pending = self.journal.questions.pending(WINDOW)
-        facts = self.journal.questions.facts_about({row.subject for row in pending})
+        pending, facts = self.journal.questions.to_plan(WINDOW)
         patience, rest = settings.batch_wait_seconds, settings.retry_seconds
         return plan_batch(pending, facts, settings.batch_size, now, patience, rest)
 

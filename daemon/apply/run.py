@@ -1,7 +1,7 @@
 """What one run of the applier works with."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -44,7 +44,7 @@ class Run:
     canary: Canary | None = None
 
     @contextmanager
-    def timed(self, version: str, stage: str) -> Iterator[None]:
+    def timed(self, version: str, stage: str) -> Generator[None]:
         """Records how long a stage of a version took, unless it failed."""
         start = time.perf_counter()
         yield

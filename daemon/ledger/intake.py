@@ -1,7 +1,7 @@
 """Intake's half of the ledger: corrections are submitted or refused, operations are asked for."""
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -107,7 +107,7 @@ class Intake:
             return ask(kind, target, actor, why)
 
     @contextmanager
-    def asking(self) -> Iterator[Ask]:
+    def asking(self) -> Generator[Ask]:
         """Holds the write lock: nobody else asks for anything between the look and the request."""
         with self._database.writing() as c:
             yield lambda kind, target, actor, why: self._ask(c, kind, target, actor, why)

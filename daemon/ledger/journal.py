@@ -1,6 +1,6 @@
 """The applier's half of the ledger: each step of a version, written only under a valid fence."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -43,7 +43,7 @@ class Journal:
         self._stages = StageSeconds(database.clock)
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self) -> Generator[Connection]:
         """The transaction that may write. Raises LeaseLostError when a newer applier holds the lease."""
         with self._fence.writing() as c:
             kept = self._stages.write(c)

@@ -1,12 +1,12 @@
 """Rows of the ledger as values."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from daemon.core.actors import ActorKind
 from daemon.core.lifecycle import OperationKind, OperationState, ReasonCode, State, VersionState
-from daemon.ledger.tables import corrections
+from daemon.ledger.tables import corrections, operations, versions
 
 
 class FormAnswer(TypedDict):
@@ -171,18 +171,19 @@ class LedgerStatus:
     rollbacks: dict[str, int]
     nas_skipped: int
     operations_pending: int
-    ended: dict[str, int] = field(default_factory=dict)
-    steps: dict[str, int] = field(default_factory=dict)
+    ended: dict[str, int] = field(default_factory=dict[str, int])
+    steps: dict[str, int] = field(default_factory=dict[str, int])
     last_step: TransitionRow | None = None
     watched_at: float | None = None
     forecast: dict[str, Any] | None = None
 
 
-#: columns of a whole row, in the table's order
+#: columns of whole rows, in the tables' order
 _CORRECTION = tuple(corrections.columns.keys())
+_VERSION, _OPERATION = tuple(versions.columns.keys()), tuple(operations.columns.keys())
 
 
-def correction_row(row: Any) -> CorrectionRow:
+def correction_row(row: Iterable[Any]) -> CorrectionRow:
     fields = dict(zip(_CORRECTION, row, strict=True))
     fields["state"], fields["code"] = State(fields["state"]), _code(fields["code"])
     for name in ("paraphrases", "neighbours", "questions"):
@@ -192,15 +193,15 @@ def correction_row(row: Any) -> CorrectionRow:
     return CorrectionRow(**fields)
 
 
-def version_row(row: Any) -> VersionRow:
-    fields = dict(row._mapping)
+def version_row(row: Iterable[Any]) -> VersionRow:
+    fields = dict(zip(_VERSION, row, strict=True))
     fields["state"], fields["code"] = VersionState(fields["state"]), _code(fields["code"])
     fields["added"], fields["removed"] = tuple(fields["added"]), tuple(fields["removed"])
     return VersionRow(**fields)
 
 
-def operation_row(row: Any) -> OperationRow:
-    fields = dict(row._mapping)
+def operation_row(row: Iterable[Any]) -> OperationRow:
+    fields = dict(zip(_OPERATION, row, strict=True))
     fields["kind"], fields["state"] = OperationKind(fields["kind"]), OperationState(fields["state"])
     fields["actor_kind"] = ActorKind(fields["actor_kind"])
     return OperationRow(**fields)

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    UnaryExpression,
     desc,
 )
 
@@ -39,6 +40,7 @@ class Name(Words):
 
 
 metadata = MetaData()
+_URGENT_FIRST: UnaryExpression[int] = desc("priority")
 
 corrections = Table(
     "corrections",
@@ -75,7 +77,7 @@ corrections = Table(
     Column("lost", JSON),
     Index("corrections_state", "state", "seq"),
     # The order in which a batch is made up.
-    Index("corrections_queue", "state", desc("priority"), "seq"),
+    Index("corrections_queue", "state", _URGENT_FIRST, "seq"),
     Index("corrections_received", "state", "received_at"),
     Index("corrections_live", "live_at"),
     # Without the prompt, which may be longer than an index row of PostgreSQL.

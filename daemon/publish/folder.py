@@ -7,7 +7,7 @@ the one that a server is reading does not vanish.
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -108,7 +108,7 @@ class CheckpointDirectory:
 
 
 @contextmanager
-def _as_serving_errors(name: str) -> Iterator[None]:
+def _as_serving_errors(name: str) -> Generator[None]:
     try:
         yield
     except (StoreError, ExportError, EditError) as error:

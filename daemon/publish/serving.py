@@ -42,7 +42,7 @@ class Served:
 
     version: str
     fence: int
-    sha256: Mapping[str, str] = field(default_factory=dict)
+    sha256: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Reports(Protocol):

@@ -58,7 +58,7 @@ class StubServing:
 
     def served(self) -> Served:
         self._admit(self.fence)
-        known = {} if self.version == UNPUBLISHED else self.hashes(self.version)
+        known: Mapping[str, str] = {} if self.version == UNPUBLISHED else self.hashes(self.version)
         return Served(self.version, self.fence, known)
 
     def complete(self, prompts: Sequence[str], max_tokens: int = 12) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from daemon.core.shapes import is_object
 from daemon.publish.serving import ServingError
 
 CONNECT_SECONDS = 5.0
@@ -79,7 +80,7 @@ class VllmHttp:
         if answer.status_code != 200:
             raise self.refusal(answer)
         content = self.read(answer.json)
-        if not isinstance(content, dict):
+        if not is_object(content):
             raise self._unexpected("the answer is not a JSON object")
         return content
 

@@ -49,9 +49,9 @@ class Draft:
     tensors: Mapping[str, TensorEntry]
     fence: int
     created: float
-    verdict: Mapping[str, Any] = field(default_factory=dict)
-    measurements: Mapping[str, Any] = field(default_factory=dict)
-    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    verdict: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    measurements: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    weights: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 class Store(Manifests):

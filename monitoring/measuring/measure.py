@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from editing.typed import entries
 from monitoring.measurements import Case, Measurements
 from monitoring.measuring.activations import Activations, subspace_similarities
 from monitoring.measuring.baseline import Baseline, EditedModel
@@ -28,7 +29,6 @@ from monitoring.measuring.spectral import (
     spectrum,
     subspace_similarity,
 )
-from monitoring.measuring.typed import numbers
 from monitoring.registry import measure_named
 
 #: Live facts whose recorded keys are looked up in each weight, evenly spaced from the oldest to the newest.
@@ -170,7 +170,7 @@ def _activation_measures(base: Activations, now: Activations) -> dict[str, dict[
         "activation_subspace_similarity": subspace_similarities(base, now),
         "layer_share": now.shares,
     }
-    return {name: dict(enumerate(numbers(values))) for name, values in found.items()}
+    return {name: dict(enumerate(entries(values))) for name, values in found.items()}
 
 
 def _compare(before: Spectrum, now: Spectrum) -> dict[str, float]:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from editing.model.answers import Speaker, answers
 from editing.model.chat import ChatTemplate
-from editing.model.families import soft_capped
+from editing.model.families import CausalModel, soft_capped
 from editing.model.loaded import stores_transposed
-from editing.model.tokens import continuation, fill_token, pad
-from monitoring.measuring.typed import parts
+from editing.model.tokens import Tokenizer, continuation, fill_token, pad
+from editing.typed import parts
 
 #: Padded tokens in one forward pass; keeps activations of the bundled model below 100 MB.
 BATCH_TOKENS = 1024
@@ -65,7 +65,9 @@ class Scorer:
             model is not touched: this is how the base model is asked while an edited one is loaded.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, weights: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self, model: CausalModel, tokenizer: Tokenizer, weights: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self._replaced = {name: _as_parameter(model, name, w) for name, w in (weights or {}).items()}
 
@@ -183,7 +185,7 @@ def kl_nats(base: Tensor, now: Tensor) -> float:
     return 0.0 if value < 0 else value  # rounding can go below zero; NaN stays NaN
 
 
-def _as_parameter(model: Any, name: str, weight: Tensor) -> Tensor:
+def _as_parameter(model: CausalModel, name: str, weight: Tensor) -> Tensor:
     """`weight` ([d_out, d_in]) in the dtype, device and orientation that the model keeps it in."""
     parameter = model.get_parameter(name)
     module = model.get_submodule(name.rpartition(".")[0])
