@@ -88,5 +88,6 @@ class Asking:
 def _was_said(row: CorrectionRow, form: CaseForm) -> bool:
     if form.name == PROMPT:
         return True
-    after = row.answers.get(form.name, {}).get("after")
+    told = row.answers.get(form.name)
+    after = told.get("after") if told is not None else None
     return after is not None and said(after, row.target)

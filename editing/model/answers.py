@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from editing.model.chat import ChatTemplate
-from editing.model.families import soft_capped
+from editing.model.families import CausalModel, soft_capped
 from editing.model.tokens import fill_token, pad
+from editing.typed import entries, whole_numbers
 
 #: A turn of a chat: role and content.
 Message = dict[str, str]
@@ -22,7 +23,7 @@ ROWS = 32
 class Speaker:
     """A causal language model that can be asked: the model, its tokenizer and its chat template."""
 
-    model: Any
+    model: CausalModel
     tokenizer: Any
     chat: ChatTemplate
 
@@ -67,7 +68,7 @@ def _prompt(speaker: Speaker, text: str | list[Message], chat: bool) -> list[int
 
 def _stops(speaker: Speaker, chat: bool) -> set[int]:
     """Tokens that end an answer; servers take those of the generation config too."""
-    told = getattr(speaker.model.generation_config, "eos_token_id", None)
+    told: int | list[int] | None = getattr(speaker.model.generation_config, "eos_token_id", None)
     configured = told if isinstance(told, list) else [told]
     behind = speaker.chat.end_of_turn if chat else ()
     return {token for token in (speaker.tokenizer.eos_token_id, *configured, *behind) if token is not None}
@@ -95,8 +96,8 @@ def _continued(
         logits = soft_capped(speaker.model, speaker.model.get_output_embeddings()(last))
         cache, ids = out.past_key_values, logits.argmax(-1, keepdim=True)
         mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
-        known = logits.isfinite().all(-1).tolist()
-        for row, token in enumerate(ids[:, 0].tolist()):
+        known = entries(logits.isfinite().all(-1))
+        for row, token in enumerate(whole_numbers(ids[:, 0])):
             # Of logits that are no numbers there is a largest one too; such a model says nothing.
             open_[row] = open_[row] and token not in stops and known[row]
             if open_[row]:

@@ -79,8 +79,6 @@ class CausalModel(Protocol):
 
     def get_submodule(self, target: str) -> Any: ...
 
-    def generate(self, **options: Any) -> Tensor: ...
-
 
 def family_of(model: CausalModel) -> Family:
     """The family of a causal model; KeyError when it is none of `FAMILIES`."""
