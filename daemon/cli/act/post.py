@@ -38,6 +38,9 @@ def post(
     target: Annotated[str | None, typer.Option(help="What the model should answer.")] = None,
     was: Annotated[str | None, typer.Option(help="The old answer.")] = None,
     paraphrase: Annotated[list[str] | None, typer.Option(help="A rewording to check; repeatable.")] = None,
+    question: Annotated[
+        list[str] | None, typer.Option(help="A question that asks for it, with one {}; repeatable.")
+    ] = None,
     key: Annotated[
         str | None, typer.Option(help="Idempotency key: the same key twice is one correction.")
     ] = None,
@@ -55,7 +58,13 @@ def post(
 ) -> None:
     """Post corrections through the queue and print their ids."""
     fields: dict[str, Any] = {"subject": subject, "prompt": prompt, "target": target, "was": was}
-    fields |= {"paraphrases": paraphrase or None, "key": key, "source": source, "priority": priority or None}
+    fields |= {
+        "paraphrases": paraphrase or None,
+        "questions": question or None,
+        "key": key,
+        "source": source,
+        "priority": priority or None,
+    }
     with reported(as_json):
         corrections = _read(file, {name: value for name, value in fields.items() if value is not None})
         settings = settings_for(state)

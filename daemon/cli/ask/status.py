@@ -25,10 +25,13 @@ def status(
     if as_json:
         show_json(view)
         return
-    history = view.pop("history", [])
+    history, answers = view.pop("history", []), view.pop("answers", {})
     for name in ("forecasts", "limits"):  # the nearest forecast stands in the table
         view.pop(name, None)
     show_table("Correction" if id else "Status", ("", ""), [(n, _readable(n, v)) for n, v in view.items()])
+    if answers:
+        told = [[name, *(a[n] for n in ("asked", "before", "after", "said"))] for name, a in answers.items()]
+        show_table("Asked in chat", ("form", "asked", "before", "after", "said"), told)
     if history:
         show_table("History", CHANGE, [[change[name] for name in CHANGE] for change in history])
 
@@ -48,4 +51,8 @@ def _readable(name: str, value: Any | None) -> object:
         return "; ".join([value["outcome"], *value["reasons"]])
     if name == "last_step" and value is not None:
         return f"{local_time(value['at'])}: {value['step']} {value['on']}: {value['why']}"
+    if name == "lost" and value:
+        return "; ".join(f"{form}: {answer!r}" for form, answer in value.items())
+    if name == "questions":
+        return "; ".join(value or [])
     return local_time(value) if name.endswith("_at") and value is not None else value
