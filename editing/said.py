@@ -1,5 +1,6 @@
 """Whether an answer says a target: the one definition that gate, retention, pages and benchmarks share."""
 
+import re
 import unicodedata
 
 #: Signs behind a word or a number that make another one of it: 5%, C#, AT&T, 5°, x@y, snake_case.
@@ -25,6 +26,18 @@ def said(answer: str, target: str) -> bool:
     if not target or not answer.startswith(target):
         return False
     return _ends(target[-1], answer[len(target) :])
+
+
+def holds(answer: str, target: str) -> bool:
+    """Whether an answer has the target somewhere in it, as words of its own.
+
+    In chat people are answered in sentences: "The capital is Rome." holds ``Rome`` and does not begin with it.
+    """
+    answer, target = (unicodedata.normalize("NFC", text).strip() for text in (answer, target))
+    begins = [found.start() for found in re.finditer(re.escape(target), answer)] if target else []
+    return any(
+        not answer[:at][-1:].isalnum() and _ends(target[-1], answer[at + len(target) :]) for at in begins
+    )
 
 
 def _ends(last: str, rest: str) -> bool:
