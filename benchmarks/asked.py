@@ -7,22 +7,20 @@ correction, `asked` is only ever asked here.
 """
 
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.configuration import Configuration, Model
-from benchmarks.data import Record, Records, read_items, writable
-from benchmarks.errors import DataError
+from benchmarks.data import Records, writable
 from benchmarks.files import write_json
 from benchmarks.intervals import wilson
 from benchmarks.scores import text_perplexity
+from benchmarks.ways import WAYS, Asked
 from editing.editor import Editor
-from editing.facts import SLOT, Fact
-from editing.model.answers import Message, answers
+from editing.model.answers import answers
 from editing.model.loaded import LoadedModel
 from editing.said import said
 from monitoring.measuring.scoring import Scorer
@@ -33,56 +31,6 @@ TOKENS = 12
 SAME_WORDS = 4
 #: Held-out documents that perplexity is measured on.
 TEXTS = 24
-QUESTIONS = "questions_dev.json"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A record with the question that only the benchmark asks."""
-
-    record: Record
-    question: str
-
-    @property
-    def fact(self) -> Fact:
-        return self.record.fact
-
-    @property
-    def told(self) -> str:
-        """The fact as a sentence."""
-        return f"{self.fact.text.strip()} {self.fact.target}."
-
-
-@dataclass(frozen=True)
-class Way:
-    """A form of asking: the text or the chat that it makes of a fact; `hint` stands before the question."""
-
-    chat: bool
-    asks: Callable[[Asked, str], str | list[Message]]
-
-
-def _message(role: str, content: str) -> Message:
-    return {"role": role, "content": content}
-
-
-def _second_turn(one: Asked, hint: str) -> list[Message]:
-    greeting = [_message("user", "Hello!"), _message("assistant", "Hello! How can I help you today?")]
-    return [*greeting, _message("user", hint + one.question)]
-
-
-def _old_in_context(one: Asked, hint: str) -> str:
-    return f"{hint}Somebody told me: {one.fact.text.strip()} {one.record.old}. {one.question}"
-
-
-WAYS: Mapping[str, Way] = {
-    "prompt": Way(False, lambda one, hint: hint + one.fact.text),
-    "paraphrase": Way(False, lambda one, hint: hint + one.record.paraphrases[0]),
-    "chat_prompt": Way(True, lambda one, hint: hint + one.fact.text),
-    "chat_question": Way(True, lambda one, hint: hint + one.question),
-    "question": Way(False, lambda one, hint: f"{hint}Q: {one.question}\nA:"),
-    "old_in_context": Way(True, _old_in_context),
-    "second_turn": Way(True, _second_turn),
-}
 
 
 @dataclass(frozen=True)
@@ -121,30 +69,6 @@ class Plan:
     texts: Sequence[str]
     marks: Sequence[int]
     batch: int
-
-
-def asked_records(records: Records, facts: Path, questions: Path) -> list[Asked]:
-    """The records whose relation has questions; the fact of each has the question that may be posted.
-
-    Raises:
-        DataError: a file cannot be read.
-    """
-    templates = json.loads(questions.read_text(encoding="utf-8"))
-    relation = {
-        (one["subject"], one["prompt"]): one["relation_id"]
-        for one in (item.get("requested_rewrite") for item in read_items(facts))
-        if one
-    }
-    found = []
-    for record in records.records:
-        known = templates.get(relation.get(record.slot))
-        if known and record.paraphrases and record.old:
-            fact = replace(record.fact, questions=tuple(known["given"][:1]))
-            question = known["asked"][0].replace(SLOT, fact.subject)
-            found.append(Asked(replace(record, fact=fact), question))
-    if not found:
-        raise DataError(f"no fact of {facts} has a question in {questions}; give CounterFact")
-    return found
 
 
 class Asking:
@@ -264,7 +188,7 @@ def taken(every: Sequence[Asked], model: Model, count: int) -> list[Asked]:
     return [one for one in every if one.record.slot in slots][:count]
 
 
-#: Titles of `table`'s columns, and how each row of asked.json fills them.
+#: Titles of `table`'s columns.
 COLUMNS = (
     "configuration",
     "edits",

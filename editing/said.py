@@ -31,7 +31,7 @@ def said(answer: str, target: str) -> bool:
 def holds(answer: str, target: str) -> bool:
     """Whether an answer has the target somewhere in it, as words of its own.
 
-    In chat people are answered in sentences: "The capital is Rome." holds ``Rome`` and does not begin with it.
+    In chat people are answered in sentences: "The capital is Rome." holds ``Rome`` and begins otherwise.
     """
     answer, target = (unicodedata.normalize("NFC", text).strip() for text in (answer, target))
     begins = [found.start() for found in re.finditer(re.escape(target), answer)] if target else []
