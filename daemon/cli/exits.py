@@ -1,11 +1,11 @@
 """How a command ends: exit codes, and the error that says what to do next."""
 
-import json
-import sys
 from enum import IntEnum
 from typing import Any, NoReturn
 
 import typer
+
+from daemon.cli.output import show_json, tell
 
 
 class Exit(IntEnum):
@@ -49,7 +49,6 @@ def fail(error: CommandError, as_json: bool) -> NoReturn:
     """Shows an error on stderr and leaves with its code. With --json, stdout gets it too."""
     if as_json:
         view = {"error": error.what, "mend": error.mend, "exit_code": int(error.code), **error.fields}
-        sys.stdout.write(json.dumps(view, indent=2, ensure_ascii=False, default=str) + "\n")
-    lines = f"error: {error.what}" + (f"\n  next: {error.mend}" if error.mend else "")
-    sys.stderr.write(lines + "\n")
+        show_json(view)
+    tell(f"error: {error.what}" + (f"\n  next: {error.mend}" if error.mend else ""))
     raise typer.Exit(int(error.code))

@@ -1,9 +1,11 @@
 """The command line `factd`: where each command is."""
 
+import io
 import sys
 
 from daemon.cli.exits import Exit
 from daemon.cli.lazy import Entry, group_of
+from daemon.cli.output import tell
 from daemon.core.errors import DaemonError, SettingsError
 from daemon.supervise.processes import ProcessError
 
@@ -73,11 +75,19 @@ app = group_of(
 
 def main() -> None:
     """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # PYTHONIOENCODING=latin-1, or LANG=C: a name in another script is no reason to show nothing.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except SettingsError as error:
-        sys.stderr.write(f"error: {error}\n  next: docs/settings.md says what each takes\n")
+        tell(f"error: {error}\n  next: docs/settings.md says what each takes")
         sys.exit(int(Exit.BAD_INPUT))
     except (DaemonError, ProcessError) as error:
-        sys.stderr.write(f"error: {error}\n  next: run `factd doctor`\n")
+        tell(f"error: {error}\n  next: run `factd doctor`")
         sys.exit(int(Exit.FAILED))
+
+
+if __name__ == "__main__":
+    main()

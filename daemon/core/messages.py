@@ -3,12 +3,23 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from annotated_types import GroupedMetadata, MaxLen, MinLen
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 from pydantic_core import ErrorDetails
 
 from daemon.core.errors import CorrectionError, Problem
+from daemon.core.text import composed, plain
 
 #: Characters, and entries of a list. A fact is a name and a short answer; longer text is a mistake or an
 #: attack.
@@ -19,17 +30,26 @@ MAX_ID = 200
 SHOWN = 80
 
 _strict = ConfigDict(extra="forbid", frozen=True, strict=True)
-_Text = StringConstraints(min_length=1, max_length=MAX_PROMPT)
-_Name = StringConstraints(min_length=1, max_length=MAX_NAME)
 
 
-def printable(value: str) -> str:
-    """The text itself. Raises ValueError when it is blank, or when a database cannot store it."""
-    if not value.strip():
-        raise ValueError("is blank; give the words")
-    if any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) <= 0xDFFF for char in value):
-        raise ValueError("holds a control character or half a surrogate pair; write one line of plain text")
-    return value
+@dataclass(frozen=True)
+class Words(GroupedMetadata):
+    """What holds for each text of a message: composed, of 1 to `most` characters, with nothing hidden."""
+
+    most: int
+
+    def __iter__(self) -> Iterator[object]:
+        yield MinLen(1)
+        yield MaxLen(self.most)
+        # pydantic goes outwards: the text is composed first, then measured, then looked at.
+        yield BeforeValidator(self._composed)
+        yield AfterValidator(plain)
+
+    def _composed(self, value: object) -> object:
+        return composed(value, self.most) if isinstance(value, str) else value
+
+
+_Text, _Name = Words(MAX_PROMPT), Words(MAX_NAME)
 
 
 class Neighbour(BaseModel):
@@ -38,8 +58,6 @@ class Neighbour(BaseModel):
     model_config = _strict
     prompt: Annotated[str, _Text]
     answer: Annotated[str, _Name]
-
-    _check = field_validator("prompt", "answer")(printable)
 
 
 class Correction(BaseModel):
@@ -56,16 +74,6 @@ class Correction(BaseModel):
     key: Annotated[str, _Name] | None = None
     source: Annotated[str, _Name] | None = None
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
-
-    @field_validator("subject", "prompt", "target", "was", "key", "source")
-    @classmethod
-    def _words(cls, value: str | None) -> str | None:
-        return None if value is None else printable(value)
-
-    @field_validator("paraphrases")
-    @classmethod
-    def _all_words(cls, value: list[str]) -> list[str]:
-        return [printable(text) for text in value]
 
     @field_validator("prompt")
     @classmethod
@@ -193,6 +201,7 @@ _MENDS = {
     "missing": "is missing; give it",
     "extra_forbidden": "is not a field of a correction; remove it or correct its spelling",
     "string_type": "must be text, in quotes",
+    "string_unicode": "holds half a surrogate pair; write one line of plain text",
     "string_too_short": "is empty; give the words",
     "string_too_long": "is longer than {max_length} characters; shorten it",
     "too_long": "has more than {max_length} entries; keep the most telling",

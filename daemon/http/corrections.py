@@ -9,8 +9,8 @@ from fastapi.concurrency import run_in_threadpool
 
 from daemon.core.errors import CorrectionError, Problem
 from daemon.core.lifecycle import FINAL, State
-from daemon.core.messages import Correction, parse_correction, parse_json, printable
-from daemon.http.alerts import PLAIN
+from daemon.core.messages import Correction, parse_correction, parse_json
+from daemon.core.text import PLAIN, composed, plain
 from daemon.http.schemas import corrections_schema
 from daemon.http.service import SUBMIT, Body, Id, Service, ServiceOf, may_submit
 from daemon.http.views import correction_view
@@ -34,7 +34,7 @@ def post_corrections(
     corrections = _parsed(many)
     _check_size(service, len(corrections))
     if idempotency_key is not None:
-        _check_key(idempotency_key)
+        idempotency_key = _checked_key(idempotency_key)
         corrections = [
             c if c.key else c.model_copy(update={"key": _key(idempotency_key, i, len(many))})
             for i, c in enumerate(corrections)
@@ -53,9 +53,9 @@ def _check_size(service: Service, count: int) -> None:
         raise HTTPException(413, f"{count} corrections in one request; send {most} at once at most")
 
 
-def _check_key(key: str) -> None:
+def _checked_key(key: str) -> str:
     try:
-        printable(key)
+        return plain(composed(key))
     except ValueError as error:
         raise CorrectionError([Problem("Idempotency-Key", repr(key), str(error))]) from None
 

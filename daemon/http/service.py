@@ -13,7 +13,8 @@ from daemon.core.errors import SettingsError
 from daemon.core.messages import MAX_ID
 from daemon.core.ruling import guard_policy
 from daemon.core.settings import Settings
-from daemon.http.alerts import PLAIN, AlertDesk
+from daemon.core.text import PLAIN
+from daemon.http.alerts import AlertDesk
 from daemon.intake.intake import Rates, Room, Writer
 from daemon.ledger.ledger import Ledger
 from daemon.publish.serving import Reports

@@ -3,16 +3,18 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Text, func, or_, select, type_coerce
+from sqlalchemy import Text, func, select, type_coerce
 
 from daemon.core.errors import UnknownIdError
 from daemon.core.lifecycle import PENDING, OperationState, State, VersionState
 from daemon.core.publication import BASE_VERSION
 from daemon.core.ruling import GUARD
+from daemon.core.text import spellings
 from daemon.ledger.database import Database
 from daemon.ledger.reading import (
     ancestry,
     chunks,
+    containing_text,
     fact_ids,
     find_correction,
     find_version,
@@ -37,8 +39,6 @@ from daemon.ledger.tables import corrections, operations, stage_seconds, stage_t
 from monitoring.durations import Durations
 from monitoring.policy import PolicyState
 
-#: columns of a correction that a search looks at, besides the prompt with the subject filled in
-SEARCHED = ("id", "key", "target", "was", "before", "after", "reason", "version")
 #: versions that a forecast looks back on, at most
 HISTORY = 500
 _CANDIDATES = select(*(corrections.c[name] for name in Candidate._fields))
@@ -76,9 +76,7 @@ class Questions:
         if states:
             query = query.where(corrections.c.state.in_(states))
         if containing:
-            columns = (corrections.c[name] for name in SEARCHED)
-            asked = func.replace(corrections.c.prompt, "{}", corrections.c.subject)
-            query = query.where(or_(*(c.icontains(containing, autoescape=True) for c in (asked, *columns))))
+            query = query.where(containing_text(containing))
         with self._read() as c:
             return [correction_row(row) for row in c.execute(query)][::-1]
 
@@ -90,7 +88,7 @@ class Questions:
         """Live corrections of these subjects, in order of arrival."""
         rows: list[Candidate] = []
         with self._read() as c:
-            for chunk in chunks(sorted(subjects)):
+            for chunk in chunks(spellings(*subjects)):
                 mine = _SUBJECT.in_(chunk) & (corrections.c.state == State.LIVE)
                 rows += map(Candidate._make, c.execute(_CANDIDATES.where(mine)).all())
         return sorted(rows, key=lambda row: row.seq)
@@ -114,7 +112,7 @@ class Questions:
             last, rest = rows[-1], list[Candidate]()
             later = (corrections.c.priority == last.priority) & (corrections.c.seq > last.seq)
             behind = corrections.c.state.in_(PENDING) & ((corrections.c.priority < last.priority) | later)
-            for chunk in chunks(sorted({row.subject for row in rows})):
+            for chunk in chunks(spellings(*{row.subject for row in rows})):
                 others = _CANDIDATES.where(_SUBJECT.in_(chunk) & behind)
                 rest += map(Candidate._make, c.execute(others.order_by(corrections.c.seq).limit(limit)).all())
             return rows + sorted(rest, key=lambda row: row.seq)[:limit]

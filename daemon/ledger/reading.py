@@ -3,16 +3,19 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import CTE, Connection, literal, select
+from sqlalchemy import CTE, ColumnElement, Connection, func, literal, or_, select
 
 from daemon.core.errors import UnknownIdError
 from daemon.core.lifecycle import OperationKind, VersionState
 from daemon.core.publication import BASE_VERSION
+from daemon.core.text import composed, spellings
 from daemon.ledger.rows import CorrectionRow, VersionRow, correction_row, version_row
 from daemon.ledger.tables import aliases, control, corrections, operations, versions
 
 #: values of one IN list; SQLite takes 32,766 parameters a statement, PostgreSQL 65,535
 CHUNK = 1000
+#: columns of a correction that a search looks at, besides the prompt with the subject filled in
+SEARCHED = ("id", "key", "target", "was", "before", "after", "reason", "version")
 
 
 def find_correction(c: Connection, id: str) -> CorrectionRow:
@@ -50,6 +53,18 @@ def rows_of(c: Connection, ids: Sequence[str]) -> dict[str, CorrectionRow]:
         for row in c.execute(select(corrections).where(corrections.c.id.in_(chunk))):
             found[row.id] = correction_row(row)
     return found
+
+
+def of_slot(subject: str, prompt: str) -> ColumnElement[bool]:
+    """Corrections of this subject and prompt, also those that an older factd took in another spelling."""
+    return corrections.c.subject.in_(spellings(subject)) & corrections.c.prompt.in_(spellings(prompt))
+
+
+def containing_text(text: str) -> ColumnElement[bool]:
+    """Corrections that hold a text anywhere; case does not count."""
+    asked = func.replace(corrections.c.prompt, "{}", corrections.c.subject)
+    columns = (asked, *(corrections.c[name] for name in SEARCHED))
+    return or_(*(column.icontains(composed(text), autoescape=True) for column in columns))
 
 
 def chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from daemon.core.actors import ActorKind
 from daemon.core.lifecycle import OperationKind, OperationState, ReasonCode, State, VersionState
+from daemon.core.text import composed
 from daemon.ledger.tables import corrections
 
 
@@ -45,7 +46,7 @@ class CorrectionRow:
     @property
     def slot(self) -> tuple[str, str]:
         """Two corrections of one slot contradict or repeat each other."""
-        return self.subject, self.prompt
+        return composed(self.subject), composed(self.prompt)
 
     @property
     def post_to_live_seconds(self) -> float | None:
@@ -69,7 +70,7 @@ class Candidate(NamedTuple):
     @property
     def slot(self) -> tuple[str, str]:
         """Two corrections of one slot contradict or repeat each other."""
-        return self.subject, self.prompt
+        return composed(self.subject), composed(self.prompt)
 
 
 @dataclass(frozen=True)

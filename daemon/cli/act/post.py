@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from daemon.cli.exits import CommandError, Exit
 from daemon.cli.options import JsonOption, StateOption
-from daemon.cli.output import show_json, show_table, waiting
+from daemon.cli.output import show_json, show_lines, show_table, tell, waiting
 from daemon.cli.reporting import reported
 from daemon.core.errors import CorrectionError, QueueFullError, UnknownIdError
 from daemon.core.lifecycle import FINAL
@@ -65,7 +65,7 @@ def post(
         elif as_json:
             show_json({"ids": ids})
         else:
-            typer.echo("\n".join(ids))
+            show_lines("\n".join(ids))
 
 
 def _read(file: Path | None, fields: dict[str, Any]) -> list[Correction]:
@@ -157,7 +157,7 @@ def _wait(settings: Settings, ids: Sequence[str], timeout: float, as_json: bool)
 
 
 def _say(code: Exit, what: str, mend: str) -> int:
-    typer.echo(f"error: {what}\n  next: {mend}", err=True)
+    tell(f"error: {what}\n  next: {mend}")
     return int(code)
 
 

@@ -1,7 +1,5 @@
 """`factd tail`: changes of state as they happen."""
 
-import json
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -13,7 +11,7 @@ import typer
 from daemon.cli.exits import CommandError, Exit
 from daemon.cli.ledger import open_ledger
 from daemon.cli.options import JsonOption, StateOption
-from daemon.cli.output import local_time
+from daemon.cli.output import local_time, show_json, show_lines
 from daemon.ledger.ledger import Ledger
 from daemon.ledger.rows import TransitionRow
 
@@ -39,10 +37,8 @@ def tail(
         start = None if since is None else moment(since, time.time())
         try:
             for row in _follow(ledger, start):
-                sys.stdout.write(
-                    (json.dumps(asdict(row), ensure_ascii=False) if as_json else line(row)) + "\n"
-                )
-                sys.stdout.flush()
+                if not (show_json(asdict(row), indent=None) if as_json else show_lines(line(row))):
+                    return
         except KeyboardInterrupt:
             return
 
