@@ -197,7 +197,7 @@ def described_app() -> FastAPI:
 def _route_rows() -> Iterator[tuple[str, str, str]]:
     scopes = {id(SUBMIT[0].dependency): "submit", id(ADMIN[0].dependency): "admin"}
     scope_of = {
-        (method.lower(), route.path): scopes[id(given.call)]
+        (method.lower(), route.path_format): scopes[id(given.call)]
         for route in router.routes
         if isinstance(route, APIRoute)
         for method in route.methods

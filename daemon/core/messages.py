@@ -115,7 +115,7 @@ def parse_correction(message: object, line: int | None = None) -> Correction:
     """
     if not isinstance(message, dict):
         raise CorrectionError(
-            [Problem("", _shorten(message), "send a JSON object with subject, prompt and target", line)]
+            [Problem("", shortened(message), "send a JSON object with subject, prompt and target", line)]
         )
     try:
         return Correction.model_validate(message)
@@ -132,9 +132,9 @@ def parse_json(text: str | bytes, line: int | None = None) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_unique_pairs, parse_constant=_no_constant)
     except _DuplicateKeyError as error:
-        problem = Problem(error.name, _shorten(text), "the key stands twice in one object; keep one", line)
+        problem = Problem(error.name, shortened(text), "the key stands twice in one object; keep one", line)
     except (ValueError, RecursionError) as error:
-        problem = Problem("", _shorten(text), f"not valid JSON ({error}); write one JSON object", line)
+        problem = Problem("", shortened(text), f"not valid JSON ({error}); write one JSON object", line)
     raise CorrectionError([problem])
 
 
@@ -156,7 +156,7 @@ def parse_lines(text: str) -> list[Correction]:
         first, content = seen.setdefault(correction.key or "", (number, correction.content_hash))
         if correction.key and content != correction.content_hash:
             mend = f"line {first} uses the same key for another content; give each correction its own key"
-            problems.append(Problem("key", _shorten(correction.key), mend, number))
+            problems.append(Problem("key", shortened(correction.key), mend, number))
         corrections.append(correction)
     if not corrections and not problems:
         problems.append(Problem("", "''", "the file holds no correction; write one JSON object a line"))
@@ -174,7 +174,7 @@ def _numbered(text: str) -> Iterator[tuple[int, str]]:
 
 class _DuplicateKeyError(Exception):
     def __init__(self, name: str) -> None:
-        self.name = _shorten(name).strip("'\"")
+        self.name = shortened(name).strip("'\"")
         super().__init__(name)
 
 
@@ -190,7 +190,8 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _shorten(value: object) -> str:
+def shortened(value: object) -> str:
+    """The value as an error shows it."""
     # Cut first: repr would copy and escape a text of 10 MB for a message.
     text = repr(value[: SHOWN + 1] if isinstance(value, str | bytes) else value)
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
@@ -219,5 +220,5 @@ def problem(item: ErrorDetails, line: int | None = None) -> Problem:
     context = item.get("ctx") or {}
     known = _MENDS.get(item["type"])
     mend = known.format(**context) if known else str(context.get("error", item["msg"]))
-    value = "(nothing)" if item["type"] == "missing" else _shorten(item["input"])
-    return Problem(".".join(_shorten(part).strip("'\"") for part in item["loc"]), value, mend, line)
+    value = "(nothing)" if item["type"] == "missing" else shortened(item["input"])
+    return Problem(".".join(shortened(part).strip("'\"") for part in item["loc"]), value, mend, line)

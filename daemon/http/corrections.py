@@ -92,7 +92,7 @@ def list_corrections(
     return [correction_view(row) for row in rows[::-1]]
 
 
-@router.get("/v1/corrections/{id}", dependencies=SUBMIT)
+@router.get("/v1/corrections/{id:any}", dependencies=SUBMIT)
 async def get_correction(
     service: ServiceOf, id: Id, wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS)] = 0.0
 ) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from fastapi import Depends, Header, HTTPException, Query, Request
 from fastapi import Path as PathParameter
 from fastapi.concurrency import run_in_threadpool
 from prometheus_client import CollectorRegistry
+from starlette.convertors import StringConvertor, register_url_convertor
 
 from daemon.core.errors import SettingsError
 from daemon.core.messages import MAX_ID
@@ -54,13 +55,24 @@ class Service:
         return {"admin", "submit"} if is_admin else {"submit"} if is_submit else set()
 
 
+class AnyText(StringConvertor):
+    """A part of a path with "/" and line breaks in it, as `{id:any}`; starlette's own `path` ends at a line."""
+
+    regex = "(?s:.+)"
+
+
+register_url_convertor("any", AnyText())
+
+
 async def service_of(request: Request) -> Service:
     return request.app.state.service
 
 
 ServiceOf = Annotated[Service, Depends(service_of)]
-#: Ids and reasons hold no control characters; PostgreSQL cannot store NUL.
-Id = Annotated[str, PathParameter(max_length=MAX_ID, pattern=PLAIN)]
+#: Names of versions and reasons hold no control characters; PostgreSQL cannot store NUL.
+Version = Annotated[str, PathParameter(max_length=MAX_ID, pattern=PLAIN)]
+#: Of a correction. Whoever posts with Celery chooses it: a quoted "/" belongs to it, and whatever else.
+Id = Annotated[str, PathParameter(min_length=1)]
 Why = Annotated[str | None, Query(max_length=1000, pattern=PLAIN)]
 
 

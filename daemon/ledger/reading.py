@@ -9,6 +9,7 @@ from daemon.core.errors import UnknownIdError
 from daemon.core.lifecycle import OperationKind, VersionState
 from daemon.core.publication import BASE_VERSION
 from daemon.core.text import composed, spellings
+from daemon.ledger.chain import ledger_id
 from daemon.ledger.rows import CorrectionRow, VersionRow, correction_row, version_row
 from daemon.ledger.tables import aliases, control, corrections, operations, versions
 
@@ -20,7 +21,8 @@ SEARCHED = ("id", "key", "target", "was", "before", "after", "reason", "version"
 
 def find_correction(c: Connection, id: str) -> CorrectionRow:
     """Raises UnknownIdError. The id may be that of a repetition."""
-    target = c.scalar(select(aliases.c.correction).where(aliases.c.id == id)) or id
+    known = ledger_id(id)
+    target = c.scalar(select(aliases.c.correction).where(aliases.c.id == known)) or known
     row = c.execute(select(corrections).where(corrections.c.id == target)).first()
     if row is None:
         raise UnknownIdError("correction", id)
