@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -224,7 +225,14 @@ class Settings(BaseSettings):
 
     @property
     def ledger_url(self) -> str:
-        return self.database_url or f"sqlite:///{self.state_dir / 'ledger.sqlite3'}"
+        # Quoted: SQLAlchemy reads % as the start of a code, and ? as the start of options. It has a function
+        # for this (`URL.create`), but nothing in daemon.core imports it.
+        return self.database_url or f"sqlite:///{quote(str(self.ledger_file), safe='/')}"
+
+    @property
+    def ledger_file(self) -> Path:
+        """Where the ledger is unless `database_url` names another place."""
+        return self.state_dir / "ledger.sqlite3"
 
     @property
     def store_dir(self) -> Path:

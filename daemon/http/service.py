@@ -56,7 +56,7 @@ class Service:
 
 
 class AnyText(StringConvertor):
-    """A part of a path with "/" and line breaks in it, as `{id:any}`; starlette's own `path` ends at a line."""
+    """`{id:any}`: a part of a path, also with "/" and line breaks in it, where starlette's `path` ends."""
 
     regex = "(?s:.+)"
 

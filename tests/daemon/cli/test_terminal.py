@@ -71,3 +71,34 @@ def test_the_spelling_of_an_old_ledger_is_the_same_subject(world):
     world.run()
     assert world.states() == {"old": "superseded", "new": "live"}
     world.check_agreement()
+
+
+@pytest.mark.parametrize("name", ["a b%20c", "q?x=1%2F#é~日本", 'quo"te\\'])
+def test_the_ledger_is_in_the_state_directory_whatever_its_name(world_at, factd, tmp_path, name):
+    state = tmp_path / "parent" / name
+    state.mkdir(parents=True)
+    world = world_at(state)
+    world.post("France", "Lyon", "id-1")
+    world.close()
+    assert [path.name for path in state.parent.iterdir()] == [name]
+    assert (state / "ledger.sqlite3").exists()
+    assert json.loads(factd("status", "id-1", "--json", FACTD_STATE_DIR=str(state))[1])["target"] == "Lyon"
+    checks = json.loads(factd("doctor", "--json", FACTD_STATE_DIR=str(state))[1])["checks"]
+    found = {check["name"]: check for check in checks}
+    assert found["ledger"]["ok"]
+    assert found["ledger"]["found"] == f"{state / 'ledger.sqlite3'}: opens"
+
+
+def test_doctor_says_what_no_start_could_use(factd, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "ledger.sqlite3").write_text("no database" * 100)
+    wrong = {
+        "state directory": [tmp_path / "file" / "x", tmp_path / ("n" * 300)],
+        "ledger": [tmp_path / "bad"],
+    }
+    for name, folders in wrong.items():
+        for folder in folders:
+            code, out, _ = factd("doctor", "--json", FACTD_STATE_DIR=str(folder))
+            assert code != 0
+            assert not next(check for check in json.loads(out)["checks"] if check["name"] == name)["ok"]
