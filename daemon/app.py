@@ -72,8 +72,7 @@ class Services:
 
     @functools.cached_property
     def ledger(self) -> Ledger:
-        self.settings.state_dir.mkdir(parents=True, exist_ok=True)
-        return Ledger.open(self.settings.ledger_url)
+        return Ledger.of(self.settings)
 
     @functools.cached_property
     def room(self) -> Room:

@@ -18,6 +18,7 @@ class Exit(IntEnum):
     UNAVAILABLE = 4
     TIMED_OUT = 5
     BUSY = 6
+    INTERRUPTED = 130
 
 
 #: What each code says, for docs/cli.md.
@@ -29,11 +30,12 @@ EXIT_MEANINGS = {
     Exit.UNAVAILABLE: "the broker, the ledger or vLLM cannot be reached",
     Exit.TIMED_OUT: "still not finished when the time was up; it may finish later",
     Exit.BUSY: "the queue is full; nothing was posted, come again later",
+    Exit.INTERRUPTED: "Ctrl-C while it waited; what was posted stays posted",
 }
 
 EPILOG = (
     "Exit codes: 0 ok, 1 failed, 2 bad input, 3 not found, 4 unavailable "
-    "(broker, ledger or vLLM cannot be reached), 5 timed out, 6 busy: the queue is full."
+    "(broker, ledger or vLLM cannot be reached), 5 timed out, 6 busy: the queue is full, 130 Ctrl-C."
 )
 
 

@@ -24,6 +24,9 @@ COMMANDS = {
     "post": Entry("daemon.cli.act.post:post", "Post corrections through the queue and print their ids."),
     "status": Entry("daemon.cli.ask.status:status", "Show what happened: to one correction, or as a whole."),
     "facts": Entry("daemon.cli.ask.facts:facts", "List the facts that are live."),
+    "corrections": Entry(
+        "daemon.cli.ask.corrections:corrections", "List corrections: what waits, was refused, is live."
+    ),
     "versions": Entry("daemon.cli.ask.versions:versions", "List the versions, oldest first."),
     "retract": Entry("daemon.cli.act.operations:retract", "Take one fact out of the model; the others stay."),
     "rollback": Entry("daemon.cli.act.operations:rollback", "Serve an older version again, bit for bit."),

@@ -82,8 +82,12 @@ def show_json(content: object, indent: int | None = 2) -> bool:
     return show_lines(text)
 
 
-def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Shows a table; in a terminal that is too narrow, a block of lines for each row."""
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], spare: int = 0) -> None:
+    """Shows a table; in a terminal that is too narrow, a block of lines for each row.
+
+    Args:
+        spare: so many of the last columns are left out before that.
+    """
     out = console()
     cells = [[_shown(cell) for cell in row] for row in rows]
     if len(columns) > 2:
@@ -93,6 +97,8 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
     widths = [max(len(text) for text in (name, *(row[i] for row in cells))) for i, name in enumerate(columns)]
     least = [width if keep else min(width, READABLE) for width, keep in zip(widths, whole, strict=True)]
     if len(columns) > 2 and sum(least) + COLUMN_BORDER * len(columns) + BORDER > out.width:
+        if spare:
+            return show_table(title, columns[:-1], [row[:-1] for row in rows], spare - 1)
         return _show_blocks(out, title, columns, cells)
     table = Table(title=escaped(title), title_justify="left", show_header=any(columns))
     for name, keep in zip(columns, whole, strict=True):

@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     redis_url: str = Field("redis://127.0.0.1:6379/0", repr=False)  # may hold a password
     #: SQLAlchemy URL of the ledger; a SQLite file in state_dir when None
     database_url: str | None = Field(None, repr=False)  # may hold a password
+    #: the ledger must be there: a process that finds none ends, rather than begin with an empty one. `factd
+    #: up` tells its processes so
+    ledger_exists: bool = False
     #: base URLs of the vLLM servers that get every version
     replicas: Annotated[tuple[str, ...], NoDecode] = ()
     #: how the servers get a version: "plugin" (vLLM with factd's plugin), "lora" (plain vLLM: each version is

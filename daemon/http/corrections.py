@@ -9,11 +9,12 @@ from fastapi.concurrency import run_in_threadpool
 
 from daemon.core.errors import CorrectionError, Problem
 from daemon.core.lifecycle import FINAL, State
-from daemon.core.messages import Correction, parse_correction, parse_json
+from daemon.core.messages import MAX_NAME, Correction, parse_correction, parse_json
 from daemon.core.text import PLAIN, composed, plain
 from daemon.http.schemas import corrections_schema
 from daemon.http.service import SUBMIT, Body, Id, Service, ServiceOf, may_submit
 from daemon.http.views import correction_view
+from daemon.ledger.reading import Only
 
 #: A request that waits for a correction looks at the ledger so often, and waits so long at most.
 POLL_SECONDS, MAX_WAIT_SECONDS = 0.1, 60.0
@@ -83,12 +84,15 @@ def _parsed(many: list[Any]) -> list[Correction]:
 def list_corrections(
     service: ServiceOf,
     state: State | None = None,
+    source: Annotated[str | None, Query(max_length=MAX_NAME, pattern=PLAIN)] = None,
+    subject: Annotated[str | None, Query(max_length=MAX_NAME, pattern=PLAIN)] = None,
     containing: Annotated[str | None, Query(max_length=200, pattern=PLAIN)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
 ) -> list[dict[str, Any]]:
-    """The newest first; on request those of one state, or those that contain a text."""
+    """The newest first; on request those of a state, a source or a subject, or those that contain a text."""
     states = [state] if state else []
-    rows = service.ledger.questions.corrections(*states, limit=limit, containing=containing)
+    only = Only(source=source, subject=subject, containing=containing)
+    rows = service.ledger.questions.corrections(*states, limit=limit, **only)
     return [correction_view(row) for row in rows[::-1]]
 
 

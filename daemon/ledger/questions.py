@@ -1,7 +1,7 @@
 """Questions to the ledger. Nothing here writes."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from sqlalchemy import Text, func, select, type_coerce
 
@@ -12,9 +12,10 @@ from daemon.core.ruling import GUARD
 from daemon.core.text import spellings
 from daemon.ledger.database import Database
 from daemon.ledger.reading import (
+    Only,
     ancestry,
+    chosen,
     chunks,
-    containing_text,
     fact_ids,
     find_correction,
     find_version,
@@ -64,21 +65,17 @@ class Questions:
         return [found[id] for id in ids]
 
     def corrections(
-        self, *states: State, limit: int | None = None, containing: str | None = None
+        self, *states: State, limit: int | None = None, **only: Unpack[Only]
     ) -> list[CorrectionRow]:
         """Corrections in order of arrival; all states when none is named; the newest `limit` of them.
 
         Args:
-            containing: only those with this in a text, an answer, the reason, the id, key or version; case
-                does not count.
+            only: those with a source, with a subject, or that hold a text (`daemon.ledger.reading.Only`).
         """
-        query = select(corrections).order_by(corrections.c.seq.desc()).limit(limit)
-        if states:
-            query = query.where(corrections.c.state.in_(states))
-        if containing:
-            query = query.where(containing_text(containing))
+        query = select(corrections).where(*chosen(states, **only))
         with self._read() as c:
-            return [correction_row(row) for row in c.execute(query)][::-1]
+            rows = c.execute(query.order_by(corrections.c.seq.desc()).limit(limit))
+            return [correction_row(row) for row in rows][::-1]
 
     def facts(self) -> list[CorrectionRow]:
         """Live corrections."""

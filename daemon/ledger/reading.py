@@ -1,12 +1,12 @@
 """Questions that several parts of the ledger ask, on a connection of the caller's."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, TypedDict, Unpack
 
 from sqlalchemy import CTE, ColumnElement, Connection, func, literal, or_, select
 
 from daemon.core.errors import UnknownIdError
-from daemon.core.lifecycle import OperationKind, VersionState
+from daemon.core.lifecycle import OperationKind, State, VersionState
 from daemon.core.publication import BASE_VERSION
 from daemon.core.text import composed, spellings
 from daemon.ledger.chain import ledger_id
@@ -62,11 +62,32 @@ def of_slot(subject: str, prompt: str) -> ColumnElement[bool]:
     return corrections.c.subject.in_(spellings(subject)) & corrections.c.prompt.in_(spellings(prompt))
 
 
-def containing_text(text: str) -> ColumnElement[bool]:
-    """Corrections that hold a text anywhere; case does not count."""
-    asked = func.replace(corrections.c.prompt, "{}", corrections.c.subject)
-    columns = (asked, *(corrections.c[name] for name in SEARCHED))
-    return or_(*(column.icontains(composed(text), autoescape=True) for column in columns))
+class Only(TypedDict, total=False):
+    """What a list of corrections may be narrowed to.
+
+    Attributes:
+        containing: in a text, an answer, the reason, the id, key or version; case does not count.
+        source: as it was posted.
+        subject: in any of its spellings.
+    """
+
+    containing: str | None
+    source: str | None
+    subject: str | None
+
+
+def chosen(states: Collection[State], **only: Unpack[Only]) -> Iterator[ColumnElement[bool]]:
+    """Conditions of a list of corrections. States and subjects are found through their indexes."""
+    if states:
+        yield corrections.c.state.in_(states)
+    if subject := only.get("subject"):
+        yield corrections.c.subject.in_(spellings(subject))
+    if source := only.get("source"):
+        yield corrections.c.source.in_(spellings(source))
+    if text := only.get("containing"):
+        asked = func.replace(corrections.c.prompt, "{}", corrections.c.subject)
+        columns = (asked, *(corrections.c[name] for name in SEARCHED))
+        yield or_(*(column.icontains(composed(text), autoescape=True) for column in columns))
 
 
 def chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -11,7 +11,7 @@ from daemon.http.views import correction_view, status_view
 from daemon.ledger.ledger import Ledger
 
 #: Columns of a correction's history.
-CHANGE = ("from", "to", "reason", "actor")
+CHANGE = ("at", "from", "to", "reason", "actor")
 
 
 def status(
@@ -30,7 +30,9 @@ def status(
         view.pop(name, None)
     show_table("Correction" if id else "Status", ("", ""), [(n, _readable(n, v)) for n, v in view.items()])
     if history:
-        show_table("History", CHANGE, [[change[name] for name in CHANGE] for change in history])
+        show_table(
+            "History", CHANGE, [[_readable(name, change[name]) for name in CHANGE] for change in history]
+        )
 
 
 def _correction(ledger: Ledger, id: str) -> dict[str, Any]:
@@ -48,4 +50,9 @@ def _readable(name: str, value: Any | None) -> object:
         return "; ".join([value["outcome"], *value["reasons"]])
     if name == "last_step" and value is not None:
         return f"{local_time(value['at'])}: {value['step']} {value['on']}: {value['why']}"
-    return local_time(value) if name.endswith("_at") and value is not None else value
+    if name == "paused" and value is not None:
+        since = f" since {local_time(value['at'])}" if value.get("at") else ""
+        return f"by {value['actor']}{since}: {value.get('why') or 'no reason given'}"
+    if name.endswith("_seconds") and value is not None:
+        return f"{value:.1f} s"
+    return local_time(value) if (name == "at" or name.endswith("_at")) and value is not None else value

@@ -1,6 +1,8 @@
 """The API as a real server, `factd api` under uvicorn, asked over a real connection."""
 
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import quote
@@ -56,3 +58,57 @@ def test_every_id_that_a_producer_can_choose_is_reached_when_it_is_quoted(world,
         assert [row["subject"] for row in listed.json()] == [f"S{number}"]
     assert server.get("/v1/corrections/no%2Fsuch").status_code == 404
     client.close()
+
+
+def test_head_is_answered_where_get_is(server):
+    for path in ("/healthz", "/readyz", "/metrics", "/", "/static/page.js", "/v1/facts", "/v1/openapi.json"):
+        asked, got = server.head(path), server.get(path)
+        assert (asked.status_code, asked.content) == (got.status_code, b""), path
+        assert asked.headers["content-type"] == got.headers["content-type"]
+    assert server.head("/v1/pause").status_code == 405
+
+
+def test_no_page_loads_scripts_from_elsewhere(server):
+    for path in ("/docs", "/redoc", "/"):
+        page = server.get(path)
+        assert "cdn" not in page.text
+        assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert "/v1/openapi.json" in server.get("/docs").text
+    assert server.get("/v1/openapi.json").json()["info"]["title"] == "factd"
+
+
+def test_a_large_bad_request_gets_a_small_answer(server):
+    body = [{"subject": 1, "prompt": "x" * 50, "wrong": "y"}] * 20_000
+    answer = server.post("/v1/corrections", json=body, timeout=60)
+    told = answer.json()
+    assert (answer.status_code, len(told["problems"]), told["more"]) == (422, 20, 79_980)
+    assert len(answer.content) < 10_000
+
+
+def test_corrections_are_listed_by_source_and_subject(world, server):
+    world.post("France", "Lyon", "one", source="desk")
+    world.post("Z\u00fcrich", "x", "two", source="feed")
+
+    def ids(**only):
+        return [row["id"] for row in server.get("/v1/corrections", params=only).json()]
+
+    assert ids(source="desk") == ["one"]
+    assert ids(subject="Zu\u0308rich", state="validated") == ["two"]
+    assert ids(subject="Zu\u0308rich", state="live") == []
+
+
+def test_a_ledger_that_was_deleted_is_not_ready_and_takes_nothing(world, server):
+    good = {"subject": "France", "prompt": "The capital of {} is", "target": "Lyon"}
+    assert server.post("/v1/corrections", json=good).status_code == 202
+    shutil.rmtree(world.root)
+    for answer in (server.get("/readyz"), server.post("/v1/corrections", json=good | {"target": "x"})):
+        assert answer.status_code == 503
+        assert "was deleted while factd ran" in answer.json()["detail"]
+    # What `factd up` starts again finds no ledger, and makes none.
+    own = {k: v for k, v in os.environ.items() if not k.startswith("FACTD_")} | TOKENS
+    own |= {"FACTD_STATE_DIR": str(world.root), "FACTD_LEDGER_EXISTS": "true"}
+    argv = [sys.executable, "-m", "daemon", "api", "--port", "0"]
+    done = subprocess.run(argv, env=own, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert "was deleted while factd ran" in done.stderr
+    assert not world.root.exists()
