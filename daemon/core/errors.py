@@ -173,7 +173,7 @@ class LedgerGoneError(LedgerError):
     def __init__(self, file: str, what: str) -> None:
         super().__init__(
             f"the ledger {file} {what} while factd ran; nothing is taken or applied any more. Stop factd, "
-            "put the state directory back (docs/runbook.md), and start it again"
+            "put the state directory back (docs/operating.md), and start it again"
         )
 
 
