@@ -64,7 +64,10 @@ def post(
         settings = settings_for(state)
         ids = _send(settings, corrections)
         if wait:
-            _wait(settings, ids, timeout, as_json)
+            try:
+                _wait(settings, ids, timeout, as_json)
+            except KeyboardInterrupt:
+                raise _interrupted(ids) from None
         elif as_json:
             show_json({"ids": ids})
         else:
@@ -134,11 +137,8 @@ def _check_room(settings: Settings, count: int) -> None:
 
 def _wait(settings: Settings, ids: Sequence[str], timeout: float, as_json: bool) -> None:
     with closing(Ledger.open(settings.ledger_url)) as ledger:
-        try:
-            with waiting(f"waiting for {_counted(ids)}"):
-                rows = wait_for(ledger, ids, timeout)
-        except KeyboardInterrupt:
-            raise _interrupted(ids) from None
+        with waiting(f"waiting for {_counted(ids)}"):
+            rows = wait_for(ledger, ids, timeout)
     if as_json:
         show_json({"ids": list(ids), "corrections": rows})
     else:
@@ -163,7 +163,7 @@ def _interrupted(ids: Sequence[str]) -> CommandError:
     """Ctrl-C ends the waiting, not what was posted: the ids are all that is left to ask by."""
     shown = "".join(f"\n  {id}" for id in ids[:IDS_SHOWN])
     more = f"\n  and {len(ids) - IDS_SHOWN} more (--json shows all)" if len(ids) > IDS_SHOWN else ""
-    what = f"no longer waiting; {_counted(ids)} stays posted and may go live:{shown}{more}"
+    what = f"no longer waiting for {_counted(ids)}; posted and on the way:{shown}{more}"
     mend = f"`factd status {ids[0]}` tells how far it is, `factd retract {ids[0]}` takes it out"
     return CommandError(Exit.INTERRUPTED, what, mend, ids=list(ids))
 

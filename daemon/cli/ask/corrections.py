@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,7 +19,7 @@ from daemon.ledger.reading import Only
 WAITING = "waiting"
 #: Fits on a screen; a script asks for more.
 LIMIT = 50
-SHOWN = ("id", "state", "subject", "target", "source", "received", "reason")
+COLUMNS = ("id", "state", "correction", "source", "received")
 
 
 def corrections(
@@ -43,9 +43,15 @@ def corrections(
     if as_json:
         show_json(views)
         return
-    cells = [[*(v[name] for name in SHOWN[:5]), local_time(v["received_at"]), v["reason"]] for v in views]
+    cells = [[v["id"], v["state"], _line(v), v["source"], local_time(v["received_at"])] for v in views]
     more = ", the newest; --limit shows more" if len(rows) > limit else ""
-    show_table(f"{len(views)} corrections{more}", SHOWN, cells)
+    show_table(f"{len(views)} corrections{more}", COLUMNS, cells, spare=2)
+
+
+def _line(view: dict[str, Any]) -> str:
+    """Subject and target, and the reason for its state; a message that could not be read has only that."""
+    about = f"{view['subject']} → {view['target']}" if view["subject"] else ""
+    return ": ".join(part for part in (about, view["reason"]) if part)
 
 
 def _states(names: Sequence[str]) -> list[State]:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -168,6 +169,13 @@ def test_what_waits_and_what_was_refused_is_listed(world, factd):
     assert "message = 1: no" in out
 
 
+def _has_open(pid: int, name: str) -> bool:
+    folder = Path(f"/proc/{pid}/fd")
+    with suppress(FileNotFoundError):  # closed while we looked
+        return any(os.readlink(fd).endswith(name) for fd in folder.iterdir())
+    return False
+
+
 def test_ctrl_c_says_what_was_posted(world, factd, tmp_path):
     argv = [sys.executable, "-m", "daemon", "post", "--subject", "A", "--prompt", "The head of {} is"]
     argv += ["--target", "x", "--wait", "--json"]
@@ -180,7 +188,8 @@ def test_ctrl_c_says_what_was_posted(world, factd, tmp_path):
             subprocess.Popen(argv, preexec_fn=heed, **options) as process,
             Redis.from_url(valkey.url) as redis,
         ):
-            until(lambda: redis.xlen(STREAM) == 1)
+            # It opens the ledger twice: to see whether there is room, and to wait.
+            until(lambda: redis.xlen(STREAM) == 1 and _has_open(process.pid, "ledger.sqlite3"))
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=60)
     (id,) = json.loads(out)["ids"]
