@@ -9,7 +9,7 @@ from monitoring.measure import Bounds, Measure
 from monitoring.shown import SHOWN
 
 _UNDO = "roll back to an older version or compact"
-_SPLIT = "post the corrections one by one and leave out the one that does it"
+SPLIT = "post the corrections one by one and leave out the one that does it"
 
 #: Watched measures stand first, in the order in which a verdict names them. Their bounds are what the
 #: product promises (perplexity within a fifth, retention within ten points). For the weights they are levels
@@ -65,7 +65,7 @@ MEASURES: tuple[Measure, ...] = (
         # 1.5 times (docs/log/guard.md).
         bounds=Bounds(0.2, 0.3),
         required=True,
-        mend=_SPLIT,
+        mend=SPLIT,
         wear=True,
         unit="nats",
         wide=True,
@@ -78,7 +78,7 @@ MEASURES: tuple[Measure, ...] = (
         # A fifth more perplexity on unrelated text is what users notice.
         bounds=Bounds(1.1, 1.2),
         required=True,
-        mend=_SPLIT,
+        mend=SPLIT,
         wear=True,
         wide=True,
         alert="FactdPerplexityHigh",
@@ -115,7 +115,7 @@ MEASURES: tuple[Measure, ...] = (
         high_is_bad=False,
         # A correction has few neighbours, so that one lost neighbour already counts much.
         bounds=Bounds(0.9, 0.5),
-        mend=_SPLIT,
+        mend=SPLIT,
         of_batch=True,
         unit="share",
     ),

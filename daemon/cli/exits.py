@@ -1,11 +1,11 @@
 """How a command ends: exit codes, and the error that says what to do next."""
 
-import json
-import sys
 from enum import IntEnum
 from typing import Any, NoReturn
 
 import typer
+
+from daemon.cli.output import show_json, tell
 
 
 class Exit(IntEnum):
@@ -18,6 +18,7 @@ class Exit(IntEnum):
     UNAVAILABLE = 4
     TIMED_OUT = 5
     BUSY = 6
+    INTERRUPTED = 130
 
 
 #: What each code says, for docs/cli.md.
@@ -29,11 +30,12 @@ EXIT_MEANINGS = {
     Exit.UNAVAILABLE: "the broker, the ledger or vLLM cannot be reached",
     Exit.TIMED_OUT: "still not finished when the time was up; it may finish later",
     Exit.BUSY: "the queue is full; nothing was posted, come again later",
+    Exit.INTERRUPTED: "Ctrl-C while it waited; what was posted stays posted",
 }
 
 EPILOG = (
     "Exit codes: 0 ok, 1 failed, 2 bad input, 3 not found, 4 unavailable "
-    "(broker, ledger or vLLM cannot be reached), 5 timed out, 6 busy: the queue is full."
+    "(broker, ledger or vLLM cannot be reached), 5 timed out, 6 busy: the queue is full, 130 Ctrl-C."
 )
 
 
@@ -49,7 +51,6 @@ def fail(error: CommandError, as_json: bool) -> NoReturn:
     """Shows an error on stderr and leaves with its code. With --json, stdout gets it too."""
     if as_json:
         view = {"error": error.what, "mend": error.mend, "exit_code": int(error.code), **error.fields}
-        sys.stdout.write(json.dumps(view, indent=2, ensure_ascii=False, default=str) + "\n")
-    lines = f"error: {error.what}" + (f"\n  next: {error.mend}" if error.mend else "")
-    sys.stderr.write(lines + "\n")
+        show_json(view)
+    tell(f"error: {error.what}" + (f"\n  next: {error.mend}" if error.mend else ""))
     raise typer.Exit(int(error.code))

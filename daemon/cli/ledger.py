@@ -4,9 +4,8 @@ from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import typer
-
 from daemon.cli.exits import CommandError, Exit
+from daemon.cli.output import tell
 from daemon.cli.reporting import nearest, reported
 from daemon.core.errors import TransitionError, UnknownIdError
 from daemon.core.settings import Settings
@@ -44,4 +43,4 @@ def ring_doorbell(settings: Settings) -> None:
 
 
 def _note(text: str) -> None:
-    typer.echo(f"note: {text}", err=True)
+    tell(f"note: {text}")

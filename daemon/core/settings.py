@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -50,6 +51,9 @@ class Settings(BaseSettings):
     redis_url: str = Field("redis://127.0.0.1:6379/0", repr=False)  # may hold a password
     #: SQLAlchemy URL of the ledger; a SQLite file in state_dir when None
     database_url: str | None = Field(None, repr=False)  # may hold a password
+    #: the ledger must be there: a process that finds none ends, rather than begin with an empty one. `factd
+    #: up` tells its processes so
+    ledger_exists: bool = False
     #: base URLs of the vLLM servers that get every version
     replicas: Annotated[tuple[str, ...], NoDecode] = ()
     #: how the servers get a version: "plugin" (vLLM with factd's plugin), "lora" (plain vLLM: each version is
@@ -239,7 +243,14 @@ class Settings(BaseSettings):
 
     @property
     def ledger_url(self) -> str:
-        return self.database_url or f"sqlite:///{self.state_dir / 'ledger.sqlite3'}"
+        # Quoted: SQLAlchemy reads % as the start of a code, and ? as the start of options. It has a function
+        # for this (`URL.create`), but nothing in daemon.core imports it.
+        return self.database_url or f"sqlite:///{quote(str(self.ledger_file), safe='/')}"
+
+    @property
+    def ledger_file(self) -> Path:
+        """Where the ledger is unless `database_url` names another place."""
+        return self.state_dir / "ledger.sqlite3"
 
     @property
     def store_dir(self) -> Path:

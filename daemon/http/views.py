@@ -32,6 +32,7 @@ def correction_view(row: CorrectionRow) -> dict[str, Any]:
         "superseded_by": row.superseded_by,
         "attempts": row.attempts,
         "key": row.key,
+        "source": row.source,
         "received_at": row.received_at,
         "live_at": row.live_at,
         "post_to_live_seconds": row.post_to_live_seconds,

@@ -9,16 +9,18 @@ sequence are drawn under the lock too: their order is the order of the commits. 
 which means nothing.
 """
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
-from daemon.core.errors import SettingsError
+from daemon.core.errors import LedgerGoneError, SettingsError
 from daemon.ledger.migration import migrate
 
 #: a writer waits so long for another process's transaction, seconds; ours take milliseconds
@@ -32,6 +34,7 @@ class Database:
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.time) -> None:
         self.engine, self.clock = engine, clock
+        self._file = SqliteFile.of(engine)
 
     @classmethod
     def open(cls, url: str, clock: Callable[[], float] = time.time) -> "Database":
@@ -54,15 +57,61 @@ class Database:
 
     @contextmanager
     def reading(self) -> Generator[Connection]:
-        """A connection that sees one state of the ledger, however long it reads."""
+        """A connection that sees one state of the ledger, however long it reads.
+
+        Raises:
+            OperationalError: the database does not answer, or its file is gone (LedgerGoneError inside).
+        """
+        self._file.check()
         with self.engine.connect() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Generator[Connection]:
-        """The transaction that may write; committed at the end, undone by an exception."""
+        """The transaction that may write; committed at the end, undone by an exception.
+
+        Raises:
+            OperationalError: as `reading`.
+        """
+        self._file.check()
         with self.engine.connect().execution_options(factd_write=True) as connection, connection.begin():
             yield connection
+
+
+@dataclass(frozen=True)
+class SqliteFile:
+    """Which file a ledger is in; of PostgreSQL there is none to look at.
+
+    SQLite goes on writing into a file that was deleted, and makes an empty one for the next process.
+
+    Attributes:
+        identity: device and number of the file when it was opened.
+    """
+
+    path: str | None
+    identity: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, engine: Engine) -> "SqliteFile":
+        path = engine.url.database if engine.url.get_backend_name() == "sqlite" else None
+        return cls(path, _identity(path) if path else None)
+
+    def check(self) -> None:
+        """Raises OperationalError, which every caller takes for a database that does not answer."""
+        if self.identity is None or self.path is None:
+            return
+        found = _identity(self.path)
+        if found != self.identity:
+            gone = LedgerGoneError(self.path, "was deleted" if found is None else "was replaced by another")
+            raise OperationalError("opening the ledger", {}, gone)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        about = os.stat(path)
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino
 
 
 def open_engine(url: str) -> Engine:

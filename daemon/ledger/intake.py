@@ -11,7 +11,7 @@ from daemon.core.errors import TransitionError, UnknownIdError
 from daemon.core.lifecycle import OperationKind, State, VersionState
 from daemon.core.messages import Correction
 from daemon.core.publication import BASE_VERSION
-from daemon.ledger.chain import storable
+from daemon.ledger.chain import ledger_id
 from daemon.ledger.database import Database
 from daemon.ledger.reading import find_correction, find_version
 from daemon.ledger.record.repetition import Known
@@ -46,7 +46,7 @@ class Intake:
     ) -> list[str]:
         """Records all or none; returns one id a post."""
         # An id that was made up just now needs no look-up.
-        known_ids = [storable(id) for id, _ in posts if id]
+        known_ids = [ledger_id(id) for id, _ in posts if id]
         rows: list[dict[str, Any]] = []
         repeats: list[dict[str, str]] = []
         firsts: list[str] = []
@@ -54,7 +54,7 @@ class Intake:
             known = Known(c, known_ids, [post.key for _, post in posts if post.key is not None])
             now = self._database.clock()
             for given, correction in posts:
-                id = storable(given) if given else str(uuid.uuid4())
+                id = ledger_id(given) if given else str(uuid.uuid4())
                 content_hash = correction.content_hash
                 first, fresh = known.first(id, correction, content_hash)
                 if first is None:
@@ -73,6 +73,7 @@ class Intake:
 
     def refuse(self, id: str, reason: str, *, actor: str = "submit") -> None:
         """Records that a message with this id was refused; does nothing when the id is known."""
+        id = ledger_id(id)
         with self._database.writing() as c:
             try:
                 find_correction(c, id)

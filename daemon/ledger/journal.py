@@ -14,7 +14,7 @@ from daemon.core.ruling import Ruling
 from daemon.ledger.database import Database
 from daemon.ledger.lease import Fence
 from daemon.ledger.questions import Questions
-from daemon.ledger.reading import find_version, live_version, rows_of
+from daemon.ledger.reading import find_version, live_version, of_slot, rows_of
 from daemon.ledger.record.answers import When, keep_answers, keep_lost
 from daemon.ledger.record.endings import Discard, roll_back
 from daemon.ledger.record.guard import ACTOR, GuardRecord
@@ -178,7 +178,7 @@ class Journal:
 
     def _end_older(self, c: Connection, winner: CorrectionRow) -> None:
         """Older posts of the slot that still wait have lost."""
-        slot = (corrections.c.subject == winner.subject) & (corrections.c.prompt == winner.prompt)
+        slot = of_slot(winner.subject, winner.prompt)
         older = slot & corrections.c.state.in_(PENDING) & (corrections.c.seq < winner.seq)
         ids = c.scalars(select(corrections.c.id).where(older).order_by(corrections.c.seq)).all()
         self._supersede(c, ids, winner.id)

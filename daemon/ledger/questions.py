@@ -1,9 +1,9 @@
 """Questions to the ledger. Nothing here writes."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, select
 
 from daemon.core.errors import UnknownIdError
 from daemon.core.lifecycle import PENDING, OperationState, State, VersionState
@@ -11,8 +11,10 @@ from daemon.core.publication import BASE_VERSION
 from daemon.core.ruling import GUARD
 from daemon.ledger.database import Database
 from daemon.ledger.reading import (
+    Only,
     accepted_ancestors,
     ancestry,
+    chosen,
     fact_ids,
     find_correction,
     find_version,
@@ -38,8 +40,6 @@ from daemon.ledger.waiting import facts_about, pending
 from monitoring.durations import Durations
 from monitoring.policy import PolicyState
 
-#: columns of a correction that a search looks at, besides the prompt with the subject filled in
-SEARCHED = ("id", "key", "target", "was", "before", "after", "reason", "version")
 #: versions that a forecast looks back on, at most
 HISTORY = 500
 
@@ -62,23 +62,17 @@ class Questions:
         return [found[id] for id in ids]
 
     def corrections(
-        self, *states: State, limit: int | None = None, containing: str | None = None
+        self, *states: State, limit: int | None = None, **only: Unpack[Only]
     ) -> list[CorrectionRow]:
         """Corrections in order of arrival; all states when none is named; the newest `limit` of them.
 
         Args:
-            containing: only those with this in a text, an answer, the reason, the id, key or version; case
-                does not count.
+            only: those with a source, with a subject, or that hold a text (`daemon.ledger.reading.Only`).
         """
-        query = select(corrections).order_by(corrections.c.seq.desc()).limit(limit)
-        if states:
-            query = query.where(corrections.c.state.in_(states))
-        if containing:
-            columns = (corrections.c[name] for name in SEARCHED)
-            asked = func.replace(corrections.c.prompt, "{}", corrections.c.subject)
-            query = query.where(or_(*(c.icontains(containing, autoescape=True) for c in (asked, *columns))))
+        query = select(corrections).where(*chosen(states, **only))
         with self._read() as c:
-            return [correction_row(row) for row in c.execute(query)][::-1]
+            rows = c.execute(query.order_by(corrections.c.seq.desc()).limit(limit))
+            return [correction_row(row) for row in rows][::-1]
 
     def facts(self) -> list[CorrectionRow]:
         """Live corrections."""

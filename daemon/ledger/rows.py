@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from daemon.core.actors import ActorKind
 from daemon.core.lifecycle import OperationKind, OperationState, ReasonCode, State, VersionState
+from daemon.core.text import composed
 from daemon.ledger.tables import corrections, operations, versions
 
 
@@ -66,7 +67,7 @@ class CorrectionRow:
     @property
     def slot(self) -> tuple[str, str]:
         """Two corrections of one slot contradict or repeat each other."""
-        return self.subject, self.prompt
+        return composed(self.subject), composed(self.prompt)
 
     @property
     def post_to_live_seconds(self) -> float | None:
@@ -90,7 +91,7 @@ class Candidate(NamedTuple):
     @property
     def slot(self) -> tuple[str, str]:
         """Two corrections of one slot contradict or repeat each other."""
-        return self.subject, self.prompt
+        return composed(self.subject), composed(self.prompt)
 
 
 @dataclass(frozen=True)

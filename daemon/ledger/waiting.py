@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import BindParameter, Connection, Select, Text, bindparam, select, type_coerce
 
 from daemon.core.lifecycle import PENDING, State
+from daemon.core.text import spellings
 from daemon.ledger.reading import chunks
 from daemon.ledger.rows import Candidate
 from daemon.ledger.tables import corrections
@@ -28,7 +29,7 @@ _OTHERS = _CANDIDATES.where(_ABOUT & _BEHIND).order_by(corrections.c.seq).limit(
 def facts_about(c: Connection, subjects: Collection[str]) -> list[Candidate]:
     """Live corrections of these subjects, in order of arrival."""
     rows: list[Candidate] = []
-    for chunk in chunks(sorted(subjects)):
+    for chunk in chunks(spellings(*subjects)):
         rows += _asked(c, _LIVE, {"subjects": chunk})
     return sorted(rows, key=lambda row: row.seq)
 
@@ -48,7 +49,7 @@ def pending(c: Connection, limit: int) -> list[Candidate]:
     rows = rows[:limit]
     behind = {"priority": rows[-1].priority, "seq": rows[-1].seq, "most": limit}
     rest: list[Candidate] = []
-    for chunk in chunks(sorted({row.subject for row in rows})):
+    for chunk in chunks(spellings(*{row.subject for row in rows})):
         rest += _asked(c, _OTHERS, behind | {"subjects": chunk})
     return rows + sorted(rest, key=lambda row: row.seq)[:limit]
 

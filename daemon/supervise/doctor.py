@@ -1,10 +1,9 @@
 """Checks of the environment; each says what to mend."""
 
-import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
@@ -67,14 +66,20 @@ def check_entry_points() -> Check:
 
 
 def check_state_dir(state_dir: Path) -> Check:
+    mend = "set FACTD_STATE_DIR to a writable folder with 3 GiB free"
     parent = state_dir
-    while not parent.exists():
-        parent = parent.parent
+    try:
+        while not parent.exists():
+            parent = parent.parent
+    except OSError as error:  # a name that is too long
+        return Check("state directory", False, f"{state_dir}: {error.strerror}", mend)
+    if not parent.is_dir():
+        return Check("state directory", False, f"{parent} is no folder", mend)
     writable = os.access(parent, os.W_OK)
     free = shutil.disk_usage(parent).free
     ok = writable and free >= FREE_BYTES_WANTED
     found = f"{state_dir}: {'writable' if writable else 'NOT writable'}, {free / 2**30:.1f} GiB free"
-    return Check("state directory", ok, found, "set FACTD_STATE_DIR to a writable folder with 3 GiB free")
+    return Check("state directory", ok, found, mend)
 
 
 def check_permissions(state_dir: Path) -> Check:
@@ -98,6 +103,12 @@ def check_clock(name: str, theirs: float, ours: float) -> Check:
     found = f"{apart:+.1f} s from {name}"
     mend = "synchronise both hosts' clocks (chrony or systemd-timesyncd), then restart factd"
     return Check("clock", abs(apart) <= CLOCKS_APART, found, mend)
+
+
+def check_ledger(where: str, found: str, ok: bool = True) -> Check:
+    """What came of opening the ledger."""
+    mend = "mend what it says: permissions, disk, FACTD_DATABASE_URL (docs/runbook.md)"
+    return Check("ledger", ok, f"{where}: {found}", mend)
 
 
 def check_ledger_clock(newest: float, ours: float) -> Check:
@@ -156,13 +167,13 @@ def examine(
     state_dir: Path,
     redis_url: str | None,
     urls: dict[str, str],
-    newest_entry: float = -math.inf,
+    ledger: Sequence[Check] = (),
 ) -> Iterator[Check]:
     """All checks in order.
 
     Args:
         urls: service → the address whose answer must be 200.
-        newest_entry: time of the ledger's newest change, if that lies in the future.
+        ledger: what was found when it was opened.
     """
     checks: list[Callable[[], Check]] = [
         check_packages,
@@ -172,10 +183,10 @@ def examine(
         lambda: check_model(model),
         lambda: check_state_dir(state_dir),
         lambda: check_permissions(state_dir),
-        lambda: check_ledger_clock(newest_entry, time.time()),
     ]
     for check in checks:
         yield check()
+    yield from ledger
     if redis_url:
         yield from check_broker(redis_url)
     else:

@@ -11,6 +11,7 @@ from typing import Any
 from daemon.core.settings import Settings
 from daemon.intake.doorbell import Doorbell
 from daemon.intake.posting import answering, producer
+from daemon.ledger.ledger import Ledger
 from daemon.supervise.embedded import EmbeddedValkey
 from daemon.supervise.environment import SERVER_CORES, addresses, broker_password, environment
 from daemon.supervise.processes import ManagedProcess, ProcessError, answers
@@ -65,6 +66,7 @@ class Up:
                 "run `factd worker` and `factd api` beside your own servers"
             )
         self.state_dir.mkdir(parents=True, exist_ok=True)
+        Ledger.of(self.settings).close()  # made here once; no process below may make another
         self.tokens = self._tokens()
         checkpoint = self._unpack()
         redis_url = self._start_broker()

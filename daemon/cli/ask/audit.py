@@ -3,12 +3,10 @@
 from dataclasses import asdict
 from typing import Any
 
-import typer
-
 from daemon.cli.exits import CommandError, Exit
 from daemon.cli.ledger import open_ledger
 from daemon.cli.options import JsonOption, StateOption
-from daemon.cli.output import show_json
+from daemon.cli.output import show_json, show_lines
 from daemon.ledger.audit import audit as verify
 
 
@@ -23,7 +21,7 @@ def audit(state: StateOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         show_json(view)
     else:
-        typer.echo(f"valid: {found.rows} transitions, the last is {found.head.seq} {found.head.hash}")
+        show_lines(f"valid: {found.rows} transitions, the last is {found.head.seq} {found.head.hash}")
 
 
 def _what(view: dict[str, Any]) -> str:

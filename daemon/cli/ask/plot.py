@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from daemon.cli.exits import CommandError, Exit
 from daemon.cli.ledger import open_ledger
 from daemon.cli.options import JsonOption, StateOption
-from daemon.cli.output import show_json
+from daemon.cli.output import show_json, show_lines
 from daemon.core.lifecycle import OperationKind, OperationState, VersionState
 from daemon.ledger.ledger import Ledger
 from daemon.ledger.rows import VersionRow
@@ -79,7 +79,7 @@ def plot(
         versions = [{"version": one.row.id, "at": one.at, "rollback": one.rollback} for one in served]
         show_json({"out": str(out), "versions": versions, "measures": names})
     else:
-        typer.echo(f"{out}: {len(names)} measures over {len(served)} publications")
+        show_lines(f"{out}: {len(names)} measures over {len(served)} publications")
 
 
 def history(ledger: Ledger) -> list[Served]:

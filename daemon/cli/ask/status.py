@@ -11,7 +11,7 @@ from daemon.http.views import correction_view, status_view
 from daemon.ledger.ledger import Ledger
 
 #: Columns of a correction's history.
-CHANGE = ("from", "to", "reason", "actor")
+CHANGE = ("at", "from", "to", "reason", "actor")
 
 
 def status(
@@ -33,7 +33,9 @@ def status(
         told = [[name, *(a[n] for n in ("asked", "before", "after", "said"))] for name, a in answers.items()]
         show_table("Asked in chat", ("form", "asked", "before", "after", "said"), told)
     if history:
-        show_table("History", CHANGE, [[change[name] for name in CHANGE] for change in history])
+        show_table(
+            "History", CHANGE, [[_readable(name, change[name]) for name in CHANGE] for change in history]
+        )
 
 
 def _correction(ledger: Ledger, id: str) -> dict[str, Any]:
@@ -55,4 +57,9 @@ def _readable(name: str, value: Any | None) -> object:
         return "; ".join(f"{form}: {answer!r}" for form, answer in value.items())
     if name == "questions":
         return "; ".join(value or [])
-    return local_time(value) if name.endswith("_at") and value is not None else value
+    if name == "paused" and value is not None:
+        since = f" since {local_time(value['at'])}" if value.get("at") else ""
+        return f"by {value['actor']}{since}: {value.get('why') or 'no reason given'}"
+    if name.endswith("_seconds") and value is not None:
+        return f"{value:.1f} s"
+    return local_time(value) if (name == "at" or name.endswith("_at")) and value is not None else value
