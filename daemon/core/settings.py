@@ -12,7 +12,13 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from daemon.core.errors import SettingsError
 from daemon.core.names import PATTERN, Names
-from daemon.core.publication import IN_FLIGHT_MOST_SECONDS, IN_FLIGHT_SECONDS, PUBLISH_SECONDS, InFlight
+from daemon.core.publication import (
+    ANSWER_SECONDS,
+    IN_FLIGHT_MOST_SECONDS,
+    IN_FLIGHT_SECONDS,
+    PUBLISH_SECONDS,
+    InFlight,
+)
 from monitoring.thresholds import Thresholds
 
 DEFAULT_STATE_DIR = Path("~/.local/state/factd")
@@ -64,6 +70,9 @@ class Settings(BaseSettings):
     #: a replica that takes longer to read, verify and flip a version counts as hung, seconds: it is taken
     #: out, and the others go on; plugin mode only
     publish_seconds: float = Field(PUBLISH_SECONDS, ge=1, le=86400)
+    #: a replica that takes longer to answer prompts or to tell log-probabilities counts as slow, seconds: it
+    #: is taken out, and what waits is tried again without losing an attempt
+    answer_seconds: float = Field(ANSWER_SECONDS, ge=1, le=86400)
     #: the replica that gets each new version first: its URL, or "first"; None: all replicas get it at once
     canary: str | None = None
     #: so long the version is watched on the canary before the other replicas get it, seconds

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from daemon.core.lifecycle import PENDING, OperationState, ReasonCode, State, VersionState
 from daemon.core.publication import BASE_VERSION
@@ -14,7 +14,7 @@ from daemon.ledger.database import Database
 from daemon.ledger.lease import Fence
 from daemon.ledger.questions import Questions
 from daemon.ledger.reading import find_version, live_version, rows_of
-from daemon.ledger.record.endings import Discard, roll_back
+from daemon.ledger.record.endings import Discard, forgive_attempt, roll_back, store_answers
 from daemon.ledger.record.guard import ACTOR, GuardRecord
 from daemon.ledger.record.stages import StageSeconds
 from daemon.ledger.record.transitions import Transitions, set_control
@@ -113,7 +113,7 @@ class Journal:
     def record_answers(self, column: str, answers: Mapping[str, str]) -> None:
         """`column`: before or after."""
         with self.writing() as c:
-            _answer(c, column, answers)
+            store_answers(c, column, answers)
 
     def record_measured(self, version: str, ruling: Ruling, measurements: dict[str, Any]) -> None:
         """Keeps what was measured of a staged version, also when it goes no further."""
@@ -151,7 +151,7 @@ class Journal:
             added = list(rows_of(c, row.added).values())
             ids = [fact.id for fact in added]
             self._transitions.advance(c, ids, State.LIVE, ACTOR, live_at=now)
-            _answer(c, "after", {id: after.get(id) for id in ids})
+            store_answers(c, "after", {id: after.get(id) for id in ids})
             self._end_removed(c, row, {fact.slot: fact.id for fact in added})
             for fact in added:
                 self._end_older(c, fact)
@@ -189,6 +189,7 @@ class Journal:
         ruling: Ruling | None = None,
         rejected: Mapping[str, str] | None = None,
         max_attempts: int | None = None,
+        counted: bool = True,
         **retry: Any,
     ) -> None:
         """Gives a version up: `rejected` end with their reasons, the others wait again.
@@ -198,15 +199,17 @@ class Journal:
             ruling: the guard's, when the version is given up for what it said.
             max_attempts: the work did not finish: those that were tried so often are dead. None: it did
                 finish, and the count starts anew.
+            counted: False: a replica was too slow, so this attempt is taken off the count again.
             retry: columns of those that wait again (batch_limit, not_before).
         """
-        ending = Discard(reason, code, ruling, rejected or {}, max_attempts, retry)
+        ending = Discard(reason, code, ruling, rejected or {}, max_attempts, counted, retry)
         with self.writing() as c:
-            added = find_version(c, version).added
+            row = find_version(c, version)
             if ruling is not None:
                 self.guard.rule(c, version, ruling)
             ending.end_version(c, version, self._transitions)
-            for fact in rows_of(c, added).values():
+            ending.end_operation(c, row)
+            for fact in rows_of(c, row.added).values():
                 ending.end_fact(c, fact, self._transitions, self.guard)
 
     def record_disproved(
@@ -253,6 +256,11 @@ class Journal:
             c.execute(update(operations).where(operations.c.id == id).values(attempts=more))
             return c.execute(select(operations.c.attempts).where(operations.c.id == id)).scalar_one()
 
+    def forgive_operation(self, id: int) -> None:
+        """The last attempt of an operation does not count: a replica was too slow."""
+        with self.writing() as c:
+            forgive_attempt(c, id)
+
     def finish(self, operation: int, state: OperationState, reason: str, **controls: Any) -> None:
         """Stores the result of an operation, with control values (paused) in the same commit."""
         with self.writing() as c:
@@ -289,11 +297,3 @@ class Journal:
     def record_seconds(self, version: str, stage: str, seconds: float) -> None:
         """Written with the next transaction (`daemon.ledger.record.stages`)."""
         self._stages.add(version, stage, seconds)
-
-
-def _answer(c: Connection, column: str, answers: Mapping[str, str | None]) -> None:
-    """Stores the model's answers, before the correction or after it."""
-    if answers:
-        mine = update(corrections).where(corrections.c.id == bindparam("its_id"))
-        rows = [{"its_id": id, "answer": answer} for id, answer in answers.items()]
-        c.execute(mine.values({column: bindparam("answer")}), rows)

@@ -28,8 +28,11 @@ def open_reports(settings: Settings) -> list[Reports]:
 
 def lora_servers(settings: Settings, manifests: Manifests) -> list[LoraServer]:
     """Stock servers that the settings name."""
-    key = _api_key(settings)
-    return [LoraServer(url, settings.published, manifests, key) for url in settings.replicas]
+    key, seconds = _api_key(settings), settings.answer_seconds
+    return [
+        LoraServer(url, settings.published, manifests, key, answer_seconds=seconds)
+        for url in settings.replicas
+    ]
 
 
 def plugin_replicas(settings: Settings) -> list[VllmReplica]:
@@ -43,6 +46,7 @@ def plugin_replicas(settings: Settings) -> list[VllmReplica]:
             in_flight=settings.in_flight,
             in_flight_seconds=settings.in_flight_seconds,
             publish_seconds=settings.publish_seconds,
+            answer_seconds=settings.answer_seconds,
         )
         for url in settings.replicas
     ]

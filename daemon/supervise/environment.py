@@ -3,6 +3,7 @@
 import hashlib
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 from daemon.core.settings import Settings
@@ -51,7 +52,12 @@ def _port(settings: Settings, name: str) -> int:
 
 def environment(settings: Settings, running: Running, tokens: Tokens) -> dict[str, str]:
     """The complete environment of the workers and of the API."""
-    return {**os.environ, **_told(settings, running, tokens), **_tuned()}
+    return {**below(os.environ, _tuned()), **_told(settings, running, tokens)}
+
+
+def below(caller: Mapping[str, str], tuned: Mapping[str, str]) -> dict[str, str]:
+    """The caller's environment, with `tuned` where it says nothing: what the caller has set wins."""
+    return {**caller, **{name: value for name, value in tuned.items() if not caller.get(name)}}
 
 
 def _told(settings: Settings, running: Running, tokens: Tokens) -> dict[str, str]:

@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, bindparam, update
 
 from daemon.core.lifecycle import ReasonCode, State, VersionState
 from daemon.core.ruling import GUARD, Ruling
 from daemon.ledger.reading import fact_ids, live_version, states_of_line
 from daemon.ledger.record.guard import ACTOR, GuardRecord
 from daemon.ledger.record.transitions import Transitions, set_control
-from daemon.ledger.rows import CorrectionRow, OperationRow
+from daemon.ledger.rows import CorrectionRow, OperationRow, VersionRow
+from daemon.ledger.tables import corrections, operations
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Discard:
     ruling: Ruling | None
     rejected: Mapping[str, str]
     max_attempts: int | None
+    counted: bool
     retry: Mapping[str, Any]
 
     @property
@@ -44,13 +46,36 @@ class Discard:
             transitions.advance(c, [fact.id], State.REJECTED, self.actor, why, code=self.code, version=None)
             if self.ruling is not None:
                 guard.note_step(c, fact.id, self.ruling.judged, "quarantine", why)
-        elif self.max_attempts is not None and fact.attempts >= self.max_attempts:
+        elif self.max_attempts is not None and self.counted and fact.attempts >= self.max_attempts:
             dead = f"gave up after {fact.attempts} attempts: {self.reason}"
             transitions.advance(c, [fact.id], State.DEAD, ACTOR, dead, version=None)
         else:
-            tried = fact.attempts if self.max_attempts is not None else 0
-            changes = {"version": None, "attempts": tried, **self.retry}
+            changes = {"version": None, "attempts": self._tried(fact.attempts), **self.retry}
             transitions.advance(c, [fact.id], State.VALIDATED, ACTOR, self.reason, **changes)
+
+    def _tried(self, attempts: int) -> int:
+        if self.max_attempts is None:
+            return 0
+        return attempts if self.counted else max(0, attempts - 1)
+
+    def end_operation(self, c: Connection, version: VersionRow) -> None:
+        """An attempt that does not count is taken from the operation that asked for the version."""
+        if version.operation is not None and not self.counted:
+            forgive_attempt(c, version.operation)
+
+
+def forgive_attempt(c: Connection, operation: int) -> None:
+    """The last attempt of an operation does not count."""
+    mine = (operations.c.id == operation) & (operations.c.attempts > 0)
+    c.execute(update(operations).where(mine).values(attempts=operations.c.attempts - 1))
+
+
+def store_answers(c: Connection, column: str, answers: Mapping[str, str | None]) -> None:
+    """Stores the model's answers, before the correction or after it."""
+    if answers:
+        mine = update(corrections).where(corrections.c.id == bindparam("its_id"))
+        rows = [{"its_id": id, "answer": answer} for id, answer in answers.items()]
+        c.execute(mine.values({column: bindparam("answer")}), rows)
 
 
 def roll_back(c: Connection, target: str, operation: OperationRow, transitions: Transitions) -> None:
