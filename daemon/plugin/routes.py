@@ -21,13 +21,12 @@ from starlette.datastructures import MutableHeaders, State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from daemon.core.publication import IN_FLIGHT_MOST_SECONDS, IN_FLIGHT_SECONDS, UNPUBLISHED, InFlight
+from daemon.plugin.gates import READY_ROUTE, KeyGate, serving_keys
 
 logger = logging.getLogger("vllm.factd")
 
 EXTENSION = "daemon.plugin.worker.WorkerExtension"
 VERSION_HEADER = "X-Factd-Version"
-#: without a token: load balancers ask it
-READY_ROUTE = "/plugins/factd/ready"
 POLL_SECONDS = 0.01
 #: A publication waits so long for the one before it. If that one still hangs on a disk, the caller learns it
 #: by this, without waiting for the whole deadline again.
@@ -233,6 +232,8 @@ class PublishPlugin:
                 raise RuntimeError(f"set {variable} in vLLM's environment, or remove factd from VLLM_PLUGINS")
         guarded = [Depends(_authorise)]
         app.add_middleware(VersionHeader, history=self.history)
+        if keys := serving_keys(app):
+            app.add_middleware(KeyGate, keys=keys)
 
         @app.get(READY_ROUTE)
         async def ready() -> JSONResponse:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from daemon.core.publication import BASE_VERSION
@@ -29,6 +29,11 @@ from daemon.versions.format import (
 from editing.errors import DeltaError
 from editing.memory.delta import joined, materialise, read_tensors, tensor_sha256
 from editing.memory.files import MAX_MANIFEST_BYTES, read_regular
+from editing.model.quantised import quantisation_of
+
+#: Number formats whose values are the weights themselves; all others are codes that need a scale.
+WEIGHTS = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
+SERVE_FLOAT = "serve the float checkpoint, or quantise it with this projection in the list `ignore`"
 
 
 class StagingError(Exception):
@@ -83,8 +88,14 @@ class Checkpoint:
         """Returns one tensor as stored.
 
         Raises:
-            StagingError: the checkpoint has no such tensor.
+            StagingError: the checkpoint has no such tensor, or holds codes in its place.
         """
+        tensor = self._stored(name)
+        if tensor.dtype not in WEIGHTS:
+            raise self._quantised(name, f"it is stored as {str(tensor.dtype).removeprefix('torch.')}")
+        return tensor
+
+    def _stored(self, name: str) -> Tensor:
         index = self.directory / "model.safetensors.index.json"
         try:
             if index.exists():
@@ -93,12 +104,14 @@ class Checkpoint:
                 file = self.directory / "model.safetensors"
             with safe_open(file, framework="pt") as tensors:
                 return tensors.get_tensor(name)
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
+            told = quantisation_of(self.directory)
+            if told is not None:
+                raise self._quantised(name, told) from error
             raise StagingError("refused", f"the served checkpoint has no tensor {name}: {error}") from error
-        except Exception as error:  # safetensors raises its own SafetensorError for an absent name
-            raise StagingError(
-                "refused", f"cannot read {name} from the served checkpoint: {error}"
-            ) from error
+
+    def _quantised(self, name: str, why: str) -> StagingError:
+        return StagingError("refused", f"{name} is quantised in the served checkpoint ({why}); {SERVE_FLOAT}")
 
 
 def version_directory(store: Path, version: str) -> Path:

@@ -24,9 +24,21 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 
 from daemon.core.publication import UNPUBLISHED
 from daemon.plugin.routes import PublishPlugin
-from daemon.plugin.staging import Checkpoint, Held, Staged, StagingError, admit, stage_version, to_served
+from daemon.plugin.staging import (
+    SERVE_FLOAT,
+    Checkpoint,
+    Held,
+    Staged,
+    StagingError,
+    admit,
+    stage_version,
+    to_served,
+)
 
 logger = init_logger("vllm.factd")
+
+#: vLLM's names of a layer that holds its weight as it is; a module without a method has none to hold.
+UNQUANTISED = ("UnquantizedLinearMethod", "NoneType")
 
 
 def register() -> None:
@@ -117,6 +129,9 @@ class _Rank:
         """
         path, _, leaf = name.rpartition(".")
         module = self.modules.get(path)
+        method = type(getattr(module, "quant_method", None)).__name__
+        if module is not None and not hasattr(module, "weight") and method not in UNQUANTISED:
+            raise StagingError("refused", f"{name} is quantised in vLLM ({method}); {SERVE_FLOAT}")
         if module is None or leaf != "weight" or "weight" not in dict(module.named_parameters(recurse=False)):
             raise StagingError("refused", f"{name} is not a weight of its own in vLLM (fused or unknown)")
         return module

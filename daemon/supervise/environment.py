@@ -61,6 +61,7 @@ def below(caller: Mapping[str, str], tuned: Mapping[str, str]) -> dict[str, str]
 
 
 def _told(settings: Settings, running: Running, tokens: Tokens) -> dict[str, str]:
+    key = settings.serving_api_key
     return {
         "FACTD_STATE_DIR": str(settings.state_dir),
         "FACTD_NAME": settings.name,
@@ -74,6 +75,7 @@ def _told(settings: Settings, running: Running, tokens: Tokens) -> dict[str, str
         "FACTD_SERVED_MODEL_NAME": running.served_model,
         "FACTD_API_PORT": running.api_url.rsplit(":", 1)[1],
         "FACTD_SERVING_PORT": running.vllm_url.rsplit(":", 1)[1],
+        **({"FACTD_SERVING_API_KEY": key.get_secret_value()} if key else {}),
     }
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from daemon.core.settings import Settings
 from daemon.supervise.environment import below
 from daemon.supervise.processes import ManagedProcess, answers
 
@@ -20,6 +21,8 @@ ONEDNN_PRIMITIVES = 128
 # Variables of the caller's environment that would change the server's security or its plugins.
 VLLM_REFUSED_ENV = ("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_INSECURE_SERIALIZATION", "VLLM_API_KEY")
 
+#: The base model that versions must be made for; empty: any.
+BASE_HASH = "FACTD_BASE_HASH"
 #: vLLM's arguments that multiply its worker processes.
 RANK_ARGUMENTS = (
     ("--tensor-parallel-size", "-tp"),
@@ -38,8 +41,8 @@ class VllmOptions:
         store: directory that holds `versions/`.
         admin_token: for the routes under /plugins/factd.
         served_name: model name that clients ask for.
-        api_key: for clients of /v1; None leaves it open (the server listens on `host` only).
-        base_hash: versions made for another base model are refused.
+        api_key: for clients; None leaves the server open to all who reach `host`.
+        base_hash: versions made for another base model are refused. FACTD_BASE_HASH wins, also when empty.
         kv_cache_gib: memory of the KV cache, whole GiB (CPU only).
         threads: OpenMP threads of all ranks together; None means all cores.
         extra: further vLLM arguments.
@@ -57,6 +60,11 @@ class VllmOptions:
     threads: int | None = None
     host: str = "127.0.0.1"
     extra: tuple[str, ...] = ()
+
+
+def serving_key(settings: Settings) -> str | None:
+    """The key that clients of the served model must send; None where everybody may ask."""
+    return settings.serving_api_key.get_secret_value() if settings.serving_api_key else None
 
 
 def vllm_command(model_path: Path, port: int, options: VllmOptions) -> tuple[list[str], dict[str, str]]:
@@ -79,8 +87,8 @@ def vllm_command(model_path: Path, port: int, options: VllmOptions) -> tuple[lis
     }
     if options.api_key:
         env["VLLM_API_KEY"] = options.api_key
-    if options.base_hash:
-        env["FACTD_BASE_HASH"] = options.base_hash
+    if options.base_hash and BASE_HASH not in env:
+        env[BASE_HASH] = options.base_hash
     return argv, env
 
 
