@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
-from celery.signals import celeryd_after_setup, worker_ready, worker_shutting_down
+from celery.signals import celeryd_after_setup, worker_ready, worker_shutdown, worker_shutting_down
 from celery.worker import WorkController
 
 from daemon.core.names import Queue
@@ -20,6 +20,7 @@ from daemon.intake.intake import Room
 from daemon.intake.redelivery import GiveBack
 from daemon.intake.stream import StreamThread
 from daemon.intake.valve import Valve
+from daemon.ledger.heartbeats import Heartbeat
 from daemon.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -77,6 +78,11 @@ class Services:
         return StreamThread(url, self.ledger, self.room, self.doorbell.ring, names.stream)
 
     @functools.cached_property
+    def heartbeat(self) -> Heartbeat:
+        """Of the kinds of worker that this process is; started when it takes messages."""
+        return Heartbeat(self.ledger.database, [kind for queue, kind in KINDS.items() if _takes(queue)])
+
+    @functools.cached_property
     def applier(self) -> "Applier":
         return build_applier(self.settings, self.ledger)
 
@@ -95,6 +101,10 @@ services = Services()
 
 #: What a worker of a queue opens before it takes messages: a property of `Services`.
 OPENED: dict[Queue, str] = {"corrections": "ledger", "apply": "applier", "values": "values"}
+
+
+#: What a worker of a queue is called where it gives signs of life.
+KINDS: dict[Queue, str] = {"corrections": "intake", "apply": "apply"}
 
 
 def _takes(queue: Queue) -> bool:
@@ -135,7 +145,20 @@ def _take_in(sender: Consumer, **_: Any) -> None:
         services.stream.start()
 
 
+@worker_ready.connect(weak=False)
+def _give_signs_of_life(sender: Consumer, **_: Any) -> None:
+    if sender.app is celery and any(map(_takes, KINDS)):
+        services.heartbeat.start()
+
+
 @worker_shutting_down.connect(weak=False)
 def _stop_taking(**_: Any) -> None:
     if "stream" in vars(services):
         services.stream.stop()
+
+
+# Not `worker_shutting_down`: that comes in the middle of a task, which may hold the ledger's write lock.
+@worker_shutdown.connect(weak=False)
+def _give_no_more_signs(**_: Any) -> None:
+    if "heartbeat" in vars(services):
+        services.heartbeat.stop()

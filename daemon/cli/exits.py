@@ -18,6 +18,7 @@ class Exit(IntEnum):
     UNAVAILABLE = 4
     TIMED_OUT = 5
     BUSY = 6
+    OUT_OF_SYNC = 7
 
 
 #: What each code says, for docs/cli.md.
@@ -29,11 +30,14 @@ EXIT_MEANINGS = {
     Exit.UNAVAILABLE: "the broker, the ledger or vLLM cannot be reached",
     Exit.TIMED_OUT: "still not finished when the time was up; it may finish later",
     Exit.BUSY: "the queue is full; nothing was posted, come again later",
+    Exit.OUT_OF_SYNC: "a replica does not serve the live version, or no worker gives a sign of life "
+    "(`factd status`, `factd doctor`)",
 }
 
 EPILOG = (
     "Exit codes: 0 ok, 1 failed, 2 bad input, 3 not found, 4 unavailable "
-    "(broker, ledger or vLLM cannot be reached), 5 timed out, 6 busy: the queue is full."
+    "(broker, ledger or vLLM cannot be reached), 5 timed out, 6 busy: the queue is full, "
+    "7 out of sync: a replica serves something else than the live version, or a worker is away."
 )
 
 

@@ -14,9 +14,11 @@ from daemon.core.errors import SettingsError
 from daemon.core.names import PATTERN, Names
 from daemon.core.publication import (
     ANSWER_SECONDS,
+    BEFORE_LIVE_SECONDS,
     IN_FLIGHT_MOST_SECONDS,
     IN_FLIGHT_SECONDS,
     PUBLISH_SECONDS,
+    BeforeLive,
     InFlight,
 )
 from monitoring.thresholds import Thresholds
@@ -73,6 +75,11 @@ class Settings(BaseSettings):
     #: a replica that takes longer to answer prompts or to tell log-probabilities counts as slow, seconds: it
     #: is taken out, and what waits is tried again without losing an attempt
     answer_seconds: float = Field(ANSWER_SECONDS, ge=1, le=86400)
+    #: what a server with the plugin does with requests between its start and the first publication: "wait"
+    #: holds them, "refuse" answers 503 with Retry-After, "serve" answers from the unedited model
+    before_live: BeforeLive = "wait"
+    #: "wait": a request that was held for so long is answered with 503, seconds
+    before_live_seconds: float = Field(BEFORE_LIVE_SECONDS, ge=0, le=86400)
     #: the replica that gets each new version first: its URL, or "first"; None: all replicas get it at once
     canary: str | None = None
     #: so long the version is watched on the canary before the other replicas get it, seconds
@@ -80,6 +87,11 @@ class Settings(BaseSettings):
     #: where the modes without the plugin write; the servers must see it under the same path. STATE/published
     #: when None
     publish_dir: Path | None = None
+    #: public keys whose versions are accepted beside this state directory's own: each 64 hex digits, between
+    #: commas, or a file of them. Replicas refuse every other version
+    version_key: str = ""
+    #: folder of the key that signs versions; STATE/keys when None. Servers must not be able to read it
+    keys_dir: Path | None = None
     #: bearer token of the admin scope of the HTTP API, and of the replicas' publish routes
     admin_token: SecretStr | None = None
     #: bearer token of the submit scope of the HTTP API
@@ -214,7 +226,7 @@ class Settings(BaseSettings):
             raise ValueError("needs a state directory of its own; set FACTD_STATE_DIR")
         return value
 
-    @field_validator("state_dir", "statistics_dir", "publish_dir")
+    @field_validator("state_dir", "statistics_dir", "publish_dir", "keys_dir")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value is not None else None
@@ -230,6 +242,10 @@ class Settings(BaseSettings):
     @property
     def published(self) -> Path:
         return self.publish_dir or self.state_dir / "published"
+
+    @property
+    def keys(self) -> Path:
+        return self.keys_dir or self.state_dir / "keys"
 
     @property
     def ledger_url(self) -> str:

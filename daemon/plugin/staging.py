@@ -5,6 +5,7 @@ store's root and be no symbolic link.
 """
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,10 +23,12 @@ from daemon.versions.format import (
     Manifest,
     TensorEntry,
     base_manifest,
+    check_signature,
     is_version,
     parent_of,
     parse_manifest,
 )
+from daemon.versions.manifests import read_signatures
 from editing.errors import DeltaError
 from editing.memory.delta import joined, materialise, read_tensors, tensor_sha256
 from editing.memory.files import MAX_MANIFEST_BYTES, read_regular
@@ -130,15 +133,22 @@ def version_directory(store: Path, version: str) -> Path:
     return directory
 
 
-def read_manifest(directory: Path, base_hash: str | None) -> Manifest:
+def read_manifest(directory: Path, base_hash: str | None, keys: Collection[str] = ()) -> Manifest:
     """Reads and checks manifest.json.
 
+    Args:
+        keys: public keys of which one must have signed it; none: signatures are not looked at.
+
     Raises:
-        StagingError: it breaks the rules of `daemon.versions.format`, or is of another base model.
+        StagingError: it breaks the rules of `daemon.versions.format`, none of the keys has signed it, or it
+            is of another base model.
     """
     version = directory.name
     try:
-        manifest = parse_manifest(read_regular(directory / MANIFEST_FILE, MAX_MANIFEST_BYTES), version)
+        content = read_regular(directory / MANIFEST_FILE, MAX_MANIFEST_BYTES)
+        if keys:
+            check_signature(content, read_signatures(directory), keys)
+        manifest = parse_manifest(content, version)
     except (DeltaError, FormatError) as error:
         raise StagingError("refused", str(error)) from error
     if base_hash and manifest["base_hash"] != base_hash:
@@ -149,7 +159,14 @@ def read_manifest(directory: Path, base_hash: str | None) -> Manifest:
     return manifest
 
 
-def admit(store: Path, version: str, fence: int, base_hash: str | None, sound: set[str]) -> Manifest:
+def admit(
+    store: Path,
+    version: str,
+    fence: int,
+    base_hash: str | None,
+    sound: set[str],
+    keys: Collection[str] = (),
+) -> Manifest:
     """The manifest of a version that the writer with this fence may publish.
 
     Every ancestor must be in the store, older than its child, made for the same base, and written under a
@@ -159,31 +176,32 @@ def admit(store: Path, version: str, fence: int, base_hash: str | None, sound: s
         base_hash: of the served model, if known.
         sound: versions whose ancestry was checked before; those checked now are added. A version never
             changes, so each is read once.
+        keys: as of `read_manifest`.
 
     Raises:
         StagingError: the version must not be served.
     """
     if version == BASE_VERSION:
         return base_manifest()
-    asked = manifest = read_manifest(version_directory(store, version), base_hash)
+    asked = manifest = read_manifest(version_directory(store, version), base_hash, keys)
     if manifest["fence"] > fence:
         raise StagingError(
             "stale_fence", f"{version} was written under fence {manifest['fence']}, this writer has {fence}"
         )
     met = [version]
     while manifest["version"] not in sound and parent_of(manifest) != BASE_VERSION:
-        manifest = _parent(store, manifest)
+        manifest = _parent(store, manifest, keys)
         met.append(manifest["version"])
     sound.update(met)
     return asked
 
 
-def _parent(store: Path, manifest: Manifest) -> Manifest:
+def _parent(store: Path, manifest: Manifest, keys: Collection[str]) -> Manifest:
     version, parent = manifest["version"], parent_of(manifest)
     if not BASE_VERSION < parent < version:
         raise StagingError("refused", f"{version} names {parent[:20]!r} as its parent, which is not older")
     try:
-        found = read_manifest(version_directory(store, parent), manifest["base_hash"])
+        found = read_manifest(version_directory(store, parent), manifest["base_hash"], keys)
     except StagingError as error:
         raise StagingError("refused", f"the parent of {version} cannot be used: {error}") from error
     if found["fence"] > manifest["fence"]:

@@ -34,6 +34,7 @@ from daemon.plugin.staging import (
     stage_version,
     to_served,
 )
+from daemon.versions.keys import VARIABLE, told_keys
 
 logger = init_logger("vllm.factd")
 
@@ -59,6 +60,7 @@ class _Rank:
         self.store = Path(os.environ["FACTD_STORE"])
         self.checkpoint = Checkpoint(Path(worker.model_config.model))
         self.base_hash = os.environ.get("FACTD_BASE_HASH") or None
+        self.keys = told_keys(os.environ.get(VARIABLE, ""))
         self.modules = dict(self.model.named_modules())
         self.fence = 0
         self.sound: set[str] = set()
@@ -102,7 +104,7 @@ class _Rank:
         # several threads and sum in another order. The native setter acts on the calling thread.
         torch._C.set_num_threads(1)
         try:
-            manifest = admit(self.store, version, fence, self.base_hash, self.sound)
+            manifest = admit(self.store, version, fence, self.base_hash, self.sound, self.keys)
             dtype = self.worker.model_config.dtype
             staged = stage_version(self.store, manifest, self.checkpoint, dtype, self.held)
             tensors = dict(staged.tensors)

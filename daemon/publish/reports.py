@@ -10,6 +10,8 @@ from daemon.versions.manifests import Manifests
 
 #: FACTD_CANARY that means whichever replica is the first of those that answer
 FIRST = "first"
+#: A replica that takes longer to say what it serves counts as silent, seconds.
+REPORT_SECONDS = 5.0
 
 
 def open_reports(settings: Settings) -> list[Reports]:
@@ -19,6 +21,9 @@ def open_reports(settings: Settings) -> list[Reports]:
         SettingsError: see `check_replicas`.
     """
     check_replicas(settings)
+    # Whoever asks for the status waits for the slowest replica.
+    soon = min(settings.answer_seconds, REPORT_SECONDS)
+    settings = settings.model_copy(update={"answer_seconds": soon})
     if settings.publish == "checkpoint":
         return [LiveLink(settings.published)]
     if settings.publish == "lora":

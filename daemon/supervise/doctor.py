@@ -12,6 +12,9 @@ from pathlib import Path
 import httpx
 import redis
 
+from daemon.publish.truth import WITHOUT, Truth
+from daemon.versions.format import key_id
+from daemon.versions.keys import PRIVATE, KeyRing
 from editing.model.dtype import compute_dtype
 from editing.model.quantised import MEND as FLOAT_MODEL
 from editing.model.quantised import quantisation_of
@@ -21,6 +24,8 @@ FREE_BYTES_WANTED = 3 * 2**30
 PROBE_SECONDS = 3.0
 #: Clocks may differ by so much, seconds. Leases and cool-downs compare times of several processes.
 CLOCKS_APART = 5.0
+#: How the checks of what is served begin, and those of the workers.
+SERVED, WORKER = "serves:", "worker:"
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,18 @@ def check_permissions(state_dir: Path) -> Check:
     return Check("tokens", mode & 0o077 == 0, f"mode {mode:04o}", f"chmod 600 {path}")
 
 
+def check_key(directory: Path) -> Check:
+    """The key that signs versions: its name, its public half, and who can read the private one."""
+    private, public = directory / PRIVATE, KeyRing(directory).public
+    if not public:
+        return Check("version key", True, "not made yet; `factd up` or an apply worker makes it")
+    found = f"{key_id(public[0])}, public half {public[0]}"
+    if not private.exists():
+        return Check("version key", True, f"{found}; the private half is not on this host")
+    mode = private.stat().st_mode & 0o777
+    return Check("version key", mode & 0o077 == 0, f"{found}; mode {mode:04o}", f"chmod 600 {private}")
+
+
 def check_extra() -> Check:
     missing = [name for name in ("matplotlib", "zstandard") if not _has(name)]
     found = "all there" if not missing else "missing: " + ", ".join(missing)
@@ -146,6 +163,19 @@ def check_url(name: str, url: str, mend: str) -> Check:
     return Check(name, code == 200, f"{url}: HTTP {code}", mend)
 
 
+def check_served(truth: Truth) -> Iterator[Check]:
+    """Whether each replica serves the live version, and whether workers give signs of life."""
+    for told in truth.told:
+        state = truth.state(told)
+        found = f"{told.name} serves {told.version or 'nothing that it tells'}, {truth.live} is live"
+        mend = "see that the apply worker runs: it brings the live version to every replica that answers"
+        yield Check(f"{SERVED} {told.name}", state in ("in_sync", "publishing"), found, mend)
+    for kind, sign in truth.workers.items():
+        found = "gives signs of life" if sign.alive else "gives no sign of life"
+        _, command = WITHOUT[kind]
+        yield Check(f"{WORKER} {kind}", sign.alive, found, f"start `{command}`, or see its log")
+
+
 def check_model(model: str) -> Check:
     path = Path(model)
     if path.is_dir():
@@ -165,12 +195,14 @@ def examine(
     redis_url: str | None,
     urls: dict[str, str],
     newest_entry: float = -math.inf,
+    keys: Path | None = None,
 ) -> Iterator[Check]:
     """All checks in order.
 
     Args:
         urls: service → the address whose answer must be 200.
         newest_entry: time of the ledger's newest change, if that lies in the future.
+        keys: folder of the key that signs versions; STATE/keys when None.
     """
     checks: list[Callable[[], Check]] = [
         check_packages,
@@ -180,6 +212,7 @@ def examine(
         lambda: check_model(model),
         lambda: check_state_dir(state_dir),
         lambda: check_permissions(state_dir),
+        lambda: check_key(keys or state_dir / "keys"),
         lambda: check_ledger_clock(newest_entry, time.time()),
     ]
     for check in checks:

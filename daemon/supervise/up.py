@@ -25,6 +25,7 @@ from daemon.supervise.running import (
 )
 from daemon.supervise.vllm import VllmOptions, serving_key, vllm_command, vllm_process
 from daemon.supervise.watching import Say, Watcher
+from daemon.versions.keys import accepted_keys, writers_key
 
 #: vLLM needs some 40 s on two idle cores, several times that while a model is prepared beside it.
 VLLM_READY_SECONDS = 300.0
@@ -66,6 +67,7 @@ class Up:
             )
         self.state_dir.mkdir(parents=True, exist_ok=True)
         self.tokens = self._tokens()
+        writers_key(self.settings)
         checkpoint, base_hash = self._unpack()
         redis_url = self._start_broker()
         self.running = addresses(self.settings, redis_url)
@@ -135,6 +137,7 @@ class Up:
             served_name=self.running.served_model,
             api_key=serving_key(self.settings),
             base_hash=base_hash,
+            version_keys=accepted_keys(self.settings),
             threads=SERVER_CORES,
         )
         argv, env = vllm_command(checkpoint, port, options)

@@ -12,6 +12,7 @@ from pathlib import Path
 from daemon.core.settings import Settings
 from daemon.supervise.environment import below
 from daemon.supervise.processes import ManagedProcess, answers
+from daemon.versions.keys import VARIABLE, as_variable
 
 VLLM_GRACE_SECONDS = 15.0
 #: On CPU oneDNN keeps compiled code, some 0.3 MB, for each pair of a weight's shape and a number of tokens in
@@ -43,6 +44,7 @@ class VllmOptions:
         served_name: model name that clients ask for.
         api_key: for clients; None leaves the server open to all who reach `host`.
         base_hash: versions made for another base model are refused. FACTD_BASE_HASH wins, also when empty.
+        version_keys: public keys of which one must have signed a version; none: FACTD_VERSION_KEY as it is.
         kv_cache_gib: memory of the KV cache, whole GiB (CPU only).
         threads: OpenMP threads of all ranks together; None means all cores.
         extra: further vLLM arguments.
@@ -53,6 +55,7 @@ class VllmOptions:
     served_name: str = "factd"
     api_key: str | None = field(default=None, repr=False)
     base_hash: str | None = None
+    version_keys: tuple[str, ...] = ()
     dtype: str = "bfloat16"
     max_model_len: int = 1024
     max_num_seqs: int = 32
@@ -87,6 +90,8 @@ def vllm_command(model_path: Path, port: int, options: VllmOptions) -> tuple[lis
     }
     if options.api_key:
         env["VLLM_API_KEY"] = options.api_key
+    if options.version_keys:
+        env[VARIABLE] = as_variable(options.version_keys)
     if options.base_hash and BASE_HASH not in env:
         env[BASE_HASH] = options.base_hash
     return argv, env

@@ -20,6 +20,7 @@ def app(monkeypatch, tmp_path):
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     told = {"FACTD_ADMIN_TOKEN": "admin", "FACTD_STORE": str(tmp_path), "VLLM_PLUGINS": "factd"}
+    told |= {"FACTD_BEFORE_LIVE": "serve"}
     for name, value in (told | {"VLLM_API_KEY": "k3y"}).items():
         monkeypatch.setenv(name, value)
     args = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", str(tmp_path)])

@@ -10,8 +10,10 @@ from daemon.cli.options import JsonOption, StateOption
 from daemon.cli.output import show_json, show_table
 from daemon.cli.reporting import reported
 from daemon.core.settings import Settings
+from daemon.http.status_page import truth_of
 from daemon.ledger.ledger import Ledger
-from daemon.supervise.doctor import examine
+from daemon.publish.reports import open_reports
+from daemon.supervise.doctor import SERVED, WORKER, Check, check_served, examine
 from daemon.supervise.running import find_running, settings_for
 
 
@@ -25,7 +27,9 @@ def doctor(state: StateOption = None, as_json: JsonOption = False) -> None:
         if running is not None:
             urls["API"] = f"{running.api_url}/readyz"
         broker = settings.redis_url if known else None
-        checks = list(examine(settings.model, settings.state_dir, broker, urls, _newest_entry(settings)))
+        newest, keys = _newest_entry(settings), settings.keys
+        checks = list(examine(settings.model, settings.state_dir, broker, urls, newest, keys))
+        checks += _served(settings)
     ok = all(check.ok or not check.needed for check in checks)
     if as_json:
         show_json({"ok": ok, "checks": [check.__dict__ for check in checks]})
@@ -35,13 +39,35 @@ def doctor(state: StateOption = None, as_json: JsonOption = False) -> None:
         show_table("Environment", ("", "check", "found", "what to do"), rows)
     if not ok:
         broken = {check.name for check in checks if check.needed and not check.ok}
-        away = broken <= {"broker", "API", "vLLM", *urls}
-        raise typer.Exit(int(Exit.UNAVAILABLE if away else Exit.FAILED))
+        raise typer.Exit(int(_exit(broken, {"broker", "API", "vLLM", *urls})))
+
+
+def _exit(broken: set[str], services: set[str]) -> Exit:
+    told = {name for name in broken if name.startswith((SERVED, WORKER))}
+    if broken == told:
+        return Exit.OUT_OF_SYNC
+    return Exit.UNAVAILABLE if broken - told <= services else Exit.FAILED
+
+
+def _served(settings: Settings) -> list[Check]:
+    """What each replica serves beside what is live, and whether workers live; nothing without a ledger."""
+    if not _has_ledger(settings):
+        return []
+    ledger = Ledger.open(settings.ledger_url)
+    try:
+        truth = truth_of(ledger, open_reports(settings), ledger.questions.status())
+    finally:
+        ledger.close()
+    return list(check_served(truth))
+
+
+def _has_ledger(settings: Settings) -> bool:
+    return settings.database_url is not None or (settings.state_dir / "ledger.sqlite3").exists()
 
 
 def _newest_entry(settings: Settings) -> float:
     """Time of the ledger's newest change, if it lies in the future; otherwise minus infinity."""
-    if settings.database_url is None and not (settings.state_dir / "ledger.sqlite3").exists():
+    if not _has_ledger(settings):
         return -math.inf
     ledger = Ledger.open(settings.ledger_url)
     try:

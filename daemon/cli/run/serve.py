@@ -10,6 +10,7 @@ from daemon.cli.exits import CommandError, Exit, fail
 from daemon.cli.options import ModelOption, StateOption
 from daemon.supervise.running import settings_for
 from daemon.supervise.vllm import BASE_HASH, VllmOptions, serving_key, vllm_command
+from daemon.versions.keys import accepted_keys
 from editing.model.checkpoint import checkpoint_path, served_base
 
 
@@ -35,6 +36,7 @@ def serve(
         api_key=serving_key(settings),
         # Hashing a large checkpoint takes minutes: not where the caller has said what is right.
         base_hash=None if BASE_HASH in os.environ else served_base(checkpoint),
+        version_keys=accepted_keys(settings),
         host=host,
         extra=tuple(vllm_arguments or ()),
     )

@@ -1,7 +1,9 @@
 """Which routes of a served model answer without the serving key: those on the list, and no other."""
 
+import asyncio
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from fastapi import FastAPI, WebSocket
 from fastapi.testclient import TestClient
@@ -9,7 +11,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
 
-from daemon.plugin.gates import ADMIN_ROUTES, OPEN_ROUTES
+from daemon.core.errors import SettingsError
+from daemon.plugin.gates import ADMIN_ROUTES, HOLD_POLL_SECONDS, OPEN_ROUTES, READY_ROUTE
 from daemon.plugin.routes import PublishPlugin
 
 KEY = {"Authorization": "Bearer k3y"}
@@ -23,7 +26,7 @@ async def answer() -> dict:
     return {"answered": True}
 
 
-def serving(monkeypatch, tmp_path, key="k3y", **arguments) -> FastAPI:
+def serving(monkeypatch, tmp_path, key="k3y", plugin=None, **arguments) -> FastAPI:
     """An app with routes like vLLM's, and the plugin."""
     monkeypatch.setenv("FACTD_ADMIN_TOKEN", "admin")
     monkeypatch.setenv("FACTD_STORE", str(tmp_path))
@@ -42,7 +45,10 @@ def serving(monkeypatch, tmp_path, key="k3y", **arguments) -> FastAPI:
         await socket.send_text("heard")
         await socket.close()
 
-    PublishPlugin().attach_router(app)
+    if plugin is None:
+        plugin = PublishPlugin()
+        plugin.history.append("v000000")
+    plugin.attach_router(app)
     return app
 
 
@@ -115,3 +121,91 @@ def test_vllms_own_argument_wins_over_the_variable(monkeypatch, tmp_path):
 def test_without_a_key_the_server_is_open_but_not_to_publications(monkeypatch, tmp_path):
     found = walked(serving(monkeypatch, tmp_path, key=""))
     assert {path for path, statuses in found.items() if 401 in statuses} == ADMIN_ROUTES
+
+
+# -- until a version is in place --------------------------------------------------------------------
+
+
+def starting(monkeypatch, tmp_path, **told):
+    """An app whose server has just started, and its plugin."""
+    for name, value in told.items():
+        monkeypatch.setenv(f"FACTD_{name}", value)
+    plugin = PublishPlugin()
+    return serving(monkeypatch, tmp_path, key="", plugin=plugin), plugin
+
+
+async def asked(app, *requests):
+    """Answers to requests of (method, path), all asked at once."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://vllm") as client:
+        return await asyncio.gather(*(client.request(*each, json={}) for each in requests))
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/invocations", "/brand/new"])
+def test_a_request_is_held_until_a_version_is_in_place_and_names_that_one(monkeypatch, tmp_path, path):
+    app, plugin = starting(monkeypatch, tmp_path)
+
+    async def published_meanwhile():
+        asking = asyncio.ensure_future(asked(app, ("POST", path)))
+        await asyncio.sleep(4 * HOLD_POLL_SECONDS)
+        assert not asking.done()
+        plugin.history.append("v000008")
+        return (await asking)[0]
+
+    answered = asyncio.run(published_meanwhile())
+    assert (answered.status_code, answered.json()) == (200, {"answered": True})
+    assert answered.headers["x-factd-version"] == "v000008"
+
+
+def test_health_models_and_publications_are_never_held(monkeypatch, tmp_path):
+    app, _ = starting(monkeypatch, tmp_path)
+    open_ones = [("GET", "/health"), ("POST", "/ping"), ("GET", "/v1/models"), ("GET", "/metrics/")]
+    ready, *others = asyncio.run(asked(app, ("GET", READY_ROUTE), *open_ones))
+    assert [each.status_code for each in others] == [200, 200, 200, 200]
+    assert ready.status_code == 503
+    [staged] = asyncio.run(asked(app, ("POST", "/plugins/factd/stage")))
+    assert staged.status_code == 401
+
+
+def test_a_request_can_be_refused_instead(monkeypatch, tmp_path):
+    app, plugin = starting(monkeypatch, tmp_path, BEFORE_LIVE="refuse")
+    [refused] = asyncio.run(asked(app, ("POST", "/v1/completions")))
+    assert (refused.status_code, int(refused.headers["retry-after"]) > 0) == (503, True)
+    assert "answered" not in refused.text
+    plugin.history.append("v000000")
+    assert asyncio.run(asked(app, ("POST", "/v1/completions")))[0].status_code == 200
+
+
+def test_a_request_is_not_held_for_ever(monkeypatch, tmp_path):
+    app, _ = starting(monkeypatch, tmp_path, BEFORE_LIVE_SECONDS="0.05")
+    [refused] = asyncio.run(asked(app, ("POST", "/v1/completions")))
+    assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+
+
+def test_a_server_can_be_told_to_answer_from_the_unedited_model(monkeypatch, tmp_path):
+    app, _ = starting(monkeypatch, tmp_path, BEFORE_LIVE="serve")
+    [answered] = asyncio.run(asked(app, ("POST", "/v1/completions")))
+    assert answered.headers["x-factd-version"] == "default"
+
+
+def test_a_socket_is_held_too(monkeypatch, tmp_path):
+    app, _ = starting(monkeypatch, tmp_path, BEFORE_LIVE="refuse")
+    with pytest.raises(WebSocketDisconnect), TestClient(app).websocket_connect("/v1/realtime"):
+        pass
+
+
+def test_a_stranger_is_refused_at_once_and_not_held(monkeypatch, tmp_path):
+    app = serving(monkeypatch, tmp_path, plugin=PublishPlugin())
+    [refused] = asyncio.run(asked(app, ("POST", "/v1/completions")))
+    assert refused.status_code == 401
+
+
+@pytest.mark.parametrize("told", [{"BEFORE_LIVE": "hold"}, {"BEFORE_LIVE_SECONDS": "soon"}])
+def test_a_policy_that_cannot_be_used_ends_the_start(monkeypatch, tmp_path, told):
+    with pytest.raises(RuntimeError, match=f"FACTD_{next(iter(told))}"):
+        starting(monkeypatch, tmp_path, **told)
+
+
+def test_a_key_that_cannot_be_read_ends_the_start(monkeypatch, tmp_path):
+    with pytest.raises(SettingsError, match="FACTD_VERSION_KEY"):
+        starting(monkeypatch, tmp_path, VERSION_KEY="not a key")
