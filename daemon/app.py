@@ -25,6 +25,7 @@ from daemon.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
     from daemon.apply.applier import Applier
+    from daemon.apply.returning import Returning
 
 log = logging.getLogger("factd")
 
@@ -87,6 +88,11 @@ class Services:
         return build_applier(self.settings, self.ledger)
 
     @functools.cached_property
+    def returning(self) -> "Returning":
+        """Looks after replicas while the broker, and with it the bell, is away."""
+        return _building().looking_after(self.applier, self.settings)
+
+    @functools.cached_property
     def values(self) -> Callable[..., str]:
         """Finds values on the unedited model, for the applier that asks."""
         return _building().value_finder(self.settings, by_tenths(_say))
@@ -122,6 +128,9 @@ def _open(instance: WorkController, **_: Any) -> None:
             for queue, name in OPENED.items():
                 if _takes(queue):
                     getattr(services, name)
+            # Before the broker answers, which `worker_ready` would wait for.
+            if _takes("apply"):
+                services.returning.start()
         except Exception as error:
             # Celery would log the error of a signal and let the worker start without.
             log.exception("the model or the ledger cannot be opened")
@@ -160,5 +169,7 @@ def _stop_taking(**_: Any) -> None:
 # Not `worker_shutting_down`: that comes in the middle of a task, which may hold the ledger's write lock.
 @worker_shutdown.connect(weak=False)
 def _give_no_more_signs(**_: Any) -> None:
+    if "returning" in vars(services):
+        services.returning.stop()
     if "heartbeat" in vars(services):
         services.heartbeat.stop()

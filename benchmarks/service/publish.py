@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 ADMIN_TOKEN = "bench"  # the server listens on 127.0.0.1 and dies with this process
 SERVED_NAME = "bench"
+#: of the one writer
+FENCE = 1
 #: ‖ΔW‖_F / ‖W‖_F of a version: some batches of real corrections
 CHANGE = 0.01
 #: vLLM compiles and fills its caches under the first requests; these seconds are not counted
@@ -201,6 +203,7 @@ def bench(model: "LoadedModel", plan: Plan, out: Path, say: Say) -> tuple[dict[s
             clients = Clients(replica.name, SERVED_NAME, plan.clients, plan.tokens)
             guard = psutil.Process(server.pid)
             updates = Updates(model, plan.edits, plan.seed)
+            replica.publish(BASE_VERSION, FENCE)  # until then the server holds requests
             clients.start()
             try:
                 time.sleep(WARM_UP_SECONDS)
@@ -221,7 +224,7 @@ def publications(
     say: Say,
 ) -> list[Flip]:
     """Publishes version after version, on time as far as publishing itself allows."""
-    publisher, flips = Publisher([replica], store, fence=1), []
+    publisher, flips = Publisher([replica], store, fence=FENCE), []
     started = time.perf_counter()
     for number in range(1, plan.count + 1):
         time.sleep(max(0.0, started + number * plan.every - time.perf_counter()))
