@@ -12,7 +12,7 @@ from daemon.ledger.ledger import Ledger
 from daemon.ledger.rows import LedgerStatus, Sign, VersionRow
 from daemon.ledger.status import edits_left
 from daemon.publish.serving import Reports
-from daemon.publish.truth import Truth, absences, ask, each
+from daemon.publish.truth import Truth, absences, ask, ask_all
 from monitoring.errors import MeasurementError
 from monitoring.measurements import Measurements
 from monitoring.metrics import StatusSnapshot
@@ -74,7 +74,7 @@ def snapshot(ledger: Ledger, replicas: Sequence[Reports]) -> StatusSnapshot:
 
 def healthy(replicas: Sequence[Reports]) -> list[bool]:
     """Whether each replica answers its health check."""
-    return each(lambda replica: replica.healthy(), replicas)
+    return ask_all(lambda replica: replica.healthy(), replicas)
 
 
 def truth_of(ledger: Ledger, replicas: Sequence[Reports], status: LedgerStatus) -> Truth:

@@ -89,13 +89,13 @@ def absences(workers: Mapping[str, Sign]) -> list[str]:
 
 def ask(replicas: Sequence[Reports]) -> tuple[Told, ...]:
     """What each replica serves now. Several that hang take no longer than one."""
-    return tuple(each(_ask, replicas))
+    return tuple(ask_all(_ask, replicas))
 
 
-def each(act: Callable[[Reports], T], replicas: Sequence[Reports]) -> list[T]:
+def ask_all(what: Callable[[Reports], T], replicas: Sequence[Reports]) -> list[T]:
     """Asks all at once."""
     with ThreadPoolExecutor(max(1, len(replicas))) as pool:
-        return list(pool.map(act, replicas))
+        return list(pool.map(what, replicas))
 
 
 def _ask(replica: Reports) -> Told:

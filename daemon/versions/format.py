@@ -169,6 +169,12 @@ def sign_manifest(content: bytes, private: Ed25519PrivateKey) -> bytes:
     return f"ed25519 {key_id(public_half(private))} {signature}\n".encode()
 
 
+def well_formed(signatures: bytes) -> list[bytes]:
+    """The lines of a manifest.sig that are of the right form, whoever wrote them."""
+    lines = signatures.splitlines()
+    return [line + b"\n" for line in lines if _LINE.fullmatch(line.decode("ascii", "replace"))]
+
+
 def check_signature(content: bytes, signatures: bytes | None, keys: Collection[str]) -> None:
     """Raises FormatError unless one of the keys has signed these bytes of a manifest.
 

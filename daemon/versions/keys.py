@@ -32,10 +32,16 @@ class KeyRing:
         """Public keys, the newest first; none where no key was made yet.
 
         Raises:
-            SettingsError: the file holds something else.
+            SettingsError: the file holds something else, or cannot be read.
         """
         path = self.directory / PUBLIC
-        return _parsed(path.read_text(), path) if path.exists() else ()
+        try:
+            return _parsed(path.read_text(), path)
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            mend = "let this user read it, or set FACTD_KEYS_DIR and FACTD_VERSION_KEY"
+            raise SettingsError(f"{path} cannot be read ({error.strerror}); {mend}") from error
 
     def private(self) -> Ed25519PrivateKey | None:
         """The key that signs; None where no key was made yet.
@@ -56,7 +62,7 @@ class KeyRing:
 
     def keep(self, key: Ed25519PrivateKey) -> None:
         """Stores the key that signs from now on; the public halves of older ones stay accepted."""
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.directory.mkdir(parents=True, exist_ok=True)
         # The public half first: whoever finds the private one finds both.
         if public_half(key) not in self.public:
             self._write(PUBLIC, "\n".join((public_half(key), *self.public)), 0o644)

@@ -20,6 +20,7 @@ from daemon.versions.format import (
     parent_of,
     parse_manifest,
     sign_manifest,
+    well_formed,
 )
 from editing.errors import DeltaError
 from editing.memory.files import MAX_MANIFEST_BYTES, read_regular
@@ -75,23 +76,14 @@ class Manifests:
         path = self.path(version) / MANIFEST_FILE
         try:
             content = read_regular(path, MAX_MANIFEST_BYTES)
-            check_signature(content, read_signatures(self.path(version)), self.keys)
+            if self.keys:
+                check_signature(content, read_signatures(self.path(version)), self.keys)
             return parse_manifest(content, version)
         except (DeltaError, FormatError) as error:
             raise StoreError(
                 f"version {version} cannot be read: {error}; restore {path} from a backup, or use the factd "
                 "that wrote it"
             ) from error
-
-    def check_signed(self, version: str) -> None:
-        """Raises FormatError unless one of the keys has signed the version; StoreError when it is missing."""
-        path = self.path(version)
-        try:
-            check_signature(
-                read_regular(path / MANIFEST_FILE, MAX_MANIFEST_BYTES), read_signatures(path), self.keys
-            )
-        except DeltaError as error:
-            raise StoreError(f"version {version}: {error}") from error
 
     def sign(self, version: str, private: Ed25519PrivateKey) -> None:
         """Signs a version that is there, beside what others have signed, and closes its files to others.
@@ -103,12 +95,12 @@ class Manifests:
         try:
             content = read_regular(path / MANIFEST_FILE, MAX_MANIFEST_BYTES)
             parse_manifest(content, version)
-            known, line = read_signatures(path) or b"", sign_manifest(content, private)
+            known, line = well_formed(read_signatures(path) or b""), sign_manifest(content, private)
         except (DeltaError, FormatError) as error:
             raise StoreError(f"version {version} cannot be signed: {error}") from error
-        if line not in known.splitlines(keepends=True):
+        if line not in known:
             work = path / f".{SIGNATURE_FILE}"
-            write_synced(work, line + known)
+            write_synced(work, b"".join([line, *known]))
             os.replace(work, path / SIGNATURE_FILE)
             sync_directory(path)
         close_to_others(path)

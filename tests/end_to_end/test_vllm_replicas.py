@@ -131,7 +131,8 @@ def post(applier, subject, target):
 def check_unsigned(replica, signature):
     """Whoever can write into the store, but has no key, brings no version to a replica."""
     line = signature.read_bytes()
-    for content in (None, line[:-2] + b"0\n"):
+    other = b"1\n" if line.endswith(b"0\n") else b"0\n"
+    for content in (None, line[:-2] + other):
         signature.unlink()
         if content is not None:
             signature.write_bytes(content)

@@ -166,7 +166,7 @@ def test_the_first_start_makes_a_key_and_signs_what_is_there(world):
     ring = KeyRing(world.settings.keys)
     assert ring.public == (public_half(key),) == accepted_keys(world.settings)
     assert (ring.directory / "version.key").stat().st_mode & 0o777 == 0o600
-    assert ring.directory.stat().st_mode & 0o777 == 0o700
+    assert (ring.directory / "version.pub").stat().st_mode & 0o777 == 0o644
     Manifests(world.settings.store_dir, ring.public).manifest("v000001")
     assert world.store.path("v000001").stat().st_mode & 0o777 == 0o750
     again = writers_key(world.settings)
@@ -190,11 +190,20 @@ def test_a_key_that_was_moved_away_is_replaced_and_its_versions_stay_accepted(wo
     new = writers_key(world.settings)
     assert accepted_keys(world.settings) == (public_half(new), public_half(old))
     manifests = Manifests(world.settings.store_dir, accepted_keys(world.settings))
-    manifests.check_signed("v000001")
+    manifests.manifest("v000001")
     manifests.sign("v000001", new)
     manifests.sign("v000001", new)
     for key in (old, new):
-        Manifests(world.settings.store_dir, [public_half(key)]).check_signed("v000001")
+        Manifests(world.settings.store_dir, [public_half(key)]).manifest("v000001")
+    assert len((world.store.path("v000001") / SIGNATURE_FILE).read_text().splitlines()) == 2
+
+
+def test_signing_leaves_out_what_is_no_signature(world):
+    world.post("A", "B")
+    world.run()
+    (world.store.path("v000001") / SIGNATURE_FILE).write_bytes(b"\xffgarbage\n" + sign_manifest(b"", OTHER))
+    world.store.sign("v000001", ONE)
+    Manifests(world.settings.store_dir, [public_half(ONE)]).manifest("v000001")
     assert len((world.store.path("v000001") / SIGNATURE_FILE).read_text().splitlines()) == 2
 
 
