@@ -39,12 +39,12 @@ def test_a_run_that_is_under_way_is_not_disturbed(world):
     def reached(stage):
         if stage is Stage.EDITED:
             inside.append(stage)
+            world.replica.restart()
             other = threading.Thread(target=lambda: found.append(world.applier.bring_back()))
             other.start()
             other.join()
 
     world.applier.reached = reached
-    world.replica.restart()
     world.run()
     assert inside
     assert found == [None]
