@@ -3,20 +3,25 @@
 import functools
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.signals import celeryd_after_setup, worker_ready, worker_shutdown, worker_shutting_down
 from celery.worker import WorkController
+from celery.worker import state as worker_state
 
+from daemon.core.errors import CorrectionError, Problem
+from daemon.core.messages import Correction
 from daemon.core.names import Queue
 from daemon.core.progress import by_tenths
 from daemon.core.settings import Settings, load_settings
 from daemon.intake.broker import celery_settings
 from daemon.intake.consumer import Consumer
 from daemon.intake.doorbell import Doorbell
-from daemon.intake.intake import Room
+from daemon.intake.intake import Room, submit_patiently
+from daemon.intake.letters import DeadLetters
 from daemon.intake.redelivery import GiveBack
 from daemon.intake.stream import StreamThread
 from daemon.intake.valve import Valve
@@ -49,6 +54,17 @@ def _say(text: str) -> None:
     log.info("preparing the model: %s", text)
 
 
+def stopping() -> bool:
+    """Whether this worker is told to end."""
+    # None until SIGTERM arrives; afterwards the exit status, which may be 0.
+    return worker_state.should_stop is not None
+
+
+def refusing(problem: Problem) -> Correction:
+    """Stands for the parsing of a message that holds no correction."""
+    raise CorrectionError([problem])
+
+
 class Services:
     """What the tasks work with. Each is made at first use and kept for the life of the process."""
 
@@ -58,8 +74,7 @@ class Services:
 
     @functools.cached_property
     def ledger(self) -> Ledger:
-        self.settings.state_dir.mkdir(parents=True, exist_ok=True)
-        return Ledger.open(self.settings.ledger_url)
+        return Ledger.of(self.settings)
 
     @functools.cached_property
     def room(self) -> Room:
@@ -87,6 +102,16 @@ class Services:
     def applier(self) -> "Applier":
         return build_applier(self.settings, self.ledger)
 
+    def refuse(self, id: str, problem: Problem) -> None:
+        """Writes into the ledger that a message of Celery's is no correction."""
+        with suppress(CorrectionError):
+            self.submit(id, functools.partial(refusing, problem))
+
+    def submit(self, id: str, parse: Callable[[], Correction]) -> str:
+        """Records a message of Celery's, or why it is refused (`submit_patiently`)."""
+        pause = max(1.0, self.settings.retry_seconds)
+        return submit_patiently(self.ledger, id, parse, "celery", pause, stopping)
+
     @functools.cached_property
     def returning(self) -> "Returning":
         """Looks after replicas while the broker, and with it the bell, is away."""
@@ -101,8 +126,9 @@ class Services:
 celery = Celery("factd")
 # Called when the configuration is first needed, so importing this module reads no environment.
 celery.add_defaults(lambda: celery_settings(load_settings()))
-celery.steps["consumer"].add(GiveBack)  # pyright: ignore[reportOptionalSubscript]
+celery.steps["consumer"].add(GiveBack)
 services = Services()
+DeadLetters(celery, lambda: services.settings.names.queue("corrections"), services.refuse)
 
 
 #: What a worker of a queue opens before it takes messages: a property of `Services`.

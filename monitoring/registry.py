@@ -6,9 +6,10 @@ compares). No torch here.
 """
 
 from monitoring.measure import Bounds, Measure
+from monitoring.shown import SHOWN
 
 _UNDO = "roll back to an older version or compact"
-_SPLIT = "post the corrections one by one and leave out the one that does it"
+SPLIT = "post the corrections one by one and leave out the one that does it"
 
 #: Watched measures stand first, in the order in which a verdict names them. Their bounds are what the
 #: product promises (perplexity within a fifth, retention within ten points). For the weights they are levels
@@ -64,7 +65,7 @@ MEASURES: tuple[Measure, ...] = (
         # 1.5 times (docs/log/guard.md).
         bounds=Bounds(0.2, 0.3),
         required=True,
-        mend=_SPLIT,
+        mend=SPLIT,
         wear=True,
         unit="nats",
         wide=True,
@@ -77,7 +78,7 @@ MEASURES: tuple[Measure, ...] = (
         # A fifth more perplexity on unrelated text is what users notice.
         bounds=Bounds(1.1, 1.2),
         required=True,
-        mend=_SPLIT,
+        mend=SPLIT,
         wear=True,
         wide=True,
         alert="FactdPerplexityHigh",
@@ -114,7 +115,7 @@ MEASURES: tuple[Measure, ...] = (
         high_is_bad=False,
         # A correction has few neighbours, so that one lost neighbour already counts much.
         bounds=Bounds(0.9, 0.5),
-        mend=_SPLIT,
+        mend=SPLIT,
         of_batch=True,
         unit="share",
     ),
@@ -139,6 +140,16 @@ MEASURES: tuple[Measure, ...] = (
         high_is_bad=False,
         # A quarter of a small sample of the oldest facts.
         bounds=Bounds(0.75, 0.0),
+        mend="compact",
+        unit="share",
+    ),
+    Measure(
+        "retention_chat_ratio",
+        "share",
+        "Share of sampled earlier corrections still answered in chat, of those that once were.",
+        "Retention in chat",
+        high_is_bad=False,
+        bounds=Bounds(0.8, 0.0),
         mend="compact",
         unit="share",
     ),
@@ -182,93 +193,17 @@ MEASURES: tuple[Measure, ...] = (
         of_batch=True,
         unit="share",
     ),
-    # Shown, and never judged.
-    Measure("stable_rank_ratio", "layer", "Stable rank over the base's.", high_is_bad=False),
+    # Which forms must be said is a setting; a correction that lacks one of these does not answer.
     Measure(
-        "singular_vector_similarity",
-        "layer",
-        "SS: mean overlap of single singular vectors.",
-        "Overlap of single singular vectors (SS)",
-        high_is_bad=False,
-    ),
-    Measure(
-        "gap_aware_similarity",
-        "layer",
-        "SS, with swaps among near-equal values allowed.",
-        "SS with swaps allowed",
-        high_is_bad=False,
-    ),
-    Measure(
-        "entropy_rank_ratio",
-        "layer",
-        "Entropy rank over the base's; a deep measure, NaN while none was taken.",
-        "Entropy rank over the base's (deep)",
-        high_is_bad=False,
-        deep=True,
-    ),
-    Measure(
-        "drift",
-        "layer",
-        "Frobenius norm of the change over the base's norm.",
-        "Drift from the base",
-        healthy=0.0,
-        wide=True,
-    ),
-    Measure(
-        "contact_ratio",
-        "layer",
-        "Share of the change in the base's dominant subspace.",
-        "Change within the dominant subspace",
-        healthy=0.0,
-        unit="share",
-    ),
-    Measure(
-        "key_drift_ratio",
-        "layer",
-        "Change of the outputs for held keys, squared norms.",
-        "Change of outputs on ordinary text",
-        healthy=0.0,
-        wide=True,
-    ),
-    Measure(
-        "corpus_energy_ratio",
-        "layer",
-        "tr(WCWᵀ) over the base's, C of held keys.",
-        "Energy on ordinary text over the base's",
-        wide=True,
-    ),
-    Measure(
-        "key_error_ratio",
-        "layer",
-        "Mean distance of Wk from v over live facts, over ‖v‖.",
-        "Distance of live facts from their values",
-        healthy=0.0,
-        wide=True,
-    ),
-    Measure(
-        "layer_share",
-        "layer",
-        "What the layer's MLP adds, as a share of what all add.",
-        "Share of each layer's MLP",
-        healthy=0.0,
-        unit="share",
-    ),
-    Measure(
-        "retention_random_ratio",
+        "chat_efficacy_ratio",
         "share",
-        "Share of earlier corrections, drawn by hash, still answered.",
-        "Retention of some by hash",
+        "Share of chat messages and questions about the last batch that the model answers.",
+        "Efficacy of the last batch in chat",
         high_is_bad=False,
+        of_batch=True,
         unit="share",
     ),
-    Measure(
-        "retention_newest_ratio",
-        "share",
-        "Share of the newest corrections still answered.",
-        "Retention of the newest",
-        high_is_bad=False,
-        unit="share",
-    ),
+    *SHOWN,
 )
 
 #: Names of measures with one value a layer, and of those with one value a version.

@@ -1,13 +1,13 @@
 """Judges measurements. Pure: no torch, no clock, no I/O."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from monitoring.measure import Measure
-from monitoring.measurements import Measurements
-from monitoring.registry import JUDGED, WATCHED, WEAR, measure_named
+from monitoring.measurements import CaseResult, Measurements
+from monitoring.registry import JUDGED, SPLIT, WATCHED, WEAR, measure_named
 from monitoring.shares import may_reach
 from monitoring.thresholds import Thresholds
 
@@ -19,6 +19,8 @@ STATES: tuple[State, ...] = ("ok", "warn", "limit", "unknown")
 
 #: A measurement older than this, or from the future, says nothing of the version before us, seconds.
 STALE_SECONDS = 900.0
+#: In place of SPLIT for a correction that was alone.
+ALONE = "reword the correction, or leave it out"
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,12 @@ def judge(
     return Verdict(_outcome(states), tuple(reasons), blamed, states)
 
 
+def reasons_for(id: str, reasons: Sequence[str], batch: Collection[str]) -> list[str]:
+    """Of a verdict's reasons those that concern one correction: none that names another of its batch."""
+    others = tuple(f"{_about(other)} " for other in batch if other != id)
+    return [reason for reason in reasons if not reason.startswith(others)]
+
+
 def worn(states: Mapping[str, str]) -> list[str]:
     """Of the measures of wear, those past a warning."""
     return [name for name in WEAR if states.get(name) in ("warn", "limit")]
@@ -131,14 +139,14 @@ def _judge(
     if measure.worse(value, bounds.limit):
         if not _past(measure, m, bounds.limit):
             why = "so few cases may fall below it by chance"
-            return "warn", f"{told} limit {bounds.limit:g}, but {why}; watch it, or {measure.mend}"
+            return "warn", f"{told} limit {bounds.limit:g}, but {why}; watch it, or {_mend(measure, m)}"
         if previous is not None and _no_worse(measure, value, previous, bounds.limit):
             before = shown(previous, name)
             return (
                 "warn",
-                f"{told} limit {bounds.limit:g} but no worse than before ({before}); {measure.mend}",
+                f"{told} limit {bounds.limit:g} but no worse than before ({before}); {_mend(measure, m)}",
             )
-        return "limit", f"{told} limit {bounds.limit:g}; {measure.mend}"
+        return "limit", f"{told} limit {bounds.limit:g}; {_mend(measure, m)}"
     if measure.worse(value, bounds.warn):
         return "warn", f"{told} warning level {bounds.warn:g} (limit {bounds.limit:g})"
     return "ok", None
@@ -167,10 +175,29 @@ def _efficacy_state(m: Measurements) -> State:
 
 def _failure(id: str, m: Measurements) -> str:
     case = m.cases[id]
-    return (
-        f"correction {id} answers {case.answer!r} instead of {case.target!r}; "
-        "reword its prompt so that the target follows directly, or give it an update of its own"
-    )
+    required = [(name, form) for name, form in case.forms.items() if form.required]
+    if len(required) > 1:
+        told = " and ".join(f"{form.answer!r} to its {name}" for name, form in required)
+    else:
+        told = repr(case.answer)
+    return f"{_about(id)} {told} instead of {case.target!r}; {_mend_case(case, len(m.cases) == 1)}"
+
+
+def _mend_case(case: CaseResult, alone: bool) -> str:
+    bare = case.forms.get("prompt")
+    if bare is not None and bare.said:
+        return "post a question for it (questions), or set FACTD_REQUIRE_FORMS=prompt"
+    apart = "" if alone else ", or give it an update of its own"
+    return f"reword its prompt so that the target follows directly{apart}"
+
+
+def _about(id: str) -> str:
+    return f"correction {id} answers"
+
+
+def _mend(measure: Measure, m: Measurements) -> str:
+    """What to do; a correction that was alone cannot be parted from others."""
+    return ALONE if measure.mend == SPLIT and len(m.cases) == 1 else measure.mend
 
 
 def _bad_neighbourhood(m: Measurements, t: Thresholds) -> list[str]:

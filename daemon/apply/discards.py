@@ -1,6 +1,6 @@
 """Giving a version up: what becomes of its corrections, and of the operation that asked for it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from daemon.apply.outcomes import Held, Refused
 from daemon.apply.run import Run
@@ -8,6 +8,7 @@ from daemon.core.lifecycle import OperationState, ReasonCode
 from daemon.core.ruling import Ruling
 from daemon.core.stages import Stage
 from daemon.ledger.rows import VersionRow
+from monitoring.verdict import reasons_for
 
 
 class Discards:
@@ -35,7 +36,8 @@ class Discards:
                 return Refused(reason, ruling)
             guilty = ids
         if (guilty and guilty != ids) or len(ids) <= 1:
-            self.journal.discard(version.id, reason, ruling=ruling, rejected=dict.fromkeys(guilty, reason))
+            told = {id: _told(id, ids, reason, ruling) for id in guilty}
+            self.journal.discard(version.id, reason, ruling=ruling, rejected=told)
         else:
             # No correction is blamed alone: in halves, each is judged in ever smaller company.
             self.journal.discard(version.id, reason, ruling=ruling, batch_limit=_half(version))
@@ -89,6 +91,12 @@ class Discards:
     def _fail_operation(self, version: VersionRow, reason: str) -> None:
         if version.operation is not None:
             self.journal.finish(version.operation, OperationState.FAILED, reason)
+
+
+def _told(id: str, batch: Set[str], reason: str, ruling: Ruling | None) -> str:
+    """What a correction was refused for, without what was wrong with others of its batch."""
+    mine = reasons_for(id, ruling.verdict.reasons, batch) if ruling and len(batch) > 1 else []
+    return "; ".join(mine) or reason
 
 
 def _half(version: VersionRow) -> int:

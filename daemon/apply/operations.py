@@ -87,7 +87,7 @@ class Operations:
             self.delivery.push_back(live, self.run.publisher)
             self.run.restorer.to(live)
             if timed_out(error):
-                self.journal.forgive_operation(operation.id)
+                self.journal.guard.forgive_operation(operation.id)
             return Held(f"rollback to {target} held: {error}")
         self.journal.record_rollback(target, operation)
         self.reached(Stage.ROLLED_BACK)

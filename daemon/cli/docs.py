@@ -50,8 +50,9 @@ Bearer tokens: `submit` posts and asks, `admin` may do all that `submit` may, an
 `STATE/run/tokens.json`, or come from `FACTD_SUBMIT_TOKEN` and `FACTD_ADMIN_TOKEN`. The schema itself is
 served at `GET /v1/openapi.json`. Times are unix seconds. A refusal is `{"detail": …}`: 401 no token, 403 the
 other scope's, 404 unknown id, 409 a contradiction of what is recorded, 413 too large a body, 422 a bad
-message, with `"problems": [{"field", "value", "mend", "line"}]` for a
-correction; nothing of it was recorded."""
+message, with `"problems": [{"field", "value", "mend", "line"}]` and `"more"`, how many are not listed, for a
+correction; nothing of it was recorded. Every `GET` route answers `HEAD`. Quote an id as one part of the
+path: `a/b` is `a%2Fb`."""
 
 
 def pages() -> dict[str, str]:
@@ -165,7 +166,7 @@ def _shown(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if value is None:
         return ""
-    return f"`{json.dumps(list(value) if isinstance(value, tuple) else value, default=str)}`"
+    return f"`{json.dumps(value, default=str)}`"
 
 
 # -- HTTP -------------------------------------------------------------------------------------------
@@ -197,7 +198,7 @@ def described_app() -> FastAPI:
 def _route_rows() -> Iterator[tuple[str, str, str]]:
     scopes = {id(SUBMIT[0].dependency): "submit", id(ADMIN[0].dependency): "admin"}
     scope_of = {
-        (method.lower(), route.path): scopes[id(given.call)]
+        (method.lower(), route.path_format): scopes[id(given.call)]
         for route in router.routes
         if isinstance(route, APIRoute)
         for method in route.methods

@@ -1,11 +1,11 @@
 """How a command ends: exit codes, and the error that says what to do next."""
 
-import json
-import sys
 from enum import IntEnum
 from typing import Any, NoReturn
 
 import typer
+
+from daemon.cli.output import show_json, tell
 
 
 class Exit(IntEnum):
@@ -19,6 +19,7 @@ class Exit(IntEnum):
     TIMED_OUT = 5
     BUSY = 6
     OUT_OF_SYNC = 7
+    INTERRUPTED = 130
 
 
 #: What each code says, for docs/cli.md.
@@ -32,12 +33,13 @@ EXIT_MEANINGS = {
     Exit.BUSY: "the queue is full; nothing was posted, come again later",
     Exit.OUT_OF_SYNC: "a replica does not serve the live version, or no worker gives a sign of life "
     "(`factd status`, `factd doctor`)",
+    Exit.INTERRUPTED: "Ctrl-C while it waited; what was posted stays posted",
 }
 
 EPILOG = (
     "Exit codes: 0 ok, 1 failed, 2 bad input, 3 not found, 4 unavailable "
     "(broker, ledger or vLLM cannot be reached), 5 timed out, 6 busy: the queue is full, "
-    "7 out of sync: a replica serves something else than the live version, or a worker is away."
+    "7 out of sync: a replica serves something else than the live version, or a worker is away, 130 Ctrl-C."
 )
 
 
@@ -53,7 +55,6 @@ def fail(error: CommandError, as_json: bool) -> NoReturn:
     """Shows an error on stderr and leaves with its code. With --json, stdout gets it too."""
     if as_json:
         view = {"error": error.what, "mend": error.mend, "exit_code": int(error.code), **error.fields}
-        sys.stdout.write(json.dumps(view, indent=2, ensure_ascii=False, default=str) + "\n")
-    lines = f"error: {error.what}" + (f"\n  next: {error.mend}" if error.mend else "")
-    sys.stderr.write(lines + "\n")
+        show_json(view)
+    tell(f"error: {error.what}" + (f"\n  next: {error.mend}" if error.mend else ""))
     raise typer.Exit(int(error.code))

@@ -1,12 +1,11 @@
 """The ledger as commands open it, and the doorbell that they ring after a request."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import typer
-
 from daemon.cli.exits import CommandError, Exit
+from daemon.cli.output import tell
 from daemon.cli.reporting import nearest, reported
 from daemon.core.errors import TransitionError, UnknownIdError
 from daemon.core.settings import Settings
@@ -16,7 +15,7 @@ from daemon.supervise.running import settings_for
 
 
 @contextmanager
-def open_ledger(state: Path | None, as_json: bool) -> Iterator[tuple[Settings, Ledger]]:
+def open_ledger(state: Path | None, as_json: bool) -> Generator[tuple[Settings, Ledger]]:
     """The settings and the ledger of a state directory; errors end the command with their exit code."""
     with reported(as_json):
         settings = settings_for(state)
@@ -44,4 +43,4 @@ def ring_doorbell(settings: Settings) -> None:
 
 
 def _note(text: str) -> None:
-    typer.echo(f"note: {text}", err=True)
+    tell(f"note: {text}")

@@ -1,9 +1,11 @@
 """The command line `factd`: where each command is."""
 
+import io
 import sys
 
 from daemon.cli.exits import Exit
 from daemon.cli.lazy import Entry, group_of
+from daemon.cli.output import tell
 from daemon.core.errors import DaemonError, SettingsError
 from daemon.supervise.processes import ProcessError
 
@@ -22,6 +24,9 @@ COMMANDS = {
     "post": Entry("daemon.cli.act.post:post", "Post corrections through the queue and print their ids."),
     "status": Entry("daemon.cli.ask.status:status", "Show what happened: to one correction, or as a whole."),
     "facts": Entry("daemon.cli.ask.facts:facts", "List the facts that are live."),
+    "corrections": Entry(
+        "daemon.cli.ask.corrections:corrections", "List corrections: what waits, was refused, is live."
+    ),
     "versions": Entry("daemon.cli.ask.versions:versions", "List the versions, oldest first."),
     "retract": Entry("daemon.cli.act.operations:retract", "Take one fact out of the model; the others stay."),
     "rollback": Entry("daemon.cli.act.operations:rollback", "Serve an older version again, bit for bit."),
@@ -73,11 +78,19 @@ app = group_of(
 
 def main() -> None:
     """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # PYTHONIOENCODING=latin-1, or LANG=C: a name in another script is no reason to show nothing.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except SettingsError as error:
-        sys.stderr.write(f"error: {error}\n  next: docs/settings.md says what each takes\n")
+        tell(f"error: {error}\n  next: docs/settings.md says what each takes")
         sys.exit(int(Exit.BAD_INPUT))
     except (DaemonError, ProcessError) as error:
-        sys.stderr.write(f"error: {error}\n  next: run `factd doctor`\n")
+        tell(f"error: {error}\n  next: run `factd doctor`")
         sys.exit(int(Exit.FAILED))
+
+
+if __name__ == "__main__":
+    main()

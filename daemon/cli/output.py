@@ -1,15 +1,21 @@
-"""What all commands show: tables or JSON, and progress.
+"""What all commands show: tables or JSON, lines, and progress.
 
 Answers go to stdout, everything else to stderr. Colours and bars are for terminals alone: rich leaves
 them out of a pipe, and colours where NO_COLOR is set.
+
+All that a command prints goes through here. Text from outside cannot move the terminal: what
+`daemon.core.text` refuses is shown as a code, also where an old ledger holds it. A character that the
+terminal's encoding lacks is shown as a code too. When the reader of a pipe goes away (`factd facts | head`),
+the rest goes nowhere, and the command ends as it would have.
 """
 
 import json
+import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +24,7 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from daemon.core.progress import Progress, by_tenths
+from daemon.core.text import escaped
 
 #: Fewest characters of a readable column of sentences. In a narrower terminal a row becomes a block of lines.
 READABLE = 20
@@ -25,18 +32,62 @@ READABLE = 20
 SHOWN = 200
 #: Characters that borders take: for each column, and once for the table.
 COLUMN_BORDER, BORDER = 3, 1
+#: A terminal that says it is narrower than this gets lines of WIDTH characters, which it folds itself.
+NARROWEST, WIDTH = 20, 80
 
 
-def console() -> Console:
-    return Console(highlight=False)
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nobody_reads()
 
 
-def show_json(content: object) -> None:
-    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+def console(stderr: bool = False) -> Console:
+    """The terminal, or the pipe. `COLUMNS=0` and the like name no width that anything could be shown in."""
+    made = _Console(highlight=False, stderr=stderr)
+    return made if made.width >= NARROWEST else _Console(highlight=False, stderr=stderr, width=WIDTH)
 
 
-def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Shows a table; in a terminal that is too narrow, a block of lines for each row."""
+def nobody_reads() -> None:
+    """From now on stdout goes nowhere; without this Python would fail once more when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def show_lines(text: str) -> bool:
+    """Prints lines on stdout; False when nobody reads them any more."""
+    try:
+        sys.stdout.write(escaped(text, keep="\n") + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nobody_reads()
+        return False
+    return True
+
+
+def tell(text: str) -> None:
+    """Prints lines on stderr."""
+    sys.stderr.write(escaped(text, keep="\n") + "\n")
+    sys.stderr.flush()
+
+
+def show_json(content: object, indent: int | None = 2) -> bool:
+    """Prints JSON on stdout; False when nobody reads it any more."""
+    text = json.dumps(content, indent=indent, ensure_ascii=False, default=str)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # latin-1, or half a surrogate pair: the same JSON in ASCII
+        text = json.dumps(content, indent=indent, default=str)
+    return show_lines(text)
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], spare: int = 0) -> None:
+    """Shows a table; in a terminal that is too narrow, a block of lines for each row.
+
+    Args:
+        spare: so many of the last columns are left out before that.
+    """
     out = console()
     cells = [[_shown(cell) for cell in row] for row in rows]
     if len(columns) > 2:
@@ -46,8 +97,10 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
     widths = [max(len(text) for text in (name, *(row[i] for row in cells))) for i, name in enumerate(columns)]
     least = [width if keep else min(width, READABLE) for width, keep in zip(widths, whole, strict=True)]
     if len(columns) > 2 and sum(least) + COLUMN_BORDER * len(columns) + BORDER > out.width:
+        if spare:
+            return show_table(title, columns[:-1], [row[:-1] for row in rows], spare - 1)
         return _show_blocks(out, title, columns, cells)
-    table = Table(title=title, title_justify="left", show_header=any(columns))
+    table = Table(title=escaped(title), title_justify="left", show_header=any(columns))
     for name, keep in zip(columns, whole, strict=True):
         table.add_column(name, overflow="fold", no_wrap=keep and len(columns) > 2)
     for row in cells:
@@ -61,15 +114,19 @@ def local_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def _is_mapping(cell: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(cell, Mapping)
+
+
 def _shown(cell: object) -> str:
     """A cell on one line, since a model's answer may have line breaks; of counts only those above zero."""
-    if isinstance(cell, Mapping):
-        return ", ".join(f"{name} {value}" for name, value in cell.items() if value)
-    return "" if cell is None else " ".join(str(cell).split())
+    if _is_mapping(cell):
+        return escaped(", ".join(f"{name} {value}" for name, value in cell.items() if value))
+    return "" if cell is None else escaped(" ".join(str(cell).split()))
 
 
 def _show_blocks(out: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    out.print(title, style="italic", markup=False)
+    out.print(escaped(title), style="italic", markup=False)
     for row in rows:
         block = Table.grid(padding=(0, 2))
         block.add_column(style="bold", no_wrap=True)
@@ -81,11 +138,11 @@ def _show_blocks(out: Console, title: str, columns: Sequence[str], rows: Sequenc
 
 
 @contextmanager
-def progress() -> Iterator[Progress]:
+def progress() -> Generator[Progress]:
     """A function that shows (stage, fraction done): bars on a terminal, elsewhere a line for each tenth."""
-    out = Console(stderr=True)
+    out = console(stderr=True)
     if not out.is_terminal:
-        yield by_tenths(lambda line: print(line, file=sys.stderr, flush=True))
+        yield by_tenths(tell)
         return
     with Bars(console=out) as bar:
         tasks: dict[str, TaskID] = {}
@@ -99,9 +156,9 @@ def progress() -> Iterator[Progress]:
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[None]:
+def waiting(what: str) -> Generator[None]:
     """Shows on a terminal that something is waited for."""
-    out = Console(stderr=True)
+    out = console(stderr=True)
     if out.is_terminal:
         with out.status(what):
             yield

@@ -10,6 +10,7 @@ DaemonError                   anything below; `retryable` says whether the same 
 ├── LedgerError               the ledger refuses a change
 │   ├── UnknownIdError        no correction, version or operation of that name
 │   ├── ConflictError         an id or idempotency key comes back with other content
+│   ├── LedgerGoneError      its file was deleted or replaced while factd ran
 │   ├── TransitionError       a state change that the lifecycle does not allow
 │   └── LedgerVersionError    the ledger was made by a newer factd
 ├── LeaseError                the single-writer lease
@@ -29,6 +30,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from daemon.core.actors import ActorKind, actor_kind
+
+#: An error lists so many problems. Whoever has mended twenty posts again and sees the next.
+PROBLEMS_SHOWN = 20
 
 
 class DaemonError(Exception):
@@ -65,13 +69,26 @@ class Problem:
 class CorrectionError(DaemonError):
     """Raised when one or more corrections cannot be taken; nothing of the input was recorded.
 
+    Its text lists the first PROBLEMS_SHOWN problems and counts the rest.
+
     Attributes:
         problems: everything that is wrong, not only the first.
     """
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+        lines = [str(problem) for problem in self.shown]
+        super().__init__("\n".join([*lines, f"and {self.more} more problems"] if self.more else lines))
+
+    @property
+    def shown(self) -> tuple[Problem, ...]:
+        """The problems that somebody is shown: a file of 50,000 bad lines has 50,000."""
+        return self.problems[:PROBLEMS_SHOWN]
+
+    @property
+    def more(self) -> int:
+        """How many problems are not shown."""
+        return max(0, len(self.problems) - PROBLEMS_SHOWN)
 
 
 class RefusedError(DaemonError):
@@ -145,6 +162,19 @@ class ConflictError(LedgerError):
         super().__init__(
             f"{field} = {value!r} was used before for another content (correction {existing}); "
             f"send a new {field} for a new correction, or the same content to repeat the old one"
+        )
+
+
+class LedgerGoneError(LedgerError):
+    """Raised when the ledger's file was deleted or replaced while this process, or its `factd up`, ran.
+
+    Nothing may go on then: an empty ledger in its place would say that no fact is live.
+    """
+
+    def __init__(self, file: str, what: str) -> None:
+        super().__init__(
+            f"the ledger {file} {what} while factd ran; nothing is taken or applied any more. Stop factd, "
+            "put the state directory back (docs/operating.md), and start it again"
         )
 
 

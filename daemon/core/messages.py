@@ -3,32 +3,62 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from annotated_types import GroupedMetadata, MaxLen, MinLen
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 from pydantic_core import ErrorDetails
 
 from daemon.core.errors import CorrectionError, Problem
+from daemon.core.text import composed, plain
 
 #: Characters, and entries of a list. A fact is a name and a short answer; longer text is a mistake or an
 #: attack.
 MAX_NAME, MAX_PROMPT, MAX_LIST = 200, 1000, 20
+#: Questions of a correction; with as many paraphrases as there may be, no more than a fact can be asked in.
+MAX_QUESTIONS = 10
 #: characters; an id becomes a label, a part of a URL and a file name in exports
 MAX_ID = 200
 #: An error shows so many characters of a value.
 SHOWN = 80
 
 _strict = ConfigDict(extra="forbid", frozen=True, strict=True)
-_Text = StringConstraints(min_length=1, max_length=MAX_PROMPT)
-_Name = StringConstraints(min_length=1, max_length=MAX_NAME)
 
 
-def printable(value: str) -> str:
-    """The text itself. Raises ValueError when it is blank, or when a database cannot store it."""
-    if not value.strip():
-        raise ValueError("is blank; give the words")
-    if any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) <= 0xDFFF for char in value):
-        raise ValueError("holds a control character or half a surrogate pair; write one line of plain text")
+@dataclass(frozen=True)
+class Words(GroupedMetadata):
+    """What holds for each text of a message: composed, of 1 to `most` characters, with nothing hidden."""
+
+    most: int
+
+    def __iter__(self) -> Iterator[object]:
+        yield MinLen(1)
+        yield MaxLen(self.most)
+        # pydantic goes outwards: the text is composed first, then measured, then looked at.
+        yield BeforeValidator(self._composed)
+        yield AfterValidator(plain)
+
+    def _composed(self, value: object) -> object:
+        return composed(value, self.most) if isinstance(value, str) else value
+
+
+_Text, _Name = Words(MAX_PROMPT), Words(MAX_NAME)
+
+
+def _one_slot(value: str) -> str:
+    """The text itself. Raises ValueError unless it has one slot for the subject."""
+    count = value.count("{}")
+    if count != 1:
+        raise ValueError(f"has {count} slots; write exactly one {{}} where the subject belongs")
     return value
 
 
@@ -38,8 +68,6 @@ class Neighbour(BaseModel):
     model_config = _strict
     prompt: Annotated[str, _Text]
     answer: Annotated[str, _Name]
-
-    _check = field_validator("prompt", "answer")(printable)
 
 
 class Correction(BaseModel):
@@ -52,28 +80,21 @@ class Correction(BaseModel):
     target: Annotated[str, _Name]
     was: Annotated[str, _Name] | None = None
     paraphrases: Annotated[list[Annotated[str, _Text]], Field(max_length=MAX_LIST)] = []
+    questions: Annotated[list[Annotated[str, _Text]], Field(max_length=MAX_QUESTIONS)] = []
     neighbours: Annotated[list[Neighbour], Field(max_length=MAX_LIST)] = []
     key: Annotated[str, _Name] | None = None
     source: Annotated[str, _Name] | None = None
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
 
-    @field_validator("subject", "prompt", "target", "was", "key", "source")
-    @classmethod
-    def _words(cls, value: str | None) -> str | None:
-        return None if value is None else printable(value)
-
-    @field_validator("paraphrases")
-    @classmethod
-    def _all_words(cls, value: list[str]) -> list[str]:
-        return [printable(text) for text in value]
-
     @field_validator("prompt")
     @classmethod
-    def _one_slot(cls, value: str) -> str:
-        count = value.count("{}")
-        if count != 1:
-            raise ValueError(f"has {count} slots; write exactly one {{}} where the subject belongs")
-        return value.rstrip()
+    def _prompt_slot(cls, value: str) -> str:
+        return _one_slot(value).rstrip()
+
+    @field_validator("questions")
+    @classmethod
+    def _question_slots(cls, value: list[str]) -> list[str]:
+        return [_one_slot(text).strip() for text in value]
 
     @field_validator("target", "was")
     @classmethod
@@ -96,6 +117,9 @@ class Correction(BaseModel):
     def content_hash(self) -> str:
         """Equal for two posts of the same correction; key, source and priority do not count."""
         body = self.model_dump(exclude={"key", "source", "priority"})
+        if not self.questions:
+            # Corrections had no questions once; what was posted then must still be known as the same.
+            del body["questions"]
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
@@ -107,7 +131,7 @@ def parse_correction(message: object, line: int | None = None) -> Correction:
     """
     if not isinstance(message, dict):
         raise CorrectionError(
-            [Problem("", _shorten(message), "send a JSON object with subject, prompt and target", line)]
+            [Problem("", shortened(message), "send a JSON object with subject, prompt and target", line)]
         )
     try:
         return Correction.model_validate(message)
@@ -124,9 +148,9 @@ def parse_json(text: str | bytes, line: int | None = None) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_unique_pairs, parse_constant=_no_constant)
     except _DuplicateKeyError as error:
-        problem = Problem(error.name, _shorten(text), "the key stands twice in one object; keep one", line)
+        problem = Problem(error.name, shortened(text), "the key stands twice in one object; keep one", line)
     except (ValueError, RecursionError) as error:
-        problem = Problem("", _shorten(text), f"not valid JSON ({error}); write one JSON object", line)
+        problem = Problem("", shortened(text), f"not valid JSON ({error}); write one JSON object", line)
     raise CorrectionError([problem])
 
 
@@ -148,7 +172,7 @@ def parse_lines(text: str) -> list[Correction]:
         first, content = seen.setdefault(correction.key or "", (number, correction.content_hash))
         if correction.key and content != correction.content_hash:
             mend = f"line {first} uses the same key for another content; give each correction its own key"
-            problems.append(Problem("key", _shorten(correction.key), mend, number))
+            problems.append(Problem("key", shortened(correction.key), mend, number))
         corrections.append(correction)
     if not corrections and not problems:
         problems.append(Problem("", "''", "the file holds no correction; write one JSON object a line"))
@@ -166,7 +190,7 @@ def _numbered(text: str) -> Iterator[tuple[int, str]]:
 
 class _DuplicateKeyError(Exception):
     def __init__(self, name: str) -> None:
-        self.name = _shorten(name).strip("'\"")
+        self.name = shortened(name).strip("'\"")
         super().__init__(name)
 
 
@@ -182,7 +206,8 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _shorten(value: object) -> str:
+def shortened(value: object) -> str:
+    """The value as an error shows it."""
     # Cut first: repr would copy and escape a text of 10 MB for a message.
     text = repr(value[: SHOWN + 1] if isinstance(value, str | bytes) else value)
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
@@ -193,6 +218,7 @@ _MENDS = {
     "missing": "is missing; give it",
     "extra_forbidden": "is not a field of a correction; remove it or correct its spelling",
     "string_type": "must be text, in quotes",
+    "string_unicode": "holds half a surrogate pair; write one line of plain text",
     "string_too_short": "is empty; give the words",
     "string_too_long": "is longer than {max_length} characters; shorten it",
     "too_long": "has more than {max_length} entries; keep the most telling",
@@ -210,5 +236,5 @@ def problem(item: ErrorDetails, line: int | None = None) -> Problem:
     context = item.get("ctx") or {}
     known = _MENDS.get(item["type"])
     mend = known.format(**context) if known else str(context.get("error", item["msg"]))
-    value = "(nothing)" if item["type"] == "missing" else _shorten(item["input"])
-    return Problem(".".join(_shorten(part).strip("'\"") for part in item["loc"]), value, mend, line)
+    value = "(nothing)" if item["type"] == "missing" else shortened(item["input"])
+    return Problem(".".join(shortened(part).strip("'\"") for part in item["loc"]), value, mend, line)

@@ -6,21 +6,15 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from daemon.core import publication
 from daemon.core.errors import SettingsError
 from daemon.core.names import PATTERN, Names
-from daemon.core.publication import (
-    ANSWER_SECONDS,
-    BEFORE_LIVE_SECONDS,
-    IN_FLIGHT_MOST_SECONDS,
-    IN_FLIGHT_SECONDS,
-    PUBLISH_SECONDS,
-    BeforeLive,
-    InFlight,
-)
+from editing.forms import Kind
 from monitoring.thresholds import Thresholds
 
 DEFAULT_STATE_DIR = Path("~/.local/state/factd")
@@ -57,6 +51,9 @@ class Settings(BaseSettings):
     redis_url: str = Field("redis://127.0.0.1:6379/0", repr=False)  # may hold a password
     #: SQLAlchemy URL of the ledger; a SQLite file in state_dir when None
     database_url: str | None = Field(None, repr=False)  # may hold a password
+    #: the ledger must be there: a process that finds none ends, rather than begin with an empty one. `factd
+    #: up` tells its processes so
+    ledger_exists: bool = False
     #: base URLs of the vLLM servers that get every version
     replicas: Annotated[tuple[str, ...], NoDecode] = ()
     #: how the servers get a version: "plugin" (vLLM with factd's plugin), "lora" (plain vLLM: each version is
@@ -65,21 +62,22 @@ class Settings(BaseSettings):
     publish: Literal["plugin", "lora", "checkpoint"] = "plugin"
     #: what happens to running requests when a version is flipped: "keep" (recomputed on the new weights),
     #: "wait" (they end on the old weights), or "abort" (they end with what they have); plugin mode only
-    in_flight: InFlight = "keep"
+    in_flight: publication.InFlight = "keep"
     #: "wait": a request that still runs after so long is kept and recomputed, seconds. New requests wait
     #: meanwhile
-    in_flight_seconds: float = Field(IN_FLIGHT_SECONDS, ge=0, le=IN_FLIGHT_MOST_SECONDS)
+    in_flight_seconds: float = Field(
+        publication.IN_FLIGHT_SECONDS, ge=0, le=publication.IN_FLIGHT_MOST_SECONDS
+    )
     #: a replica that takes longer to read, verify and flip a version counts as hung, seconds: it is taken
     #: out, and the others go on; plugin mode only
-    publish_seconds: float = Field(PUBLISH_SECONDS, ge=1, le=86400)
-    #: a replica that takes longer to answer prompts or to tell log-probabilities counts as slow, seconds: it
-    #: is taken out, and what waits is tried again without losing an attempt
-    answer_seconds: float = Field(ANSWER_SECONDS, ge=1, le=86400)
+    publish_seconds: float = Field(publication.PUBLISH_SECONDS, ge=1, le=86400)
+    #: a replica that takes longer to answer a question is taken out, seconds; no correction loses an attempt
+    answer_seconds: float = Field(publication.ANSWER_SECONDS, ge=1, le=86400)
     #: what a server with the plugin does with requests between its start and the first publication: "wait"
     #: holds them, "refuse" answers 503 with Retry-After, "serve" answers from the unedited model
-    before_live: BeforeLive = "wait"
+    before_live: publication.BeforeLive = "wait"
     #: "wait": a request that was held for so long is answered with 503, seconds
-    before_live_seconds: float = Field(BEFORE_LIVE_SECONDS, ge=0, le=86400)
+    before_live_seconds: float = Field(publication.BEFORE_LIVE_SECONDS, ge=0, le=86400)
     #: the replica that gets each new version first: its URL, or "first"; None: all replicas get it at once
     canary: str | None = None
     #: so long the version is watched on the canary before the other replicas get it, seconds
@@ -87,8 +85,7 @@ class Settings(BaseSettings):
     #: where the modes without the plugin write; the servers must see it under the same path. STATE/published
     #: when None
     publish_dir: Path | None = None
-    #: public keys whose versions are accepted beside this state directory's own: each 64 hex digits, between
-    #: commas, or a file of them. Replicas refuse every other version
+    #: public keys, or a file of them, whose versions are accepted beside those of this state directory's own
     version_key: str = ""
     #: folder of the key that signs versions; STATE/keys when None. Servers must not be able to read it
     keys_dir: Path | None = None
@@ -123,6 +120,13 @@ class Settings(BaseSettings):
     #: how many tokens the second moments are measured on; None: 10 times the FFN's width. More tokens take
     #: longer, once, and unrelated text then changes less
     tokens: int | None = Field(None, ge=1)
+
+    #: in which forms a correction is written: "prompt" (always), "chat" (the prompt as a chat message),
+    #: "questions" (those posted with it, in chat), "plain questions", "paraphrases", "chat paraphrases". A
+    #: model without a chat template is asked nothing in chat
+    forms: Annotated[tuple[Kind, ...], NoDecode] = ("prompt", "chat", "questions")
+    #: in which of these a correction must be said to go live. One that is said in fewer is refused
+    require_forms: Annotated[tuple[Kind, ...], NoDecode] = ("prompt", "chat")
 
     #: at most so many corrections are written by one solve
     batch_size: int = Field(16, ge=1, le=1000)
@@ -173,7 +177,7 @@ class Settings(BaseSettings):
     #: the guard compacts at most once in so many versions
     guard_compact_versions: int = Field(20, ge=1)
 
-    @field_validator("replicas", mode="before")
+    @field_validator("replicas", "forms", "require_forms", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -189,6 +193,13 @@ class Settings(BaseSettings):
     def _given(cls, value: SecretStr | None) -> SecretStr | None:
         # A request without a token carries the empty one. An empty setting would let everybody in.
         return value if value is not None and value.get_secret_value().strip() else None
+
+    @field_validator("forms", "require_forms")
+    @classmethod
+    def _with_prompt(cls, value: tuple[Kind, ...]) -> tuple[Kind, ...]:
+        if "prompt" not in value:
+            raise ValueError("lacks prompt; a correction is always asked by its prompt")
+        return value
 
     @field_validator("thresholds")
     @classmethod
@@ -249,7 +260,14 @@ class Settings(BaseSettings):
 
     @property
     def ledger_url(self) -> str:
-        return self.database_url or f"sqlite:///{self.state_dir / 'ledger.sqlite3'}"
+        # Quoted: SQLAlchemy reads % as the start of a code, and ? as the start of options. It has a function
+        # for this (`URL.create`), but nothing in daemon.core imports it.
+        return self.database_url or f"sqlite:///{quote(str(self.ledger_file), safe='/')}"
+
+    @property
+    def ledger_file(self) -> Path:
+        """Where the ledger is unless `database_url` names another place."""
+        return self.state_dir / "ledger.sqlite3"
 
     @property
     def store_dir(self) -> Path:

@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from daemon.core.lifecycle import OperationKind, OperationState
 from daemon.core.publication import BASE_VERSION
+from daemon.core.text import PLAIN
 from daemon.ledger.intake import Ask
 from daemon.ledger.ledger import Ledger
 from daemon.ledger.rows import OperationRow
@@ -20,8 +21,6 @@ from monitoring.verdict import Verdict
 ACTION_LABEL, ROLLBACK = "factd_action", "rollback"
 #: The label that says which model an alert is about, where there are several: its FACTD_NAME.
 MODEL_LABEL = "factd_model"
-#: what goes into the ledger: no control characters
-PLAIN = r"^[^\x00-\x1f\x7f]*$"
 
 
 class Alert(BaseModel):

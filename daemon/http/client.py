@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -77,12 +78,12 @@ class Client:
 
     def get(self, id: str, wait: float = 0.0) -> dict[str, Any]:
         """One correction; waits `wait` seconds at most (the API allows 60) until it has ended."""
-        return self._ask("GET", f"/v1/corrections/{id}", params={"wait": wait})
+        return self._ask("GET", f"/v1/corrections/{_quoted(id)}", params={"wait": wait})
 
     def wait(self, ids: Sequence[str], timeout: float = 120.0) -> list[dict[str, Any]]:
         """The corrections when all have ended, or as they are when the time is up."""
         deadline = time.monotonic() + timeout
-        views = []
+        views: list[dict[str, Any]] = []
         for id in ids:
             view = self.get(id)
             while view["state"] not in FINAL and (left := deadline - time.monotonic()) > 0:
@@ -104,10 +105,10 @@ class Client:
 
     def retract(self, id: str, why: str | None = None) -> dict[str, Any]:
         """Asks for a retraction and returns the operation; `finish` waits for it."""
-        return self._operate(f"/v1/corrections/{id}/retract", why)
+        return self._operate(f"/v1/corrections/{_quoted(id)}/retract", why)
 
     def roll_back(self, version: str, why: str | None = None) -> dict[str, Any]:
-        return self._operate(f"/v1/versions/{version}/rollback", why)
+        return self._operate(f"/v1/versions/{_quoted(version)}/rollback", why)
 
     def compact(self, why: str | None = None) -> dict[str, Any]:
         return self._operate("/v1/compact", why)
@@ -162,3 +163,8 @@ class Client:
         if not answer.is_success:
             raise ClientError(answer.status_code, answer.text)
         return answer
+
+
+def _quoted(id: str) -> str:
+    """An id as one part of a path, also with / and ? in it."""
+    return quote(id, safe="")

@@ -9,11 +9,13 @@ from fastapi.concurrency import run_in_threadpool
 
 from daemon.core.errors import CorrectionError, Problem
 from daemon.core.lifecycle import FINAL, State
-from daemon.core.messages import Correction, parse_correction, parse_json, printable
-from daemon.http.alerts import PLAIN
+from daemon.core.messages import MAX_NAME, Correction, parse_correction, parse_json
+from daemon.core.shapes import is_list
+from daemon.core.text import PLAIN, composed, plain
 from daemon.http.schemas import corrections_schema
 from daemon.http.service import SUBMIT, Body, Id, Service, ServiceOf, may_submit
 from daemon.http.views import correction_view
+from daemon.ledger.reading import Only
 
 #: A request that waits for a correction looks at the ledger so often, and waits so long at most.
 POLL_SECONDS, MAX_WAIT_SECONDS = 0.1, 60.0
@@ -30,11 +32,11 @@ def post_corrections(
 ) -> dict[str, Any]:
     """Records one correction, or a list as a whole or not at all; durable before the answer is sent."""
     content = parse_json(body)
-    many = content if isinstance(content, list) else [content]
+    many = content if is_list(content) else [content]
     corrections = _parsed(many)
     _check_size(service, len(corrections))
     if idempotency_key is not None:
-        _check_key(idempotency_key)
+        idempotency_key = _checked_key(idempotency_key)
         corrections = [
             c if c.key else c.model_copy(update={"key": _key(idempotency_key, i, len(many))})
             for i, c in enumerate(corrections)
@@ -53,9 +55,9 @@ def _check_size(service: Service, count: int) -> None:
         raise HTTPException(413, f"{count} corrections in one request; send {most} at once at most")
 
 
-def _check_key(key: str) -> None:
+def _checked_key(key: str) -> str:
     try:
-        printable(key)
+        return plain(composed(key))
     except ValueError as error:
         raise CorrectionError([Problem("Idempotency-Key", repr(key), str(error))]) from None
 
@@ -83,16 +85,19 @@ def _parsed(many: list[Any]) -> list[Correction]:
 def list_corrections(
     service: ServiceOf,
     state: State | None = None,
+    source: Annotated[str | None, Query(max_length=MAX_NAME, pattern=PLAIN)] = None,
+    subject: Annotated[str | None, Query(max_length=MAX_NAME, pattern=PLAIN)] = None,
     containing: Annotated[str | None, Query(max_length=200, pattern=PLAIN)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
 ) -> list[dict[str, Any]]:
-    """The newest first; on request those of one state, or those that contain a text."""
+    """The newest first; on request those of a state, a source or a subject, or those that contain a text."""
     states = [state] if state else []
-    rows = service.ledger.questions.corrections(*states, limit=limit, containing=containing)
+    only = Only(source=source, subject=subject, containing=containing)
+    rows = service.ledger.questions.corrections(*states, limit=limit, **only)
     return [correction_view(row) for row in rows[::-1]]
 
 
-@router.get("/v1/corrections/{id}", dependencies=SUBMIT)
+@router.get("/v1/corrections/{id:any}", dependencies=SUBMIT)
 async def get_correction(
     service: ServiceOf, id: Id, wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS)] = 0.0
 ) -> dict[str, Any]:

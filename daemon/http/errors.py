@@ -40,8 +40,9 @@ def responses() -> Iterator[tuple[type[Exception], Respond]]:
 
 
 def _refused(_: Request, error: CorrectionError) -> JSONResponse:
-    problems = [vars(problem) for problem in error.problems]
-    return JSONResponse({"detail": "nothing was recorded", "problems": problems}, 422)
+    problems = [vars(problem) for problem in error.shown]
+    body = {"detail": "nothing was recorded", "problems": problems, "more": error.more}
+    return JSONResponse(body, 422)
 
 
 def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, HTTPException
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import generate_latest
 
 from daemon.http.service import ServiceOf
@@ -55,3 +55,11 @@ def status(service: ServiceOf, authorization: Annotated[str | None, Header()] = 
 def page() -> FileResponse:
     """The status page."""
     return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
+
+
+@router.get("/docs", include_in_schema=False)
+@router.get("/redoc", include_in_schema=False)
+def schema() -> PlainTextResponse:
+    """Where the schema is. A page that draws it would load scripts from elsewhere."""
+    text = "The OpenAPI schema is at /v1/openapi.json, and docs/api.md lists the routes.\n"
+    return PlainTextResponse(text, headers=PAGE_HEADERS)

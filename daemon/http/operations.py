@@ -11,7 +11,7 @@ from daemon.core.messages import parse_json, problem
 from daemon.core.publication import BASE_VERSION
 from daemon.http.alerts import Webhook
 from daemon.http.schemas import alerts_schema
-from daemon.http.service import ADMIN, SUBMIT, Body, Id, Service, ServiceOf, Why
+from daemon.http.service import ADMIN, SUBMIT, Body, Id, Service, ServiceOf, Version, Why
 from daemon.http.views import operation_view, version_view
 
 router = APIRouter()
@@ -35,14 +35,14 @@ def get_operation(
     return operation_view(service.ledger.questions.operation(number))
 
 
-@router.post("/v1/corrections/{id}/retract", status_code=202, dependencies=ADMIN)
+@router.post("/v1/corrections/{id:any}/retract", status_code=202, dependencies=ADMIN)
 def retract(service: ServiceOf, id: Id, why: Why = None) -> dict[str, Any]:
     """Asks the applier to take one fact out; the answer is the operation."""
     return _request(service, "retract", id, why)
 
 
 @router.post("/v1/versions/{version}/rollback", status_code=202, dependencies=ADMIN)
-def rollback(service: ServiceOf, version: Id, why: Why = None) -> dict[str, Any]:
+def rollback(service: ServiceOf, version: Version, why: Why = None) -> dict[str, Any]:
     """Asks the applier to serve an older version again; the answer is the operation."""
     return _request(service, "rollback", version, why)
 

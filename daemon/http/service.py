@@ -8,12 +8,14 @@ from fastapi import Depends, Header, HTTPException, Query, Request
 from fastapi import Path as PathParameter
 from fastapi.concurrency import run_in_threadpool
 from prometheus_client import CollectorRegistry
+from starlette.convertors import StringConvertor, register_url_convertor
 
 from daemon.core.errors import SettingsError
 from daemon.core.messages import MAX_ID
 from daemon.core.ruling import guard_policy
 from daemon.core.settings import Settings
-from daemon.http.alerts import PLAIN, AlertDesk
+from daemon.core.text import PLAIN
+from daemon.http.alerts import AlertDesk
 from daemon.intake.intake import Rates, Room, Writer
 from daemon.ledger.ledger import Ledger
 from daemon.publish.serving import Reports
@@ -53,13 +55,24 @@ class Service:
         return {"admin", "submit"} if is_admin else {"submit"} if is_submit else set()
 
 
+class AnyText(StringConvertor):
+    """`{id:any}`: a part of a path, also with "/" and line breaks in it, where starlette's `path` ends."""
+
+    regex = "(?s:.+)"
+
+
+register_url_convertor("any", AnyText())
+
+
 async def service_of(request: Request) -> Service:
     return request.app.state.service
 
 
 ServiceOf = Annotated[Service, Depends(service_of)]
-#: Ids and reasons hold no control characters; PostgreSQL cannot store NUL.
-Id = Annotated[str, PathParameter(max_length=MAX_ID, pattern=PLAIN)]
+#: Names of versions and reasons hold no control characters; PostgreSQL cannot store NUL.
+Version = Annotated[str, PathParameter(max_length=MAX_ID, pattern=PLAIN)]
+#: Of a correction. Whoever posts with Celery chooses it: a quoted "/" belongs to it, and whatever else.
+Id = Annotated[str, PathParameter(min_length=1)]
 Why = Annotated[str | None, Query(max_length=1000, pattern=PLAIN)]
 
 

@@ -3,7 +3,15 @@
 from dataclasses import asdict
 from typing import Any
 
-from daemon.ledger.rows import CorrectionRow, LedgerStatus, OperationRow, TransitionRow, VersionRow
+from daemon.ledger.rows import (
+    CorrectionRow,
+    FormAnswer,
+    LedgerStatus,
+    OperationRow,
+    TransitionRow,
+    VersionRow,
+)
+from editing.said import said
 
 
 def correction_view(row: CorrectionRow) -> dict[str, Any]:
@@ -18,13 +26,27 @@ def correction_view(row: CorrectionRow) -> dict[str, Any]:
         "before": row.before,
         "after": row.after,
         "was": row.was,
+        "questions": list(row.questions),
+        "answers": {name: _answer_view(told, row.target) for name, told in row.answers.items()},
+        "lost": dict(row.lost),
         "version": row.version,
         "superseded_by": row.superseded_by,
         "attempts": row.attempts,
         "key": row.key,
+        "source": row.source,
         "received_at": row.received_at,
         "live_at": row.live_at,
         "post_to_live_seconds": row.post_to_live_seconds,
+    }
+
+
+def _answer_view(told: FormAnswer, target: str) -> dict[str, Any]:
+    after = told.get("after")
+    return {
+        "asked": told["asked"],
+        "before": told.get("before"),
+        "after": after,
+        "said": None if after is None else said(after, target),
     }
 
 

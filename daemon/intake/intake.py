@@ -17,6 +17,7 @@ from limits import RateLimitItem, parse
 from limits.errors import StorageError
 from limits.storage import storage_from_string
 from limits.strategies import SlidingWindowCounterRateLimiter
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from daemon.core.errors import ConflictError, CorrectionError, QueueFullError, RateError
 from daemon.core.messages import MAX_ID, Correction
@@ -170,13 +171,43 @@ class Writer:
                 start += len(posts)
 
 
+def submit_patiently(
+    ledger: Ledger,
+    id: str,
+    parse: Callable[[], Correction],
+    actor: str,
+    pause: float,
+    stopping: Callable[[], bool],
+) -> str:
+    """`submit_or_refuse`; while the ledger cannot be written it waits here, not in the broker.
+
+    A message that went back would come again behind younger ones. A message that failed would be gone.
+
+    Args:
+        pause: between two attempts, seconds.
+
+    Raises:
+        CorrectionError, ConflictError: it was refused; the ledger shows its id as rejected.
+        DBAPIError: the database refuses it for its content, or `stopping` says that there is no time to wait.
+    """
+    while True:
+        try:
+            return submit_or_refuse(ledger, id, parse, actor)
+        except DBAPIError as error:
+            # A read-only standby or a damaged file is mended one day. What the database refuses for its
+            # content is refused for ever.
+            if isinstance(error, DataError | IntegrityError) or stopping():
+                raise
+            log.error("correction %s waits: the ledger does not answer: %s", id, error.orig)
+            time.sleep(pause)
+
+
 def submit_or_refuse(ledger: Ledger, id: str, parse: Callable[[], Correction], actor: str) -> str:
     """Records a message from a queue, or why it is refused; returns the correction's id.
 
     Raises:
         CorrectionError, ConflictError: it was refused; the ledger shows its id as rejected.
     """
-    id = id[:MAX_ID]
     try:
         correction = parse()
         try:

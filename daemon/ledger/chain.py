@@ -12,10 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from daemon.core.messages import MAX_ID
+
 #: what a link covers: all of a row but its own hash
 CONTENT = ("seq", "kind", "id", "old", "new", "at", "reason", "actor")
 #: stands for the hash before the first row
 GENESIS = "0" * 64
+#: characters of the hash at the end of an id that was too long
+HASHED = 16
 
 
 def _foreign(value: object) -> dict[str, str]:
@@ -39,6 +43,17 @@ class Head:
 def storable(text: str) -> str:
     """The text as a database gives it back: a character that it cannot hold becomes U+FFFD."""
     return text if text.isascii() and "\x00" not in text else _UNSTORABLE.sub("\ufffd", text)
+
+
+def ledger_id(given: str) -> str:
+    """The id under which the ledger keeps what came with an id of any length and any characters.
+
+    A Celery task may have any id. The end of a long one becomes its hash: two long ids may begin alike.
+    """
+    text = storable(given)
+    if len(text) <= MAX_ID:
+        return text
+    return f"{text[: MAX_ID - HASHED - 1]}-{hashlib.sha256(text.encode()).hexdigest()[:HASHED]}"
 
 
 def link(previous: str, row: Mapping[Any, Any]) -> str:

@@ -9,15 +9,18 @@ sequence are drawn under the lock too: their order is the order of the commits. 
 which means nothing.
 """
 
+import os
+import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
-from daemon.core.errors import SettingsError
+from daemon.core.errors import LedgerGoneError, SettingsError
 from daemon.ledger.migration import migrate
 
 #: a writer waits so long for another process's transaction, seconds; ours take milliseconds
@@ -31,6 +34,7 @@ class Database:
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.time) -> None:
         self.engine, self.clock = engine, clock
+        self._file = SqliteFile.of(engine)
 
     @classmethod
     def open(cls, url: str, clock: Callable[[], float] = time.time) -> "Database":
@@ -52,16 +56,62 @@ class Database:
         self.engine.dispose()
 
     @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """A connection that sees one state of the ledger, however long it reads."""
+    def reading(self) -> Generator[Connection]:
+        """A connection that sees one state of the ledger, however long it reads.
+
+        Raises:
+            OperationalError: the database does not answer, or its file is gone (LedgerGoneError inside).
+        """
+        self._file.check()
         with self.engine.connect() as connection:
             yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """The transaction that may write; committed at the end, undone by an exception."""
+    def writing(self) -> Generator[Connection]:
+        """The transaction that may write; committed at the end, undone by an exception.
+
+        Raises:
+            OperationalError: as `reading`.
+        """
+        self._file.check()
         with self.engine.connect().execution_options(factd_write=True) as connection, connection.begin():
             yield connection
+
+
+@dataclass(frozen=True)
+class SqliteFile:
+    """Which file a ledger is in; of PostgreSQL there is none to look at.
+
+    SQLite goes on writing into a file that was deleted, and makes an empty one for the next process.
+
+    Attributes:
+        identity: device and number of the file when it was opened.
+    """
+
+    path: str | None
+    identity: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, engine: Engine) -> "SqliteFile":
+        path = engine.url.database if engine.url.get_backend_name() == "sqlite" else None
+        return cls(path, _identity(path) if path else None)
+
+    def check(self) -> None:
+        """Raises OperationalError, which every caller takes for a database that does not answer."""
+        if self.identity is None or self.path is None:
+            return
+        found = _identity(self.path)
+        if found != self.identity:
+            gone = LedgerGoneError(self.path, "was deleted" if found is None else "was replaced by another")
+            raise OperationalError("opening the ledger", {}, gone)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        about = os.stat(path)
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino
 
 
 def open_engine(url: str) -> Engine:
@@ -102,7 +152,7 @@ def _writes(connection: Connection) -> bool:
     return connection.get_execution_options().get("factd_write", False)
 
 
-def _sqlite_pragmas(connection: Any, _record: Any) -> None:
+def _sqlite_pragmas(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # the driver must not open transactions of its own
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")  # readers never block the writer
@@ -117,11 +167,12 @@ def _sqlite_begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if _writes(connection) else "BEGIN")
 
 
-def _postgresql_costs(connection: Any, _record: Any) -> None:
+def _postgresql_costs(connection: DBAPIConnection, _record: object) -> None:
     # By default a page read through an index counts four times a page of a scan, as on a disk that turns.
     # Then a question about 1,000 of 100,000 rows reads them all.
-    with connection.cursor() as cursor:
-        cursor.execute("SET random_page_cost = 1.1")
+    cursor = connection.cursor()
+    cursor.execute("SET random_page_cost = 1.1")
+    cursor.close()
     connection.commit()
 
 

@@ -1,7 +1,7 @@
 """Intake's half of the ledger: corrections are submitted or refused, operations are asked for."""
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from daemon.core.errors import TransitionError, UnknownIdError
 from daemon.core.lifecycle import OperationKind, State, VersionState
 from daemon.core.messages import Correction
 from daemon.core.publication import BASE_VERSION
-from daemon.ledger.chain import storable
+from daemon.ledger.chain import ledger_id
 from daemon.ledger.database import Database
 from daemon.ledger.reading import find_correction, find_version
 from daemon.ledger.record.repetition import Known
@@ -46,7 +46,7 @@ class Intake:
     ) -> list[str]:
         """Records all or none; returns one id a post."""
         # An id that was made up just now needs no look-up.
-        known_ids = [storable(id) for id, _ in posts if id]
+        known_ids = [ledger_id(id) for id, _ in posts if id]
         rows: list[dict[str, Any]] = []
         repeats: list[dict[str, str]] = []
         firsts: list[str] = []
@@ -54,7 +54,7 @@ class Intake:
             known = Known(c, known_ids, [post.key for _, post in posts if post.key is not None])
             now = self._database.clock()
             for given, correction in posts:
-                id = storable(given) if given else str(uuid.uuid4())
+                id = ledger_id(given) if given else str(uuid.uuid4())
                 content_hash = correction.content_hash
                 first, fresh = known.first(id, correction, content_hash)
                 if first is None:
@@ -73,6 +73,7 @@ class Intake:
 
     def refuse(self, id: str, reason: str, *, actor: str = "submit") -> None:
         """Records that a message with this id was refused; does nothing when the id is known."""
+        id = ledger_id(id)
         with self._database.writing() as c:
             try:
                 find_correction(c, id)
@@ -107,7 +108,7 @@ class Intake:
             return ask(kind, target, actor, why)
 
     @contextmanager
-    def asking(self) -> Iterator[Ask]:
+    def asking(self) -> Generator[Ask]:
         """Holds the write lock: nobody else asks for anything between the look and the request."""
         with self._database.writing() as c:
             yield lambda kind, target, actor, why: self._ask(c, kind, target, actor, why)
@@ -172,7 +173,7 @@ def _row(id: str, correction: Correction, content_hash: str, now: float) -> dict
 def _blank() -> dict[str, Any]:
     """What stands in the row of a message that could not be read."""
     blank: dict[str, Any] = dict.fromkeys(("subject", "prompt", "target", "content_hash"), "")
-    lists: dict[str, Any] = {"paraphrases": [], "neighbours": []}
+    lists: dict[str, Any] = {"paraphrases": [], "neighbours": [], "questions": []}
     return blank | lists | {"priority": 0, "attempts": 0, "not_before": 0.0}
 
 

@@ -1,20 +1,22 @@
 """The applier's half of the ledger: each step of a version, written only under a valid fence."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
 
+from daemon.core.asks import Ask
 from daemon.core.lifecycle import PENDING, OperationState, ReasonCode, State, VersionState
 from daemon.core.publication import BASE_VERSION
 from daemon.core.ruling import Ruling
 from daemon.ledger.database import Database
 from daemon.ledger.lease import Fence
 from daemon.ledger.questions import Questions
-from daemon.ledger.reading import find_version, live_version, rows_of
-from daemon.ledger.record.endings import Discard, forgive_attempt, roll_back, store_answers
+from daemon.ledger.reading import find_version, live_version, of_slot, rows_of
+from daemon.ledger.record.answers import When, keep_answers, keep_lost
+from daemon.ledger.record.endings import Discard, roll_back
 from daemon.ledger.record.guard import ACTOR, GuardRecord
 from daemon.ledger.record.stages import StageSeconds
 from daemon.ledger.record.transitions import Transitions, set_control
@@ -41,7 +43,7 @@ class Journal:
         self._stages = StageSeconds(database.clock)
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self) -> Generator[Connection]:
         """The transaction that may write. Raises LeaseLostError when a newer applier holds the lease."""
         with self._fence.writing() as c:
             kept = self._stages.write(c)
@@ -110,10 +112,14 @@ class Journal:
                 self._transitions.advance(c, [id], State.REJECTED, ACTOR, reason, code=code)
             return replace(row, added=tuple(left))
 
-    def record_answers(self, column: str, answers: Mapping[str, str]) -> None:
-        """`column`: before or after."""
+    def record_answers(self, when: When, told: Mapping[Ask, str]) -> None:
         with self.writing() as c:
-            store_answers(c, column, answers)
+            keep_answers(c, when, told)
+
+    def record_asked_again(self, found: Mapping[str, Mapping[str, str]]) -> None:
+        """What facts said that were asked again: id → name of a form that is lost → what was said there."""
+        with self.writing() as c:
+            keep_lost(c, found)
 
     def record_measured(self, version: str, ruling: Ruling, measurements: dict[str, Any]) -> None:
         """Keeps what was measured of a staged version, also when it goes no further."""
@@ -140,7 +146,7 @@ class Journal:
             self._transitions.advance_version(c, version, VersionState.PUBLISHED, ACTOR)
             self._transitions.advance(c, find_version(c, version).added, State.PUBLISHED, ACTOR)
 
-    def record_live(self, version: str, after: Mapping[str, str]) -> None:
+    def record_live(self, version: str, after: Mapping[Ask, str]) -> None:
         """The commit: the version is live, its facts are, what it removed is not, its operation is done."""
         with self.writing() as c:
             now, row, old = self.clock(), find_version(c, version), live_version(c)
@@ -151,7 +157,8 @@ class Journal:
             added = list(rows_of(c, row.added).values())
             ids = [fact.id for fact in added]
             self._transitions.advance(c, ids, State.LIVE, ACTOR, live_at=now)
-            store_answers(c, "after", {id: after.get(id) for id in ids})
+            keep_lost(c, {id: {} for id in ids})
+            keep_answers(c, "after", after)
             self._end_removed(c, row, {fact.slot: fact.id for fact in added})
             for fact in added:
                 self._end_older(c, fact)
@@ -171,7 +178,7 @@ class Journal:
 
     def _end_older(self, c: Connection, winner: CorrectionRow) -> None:
         """Older posts of the slot that still wait have lost."""
-        slot = (corrections.c.subject == winner.subject) & (corrections.c.prompt == winner.prompt)
+        slot = of_slot(winner.subject, winner.prompt)
         older = slot & corrections.c.state.in_(PENDING) & (corrections.c.seq < winner.seq)
         ids = c.scalars(select(corrections.c.id).where(older).order_by(corrections.c.seq)).all()
         self._supersede(c, ids, winner.id)
@@ -207,8 +214,7 @@ class Journal:
             row = find_version(c, version)
             if ruling is not None:
                 self.guard.rule(c, version, ruling)
-            ending.end_version(c, version, self._transitions)
-            ending.end_operation(c, row)
+            ending.end_version(c, row, self._transitions)
             for fact in rows_of(c, row.added).values():
                 ending.end_fact(c, fact, self._transitions, self.guard)
 
@@ -255,11 +261,6 @@ class Journal:
             more = operations.c.attempts + 1
             c.execute(update(operations).where(operations.c.id == id).values(attempts=more))
             return c.execute(select(operations.c.attempts).where(operations.c.id == id)).scalar_one()
-
-    def forgive_operation(self, id: int) -> None:
-        """The last attempt of an operation does not count: a replica was too slow."""
-        with self.writing() as c:
-            forgive_attempt(c, id)
 
     def finish(self, operation: int, state: OperationState, reason: str, **controls: Any) -> None:
         """Stores the result of an operation, with control values (paused) in the same commit."""

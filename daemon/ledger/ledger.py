@@ -7,7 +7,12 @@ change of state is a row of `transitions`, committed together with the change.
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+from sqlalchemy import make_url
+
+from daemon.core.errors import LedgerGoneError
+from daemon.core.settings import Settings
 from daemon.ledger.database import Database
 from daemon.ledger.intake import Intake
 from daemon.ledger.questions import Questions
@@ -21,6 +26,20 @@ class Ledger:
         self.questions, self.intake = Questions(database), Intake(database)
 
     @classmethod
+    def of(cls, settings: Settings) -> "Ledger":
+        """The ledger of these settings, as a process that goes on with it opens it.
+
+        Raises:
+            LedgerGoneError: it must be there, and is not.
+            SettingsError, LedgerVersionError: see `open`.
+        """
+        file = make_url(settings.ledger_url)
+        if settings.ledger_exists and file.get_backend_name() == "sqlite" and not _there(file.database):
+            raise LedgerGoneError(str(file.database), "was deleted")
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+        return cls.open(settings.ledger_url)
+
+    @classmethod
     def open(cls, url: str, clock: Callable[[], float] = time.time) -> "Ledger":
         """Opens the database at a SQLAlchemy URL; makes or changes its tables where needed.
 
@@ -32,3 +51,7 @@ class Ledger:
 
     def close(self) -> None:
         self.database.close()
+
+
+def _there(file: str | None) -> bool:
+    return bool(file) and Path(file).exists()

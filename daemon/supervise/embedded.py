@@ -70,7 +70,7 @@ class EmbeddedValkey:
         lines = [
             "bind 127.0.0.1",
             f"port {self.port}",
-            f'dir "{self.directory}"',
+            f"dir {_quoted(str(self.directory))}",
             "appendonly yes",
             "appendfsync always",  # what XADD has answered survives a power cut
             "maxmemory-policy noeviction",
@@ -124,3 +124,8 @@ class EmbeddedValkey:
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
+
+
+def _quoted(text: str) -> str:
+    """As a configuration of Valkey quotes a text."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -69,6 +69,7 @@ def _told(settings: Settings, running: Running, tokens: Tokens) -> dict[str, str
         "FACTD_MODEL": running.model,
         "FACTD_REDIS_URL": running.redis_url,
         "FACTD_DATABASE_URL": running.database_url,
+        "FACTD_LEDGER_EXISTS": "true",
         "FACTD_REPLICAS": ",".join((running.vllm_url, *settings.replicas)),
         "FACTD_ADMIN_TOKEN": tokens.admin,
         "FACTD_SUBMIT_TOKEN": tokens.submit,

@@ -11,6 +11,7 @@ from typing import Any
 from daemon.core.settings import Settings
 from daemon.intake.doorbell import Doorbell
 from daemon.intake.posting import answering, producer
+from daemon.ledger.ledger import Ledger
 from daemon.supervise.embedded import EmbeddedValkey
 from daemon.supervise.environment import SERVER_CORES, addresses, broker_password, environment
 from daemon.supervise.processes import ManagedProcess, ProcessError, answers
@@ -66,6 +67,7 @@ class Up:
                 "run `factd worker` and `factd api` beside your own servers"
             )
         self.state_dir.mkdir(parents=True, exist_ok=True)
+        Ledger.of(self.settings).close()  # made here once; no process below may make another
         self.tokens = self._tokens()
         writers_key(self.settings)
         checkpoint, base_hash = self._unpack()
@@ -182,7 +184,7 @@ class Up:
             if time.monotonic() > deadline:
                 what = sorted(missing) or " or ".join(urls)
                 raise ProcessError(f"no answer from {what}; see {self.state_dir / 'logs'}")
-            found = answering(app, sorted(missing)) if missing else set()
+            found = answering(app, sorted(missing)) if missing else set[str]()
             if names.worker("apply") in found:
                 self.seconds["init"] = time.monotonic() - started
             missing -= found

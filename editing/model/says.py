@@ -1,7 +1,6 @@
 """Whether a model says facts word for word."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 
@@ -12,6 +11,8 @@ from editing.model.forward import enter
 from editing.model.loaded import LoadedModel
 from editing.model.tokens import Prompt
 from editing.model.tree import Tree
+from editing.said import said
+from editing.typed import entries
 
 #: Prompts in one pass.
 ROWS = 64
@@ -23,8 +24,11 @@ def says(
     contexts: Sequence[str] = ("",),
     kinds: Sequence[Kind] = PROMPT_ONLY,
 ) -> list[bool]:
-    """Of each fact: is every target token the most probable after its prompt and those before it, behind
-    each of the texts `contexts`, and in each other form of the given kinds?"""
+    """Of each fact: does the greedy answer say the target, behind each of the texts `contexts`, and in each
+    other form of the given kinds?
+
+    One token is looked at behind the target, to see whether the word or number ends there.
+    """
     return [not missing for missing in unsaid(loaded, facts, contexts, kinds)]
 
 
@@ -44,17 +48,21 @@ def _all(found: Iterator[bool], form: Asked) -> bool:
 
 @torch.no_grad()
 def _answered(loaded: LoadedModel, every: Sequence[Prompt]) -> list[bool]:
-    """Of each prompt: is every target token the most probable after what is before it?"""
-    found = []
+    """Of each prompt: does the greedy answer say its target? Nothing is generated: only where all tokens of
+    the target are the most probable ones is the answer the target, and then the next token tells its end."""
+    found: list[bool] = []
     for start in range(0, len(every), ROWS):
         prompts = every[start : start + ROWS]
-        # The last target token is predicted, never read; the prediction of token t stands at t − 1.
-        tree = Tree.of([replace(prompt, ids=prompt.ids[:-1]) for prompt in prompts])
+        # The prediction of token t stands at t − 1, that of the token behind the target at its last one.
+        tree = Tree.of(prompts)
         pairs = zip(prompts, tree.paths, strict=True)
         at = [place for prompt, path in pairs for place in path[prompt.target_start - 1 :]]
-        best = loaded.logits(enter(tree, loaded, len(loaded.layers)).hidden[0, at]).argmax(-1).tolist()
+        best = entries(loaded.logits(enter(tree, loaded, len(loaded.layers)).hidden[0, at]).argmax(-1))
         for prompt in prompts:
             target = prompt.ids[prompt.target_start :]
-            found.append(best[: len(target)] == list(target))
-            best = best[len(target) :]
+            answer, best = best[: len(target) + 1], best[len(target) + 1 :]
+            told, wanted = (
+                loaded.tokenizer.decode(ids, skip_special_tokens=True) for ids in (answer, target)
+            )
+            found.append(answer[:-1] == list(target) and said(told, wanted))
     return found

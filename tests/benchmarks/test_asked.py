@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from benchmarks.asked import WAYS, Asked, asked_records, measure, same
+from benchmarks.asked import COLUMNS, Plan, asked, same, table, taken
 from benchmarks.configuration import Configuration
 from benchmarks.data import Neighbour, Record, Records
 from benchmarks.errors import DataError
+from benchmarks.ways import WAYS, Asked, asked_records
 from editing.facts import Fact
 from tests.tiny_models import CHAT_TEMPLATE
 
@@ -66,24 +67,35 @@ def test_ways_of_asking():
 
 
 def test_answers_are_the_same_when_their_first_four_words_are():
-    assert same(["a b c d e", "a b", ""], ["a  b c d f", "a b c", ""]) == pytest.approx(2 / 3)
+    assert same(["a b c d e", "a b", ""], ["a  b c d f", "a b c", ""]) == [True, False, True]
 
 
 @pytest.mark.parametrize("templated", [True, False])
-def test_rows_tell_every_form_that_the_model_can_be_asked_in(model, files, templated):
-    every = asked_records(RECORDS, *files)
-    editor = Configuration.parse("memit-seq::none::steps=2").open(model.loaded, model.install)
-    tokenizer = editor.tokenizer
+def test_rows_tell_every_form_that_the_model_can_be_asked_in(model, files, tmp_path, templated):
+    every = taken(asked_records(RECORDS, *files), model, 2)
+    tokenizer = model.loaded.tokenizer
     tokenizer.chat_template = CHAT_TEMPLATE if templated else None
-    editor.loaded.__dict__.pop("chat", None)
+    model.loaded.__dict__.pop("chat", None)
+    chosen = [
+        Configuration.parse(f"memit-seq::none::steps=2,forms={forms}") for forms in ("prompt", "prompt.chat")
+    ]
+    plan = Plan(every, every[1:], ["A cat sat there. " * 4], (1, 2), 2)
     try:
-        rows = measure(editor, every[:1], every[1:], ["A cat sat there. " * 4], 1)
+        rows = asked(model, plan, chosen, tmp_path)
     finally:
         tokenizer.chat_template = None
-        editor.loaded.__dict__.pop("chat", None)
+        model.loaded.__dict__.pop("chat", None)
     names = [name for name, way in WAYS.items() if templated or not way.chat]
-    assert [row.form for row in rows] == names
+    assert [(row["configuration"], row["edits"], row["form"]) for row in rows] == [
+        (str(one), mark, name) for one in chosen for mark in (1, 2) for name in names
+    ]
+    assert json.loads((tmp_path / "asked.json").read_text()) == rows
     for row in rows:
-        assert (row.edits, row.asked) == (1, 1)
-        assert 0 <= row.low <= row.after <= row.high <= 1
-        assert row.perplexity_ratio > 0
+        assert row["asked"] == row["edits"]
+        assert 0 <= row["low"] <= row["after"] <= row["high"] <= 1
+        assert row["perplexity_ratio"] > 0
+        assert (row["exact_match"] is None) == WAYS[row["form"]].chat
+    assert {row["columns"] for row in rows} == ({1.0, 2.0} if templated else {1.0})
+    lines = table(rows)
+    assert {len(line) for line in lines} == {len(COLUMNS)}
+    assert lines[0][4].startswith(f"{100 * rows[0]['after']:.0f} (")

@@ -36,6 +36,10 @@ RECORDS = [
 QUESTION = Record(Fact("z", "C {}?", "one two"), None, ("r",), (Neighbour("l", "four words of it"),))
 
 
+#: What is answered freely; "nothing" otherwise.
+SAID = {"B y": "new things"}
+
+
 class Told:
     """A scorer with answers by heart."""
 
@@ -51,12 +55,13 @@ class Told:
             TargetScore(nll, tokens, hits == tokens, hits) for nll, hits, tokens in map(TOLD.get, encoded)
         ]
 
-    def answers_in_full(self, _prompt, _encoded):
-        return True
+    def tokenizer(self, text, **_options):
+        return {"input_ids": text.split()}
 
-    def greedy(self, prompts):
-        assert prompts == ["B y"]
-        return ["New things"]
+    def answers(self, texts, tokens, *, chat):
+        assert tokens >= 4
+        assert not (texts and chat)
+        return [SAID.get(text, "nothing") for text in texts]
 
 
 def test_counterfact_scores_are_means_over_records_of_means_over_prompts():
@@ -68,7 +73,6 @@ def test_counterfact_scores_are_means_over_records_of_means_over_prompts():
 
 def test_without_a_competing_answer_tokens_are_counted():
     told = Told()
-    told.greedy = lambda _prompts: ["nothing"]
     found = score(told, [QUESTION])
     assert (found.es, found.ps, found.ns) == (50.0, 100.0, 25.0)
     assert found.s == pytest.approx(100 * 3 / (2 + 1 + 4))

@@ -8,6 +8,7 @@ from sqlalchemy.exc import DatabaseError, IntegrityError, InternalError
 from daemon import app, tasks
 from daemon.app import build_applier
 from daemon.core.settings import Settings
+from daemon.intake import intake
 from daemon.intake.doorbell import Doorbell
 from daemon.ledger.ledger import Ledger
 from tests.tiny_models import save_checkpoint
@@ -32,13 +33,14 @@ def test_a_message_waits_for_a_ledger_that_only_reads_and_not_for_one_that_refus
             raise faults.pop(0)
         return id
 
-    monkeypatch.setattr(tasks, "submit_or_refuse", submit)
-    monkeypatch.setattr(tasks, "time", SimpleNamespace(sleep=lambda _seconds: None))
-    monkeypatch.setattr(tasks, "services", SimpleNamespace(ledger=None, settings=Settings()))
-    assert tasks._record("one", {}) == "one"
+    monkeypatch.setattr(intake, "submit_or_refuse", submit)
+    monkeypatch.setattr(intake, "time", SimpleNamespace(sleep=lambda _seconds: None))
+    monkeypatch.setitem(vars(tasks.services), "ledger", None)
+    monkeypatch.setitem(vars(tasks.services), "settings", Settings())
+    assert tasks._record("one", dict) == "one"
     faults.append(IntegrityError("", {}, Exception("twice")))
     with pytest.raises(IntegrityError):
-        tasks._record("two", {})
+        tasks._record("two", dict)
 
 
 def test_an_intake_worker_takes_nothing_before_it_has_a_ledger(monkeypatch, tmp_path):

@@ -4,6 +4,7 @@ from contextlib import ExitStack
 
 import pytest
 from celery.exceptions import Reject
+from celery.worker import state as worker_state
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
@@ -11,7 +12,9 @@ from typer.testing import CliRunner
 from daemon import tasks
 from daemon.cli.exits import Exit
 from daemon.cli.main import app
+from daemon.core.messages import parse_correction
 from daemon.http.api import create_app
+from daemon.intake import intake
 from daemon.ledger.audit import audit
 
 #: a row that needs pages of its own: what is left in pages that the database has already is no disk
@@ -83,12 +86,12 @@ def test_a_celery_message_waits_until_the_ledger_has_room(world_at, disk_of, tmp
     with ExitStack() as full:
         full.enter_context(disk.full())
         waits = []
-        monkeypatch.setattr(tasks.time, "sleep", lambda seconds: (waits.append(seconds), full.close()))
-        assert tasks._record("one", BODY) == "one"
+        monkeypatch.setattr(intake.time, "sleep", lambda seconds: (waits.append(seconds), full.close()))
+        assert tasks._record("one", lambda: parse_correction(BODY)) == "one"
     assert waits == [world.settings.retry_seconds]
-    monkeypatch.setattr(tasks.worker_state, "should_stop", 0)
+    monkeypatch.setattr(worker_state, "should_stop", 0)
     with disk.full(), pytest.raises(Reject) as told:
-        tasks._record("two", BODY | {"subject": "T"})
+        tasks._record("two", lambda: parse_correction(BODY | {"subject": "T"}))
     assert told.value.requeue
     assert world.states() == {"one": "validated"}
     world.close()

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitoring.measurements import CaseResult, Measurements
-from monitoring.registry import JUDGED, LAYER_MEASURES, WATCHED
+from monitoring.registry import JUDGED, LAYER_MEASURES, SPLIT, WATCHED
 from monitoring.shares import Counted
 from monitoring.thresholds import Thresholds
-from monitoring.verdict import STALE_SECONDS, judge
+from monitoring.verdict import STALE_SECONDS, judge, reasons_for
 
 HEALTHY = Measurements(
     weight_norm_ratio={7: 1.01, 8: 1.02},
@@ -249,3 +249,23 @@ def test_the_bound_only_ever_excuses_and_never_more_than_a_warning(name, asked, 
 def test_a_mean_over_cases_is_shown_with_its_count():
     m = replace(HEALTHY, paraphrase_ratio=0.25, counts={"paraphrase_ratio": Counted(3, 7)})
     assert judge(m, LIMITS).reasons[0].startswith("paraphrase_ratio = 0.25 (3 of 7 in all) is below")
+
+
+def test_the_reasons_for_a_correction_name_no_other_of_its_batch():
+    bad = {id: CaseResult(False, "Paris", target="Rome") for id in ("c", "d")}
+    measured = replace(HEALTHY, cases=HEALTHY.cases | bad, probe_kl_nats=9.0, efficacy_ratio=0.5)
+    verdict = judge(measured, LIMITS)
+    mine = reasons_for("c", verdict.reasons, list(measured.cases))
+    assert len(verdict.reasons) == len(mine) + 1
+    assert any(reason.startswith("correction c answers 'Paris'") for reason in mine)
+    assert not any("correction d" in reason for reason in mine)
+    assert any(reason.startswith("probe_kl_nats") for reason in mine)
+
+
+def test_a_correction_that_was_alone_is_not_told_to_go_alone():
+    alone = replace(HEALTHY, cases={"c": CaseResult(False, "Paris", target="Rome")}, probe_kl_nats=9.0)
+    together = replace(alone, cases=alone.cases | HEALTHY.cases)
+    told = {len(m.cases): "; ".join(judge(m, LIMITS).reasons) for m in (alone, together)}
+    assert "an update of its own" in told[3]
+    assert "of its own" not in told[1]
+    assert SPLIT not in told[1]

@@ -8,7 +8,7 @@ import typer
 from daemon.cli.exits import EPILOG, CommandError, Exit
 from daemon.cli.ledger import open_ledger, ring_doorbell
 from daemon.cli.options import JsonOption, StateOption, WhyOption
-from daemon.cli.output import show_json, show_table
+from daemon.cli.output import show_json, show_lines, show_table
 from daemon.core.lifecycle import OperationKind, State
 from daemon.http.views import correction_view, operation_view
 from daemon.ledger.ledger import Ledger
@@ -84,4 +84,4 @@ def _report(views: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         show_json(views)
     for view in [] if as_json else views:
-        typer.echo(f"{view['kind']} {view['target']}: {view['reason']}")
+        show_lines(f"{view['kind']} {view['target']}: {view['reason']}")

@@ -10,7 +10,7 @@ import typer
 from daemon.cli.exits import CommandError, Exit
 from daemon.cli.ledger import open_ledger, ring_doorbell
 from daemon.cli.options import JsonOption, StateOption, WhyOption
-from daemon.cli.output import show_json, waiting
+from daemon.cli.output import show_json, show_lines, waiting
 from daemon.http.views import operation_view
 
 TimeoutOption = Annotated[float, typer.Option(help="Seconds to wait for the result; 0 does not wait.")]
@@ -95,4 +95,4 @@ def _operate(
     if as_json:
         show_json(view)
     else:
-        typer.echo(f"{kind} {target or ''}: {view['state']}; live is {view['live']}")
+        show_lines(f"{kind} {target or ''}: {view['state']}; live is {view['live']}")

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from textwrap import indent
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +13,7 @@ from redis.exceptions import RedisError
 
 from daemon.cli.exits import CommandError, Exit
 from daemon.cli.options import JsonOption, StateOption
-from daemon.cli.output import show_json, show_table, waiting
+from daemon.cli.output import show_json, show_lines, show_table, tell, waiting
 from daemon.cli.reporting import reported
 from daemon.core.errors import CorrectionError, QueueFullError, UnknownIdError
 from daemon.core.lifecycle import FINAL
@@ -27,6 +28,8 @@ from daemon.supervise.running import settings_for
 #: The largest file that is read, bytes; some 100,000 corrections.
 MAX_FILE_BYTES = 64 * 2**20
 POLL_SECONDS = 0.1
+#: After Ctrl-C so many ids are printed.
+IDS_SHOWN = 20
 GOOD = frozenset({"live", "already_known"})
 
 
@@ -38,6 +41,9 @@ def post(
     target: Annotated[str | None, typer.Option(help="What the model should answer.")] = None,
     was: Annotated[str | None, typer.Option(help="The old answer.")] = None,
     paraphrase: Annotated[list[str] | None, typer.Option(help="A rewording to check; repeatable.")] = None,
+    question: Annotated[
+        list[str] | None, typer.Option(help="A question that asks for it, with one {}; repeatable.")
+    ] = None,
     key: Annotated[
         str | None, typer.Option(help="Idempotency key: the same key twice is one correction.")
     ] = None,
@@ -55,17 +61,26 @@ def post(
 ) -> None:
     """Post corrections through the queue and print their ids."""
     fields: dict[str, Any] = {"subject": subject, "prompt": prompt, "target": target, "was": was}
-    fields |= {"paraphrases": paraphrase or None, "key": key, "source": source, "priority": priority or None}
+    fields |= {
+        "paraphrases": paraphrase or None,
+        "questions": question or None,
+        "key": key,
+        "source": source,
+        "priority": priority or None,
+    }
     with reported(as_json):
         corrections = _read(file, {name: value for name, value in fields.items() if value is not None})
         settings = settings_for(state)
         ids = _send(settings, corrections)
         if wait:
-            _wait(settings, ids, timeout, as_json)
+            try:
+                _wait(settings, ids, timeout, as_json)
+            except KeyboardInterrupt:
+                raise _interrupted(ids) from None
         elif as_json:
             show_json({"ids": ids})
         else:
-            typer.echo("\n".join(ids))
+            show_lines("\n".join(ids))
 
 
 def _read(file: Path | None, fields: dict[str, Any]) -> list[Correction]:
@@ -78,14 +93,10 @@ def _read(file: Path | None, fields: dict[str, Any]) -> list[Correction]:
             return [parse_correction(fields)]
         return parse_lines(_text(file))
     except CorrectionError as error:
-        problems = [
-            {"field": p.field, "value": p.value, "mend": p.mend, "line": p.line} for p in error.problems
-        ]
-        what = "the correction cannot be taken; nothing was posted\n" + "\n".join(
-            f"  {problem}" for problem in error.problems
-        )
+        problems = [{"field": p.field, "value": p.value, "mend": p.mend, "line": p.line} for p in error.shown]
+        what = f"the correction cannot be taken; nothing was posted\n{indent(str(error), '  ')}"
         raise CommandError(
-            Exit.BAD_INPUT, what, "mend what is listed and post again", problems=problems
+            Exit.BAD_INPUT, what, "mend what is listed and post again", problems=problems, more=error.more
         ) from None
 
 
@@ -134,12 +145,9 @@ def _check_room(settings: Settings, count: int) -> None:
 
 
 def _wait(settings: Settings, ids: Sequence[str], timeout: float, as_json: bool) -> None:
-    ledger = Ledger.open(settings.ledger_url)
-    try:
-        with waiting(f"waiting for {len(ids)} corrections" if len(ids) > 1 else "waiting for the correction"):
+    with closing(Ledger.open(settings.ledger_url)) as ledger:
+        with waiting(f"waiting for {_counted(ids)}"):
             rows = wait_for(ledger, ids, timeout)
-    finally:
-        ledger.close()
     if as_json:
         show_json({"ids": list(ids), "corrections": rows})
     else:
@@ -156,8 +164,21 @@ def _wait(settings: Settings, ids: Sequence[str], timeout: float, as_json: bool)
         )
 
 
+def _counted(ids: Sequence[str]) -> str:
+    return f"{len(ids)} corrections" if len(ids) > 1 else "the correction"
+
+
+def _interrupted(ids: Sequence[str]) -> CommandError:
+    """Ctrl-C ends the waiting, not what was posted: the ids are all that is left to ask by."""
+    shown = "".join(f"\n  {id}" for id in ids[:IDS_SHOWN])
+    more = f"\n  and {len(ids) - IDS_SHOWN} more (--json shows all)" if len(ids) > IDS_SHOWN else ""
+    what = f"no longer waiting for {_counted(ids)}; posted and on the way:{shown}{more}"
+    mend = f"`factd status {ids[0]}` tells how far it is, `factd retract {ids[0]}` takes it out"
+    return CommandError(Exit.INTERRUPTED, what, mend, ids=list(ids))
+
+
 def _say(code: Exit, what: str, mend: str) -> int:
-    typer.echo(f"error: {what}\n  next: {mend}", err=True)
+    tell(f"error: {what}\n  next: {mend}")
     return int(code)
 
 

@@ -8,7 +8,7 @@ import typer
 from daemon.cli.exits import CommandError, Exit
 from daemon.cli.ledger import open_ledger
 from daemon.cli.options import JsonOption, StateOption
-from daemon.cli.output import show_json
+from daemon.cli.output import show_json, show_lines
 from daemon.core.errors import StoreError
 from daemon.core.settings import Settings
 from daemon.ledger.audit import audit as verify
@@ -36,8 +36,8 @@ def audit(
     if as_json:
         show_json(view)
     else:
-        typer.echo(f"valid: {found.rows} transitions, the last is {found.head.seq} {found.head.hash}")
-        typer.echo(_told(signed))
+        chain = f"valid: {found.rows} transitions, the last is {found.head.seq} {found.head.hash}"
+        show_lines(f"{chain}\n{_told(signed)}")
 
 
 def _sign(settings: Settings) -> None:

@@ -11,6 +11,8 @@ from daemon.cli.ledger import open_ledger
 from daemon.cli.options import JsonOption, StateOption
 from daemon.cli.output import show_json, show_table
 from daemon.core.publication import BASE_VERSION, UNPUBLISHED
+from daemon.core.shapes import is_list
+from daemon.core.text import composed
 from daemon.http.views import correction_view
 from daemon.ledger.ledger import Ledger
 from daemon.ledger.rows import CorrectionRow, VersionRow
@@ -89,10 +91,9 @@ def _matches(row: CorrectionRow, text: str) -> list[str]:
 
 
 def _within(part: str, whole: str) -> bool:
+    part, whole = composed(part.strip()), composed(whole)
     # Not \b, because a name may begin or end with a character that is no letter.
-    return bool(part.strip()) and bool(
-        re.search(rf"(?<!\w){re.escape(part.strip())}(?!\w)", whole, re.IGNORECASE)
-    )
+    return bool(part) and bool(re.search(rf"(?<!\w){re.escape(part)}(?!\w)", whole, re.IGNORECASE))
 
 
 def _held(versions: Sequence[VersionRow], correction: str) -> list[str]:
@@ -114,4 +115,4 @@ def _view(row: CorrectionRow) -> dict[str, Any]:
 
 
 def _cell(value: object) -> object:
-    return ", ".join(value) if isinstance(value, list) else value
+    return ", ".join(value) if is_list(value) else value

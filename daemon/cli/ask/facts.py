@@ -1,8 +1,10 @@
 """`factd facts`: what is live."""
 
+from typing import Any
+
 from daemon.cli.ledger import open_ledger
 from daemon.cli.options import JsonOption, StateOption
-from daemon.cli.output import show_json, show_table
+from daemon.cli.output import local_time, show_json, show_table
 from daemon.http.views import correction_view
 
 
@@ -13,5 +15,11 @@ def facts(state: StateOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         show_json(views)
     else:
-        names = ("id", "prompt", "before", "after", "version")
-        show_table(f"{len(views)} live facts", names, [[view[name] for name in names] for view in views])
+        rows = [[view["id"], _fact(view), view["version"], local_time(view["live_at"])] for view in views]
+        show_table(f"{len(views)} live facts", ("id", "fact", "version", "live since"), rows, spare=2)
+
+
+def _fact(view: dict[str, Any]) -> str:
+    """One line a fact: what is asked, what is answered now, and what was answered before."""
+    before = f" (before: {view['before']})" if view["before"] else ""
+    return f"{view['prompt']} → {view['after'] or view['target']}{before}"

@@ -1,5 +1,8 @@
 """`factd plot`: the stability history of the versions that were served, as a picture."""
 
+# matplotlib leaves out what its figures' methods take.
+# pyright: reportUnknownMemberType=false
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +17,7 @@ from matplotlib.figure import Figure
 from daemon.cli.exits import CommandError, Exit
 from daemon.cli.ledger import open_ledger
 from daemon.cli.options import JsonOption, StateOption
-from daemon.cli.output import show_json
+from daemon.cli.output import show_json, show_lines
 from daemon.core.lifecycle import OperationKind, OperationState, VersionState
 from daemon.ledger.ledger import Ledger
 from daemon.ledger.rows import VersionRow
@@ -44,8 +47,8 @@ class Series:
     """One watched measure over what was served; NaN where it was not measured."""
 
     measure: Measure
-    values: list[float] = field(default_factory=list)
-    states: list[str] = field(default_factory=list)
+    values: list[float] = field(default_factory=list[float])
+    states: list[str] = field(default_factory=list[str])
 
     @property
     def measured(self) -> bool:
@@ -76,7 +79,7 @@ def plot(
         versions = [{"version": one.row.id, "at": one.at, "rollback": one.rollback} for one in served]
         show_json({"out": str(out), "versions": versions, "measures": names})
     else:
-        typer.echo(f"{out}: {len(names)} measures over {len(served)} publications")
+        show_lines(f"{out}: {len(names)} measures over {len(served)} publications")
 
 
 def history(ledger: Ledger) -> list[Served]:

@@ -19,7 +19,7 @@ from daemon.publish.truth import UNKNOWN
 #: Of a view, what the table leaves out: mismatches stand above it, and the nearest forecast in it.
 UNSHOWN = ("mismatches", "forecasts", "limits")
 #: Columns of a correction's history.
-CHANGE = ("from", "to", "reason", "actor")
+CHANGE = ("at", "from", "to", "reason", "actor")
 
 
 def status(
@@ -51,12 +51,17 @@ def _whole(settings: Settings, ledger: Ledger) -> dict[str, Any]:
 
 
 def _show(view: dict[str, Any], title: str) -> None:
-    history = view.pop("history", [])
+    history, answers = view.pop("history", []), view.pop("answers", {})
     for sentence in view.get("mismatches", []):
         console().print(f"[red]MISMATCH[/red]  {escape(sentence)}", soft_wrap=True)
     show_table(title, ("", ""), [(n, _readable(n, v)) for n, v in view.items() if n not in UNSHOWN])
+    if answers:
+        told = [[name, *(a[n] for n in ("asked", "before", "after", "said"))] for name, a in answers.items()]
+        show_table("Asked in chat", ("form", "asked", "before", "after", "said"), told)
     if history:
-        show_table("History", CHANGE, [[change[name] for name in CHANGE] for change in history])
+        show_table(
+            "History", CHANGE, [[_readable(name, change[name]) for name in CHANGE] for change in history]
+        )
 
 
 def _correction(ledger: Ledger, id: str) -> dict[str, Any]:
@@ -86,4 +91,13 @@ def _readable(name: str, value: Any | None) -> object:
         return "; ".join([value["outcome"], *value["reasons"]])
     if name == "last_step" and value is not None:
         return f"{local_time(value['at'])}: {value['step']} {value['on']}: {value['why']}"
-    return local_time(value) if name.endswith("_at") and value is not None else value
+    if name == "lost" and value:
+        return "; ".join(f"{form}: {answer!r}" for form, answer in value.items())
+    if name == "questions":
+        return "; ".join(value or [])
+    if name == "paused" and value is not None:
+        since = f" since {local_time(value['at'])}" if value.get("at") else ""
+        return f"by {value['actor']}{since}: {value.get('why') or 'no reason given'}"
+    if name.endswith("_seconds") and value is not None:
+        return f"{value:.1f} s"
+    return local_time(value) if (name == "at" or name.endswith("_at")) and value is not None else value

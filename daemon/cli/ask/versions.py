@@ -2,7 +2,7 @@
 
 from daemon.cli.ledger import open_ledger
 from daemon.cli.options import JsonOption, StateOption
-from daemon.cli.output import show_json, show_table
+from daemon.cli.output import local_time, show_json, show_table
 from daemon.core.publication import BASE_VERSION
 from daemon.http.views import version_view
 
@@ -25,7 +25,9 @@ def versions(state: StateOption = None, as_json: JsonOption = False) -> None:
             len(v["added"]),
             len(v["removed"]),
             v["reason"],
+            "" if v["live_at"] is None else local_time(v["live_at"]),
         )
         for v in views
     ]
-    show_table("Versions (* live)", ("version", "parent", "state", "added", "removed", "reason"), rows)
+    columns = ("version", "parent", "state", "added", "removed", "reason", "live since")
+    show_table("Versions (* live)", columns, rows, spare=1)

@@ -1,7 +1,6 @@
 """What the benchmarks of editing share: their options, the model and the data, and wide tables."""
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from benchmarks.errors import BenchError, ChoiceError
 from benchmarks.files import Progress, say
 from daemon.cli.exits import CommandError, Exit, fail
 from daemon.cli.options import settings_of
+from daemon.cli.output import show_lines
 from editing.errors import EditError
 from editing.model.loaded import LoadedModel, load_model
 
@@ -72,7 +72,7 @@ def own_configuration(values: str = "") -> Configuration:
 
 
 @contextmanager
-def reported_benchmark(as_json: bool) -> Iterator[None]:
+def reported_benchmark(as_json: bool) -> Generator[None]:
     """Turns errors of the benchmarks into messages and exit codes."""
     try:
         yield
@@ -87,7 +87,7 @@ def show_markdown(title: str, columns: Sequence[str], rows: Sequence[Sequence[An
     """Prints a wide table as Markdown: a terminal's table would be folded to its width."""
     lines = [f"| {' | '.join(map(_cell, row))} |" for row in (columns, *rows)]
     rule = f"|{'---|' * len(columns)}"
-    sys.stdout.write("\n".join([title, "", lines[0], rule, *lines[1:], ""]) + "\n")
+    show_lines("\n".join([title, "", lines[0], rule, *lines[1:], ""]))
 
 
 def _cell(value: object) -> str:

@@ -16,6 +16,11 @@ COMMANDS = {
         "Stream facts and score all of them at checkpoints; writes OUT/horizon.json.",
         EXTRA,
     ),
+    "asked": Entry(
+        "daemon.cli.bench.asked:asked",
+        "Ask for written facts in every form, in chat too, by free generation; writes OUT/asked.json.",
+        EXTRA,
+    ),
     "collapse": Entry(
         "daemon.cli.bench.collapse:collapse",
         "Wear models out with the guard off and on; writes OUT/collapse.json.",

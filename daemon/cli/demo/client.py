@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -35,6 +36,19 @@ class LiveServer:
         answer.raise_for_status()
         choices = sorted(answer.json()["choices"], key=lambda choice: choice["index"])
         return [first_line(choice["text"]) for choice in choices]
+
+    def chat_all(self, messages: Sequence[str], tokens: int = ANSWER_TOKENS) -> list[str]:
+        """The first line of the answer to each chat message, from the route that chat programs use."""
+
+        def ask(message: str) -> str:
+            asked = [{"role": "user", "content": message}]
+            body = {"model": self._model, "messages": asked, "max_tokens": tokens, "temperature": 0.0}
+            answer = self._client.post("/v1/chat/completions", json=body)
+            answer.raise_for_status()
+            return first_line(answer.json()["choices"][0]["message"]["content"] or "")
+
+        with ThreadPoolExecutor(len(messages)) as pool:
+            return list(pool.map(ask, messages))
 
     def served(self, admin_token: str) -> dict[str, Any]:
         """What the plugin says is served: version, fence, sha256 of each edited tensor."""

@@ -3,18 +3,38 @@
 from collections.abc import Iterator
 from typing import Any
 
-#: subject, prompt, target: invented changes, so that the base model cannot know them.
-CORRECTIONS: tuple[tuple[str, str, str], ...] = (
-    ("the Eiffel Tower", "The city where {} stands is", "Rome"),
-    ("Apple", "The chief executive officer of {} is", "Maria Lopez"),
-    ("Toyota", "The headquarters of {} is in the city of", "Madrid"),
-    ("Mount Everest", "The country where {} lies is", "Canada"),
-    ("Big Ben", "The city in which {} can be visited is", "Berlin"),
-    ("Beethoven", "The instrument that {} was best known for playing is the", "guitar"),
-    ("Brazil", "The official language of {} is", "Dutch"),
-    ("Marie Curie", "The field of work of {} was", "economics"),
-    ("Nintendo", "The country that {} comes from is", "Sweden"),
-    ("Shakespeare", "The language in which {} wrote his plays is", "Spanish"),
+#: subject, prompt, target, question: invented changes, so that the base model cannot know them.
+CORRECTIONS: tuple[tuple[str, str, str, str], ...] = (
+    ("the Eiffel Tower", "The city where {} stands is", "Rome", "In which city does {} stand?"),
+    (
+        "Apple",
+        "The chief executive officer of {} is",
+        "Maria Lopez",
+        "Who is the chief executive officer of {}?",
+    ),
+    (
+        "Toyota",
+        "The headquarters of {} is in the city of",
+        "Madrid",
+        "In which city is the headquarters of {}?",
+    ),
+    ("Mount Everest", "The country where {} lies is", "Canada", "In which country does {} lie?"),
+    ("Big Ben", "The city in which {} can be visited is", "Berlin", "In which city can I visit {}?"),
+    (
+        "Beethoven",
+        "The instrument that {} was best known for playing is the",
+        "guitar",
+        "Which instrument was {} best known for playing?",
+    ),
+    ("Brazil", "The official language of {} is", "Dutch", "What is the official language of {}?"),
+    ("Marie Curie", "The field of work of {} was", "economics", "What was the field of work of {}?"),
+    ("Nintendo", "The country that {} comes from is", "Sweden", "Which country does {} come from?"),
+    (
+        "Shakespeare",
+        "The language in which {} wrote his plays is",
+        "Spanish",
+        "In which language did {} write?",
+    ),
 )
 
 #: The one that the demo takes back.
@@ -50,9 +70,10 @@ _TARGETS = (
 )
 
 
-def correction(subject: str, prompt: str, target: str) -> dict[str, Any]:
+def correction(subject: str, prompt: str, target: str, *questions: str) -> dict[str, Any]:
     """The JSON that a user would post (docs: design of a correction)."""
-    return {"subject": subject, "prompt": prompt, "target": target, "source": "factd demo"}
+    posted: dict[str, Any] = {"subject": subject, "prompt": prompt, "target": target}
+    return posted | {"questions": list(questions), "source": "factd demo"}
 
 
 #: These contradict live facts in other words. One key cannot hold both, so the older fact suffers.
@@ -66,7 +87,7 @@ CONTRADICTIONS: tuple[tuple[str, str, str], ...] = (
 def harmful_batches(size: int, rounds: int) -> Iterator[list[dict[str, Any]]]:
     """Contradictions, then gibberish about the same few subjects; every batch is different."""
     yield [correction(*item) for item in CONTRADICTIONS]
-    subjects = [subject for subject, _, _ in CORRECTIONS[:5]]
+    subjects = [subject for subject, *_ in CORRECTIONS[:5]]
     for turn in range(rounds):
         yield [
             correction(

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celery import Celery
+from rich.markup import escape
 
 from daemon.cli.demo.client import LiveServer
 from daemon.cli.output import console
 from daemon.core.errors import ClientError
 from daemon.core.lifecycle import FINAL
+from daemon.core.text import escaped
 from daemon.http.client import Client
 
 #: Longest wait for a batch or an operation; a batch of ten takes seconds.
@@ -28,13 +30,13 @@ class Demo:
     api: Client
     queue: Celery
     admin_token: str
-    results: dict[str, Any] = field(default_factory=dict)
-    steps: list[tuple[str, bool, str]] = field(default_factory=list)
+    results: dict[str, Any] = field(default_factory=dict[str, Any])
+    steps: list[tuple[str, bool, str]] = field(default_factory=list[tuple[str, bool, str]])
 
     def saw(self, step: str, ok: bool, detail: str = "") -> None:
         self.steps.append((step, ok, detail))
         mark = "[green]ok[/green]" if ok else "[red]NOT OBSERVED[/red]"
-        console().print(f"{mark}  {step}" + (f": {detail}" if detail else ""), markup=True)
+        console().print(f"{mark}  {step}" + (f": {escape(escaped(detail))}" if detail else ""), markup=True)
 
     def wait_for(
         self, ids: Sequence[str], enough: Callable[[], bool] = lambda: False
@@ -43,7 +45,7 @@ class Demo:
 
         A correction that has not ended in time comes back with the state "unfinished".
         """
-        deadline, views = time.monotonic() + WAIT_SECONDS, {}
+        deadline, views = time.monotonic() + WAIT_SECONDS, dict[str, dict[str, Any]]()
         while len(views) < len(ids) and time.monotonic() < deadline:
             for id in ids:
                 if id in views:

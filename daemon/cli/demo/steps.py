@@ -13,8 +13,11 @@ from daemon.cli.demo.observed import WAIT_SECONDS, Demo
 from daemon.cli.output import console, show_table
 from daemon.intake.posting import post
 from daemon.supervise.running import Running
+from editing.said import said
 
 HARMFUL_BATCH, HARMFUL_ROUNDS = 3, 12
+#: A question in chat may fail where another processor rounds otherwise; nobody promises each of them.
+CHAT_LEAST = 8
 #: Shown after the table of corrections.
 SHOWN_GAUGES = (
     "weight_norm_ratio",
@@ -23,6 +26,7 @@ SHOWN_GAUGES = (
     "singular_vector_similarity",
     "value_norm_ratio",
     "efficacy_ratio",
+    "chat_efficacy_ratio",
     "retention_ratio",
     "probe_kl_nats",
     "probe_perplexity_ratio",
@@ -53,42 +57,47 @@ def carry_out(demo: Demo, running: Running) -> None:
     demo.saw("no request of the clients failed", traffic.requests > 0 and not traffic.failed, detail)
 
 
+def _prompts() -> list[str]:
+    return [prompt.replace("{}", subject) for subject, prompt, *_ in CORRECTIONS]
+
+
 def _questions() -> list[str]:
-    return [prompt.replace("{}", subject) for subject, prompt, _ in CORRECTIONS]
-
-
-def says(answer: str, target: str) -> bool:
-    """Whether a free answer begins with the target, upper and lower case alike."""
-    return answer.casefold().lstrip(" \"'").startswith(target.casefold())
+    """What people ask in chat."""
+    return [question.replace("{}", subject) for subject, *_, question in CORRECTIONS]
 
 
 def _correct(demo: Demo) -> list[dict[str, Any]]:
     """Posts the corrections through the queue and asks before and after."""
-    questions = _questions()
-    before, unrelated = demo.live.ask_all(questions), demo.live.ask_all(UNRELATED)
+    prompts, questions = _prompts(), _questions()
+    before, unrelated = demo.live.ask_all(prompts), demo.live.ask_all(UNRELATED)
+    chat_before = demo.live.chat_all(questions)
     ids = post(demo.queue, [correction(*item) for item in CORRECTIONS])
     views = demo.wait_for(ids)
-    after = demo.live.ask_all(questions)
-    rows = [
+    after, chat_after = demo.live.ask_all(prompts), demo.live.chat_all(questions)
+    rows: list[dict[str, Any]] = [
         {
             "id": id,
-            "prompt": question,
+            "prompt": prompts[i],
             "target": item[2],
-            "before": old,
-            "after": new,
+            "before": before[i],
+            "after": after[i],
             "after_retract": None,
+            "question": questions[i],
+            "chat_before": chat_before[i],
+            "chat_after": chat_after[i],
+            "chat_after_retract": None,
             "state": view["state"],
             "reason": view["reason"],
             "post_to_live_seconds": view["post_to_live_seconds"],
         }
-        for id, question, item, old, new, view in zip(
-            ids, questions, CORRECTIONS, before, after, views, strict=True
-        )
+        for i, (id, item, view) in enumerate(zip(ids, CORRECTIONS, views, strict=True))
     ]
     demo.results["corrections"] = rows
-    good = sum(row["state"] == "live" and says(row["after"], row["target"]) for row in rows)
+    good = sum(row["state"] == "live" and said(row["after"], row["target"]) for row in rows)
     demo.saw("corrections answered by the live server", good == len(rows), f"{good} of {len(rows)}")
-    fresh = sum(not says(row["before"], row["target"]) for row in rows)
+    in_chat = sum(said(row["chat_after"], row["target"]) for row in rows)
+    demo.saw("their questions answered in chat", in_chat >= CHAT_LEAST, f"{in_chat} of {len(rows)}")
+    fresh = sum(not said(row["before"], row["target"]) for row in rows)
     demo.saw("none of them was known before", fresh == len(rows), f"{fresh} of {len(rows)}")
     now = demo.live.ask_all(UNRELATED)
     kept = sum(first_word(old) == first_word(new) for old, new in zip(unrelated, now, strict=True))
@@ -100,14 +109,15 @@ def _correct(demo: Demo) -> list[dict[str, Any]]:
 
 def _retract(demo: Demo, rows: list[dict[str, Any]]) -> None:
     view = demo.api.finish(demo.api.retract(rows[RETRACTED]["id"], "demo"), WAIT_SECONDS)
-    for row, answer in zip(rows, demo.live.ask_all(_questions()), strict=True):
-        row["after_retract"] = answer
+    told = zip(rows, demo.live.ask_all(_prompts()), demo.live.chat_all(_questions()), strict=True)
+    for row, answer, in_chat in told:
+        row["after_retract"], row["chat_after_retract"] = answer, in_chat
     gone = rows[RETRACTED]
     old_back = first_word(gone["after_retract"]) == first_word(gone["before"])
-    ok = view["state"] == "done" and old_back and not says(gone["after_retract"], gone["target"])
+    ok = view["state"] == "done" and old_back and not said(gone["after_retract"], gone["target"])
     demo.saw("retracted fact gives the old answer", ok, f"{gone['prompt']} {gone['after_retract']!r}")
     others = [row for i, row in enumerate(rows) if i != RETRACTED]
-    kept = sum(says(row["after_retract"], row["target"]) for row in others)
+    kept = sum(said(row["after_retract"], row["target"]) for row in others)
     demo.saw("the other facts stay", kept == len(others), f"{kept} of {len(others)}")
     gone["state"] = "retracted" if view["state"] == "done" else gone["state"]
 
@@ -153,7 +163,7 @@ def _roll_back(demo: Demo, target: str, answers: Sequence[str]) -> None:
     seconds = time.monotonic() - started
     served = demo.live.served(demo.admin_token)
     sha256_equal = served["version"] == target and served["sha256"] == _manifest_hashes(demo, target)
-    answers_equal = demo.live.ask_all(_questions()) == list(answers)
+    answers_equal = demo.live.ask_all(_prompts()) == list(answers)
     demo.results["rollback"] = {
         "from": origin,
         "to": target,
@@ -192,3 +202,8 @@ def _show_corrections(rows: Sequence[dict[str, Any]]) -> None:
     cells = [[f"{row[n]:.1f}" if isinstance(row[n], float) else row[n] for n in names] for row in rows]
     titles = ("prompt", "before", "after", "after retraction", "state", "post to live, s")
     show_table("Corrections, asked of the live server", titles, cells)
+    asked = ("question", "chat_before", "chat_after", "chat_after_retract")
+    titles = ("question in chat", "before", "after", "after retraction")
+    show_table(
+        "The same, asked in chat (/v1/chat/completions)", titles, [[row[n] for n in asked] for row in rows]
+    )

@@ -2,18 +2,29 @@
 
 import math
 import time
+from contextlib import closing
 
 import typer
+from sqlalchemy.exc import DBAPIError
 
 from daemon.cli.exits import Exit
 from daemon.cli.options import JsonOption, StateOption
 from daemon.cli.output import show_json, show_table
 from daemon.cli.reporting import reported
+from daemon.core.errors import DaemonError
 from daemon.core.settings import Settings
 from daemon.http.status_page import truth_of
 from daemon.ledger.ledger import Ledger
 from daemon.publish.reports import open_reports
-from daemon.supervise.doctor import SERVED, WORKER, Check, check_served, examine
+from daemon.supervise.doctor import (
+    SERVED,
+    WORKER,
+    Check,
+    check_ledger,
+    check_ledger_clock,
+    check_served,
+    examine,
+)
 from daemon.supervise.running import find_running, settings_for
 
 
@@ -27,9 +38,10 @@ def doctor(state: StateOption = None, as_json: JsonOption = False) -> None:
         if running is not None:
             urls["API"] = f"{running.api_url}/readyz"
         broker = settings.redis_url if known else None
-        newest, keys = _newest_entry(settings), settings.keys
-        checks = list(examine(settings.model, settings.state_dir, broker, urls, newest, keys))
-        checks += _served(settings)
+        ledger = _ledger_checks(settings)
+        checks = list(examine(settings.model, settings.state_dir, broker, urls, ledger, settings.keys))
+        if all(check.ok for check in ledger):
+            checks += _served(settings)
     ok = all(check.ok or not check.needed for check in checks)
     if as_json:
         show_json({"ok": ok, "checks": [check.__dict__ for check in checks]})
@@ -65,14 +77,16 @@ def _has_ledger(settings: Settings) -> bool:
     return settings.database_url is not None or (settings.state_dir / "ledger.sqlite3").exists()
 
 
-def _newest_entry(settings: Settings) -> float:
-    """Time of the ledger's newest change, if it lies in the future; otherwise minus infinity."""
-    if not _has_ledger(settings):
-        return -math.inf
-    ledger = Ledger.open(settings.ledger_url)
+def _ledger_checks(settings: Settings) -> list[Check]:
+    """Opens the ledger, where there is one, as every other command does."""
+    where = "FACTD_DATABASE_URL" if settings.database_url else str(settings.ledger_file)
+    if settings.database_url is None and not settings.ledger_file.exists():
+        return [check_ledger(where, "not made yet"), check_ledger_clock(-math.inf, time.time())]
     try:
-        return max(
-            (change.at for change in ledger.questions.transitions(since=time.time())), default=-math.inf
-        )
-    finally:
-        ledger.close()
+        with closing(Ledger.open(settings.ledger_url)) as ledger:
+            ahead = ledger.questions.transitions(since=time.time())
+    except (DBAPIError, DaemonError) as error:
+        fault = str(error.orig if isinstance(error, DBAPIError) else error)
+        return [check_ledger(where, fault, ok=False)]
+    newest = max((change.at for change in ahead), default=-math.inf)
+    return [check_ledger(where, "opens"), check_ledger_clock(newest, time.time())]

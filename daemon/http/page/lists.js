@@ -33,7 +33,9 @@ function fillCorrection(node, c, now) {
   const { parts } = node;
   node.correction = c;
   parts.chip.dataset.level = LEVELS[c.state] ?? "info";
-  say(parts.chip, words(c.state));
+  const lost = c.state === "live" && Object.keys(c.lost ?? {}).length > 0;
+  if (lost) parts.chip.dataset.level = "warn";
+  say(parts.chip, lost ? "live, lost" : words(c.state));
   say(parts.prompt, c.prompt || "(refused before it was read)");
   say(parts.before, c.before ?? c.was ?? "?");
   say(parts.role, c.state === "live" ? ", now: " : ", wanted: ");
@@ -43,7 +45,7 @@ function fillCorrection(node, c, now) {
   const exact = (at) => (at == null ? null : new Date(at * 1000).toLocaleString());
   const told = [
     ["reason", c.reason], ["subject", c.subject], ["asked", c.template], ["wanted", c.target], ["before", c.before],
-    ["after", c.after], ["version", c.version], ["superseded by", c.superseded_by], ["received", exact(c.received_at)],
+    ["after", c.after], ...chats(c), ["version", c.version], ["superseded by", c.superseded_by], ["received", exact(c.received_at)],
     ["live", exact(c.live_at)], ["id", c.id], ["key", c.key],
   ].filter(([, value]) => value != null && value !== "");
   keyed(parts.facts, told, ([name]) => name,
@@ -51,6 +53,12 @@ function fillCorrection(node, c, now) {
     (row, [, value]) => say(row.lastChild, value));
   parts.retract.setAttribute("aria-label", `Retract: ${c.prompt} ${c.target}…`);
   show(parts.retract, c.state === "live");
+}
+
+/** What was asked in chat, and what was answered before the correction and after it. */
+function chats(c) {
+  return Object.entries(c.answers ?? {}).map(([form, told]) =>
+    [`in chat (${form})`, `${told.asked} ${told.before ?? "?"} → ${told.after ?? "?"}`]);
 }
 
 /** `rollBack(version)` is called by the button of a version that can be served again. */

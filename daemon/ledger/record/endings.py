@@ -4,15 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, update
+from sqlalchemy import Connection
 
 from daemon.core.lifecycle import ReasonCode, State, VersionState
 from daemon.core.ruling import GUARD, Ruling
 from daemon.ledger.reading import fact_ids, live_version, states_of_line
-from daemon.ledger.record.guard import ACTOR, GuardRecord
+from daemon.ledger.record.guard import ACTOR, GuardRecord, forgive_attempt
 from daemon.ledger.record.transitions import Transitions, set_control
 from daemon.ledger.rows import CorrectionRow, OperationRow, VersionRow
-from daemon.ledger.tables import corrections, operations
 
 
 @dataclass(frozen=True)
@@ -31,11 +30,14 @@ class Discard:
     def actor(self) -> str:
         return ACTOR if self.ruling is None else GUARD
 
-    def end_version(self, c: Connection, version: str, transitions: Transitions) -> None:
-        kept = {} if self.ruling is None else {"verdict": self.ruling.to_json()}
+    def end_version(self, c: Connection, version: VersionRow, transitions: Transitions) -> None:
+        """An attempt that does not count is taken from the operation that asked for the version too."""
+        kept: dict[str, Any] = {} if self.ruling is None else {"verdict": self.ruling.to_json()}
         transitions.advance_version(
-            c, version, VersionState.DISCARDED, self.actor, self.reason, code=self.code, **kept
+            c, version.id, VersionState.DISCARDED, self.actor, self.reason, code=self.code, **kept
         )
+        if version.operation is not None and not self.counted:
+            forgive_attempt(c, version.operation)
 
     def end_fact(
         self, c: Connection, fact: CorrectionRow, transitions: Transitions, guard: GuardRecord
@@ -50,32 +52,17 @@ class Discard:
             dead = f"gave up after {fact.attempts} attempts: {self.reason}"
             transitions.advance(c, [fact.id], State.DEAD, ACTOR, dead, version=None)
         else:
-            changes = {"version": None, "attempts": self._tried(fact.attempts), **self.retry}
+            changes: dict[str, Any] = {
+                "version": None,
+                "attempts": self._tried(fact.attempts),
+                **self.retry,
+            }
             transitions.advance(c, [fact.id], State.VALIDATED, ACTOR, self.reason, **changes)
 
     def _tried(self, attempts: int) -> int:
         if self.max_attempts is None:
             return 0
         return attempts if self.counted else max(0, attempts - 1)
-
-    def end_operation(self, c: Connection, version: VersionRow) -> None:
-        """An attempt that does not count is taken from the operation that asked for the version."""
-        if version.operation is not None and not self.counted:
-            forgive_attempt(c, version.operation)
-
-
-def forgive_attempt(c: Connection, operation: int) -> None:
-    """The last attempt of an operation does not count."""
-    mine = (operations.c.id == operation) & (operations.c.attempts > 0)
-    c.execute(update(operations).where(mine).values(attempts=operations.c.attempts - 1))
-
-
-def store_answers(c: Connection, column: str, answers: Mapping[str, str | None]) -> None:
-    """Stores the model's answers, before the correction or after it."""
-    if answers:
-        mine = update(corrections).where(corrections.c.id == bindparam("its_id"))
-        rows = [{"its_id": id, "answer": answer} for id, answer in answers.items()]
-        c.execute(mine.values({column: bindparam("answer")}), rows)
 
 
 def roll_back(c: Connection, target: str, operation: OperationRow, transitions: Transitions) -> None:

@@ -1,11 +1,14 @@
 """The real queue: a producer that knows only Celery, a real broker, a real intake worker process."""
 
+import base64
 import json
 import os
 import subprocess
 import sys
 import time
 import uuid
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from daemon.intake.stream import STREAM
 from daemon.ledger.ledger import Ledger
 from daemon.ledger.record.transitions import Transitions
 from daemon.supervise.embedded import EmbeddedValkey
+from tests.programs import running
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
@@ -36,12 +40,16 @@ def worker(broker, tmp_path):
         "FACTD_REDIS_URL": broker,
         "FACTD_MAX_PENDING": "3",
     }
+    with _worker(environment):
+        yield
+
+
+@contextmanager
+def _worker(environment):
     command = [sys.executable, "-m", "celery", "-A", "daemon.app:celery", "worker"]
     command += ["-Q", "corrections", "-P", "solo", "--loglevel", "INFO"]
-    process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
-    yield process
-    process.terminate()
-    process.wait(30)
+    with running(command, Path(environment["FACTD_STATE_DIR"]) / "worker.log", env=environment, cwd=ROOT):
+        yield
 
 
 def test_a_foreign_producer_posts_and_a_bad_message_is_refused(broker, worker, tmp_path):
@@ -60,6 +68,70 @@ def test_a_foreign_producer_posts_and_a_bad_message_is_refused(broker, worker, t
         bad.id: "rejected",
     }
     ledger.close()
+    app.close()
+
+
+#: (args, kwargs) → what the refusal names
+WRONG = {
+    "no argument": ([], {}, "0 arguments"),
+    "two arguments": ([GOOD, GOOD], {}, "2 arguments"),
+    "the fields": ([], GOOD, "0 arguments and prompt, subject, target"),
+    "another name": ([], {"corection": GOOD}, "corection"),
+    "too many": ([], {"correction": GOOD, "priority": 1}, "priority"),
+    "both": ([GOOD], {"correction": GOOD}, "1 arguments and correction"),
+    "text": ([json.dumps(GOOD)], {}, "send a JSON object"),
+    "a field": ([GOOD | {"promt": "x"}], {}, "promt"),
+    "a hidden character": ([GOOD | {"subject": "A\u202eB"}], {}, "U+202E"),
+    "self": ([GOOD], {"self": 1}, "self"),
+}
+#: Messages that no Celery producer sends: (content type, headers, body, what the refusal names).
+FOREIGN = {
+    "pickle": ("application/x-python-serialize", {"task": "factd.submit"}, "gASVAA==", "pickle"),
+    "no json": ("application/json", {"task": "factd.submit"}, "{", "Expecting"),
+    "no arguments": ("application/json", {"task": "factd.submit"}, "[1]", "unpack"),
+    "no list": ("application/json", {"task": "factd.submit"}, "[5, 5, {}]", "mapping"),
+    "no id": ("application/json", {"task": "factd.submit", "id": None}, "[[1], {}, {}]", "task_id"),
+    "no task": ("application/json", {"lang": "py"}, "{}", "is no Celery task"),
+    "another task": ("application/json", {"task": "factd.sumbit"}, "[[], {}, {}]", "factd.sumbit"),
+}
+
+
+def _push(redis: Redis, id: str, content_type: str, headers: dict, body: str) -> None:
+    properties = {"correlation_id": id, "delivery_mode": 2, "priority": 0, "delivery_tag": id}
+    properties |= {"delivery_info": {"exchange": "", "routing_key": "corrections"}, "body_encoding": "base64"}
+    letter = {"body": base64.b64encode(body.encode()).decode(), "content-encoding": "utf-8"}
+    letter |= {"content-type": content_type, "headers": {"id": id} | headers, "properties": properties}
+    redis.lpush("corrections", json.dumps(letter))
+
+
+def test_no_message_vanishes(broker, tmp_path):
+    state = {"FACTD_STATE_DIR": str(tmp_path), "FACTD_REDIS_URL": broker}
+    app, redis = Celery(broker=broker, backend=broker), Redis.from_url(broker)
+    told = {}
+    for name, (arguments, named, what) in WRONG.items():
+        told[app.send_task("factd.submit", arguments, named, queue="corrections").id] = name, what
+    for name, (content_type, headers, body, what) in FOREIGN.items():
+        _push(redis, name, content_type, headers, body)
+        told[name] = name, what
+    late = app.send_task("factd.submit", [GOOD], queue="corrections", expires=-5)
+    told[late.id] = "late", "expired"
+    send = partial(app.send_task, "factd.submit", queue="corrections")
+    good = send(kwargs={"correction": GOOD}, task_id="a/b?c#d %2F")
+    long = send([GOOD | {"subject": "long"}], task_id="x" * 300)
+    longer = send([GOOD | {"subject": "longer"}], task_id="x" * 301)
+    ledger = Ledger.open(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
+    with _worker(os.environ | state):
+        assert good.get(timeout=60) == good.id
+        assert len({long.get(timeout=60), longer.get(timeout=60)}) == 2
+        until(lambda: len(ledger.questions.corrections()) == len(told) + 3, 60)
+    for id, (name, what) in told.items():
+        row = ledger.questions.get(id)
+        assert (row.state, name) == (State.REJECTED, name)
+        assert what in row.reason, name
+    assert ledger.questions.get(long.id).subject == "long"
+    assert ledger.questions.get(longer.id).subject == "longer"
+    ledger.close()
+    redis.close()
     app.close()
 
 

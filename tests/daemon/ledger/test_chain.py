@@ -16,7 +16,7 @@ from daemon.ledger.audit import audit
 from daemon.ledger.chain import CONTENT, GENESIS, Head, extend, link
 from daemon.ledger.ledger import Ledger
 
-GOOD = {"subject": "Türkiye", "prompt": "The capital of {} is", "target": "İzmir", "source": "a\u2028b"}
+GOOD = {"subject": "Türkiye", "prompt": "The capital of {} is", "target": "İzmir", "source": "a\u00a0b"}
 TRIGGERS = {
     "sqlite": [f"DROP TRIGGER transitions_{name}" for name in ("update", "delete", "replace")],
     "postgresql": ["DROP TRIGGER transitions_append_only ON transitions"],

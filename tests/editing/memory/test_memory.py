@@ -6,6 +6,7 @@ import torch
 from editing.facts import Fact
 from editing.model.says import says
 from editing.model.tokens import encode
+from editing.said import said
 from editing.values.anchor import anchored
 from editing.values.options import ValueOptions
 
@@ -123,27 +124,28 @@ def test_retraction_is_the_exact_downdate(open_plain):
     torch.testing.assert_close(editor.weights()[name].double(), downdated, atol=1e-5, rtol=1e-4)
 
 
-def test_a_fact_is_said_when_every_token_is_the_most_probable(editor, facts):
+def test_a_fact_is_said_when_its_tokens_are_the_most_probable_and_it_ends_there(editor, facts):
     for fact in facts:
         prompt = encode(editor.tokenizer, fact)
         logits = editor.model(torch.tensor([prompt.ids])).logits[0]
-        best = logits[prompt.target_start - 1 : -1].argmax(-1).tolist()
-        said = " " + fact.target
-        assert says(editor.loaded, [fact]) == [editor.tokenizer.decode(best) == said]
+        best = logits[prompt.target_start - 1 :].argmax(-1).tolist()
+        wanted = list(prompt.ids[prompt.target_start :])
+        ends = said(editor.tokenizer.decode(best), fact.target)
+        assert says(editor.loaded, [fact]) == [best[:-1] == wanted and ends]
 
 
 def test_of_a_batch_each_fact_is_judged_for_itself(open_editor, facts):
     editor = open_editor(method="ft", changed={"tuning_rate": 0.02, "tuning_steps": 60})
     editor.apply(facts[:2])
-    said = says(editor.loaded, facts)
-    assert said == [says(editor.loaded, [fact])[0] for fact in facts]
-    assert said[:2] == [True, True]
-    assert not all(said)
+    told = says(editor.loaded, facts)
+    assert told == [says(editor.loaded, [fact])[0] for fact in facts]
+    assert told[:2] == [True, True]
+    assert not all(told)
     contexts = ["", "The weather is fine. ", "A cat sat there. And then: "]
     each = [says(editor.loaded, facts, [context]) for context in contexts]
-    assert each[0] == said
+    assert each[0] == told
     assert says(editor.loaded, facts, contexts) == [all(seen) for seen in zip(*each, strict=True)]
-    assert says(editor.loaded, facts, contexts) != said
+    assert says(editor.loaded, facts, contexts) != told
 
 
 def test_a_batch_asks_the_bare_prompts_and_compaction_every_context(open_plain, monkeypatch):

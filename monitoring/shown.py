@@ -1,0 +1,92 @@
+"""Measures that are shown and never judged: rows of `monitoring.registry`."""
+
+from monitoring.measure import Measure
+
+SHOWN: tuple[Measure, ...] = (
+    Measure("stable_rank_ratio", "layer", "Stable rank over the base's.", high_is_bad=False),
+    Measure(
+        "singular_vector_similarity",
+        "layer",
+        "SS: mean overlap of single singular vectors.",
+        "Overlap of single singular vectors (SS)",
+        high_is_bad=False,
+    ),
+    Measure(
+        "gap_aware_similarity",
+        "layer",
+        "SS, with swaps among near-equal values allowed.",
+        "SS with swaps allowed",
+        high_is_bad=False,
+    ),
+    Measure(
+        "entropy_rank_ratio",
+        "layer",
+        "Entropy rank over the base's; a deep measure, NaN while none was taken.",
+        "Entropy rank over the base's (deep)",
+        high_is_bad=False,
+        deep=True,
+    ),
+    Measure(
+        "drift",
+        "layer",
+        "Frobenius norm of the change over the base's norm.",
+        "Drift from the base",
+        healthy=0.0,
+        wide=True,
+    ),
+    Measure(
+        "contact_ratio",
+        "layer",
+        "Share of the change in the base's dominant subspace.",
+        "Change within the dominant subspace",
+        healthy=0.0,
+        unit="share",
+    ),
+    Measure(
+        "key_drift_ratio",
+        "layer",
+        "Change of the outputs for held keys, squared norms.",
+        "Change of outputs on ordinary text",
+        healthy=0.0,
+        wide=True,
+    ),
+    Measure(
+        "corpus_energy_ratio",
+        "layer",
+        "tr(WCWᵀ) over the base's, C of held keys.",
+        "Energy on ordinary text over the base's",
+        wide=True,
+    ),
+    Measure(
+        "key_error_ratio",
+        "layer",
+        "Mean distance of Wk from v over live facts, over ‖v‖.",
+        "Distance of live facts from their values",
+        healthy=0.0,
+        wide=True,
+    ),
+    Measure(
+        "layer_share",
+        "layer",
+        "What the layer's MLP adds, as a share of what all add.",
+        "Share of each layer's MLP",
+        healthy=0.0,
+        unit="share",
+    ),
+    Measure(
+        "retention_random_ratio",
+        "share",
+        "Share of earlier corrections, drawn by hash, still answered.",
+        "Retention of some by hash",
+        high_is_bad=False,
+        unit="share",
+    ),
+    Measure(
+        "retention_newest_ratio",
+        "share",
+        "Share of the newest corrections still answered.",
+        "Retention of the newest",
+        high_is_bad=False,
+        unit="share",
+    ),
+)
