@@ -23,6 +23,7 @@ from daemon.intake.doorbell import Doorbell
 from daemon.intake.intake import Room, submit_patiently
 from daemon.intake.letters import DeadLetters
 from daemon.intake.redelivery import GiveBack
+from daemon.intake.returning import Returning
 from daemon.intake.stream import StreamThread
 from daemon.intake.valve import Valve
 from daemon.ledger.heartbeats import Heartbeat
@@ -30,7 +31,6 @@ from daemon.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
     from daemon.apply.applier import Applier
-    from daemon.apply.returning import Returning
 
 log = logging.getLogger("factd")
 
@@ -113,9 +113,9 @@ class Services:
         return submit_patiently(self.ledger, id, parse, "celery", pause, stopping)
 
     @functools.cached_property
-    def returning(self) -> "Returning":
+    def returning(self) -> Returning:
         """Looks after replicas while the broker, and with it the bell, is away."""
-        return _building().looking_after(self.applier, self.settings)
+        return Returning(self.applier, max(1.0, self.settings.retry_seconds))
 
     @functools.cached_property
     def values(self) -> Callable[..., str]:

@@ -12,7 +12,6 @@ from typing import Any
 from daemon.apply.applier import Applier
 from daemon.apply.asking import asking_of
 from daemon.apply.measuring import Monitoring
-from daemon.apply.returning import Returning
 from daemon.apply.value_workers import Fleet, answer
 from daemon.core.errors import SettingsError
 from daemon.core.progress import Progress
@@ -59,11 +58,6 @@ def build_applier(settings: Settings, ledger: Ledger, progress: Progress, send: 
         editor.install.elsewhere = fleet(settings, editor, send)
     proof, store = build_proof(editor), Store(settings.store_dir, accepted_keys(settings), key)
     return Applier(ledger, store, editor, replicas, monitoring=monitoring, settings=settings, proof=proof)
-
-
-def looking_after(applier: Applier, settings: Settings) -> Returning:
-    """The thread that brings replicas back while the broker is away; not started yet."""
-    return Returning(applier, max(1.0, settings.retry_seconds))
 
 
 def open_editor(settings: Settings, progress: Progress) -> Editor:

@@ -2,8 +2,8 @@
 
 import threading
 
-from daemon.apply.returning import Returning
 from daemon.core.stages import Stage
+from daemon.intake.returning import Returning
 from tests.waiting import until
 
 

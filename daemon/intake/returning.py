@@ -6,11 +6,35 @@ The bell comes through the broker. A broker that stays down must not keep a repl
 import logging
 import threading
 import time
+from collections.abc import Mapping
+from typing import Protocol
 
-from daemon.apply.applier import Applier
 from daemon.core.errors import LeaseHeldError
 
 log = logging.getLogger("factd")
+
+
+class Report(Protocol):
+    """What a run of the applier did, as far as it is logged here."""
+
+    @property
+    def live(self) -> str: ...
+    @property
+    def out(self) -> Mapping[str, str]: ...
+
+
+class BringsBack(Protocol):
+    """The applier, as it is looked after here.
+
+    Attributes:
+        ran_at: when it last ran, by the monotonic clock.
+    """
+
+    ran_at: float
+
+    def bring_back(self) -> Report | None:
+        """Brings replicas that were started anew to the live version; None when there is none."""
+        ...
 
 
 class Returning:
@@ -20,7 +44,7 @@ class Returning:
         every: seconds between two looks; the bell rings as often.
     """
 
-    def __init__(self, applier: Applier, every: float) -> None:
+    def __init__(self, applier: BringsBack, every: float) -> None:
         self.applier, self.every = applier, every
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="factd-returning", daemon=True)
