@@ -8,4 +8,5 @@ class Signal:
 
 celeryd_after_setup: Signal
 worker_ready: Signal
+worker_shutdown: Signal
 worker_shutting_down: Signal
