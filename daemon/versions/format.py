@@ -17,6 +17,9 @@ from daemon.core.publication import BASE_VERSION
 
 #: manifests of another schema are refused
 MANIFEST_SCHEMA = 1
+#: of a version whose table tells the forms of its columns: a fact may have several
+FORMS_SCHEMA = 2
+SCHEMAS = (MANIFEST_SCHEMA, FORMS_SCHEMA)
 VERSION_PATTERN = re.compile(r"v\d{6}")
 MANIFEST_FILE = "manifest.json"
 #: beside the manifest, whose bytes it signs: a line for each key
@@ -125,8 +128,10 @@ def parse_manifest(content: bytes, version: str) -> Manifest:
         raise FormatError(f"the manifest is malformed: {error}") from error
     if not _is_object(found):
         raise FormatError("the manifest is malformed: it is not a JSON object")
-    if (schema := found.get("schema")) != MANIFEST_SCHEMA:
-        raise FormatError(f"the manifest has schema {schema!a:.40}; this factd reads {MANIFEST_SCHEMA}")
+    schema = found.get("schema")
+    if not _is_number(schema) or schema not in SCHEMAS:
+        known = " and ".join(map(str, SCHEMAS))
+        raise FormatError(f"the manifest has schema {schema!a:.40}; this factd reads {known}")
     if (said := found.get("version")) != version:
         raise FormatError(f"the manifest of {version} says that it is of {said!a:.40}")
     for key, (right, kind) in _KEYS.items():

@@ -18,6 +18,7 @@ from daemon.versions.format import (
     ADDED_FILE,
     FACTORS_FILE,
     FACTS_FILE,
+    FORMS_SCHEMA,
     MANIFEST_FILE,
     MANIFEST_SCHEMA,
     SIGNATURE_FILE,
@@ -32,7 +33,7 @@ from daemon.versions.manifests import FOLDER_MODE, Manifests, close_to_others
 from editing.errors import DeltaError, FactError
 from editing.facts import Fact
 from editing.memory.delta import added, read_tensors, write_tensors
-from editing.memory.state import EditState
+from editing.memory.state import FORMS, EditState
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,9 @@ class Store(Manifests):
         snapshot = first is None
         first = first or 0
         files = {}
-        metadata = {"version": draft.version, "schema": str(MANIFEST_SCHEMA)}
+        # Facts with one column each are written as ever, so that an older factd reads them.
+        schema = FORMS_SCHEMA if FORMS in state.columns else MANIFEST_SCHEMA
+        metadata = {"version": draft.version, "schema": str(schema)}
         factors, grown_from = _flat(state.factors), None
         files[FACTORS_FILE] = write_tensors(work / FACTORS_FILE, factors, metadata)
         new = added(factors, _flat(parent.factors)) if parent.factors else None
@@ -141,7 +144,7 @@ class Store(Manifests):
         if draft.weights:
             files[WEIGHTS_FILE] = write_tensors(work / WEIGHTS_FILE, draft.weights, metadata)
         return {
-            "schema": MANIFEST_SCHEMA,
+            "schema": schema,
             "version": draft.version,
             "parent": draft.parent,
             "base_hash": draft.base_hash,

@@ -92,7 +92,8 @@ def test_a_key_that_is_missing_or_of_another_type_is_refused_by_name(key, value)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": 2}, "schema 2; this factd reads 1"),
+        ({"schema": 3}, "schema 3; this factd reads 1 and 2"),
+        ({"schema": True}, "schema True; this factd reads 1 and 2"),
         ({"version": "v000009"}, "says that it is of 'v000009'"),
         ({"fence": True}, "fence is True"),
         ({"files": {"facts.safetensors": "3"}}, "it must be factors.safetensors"),
