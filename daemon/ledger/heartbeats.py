@@ -31,9 +31,10 @@ ALIVE_SECONDS = 20.0
 
 def signs(controls: Mapping[str, Any], now: float) -> dict[str, Sign]:
     """Kind of worker → its sign of life, from the rows of the table `control`."""
-    found = {}
+    found: dict[str, Sign] = {}
     for worker in WORKERS:
-        at = (controls.get(_row(worker)) or {}).get("at")
+        row: dict[str, Any] = controls.get(_row(worker)) or {}
+        at: float | None = row.get("at")
         found[worker] = Sign(at is not None and now - at <= ALIVE_SECONDS, at)
     return found
 
@@ -82,7 +83,8 @@ class Heartbeat:
 
     def _leave(self, c: Connection) -> None:
         for worker in self.workers:
-            if (get_control(c, _row(worker)) or {}).get("name") == self.name:
+            row: dict[str, Any] = get_control(c, _row(worker)) or {}
+            if row.get("name") == self.name:
                 set_control(c, _row(worker), None)
 
     def _run(self) -> None:

@@ -192,7 +192,7 @@ def check_signature(content: bytes, signatures: bytes | None, keys: Collection[s
     if signatures is None:
         raise FormatError(f"the version is not signed ({SIGNATURE_FILE} is missing); see docs/security.md")
     ours = {key_id(key): key for key in keys}
-    signers = []
+    signers: list[str] = []
     for line in signatures.decode("ascii", "replace").splitlines():
         told = _LINE.fullmatch(line)
         if told is None:

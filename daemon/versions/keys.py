@@ -102,7 +102,7 @@ def writers_key(settings: Settings) -> Ed25519PrivateKey:
 
 def sign_all(manifests: Manifests, key: Ed25519PrivateKey) -> list[str]:
     """Signs every version on disk; returns those that it could not sign."""
-    left = []
+    left: list[str] = []
     for version in manifests.ids():
         try:
             manifests.sign(version, key)

@@ -1,16 +1,15 @@
 """Finds that a checkpoint is quantised: its tensors then hold codes, not weights. Loads no model."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-from safetensors import safe_open
 
 from editing.errors import ModelError
 
 #: Number formats whose values are the weights themselves; all others are codes that need a scale.
 WEIGHTS = frozenset({"F64", "F32", "F16", "BF16"})
+#: What safetensors itself allows.
+MAX_HEADER_BYTES = 100_000_000
 #: Where the tools that quantise say that they did: file → the key that holds it, None for the whole file.
 TOLD_IN = {
     "config.json": "quantization_config",
@@ -51,16 +50,23 @@ def coded_tensor(path: Path, projection: str) -> tuple[str, str] | None:
         projection: its path in a block, such as ``mlp.down_proj``.
     """
     for file in sorted(path.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            for name in _of(projection, tensors.keys()):
-                kind = str(tensors.get_slice(name).get_dtype())
-                if kind not in WEIGHTS:
-                    return name, kind
+        for name, kind in sorted(_formats(file).items()):
+            if f".{projection}." in name and kind not in WEIGHTS:
+                return name, kind
     return None
 
 
-def _of(projection: str, names: Iterable[str]) -> list[str]:
-    return sorted(name for name in names if f".{projection}." in name)
+def _formats(file: Path) -> dict[str, str]:
+    """Tensor name → number format, from the header of a safetensors file; none where it has no header."""
+    try:
+        with open(file, "rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            if length > MAX_HEADER_BYTES:
+                return {}
+            header: dict[str, Any] = json.loads(opened.read(length))
+        return {name: str(entry["dtype"]) for name, entry in header.items() if name != "__metadata__"}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}  # it is damaged, which whoever loads it says
 
 
 def refuse_quantised(path: Path, projection: str) -> None:

@@ -73,7 +73,7 @@ def _mend(chain_valid: bool) -> str:
 
 
 def _what(view: dict[str, Any]) -> str:
-    lines = []
+    lines: list[str] = []
     if view["broken"] or view["strays"]:
         lines.append("the ledger is not what was written")
     if broken := view["broken"]:

@@ -86,7 +86,8 @@ def _readable(name: str, value: Any | None) -> object:
             f"{one['name']} serves {one['serves'] or '?'} ({one['state']})" for one in value or ()
         )
     if name == "workers":
-        return "; ".join(f"{kind} {_sign(sign)}" for kind, sign in (value or {}).items())
+        signs: dict[str, dict[str, Any]] = value or {}
+        return "; ".join(f"{kind} {_sign(sign)}" for kind, sign in signs.items())
     if name == "verdict" and value is not None:
         return "; ".join([value["outcome"], *value["reasons"]])
     if name == "last_step" and value is not None:
