@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
-from celery.signals import celeryd_after_setup, worker_ready, worker_shutting_down
+from celery.signals import celeryd_after_setup, worker_ready, worker_shutdown, worker_shutting_down
 from celery.worker import WorkController
 from celery.worker import state as worker_state
 
@@ -23,8 +23,10 @@ from daemon.intake.doorbell import Doorbell
 from daemon.intake.intake import Room, submit_patiently
 from daemon.intake.letters import DeadLetters
 from daemon.intake.redelivery import GiveBack
+from daemon.intake.returning import Returning
 from daemon.intake.stream import StreamThread
 from daemon.intake.valve import Valve
+from daemon.ledger.heartbeats import Heartbeat
 from daemon.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -92,6 +94,11 @@ class Services:
         return StreamThread(url, self.ledger, self.room, self.doorbell.ring, names.stream)
 
     @functools.cached_property
+    def heartbeat(self) -> Heartbeat:
+        """Of the kinds of worker that this process is; started when it takes messages."""
+        return Heartbeat(self.ledger.database, [kind for queue, kind in KINDS.items() if _takes(queue)])
+
+    @functools.cached_property
     def applier(self) -> "Applier":
         return build_applier(self.settings, self.ledger)
 
@@ -104,6 +111,11 @@ class Services:
         """Records a message of Celery's, or why it is refused (`submit_patiently`)."""
         pause = max(1.0, self.settings.retry_seconds)
         return submit_patiently(self.ledger, id, parse, "celery", pause, stopping)
+
+    @functools.cached_property
+    def returning(self) -> Returning:
+        """Looks after replicas while the broker, and with it the bell, is away."""
+        return Returning(self.applier, max(1.0, self.settings.retry_seconds))
 
     @functools.cached_property
     def values(self) -> Callable[..., str]:
@@ -123,6 +135,10 @@ DeadLetters(celery, lambda: services.settings.names.queue("corrections"), servic
 OPENED: dict[Queue, str] = {"corrections": "ledger", "apply": "applier", "values": "values"}
 
 
+#: What a worker of a queue is called where it gives signs of life.
+KINDS: dict[Queue, str] = {"corrections": "intake", "apply": "apply"}
+
+
 def _takes(queue: Queue) -> bool:
     return services.settings.names.queue(queue) in celery.amqp.queues.consume_from
 
@@ -138,6 +154,9 @@ def _open(instance: WorkController, **_: Any) -> None:
             for queue, name in OPENED.items():
                 if _takes(queue):
                     getattr(services, name)
+            # Before the broker answers, which `worker_ready` would wait for.
+            if _takes("apply"):
+                services.returning.start()
         except Exception as error:
             # Celery would log the error of a signal and let the worker start without.
             log.exception("the model or the ledger cannot be opened")
@@ -161,7 +180,22 @@ def _take_in(sender: Consumer, **_: Any) -> None:
         services.stream.start()
 
 
+@worker_ready.connect(weak=False)
+def _give_signs_of_life(sender: Consumer, **_: Any) -> None:
+    if sender.app is celery and any(map(_takes, KINDS)):
+        services.heartbeat.start()
+
+
 @worker_shutting_down.connect(weak=False)
 def _stop_taking(**_: Any) -> None:
     if "stream" in vars(services):
         services.stream.stop()
+
+
+# Not `worker_shutting_down`: that comes in the middle of a task, which may hold the ledger's write lock.
+@worker_shutdown.connect(weak=False)
+def _give_no_more_signs(**_: Any) -> None:
+    if "returning" in vars(services):
+        services.returning.stop()
+    if "heartbeat" in vars(services):
+        services.heartbeat.stop()

@@ -7,8 +7,6 @@ interrupted installation goes on where it stopped, to the same bits.
 
 import hashlib
 import json
-import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,33 +19,16 @@ from editing.facts import Fact
 from editing.forms import PROMPT_ONLY, units
 from editing.methods.parameters import Parameters
 from editing.model.loaded import LoadedModel
-from editing.solve.second_moment import (
-    Progress,
-    Sums,
-    blocks,
-    corpus_text,
-    sample_text,
-    second_moments,
-    token_budget,
-)
-from editing.typed import entries, load_tensors, save_tensors
+from editing.moments import SEED, Moments, replace_file
+from editing.solve.second_moment import Progress, token_budget
+from editing.typed import load_tensors, save_tensors
 from editing.values.anchor import anchor_norm
 from editing.values.options import ValueOptions
 from editing.values.search import Values, optimise
 
-SEED = 0
 #: MEMIT's seed words of the texts put before a prompt, and their length in tokens.
 CONTEXT_SEEDS = ("The", "Therefore", "Because", "I", "You")
 CONTEXT_TOKENS = 10
-#: Seconds of work on moments that an interruption may cost.
-SAVE_SECONDS = 30.0
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file under another name first, so that a half-written one is never taken for whole."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    write(unfinished)
-    unfinished.rename(path)
 
 
 class Installation:
@@ -80,6 +61,7 @@ class Installation:
         self.tokens = token_budget(loaded, tokens)
         self.directory = Path(state_dir) / "installed" / name
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._moments = Moments(loaded, self.directory, corpus, progress, self.tokens)
         #: asked first for values that lack; keeps what it gets
         self.elsewhere: Callable[[Installation, Sequence[Fact], int, ValueOptions], None] | None = None
 
@@ -88,40 +70,12 @@ class Installation:
         path = self.directory / "contexts.json"
         if not path.exists():
             contexts = ["", *(_context(self.loaded, word, SEED) for word in CONTEXT_SEEDS)]
-            _replace(path, lambda p: p.write_text(json.dumps(contexts, indent=1), encoding="utf-8"))
+            replace_file(path, lambda p: p.write_text(json.dumps(contexts, indent=1), encoding="utf-8"))
         return json.loads(path.read_text(encoding="utf-8"))
 
-    def moments(self, layers: Sequence[int]) -> dict[int, Tensor]:
-        """C [d_in, d_in] float64 of each layer."""
-        missing = [layer for layer in layers if not self._moment_path(layer).exists()]
-        if missing:
-            sums = self._sums(missing)
-            for layer in missing:
-                content, facts = {"moment": sums.moment(layer)}, {"tokens": str(sums.tokens)}
-                _replace(self._moment_path(layer), lambda p, c=content, f=facts: save_tensors(p, c, f))
-            self._unfinished_path.unlink(missing_ok=True)
-        return {layer: load_tensors(self._moment_path(layer))[0]["moment"] for layer in layers}
-
-    def _sums(self, layers: Sequence[int]) -> Sums:
-        """The sums over the whole text; what an interrupted run has left of them is not done again."""
-        text, sums = self._text(), self._unfinished(layers)
-        steps, saved = second_moments(self.loaded, text, sums), time.monotonic()
-        for sums in steps:
-            if time.monotonic() - saved >= SAVE_SECONDS:
-                content = {str(layer): total for layer, total in sums.totals.items()}
-                content["counts"] = torch.tensor([sums.rows, sums.tokens])
-                _replace(self._unfinished_path, lambda p, c=content: save_tensors(p, c))
-                saved = time.monotonic()
-            self.progress("second moments", sums.rows / len(text))
-        return sums
-
-    def _unfinished(self, layers: Sequence[int]) -> Sums:
-        if self._unfinished_path.exists():
-            content, _ = load_tensors(self._unfinished_path, str(self.loaded.device))
-            rows, tokens = entries(content.pop("counts"))
-            if {str(layer) for layer in layers} <= content.keys():
-                return Sums({int(layer): total for layer, total in content.items()}, rows, tokens)
-        return Sums.none(self.loaded, layers)
+    def moments(self, layers: Sequence[int], chat: bool = False) -> dict[int, Tensor]:
+        """C [d_in, d_in] float64 of each layer; `chat`: half of it over chats."""
+        return self._moments.of(layers, chat)
 
     def anchor(self, layer: int, numbers: Parameters) -> float:
         """NAS's anchor of a layer for a method's numbers."""
@@ -136,7 +90,7 @@ class Installation:
             norm = anchor_norm(self.loaded, layer, plain, self.progress, pilots, contexts)
             content = {"layer": layer, "norm": norm, "pilots": numbers.anchor.pilots, "contexts": contexts}
             content |= {"options": str(options)}
-            _replace(path, lambda p: p.write_text(json.dumps(content, indent=1), encoding="utf-8"))
+            replace_file(path, lambda p: p.write_text(json.dumps(content, indent=1), encoding="utf-8"))
         return float(json.loads(path.read_text(encoding="utf-8"))["norm"])
 
     def values(self, facts: Sequence[Fact], layer: int, options: ValueOptions) -> Values:
@@ -179,7 +133,7 @@ class Installation:
             one = values.select(torch.tensor(unit[:1], device=values.delta.device))
             content = {name: x.cpu().contiguous() for name, x in vars(one).items()}
             path.parent.mkdir(exist_ok=True)
-            _replace(path, lambda p, c=content: save_tensors(p, c))
+            replace_file(path, lambda p, c=content: save_tensors(p, c))
 
     def value_key(self, layer: int, options: ValueOptions) -> str:
         """Names all that a fact's value here follows from besides the fact and the model."""
@@ -195,32 +149,6 @@ class Installation:
             (unit, folder / f"{_content_hash([facts[i] for i in unit], options)}.safetensors")
             for unit in units(facts, options.forms, self.loaded.chats(options.forms))
         ]
-
-    def _moment_path(self, layer: int) -> Path:
-        return self.directory / f"second-moment-{layer}-{self.tokens}.safetensors"
-
-    @property
-    def _unfinished_path(self) -> Path:
-        return self.directory / f"second-moments-unfinished-{self.tokens}.safetensors"
-
-    def _text(self) -> Tensor:
-        if self.corpus is not None:
-            return corpus_text(self.loaded, self.corpus, self.tokens)
-        sizes = blocks(self.tokens)
-        return torch.cat([self._block(i, len(sizes), rows) for i, rows in enumerate(sizes)])
-
-    def _block(self, index: int, count: int, rows: int) -> Tensor:
-        """Sampled text is kept in blocks with a seed each, so that whole ones survive an interruption."""
-        path = self.directory / f"sampled-text-{self.tokens}-{index}.safetensors"
-        if not path.exists():
-            text = sample_text(
-                self.loaded,
-                rows,
-                SEED + index,
-                lambda fraction: self.progress("sampling text", (index + fraction) / count),
-            )
-            _replace(path, lambda p: save_tensors(p, {"ids": text}))
-        return load_tensors(path)[0]["ids"]
 
 
 def _file_hash(path: Path) -> str:

@@ -49,12 +49,15 @@ class WrittenModel(EditedModel):
     def _made_solvers(self, protect: str) -> dict[int, Solver]:
         if self.method.solver is None:
             return {}
-        moments, solvers = self.install.moments(self.layers), dict[int, Solver]()
+        moments, solvers = self._moments(), dict[int, Solver]()
         for layer in self.layers:
             base = self._base[self.loaded.tensor_name(layer)]
             protected = protection(protect, base, self.numbers.protected_share)
             solvers[layer] = self.method.solver(base, moments[layer], protected, self.numbers)
         return solvers
+
+    def _moments(self) -> dict[int, Tensor]:
+        return self.install.moments(self.layers, self.loaded.chats(self.numbers.values.forms))
 
     def _write_on(
         self,

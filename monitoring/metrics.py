@@ -30,6 +30,8 @@ LADDER_STEPS = (
     "other",
 )
 PAUSERS = ("operator", "guard")
+#: Kinds of worker that nothing goes on without.
+WORKERS = ("intake", "apply")
 ROLLBACK_REASONS = ("operator", "alert", "guard", "publish_failed", "canary_failed", "other")
 
 #: Value of `guard_state` for each state of a measure.
@@ -76,6 +78,9 @@ METRICS: tuple[MetricSpec, ...] = (
         "served_version", "gauge", "replica", "Number of the version a replica serves; NaN if unknown."
     ),
     MetricSpec("replica_in_sync", "gauge", "replica", "1 if the replica serves the live version, else 0."),
+    MetricSpec(
+        "worker_alive", "gauge", "worker", "1 if a worker of this kind gave a sign of life lately, else 0."
+    ),
     MetricSpec("publish_seconds", "gauge", None, "Time of the last publication, staging included."),
     MetricSpec("pause_seconds", "gauge", None, "Pause of the replicas' schedulers at the last publication."),
     MetricSpec("rollbacks_total", "counter", "reason", "Rollbacks of the live version."),
@@ -102,6 +107,7 @@ class StatusSnapshot:
         version: number of the live version; None when unknown.
         served_versions: replica → number it serves; None when it cannot be asked.
         in_sync: replica → serves the live version.
+        workers: kind of worker → whether one gave a sign of life lately.
         publish_seconds, pause_seconds: of the last publication; None before the first.
         rollbacks: reason → number ever.
         last_success_timestamp_seconds: epoch time; None when no update went live yet.
@@ -121,6 +127,7 @@ class StatusSnapshot:
     version: int | None = None
     served_versions: Mapping[str, int | None] = field(default_factory=dict[str, int | None])
     in_sync: Mapping[str, bool] = field(default_factory=dict[str, bool])
+    workers: Mapping[str, bool] = field(default_factory=dict[str, bool])
     publish_seconds: float | None = None
     pause_seconds: float | None = None
     rollbacks: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -164,6 +171,7 @@ def _values(s: StatusSnapshot) -> dict[str, _Labelled]:
         "version": {"": _number(s.version)},
         "served_version": {replica: _number(v) for replica, v in s.served_versions.items()},
         "replica_in_sync": {replica: float(flag) for replica, flag in s.in_sync.items()},
+        "worker_alive": {worker: float(s.workers.get(worker, False)) for worker in WORKERS},
         "publish_seconds": {"": _number(s.publish_seconds)},
         "pause_seconds": {"": _number(s.pause_seconds)},
         "rollbacks_total": _bounded(s.rollbacks, ROLLBACK_REASONS),

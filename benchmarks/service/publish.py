@@ -17,7 +17,7 @@ import psutil
 from benchmarks.service.flips import Flip, felt_pauses, growth, longest_wait, ordinary_waits, percentile
 from benchmarks.service.streaming import Answer, Clients
 from benchmarks.service.updates import Updates
-from daemon.core.publication import IN_FLIGHT_SECONDS, InFlight
+from daemon.core.publication import BASE_VERSION, IN_FLIGHT_SECONDS, InFlight
 from daemon.publish.publishing import Publisher
 from daemon.publish.serving import Serves
 from daemon.publish.vllm_replica import VllmReplica
@@ -31,6 +31,8 @@ from editing.model.loaded import LoadedModel
 
 ADMIN_TOKEN = "bench"  # the server listens on 127.0.0.1 and dies with this process
 SERVED_NAME = "bench"
+#: of the one writer
+FENCE = 1
 #: vLLM compiles and fills its caches under the first requests; these seconds are not counted
 WARM_UP_SECONDS = 5.0
 #: A small KV cache of so many blocks a client is touched whole in the first seconds. That of a served model
@@ -113,6 +115,7 @@ def bench(model: LoadedModel, plan: Plan, out: Path, say: Say) -> tuple[dict[str
             clients = Clients(replica.name, SERVED_NAME, plan.clients, plan.tokens)
             guard = psutil.Process(server.pid)
             updates = Updates(model, plan.edits, plan.seed)
+            replica.publish(BASE_VERSION, FENCE)  # until then the server holds requests
             clients.start()
             try:
                 time.sleep(WARM_UP_SECONDS)
@@ -133,7 +136,7 @@ def publications(
     say: Say,
 ) -> list[Flip]:
     """Publishes version after version, on time as far as publishing itself allows."""
-    publisher, flips = Publisher([replica], store, fence=1), list[Flip]()
+    publisher, flips = Publisher([replica], store, fence=FENCE), list[Flip]()
     started = time.perf_counter()
     for number in range(1, plan.count + 1):
         time.sleep(max(0.0, started + number * plan.every - time.perf_counter()))

@@ -93,8 +93,8 @@ class InverseMoments(Installation):
     def __init__(self, install: Installation) -> None:
         vars(self).update(vars(install))
 
-    def moments(self, layers: Sequence[int]) -> dict[int, Tensor]:
-        return {layer: _inverse(moment) for layer, moment in super().moments(layers).items()}
+    def moments(self, layers: Sequence[int], chat: bool = False) -> dict[int, Tensor]:
+        return {layer: _inverse(moment) for layer, moment in super().moments(layers, chat).items()}
 
 
 def _inverse(moment: Tensor) -> Tensor:

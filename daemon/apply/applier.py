@@ -1,5 +1,7 @@
 """The single writer: takes the lease, makes ledger, store, model and replicas agree, drains what waits."""
 
+import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from daemon.apply.restoring import Proved, Restorer
 from daemon.apply.run import Reached, Run
 from daemon.apply.update import Update
 from daemon.core.lifecycle import OperationState
+from daemon.core.publication import UNPUBLISHED
 from daemon.core.ruling import GUARD
 from daemon.core.settings import Settings
 from daemon.core.stages import Stage
@@ -27,7 +30,7 @@ from daemon.ledger.ledger import Ledger
 from daemon.publish.canary import Canary
 from daemon.publish.proof import Proof
 from daemon.publish.publishing import Publisher
-from daemon.publish.serving import Serves
+from daemon.publish.serving import Serves, ServingError
 from daemon.versions.store import Store
 
 #: pending corrections looked at for one batch; newer ones of a slot beyond it supersede later
@@ -76,6 +79,9 @@ class Applier:
         self.ledger, self.store, self.editor, self.replicas = ledger, store, editor, tuple(replicas)
         self.monitoring, self.settings, self.reached = monitoring, settings, reached
         self._proved = Proved()
+        #: The model in memory can be at one version only: one thread at a time.
+        self._turn = threading.Lock()
+        self.ran_at = -math.inf
 
     def run(self, stopping: Callable[[], bool] = lambda: False) -> RunReport:
         """Reconciles, then drains operations and batches until nothing waits or something holds.
@@ -89,13 +95,33 @@ class Applier:
             LeaseLostError: a newer applier took over; nothing more was written.
             StoreError: the live version cannot be rebuilt.
         """
+        with self._turn:
+            return self._work(stopping)
+
+    def bring_back(self) -> RunReport | None:
+        """Brings replicas that were started anew to the live version, and takes up nothing that waits.
+
+        Returns:
+            None when there is no such replica, or a run is under way.
+
+        Raises:
+            as `run`.
+        """
+        if not any(map(_started_anew, self.replicas)) or not self._turn.acquire(blocking=False):
+            return None
+        try:
+            return self._work(lambda: True, drains=False)
+        finally:
+            self._turn.release()
+
+    def _work(self, stopping: Callable[[], bool], *, drains: bool = True) -> RunReport:
         with Lease(self.ledger.database, self.settings.lease_seconds) as lease:
             self.reached(Stage.LEASED)
             # What was proved is forgotten with a run that ends in a fault: nobody has looked at what it left.
             proved, self._proved = self._proved, Proved()
             run = self._run(Journal(self.ledger.database, lease.fence), proved, stopping)
-            report = _go(run)
-            self._proved = run.restorer.proved
+            report = _go(run, drains)
+            self._proved, self.ran_at = run.restorer.proved, time.monotonic()
             return report
 
     def _run(self, journal: Journal, proved: Proved, stopping: Callable[[], bool]) -> Run:
@@ -183,7 +209,15 @@ class Drain:
         return plan_batch(pending, facts, settings.batch_size, now, patience, rest)
 
 
-def _go(run: Run) -> RunReport:
+def _started_anew(replica: Serves) -> bool:
+    """Whether a replica answers, and nobody has told it a version since its start."""
+    try:
+        return replica.healthy() and replica.served().version == UNPUBLISHED
+    except ServingError:
+        return False  # it does not say: the next look, or the next run, finds out
+
+
+def _go(run: Run, drains: bool) -> RunReport:
     """Reconciles, drains, and follows the guard: each rollback or compaction that it asks for is a step."""
     known = _ever_live(run.journal)
     discards = Discards(run)
@@ -192,7 +226,7 @@ def _go(run: Run) -> RunReport:
     operations = Operations(run, update, delivery)
     ended: Ended = Reconciliation(run, update, delivery, operations).reconcile()
     run.reached(Stage.RECONCILED)
-    if not isinstance(ended, Held):
+    if drains and not isinstance(ended, Held):
         drain = Drain(run, update, operations)
         ended = drain.drain()
         while update.watch() or run.ladder.look_ahead():

@@ -20,6 +20,7 @@ from daemon.ledger.ledger import Ledger
 from daemon.ledger.rows import CorrectionRow
 from daemon.publish.proof import Passage, Proof
 from daemon.publish.replicas import open_replicas
+from daemon.versions.keys import accepted_keys, writers_key
 from daemon.versions.store import Store
 from editing.editor import Editor
 from editing.forms import checked_kinds
@@ -48,13 +49,14 @@ def build_applier(settings: Settings, ledger: Ledger, progress: Progress, send: 
     Args:
         send: sends tasks to value workers.
     """
+    key = writers_key(settings)
     editor = open_editor(settings, progress)
     scorer = Scorer(editor.model, editor.tokenizer)
     replicas = open_replicas(settings, scorer.greedy, functools.partial(scorer.answers, chat=True))
     monitoring = build_monitoring(settings, editor)
     if settings.value_workers:
         editor.install.elsewhere = fleet(settings, editor, send)
-    proof, store = build_proof(editor), Store(settings.store_dir)
+    proof, store = build_proof(editor), Store(settings.store_dir, accepted_keys(settings), key)
     return Applier(ledger, store, editor, replicas, monitoring=monitoring, settings=settings, proof=proof)
 
 

@@ -9,7 +9,7 @@ from daemon.core.stages import Stage
 from daemon.ledger.rows import CorrectionRow, VersionRow
 from daemon.publish.publication import Publication
 from daemon.publish.publishing import Publisher
-from daemon.publish.serving import ServingError
+from daemon.publish.serving import ServingError, timed_out
 
 
 class Delivery:
@@ -78,7 +78,7 @@ class Delivery:
             self.journal.discard(version.id, str(error))
             self.reached(Stage.REFUSED)
             return Held(str(error))
-        return self.discards.hold(version, reason, code=code)
+        return self.discards.hold(version, reason, code=code, counted=not timed_out(error))
 
     def withdraw(self, version: VersionRow, reason: str) -> Held:
         """Brings the live version back on the replicas and in memory; the corrections wait again."""

@@ -51,12 +51,24 @@ class Discards:
         reason: str,
         ruling: Ruling | None = None,
         code: ReasonCode | None = None,
+        *,
+        counted: bool = True,
     ) -> Held:
-        """The work could not be finished: tried again later, until the attempts are used up."""
+        """The work could not be finished: tried again later, until the attempts are used up.
+
+        Args:
+            counted: False when a replica was too slow: that uses up no attempt.
+        """
         later = self.journal.clock() + self.settings.retry_seconds
         limit = self.settings.max_attempts
         self.journal.discard(
-            version.id, reason, code=code, ruling=ruling, max_attempts=limit, not_before=later
+            version.id,
+            reason,
+            code=code,
+            ruling=ruling,
+            max_attempts=limit,
+            counted=counted,
+            not_before=later,
         )
         asked = version.operation
         if asked is not None and self.journal.questions.operation(asked).attempts >= limit:

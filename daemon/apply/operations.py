@@ -10,7 +10,7 @@ from daemon.core.publication import BASE_VERSION
 from daemon.core.stages import Stage
 from daemon.ledger.rows import OperationRow
 from daemon.publish.publication import Publication
-from daemon.publish.serving import ServingError
+from daemon.publish.serving import ServingError, timed_out
 from monitoring.policy import resumed
 
 
@@ -86,6 +86,8 @@ class Operations:
         except (ServingError, PublishError) as error:
             self.delivery.push_back(live, self.run.publisher)
             self.run.restorer.to(live)
+            if timed_out(error):
+                self.journal.guard.forgive_operation(operation.id)
             return Held(f"rollback to {target} held: {error}")
         self.journal.record_rollback(target, operation)
         self.reached(Stage.ROLLED_BACK)

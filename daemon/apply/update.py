@@ -17,7 +17,7 @@ from daemon.core.publication import BASE_VERSION
 from daemon.core.ruling import Ruling
 from daemon.core.stages import Stage
 from daemon.ledger.rows import CorrectionRow, VersionRow
-from daemon.publish.serving import ServingError
+from daemon.publish.serving import ServingError, timed_out
 from daemon.versions.store import Draft
 from editing.errors import EditError
 from editing.report import Outcome
@@ -50,7 +50,7 @@ class Update:
             return self.discards.reject(version, str(error))
         except (ServingError, PublishError, StoreError, OSError) as error:
             self.run.restorer.to_live()
-            return self.discards.hold(version, str(error))
+            return self.discards.hold(version, str(error), counted=not timed_out(error))
         except Exception as error:
             # A fault of ours, not of the correction: tried again like a killed process, but never unnamed.
             self.journal.record_fault(version.id, repr(error))

@@ -43,8 +43,8 @@ object on stdout too: `{"error", "mend", "exit_code"}`.
 SETTINGS = """\
 Read from the environment, once, by each process. A command's option wins over the variable; what a running
 `factd up` has announced fills in what neither names. A setting that cannot be used ends a command with exit
-code 2 and names every setting at fault. vLLM's own process reads `FACTD_STORE`, `FACTD_ADMIN_TOKEN` and
-`FACTD_BASE_HASH` ([serving](serving.md#starting-vllm))."""
+code 2 and names every setting at fault. vLLM's own process reads `FACTD_STORE`, `FACTD_ADMIN_TOKEN`,
+`FACTD_VERSION_KEY` and `FACTD_BASE_HASH` ([serving](serving.md#starting-vllm))."""
 API = """\
 Bearer tokens: `submit` posts and asks, `admin` may do all that `submit` may, and operate. They are in
 `STATE/run/tokens.json`, or come from `FACTD_SUBMIT_TOKEN` and `FACTD_ADMIN_TOKEN`. The schema itself is

@@ -18,6 +18,7 @@ class Exit(IntEnum):
     UNAVAILABLE = 4
     TIMED_OUT = 5
     BUSY = 6
+    OUT_OF_SYNC = 7
     INTERRUPTED = 130
 
 
@@ -30,12 +31,15 @@ EXIT_MEANINGS = {
     Exit.UNAVAILABLE: "the broker, the ledger or vLLM cannot be reached",
     Exit.TIMED_OUT: "still not finished when the time was up; it may finish later",
     Exit.BUSY: "the queue is full; nothing was posted, come again later",
+    Exit.OUT_OF_SYNC: "a replica does not serve the live version, or no worker gives a sign of life "
+    "(`factd status`, `factd doctor`)",
     Exit.INTERRUPTED: "Ctrl-C while it waited; what was posted stays posted",
 }
 
 EPILOG = (
     "Exit codes: 0 ok, 1 failed, 2 bad input, 3 not found, 4 unavailable "
-    "(broker, ledger or vLLM cannot be reached), 5 timed out, 6 busy: the queue is full, 130 Ctrl-C."
+    "(broker, ledger or vLLM cannot be reached), 5 timed out, 6 busy: the queue is full, "
+    "7 out of sync: a replica serves something else than the live version, or a worker is away, 130 Ctrl-C."
 )
 
 

@@ -55,7 +55,7 @@ COMMANDS = {
     ),
     "audit": Entry(
         "daemon.cli.ask.audit:audit",
-        "Verify the hash chain of all changes of state; exit code 1 when it is broken.",
+        "Verify the chain of all changes of state and the signatures of versions; exit code 1 when broken.",
     ),
     "diff": Entry(
         "daemon.cli.ask.diff:diff", "Compare two versions: corrections, weights per layer, measurements."

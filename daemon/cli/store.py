@@ -4,6 +4,7 @@ from daemon.cli.exits import CommandError, Exit
 from daemon.core.errors import StoreError
 from daemon.core.publication import BASE_VERSION
 from daemon.core.settings import Settings
+from daemon.versions.keys import accepted_keys
 from daemon.versions.store import Store
 from editing.errors import EditError
 from editing.model.loaded import LoadedModel, outlined_model
@@ -15,7 +16,7 @@ def opened(settings: Settings, *versions: str) -> tuple[LoadedModel, Store]:
     Raises:
         CommandError: the model cannot be used, or a version is not there.
     """
-    store = Store(settings.store_dir)
+    store = Store(settings.store_dir, accepted_keys(settings))
     for version in versions:
         try:
             missing = version != BASE_VERSION and not store.path(version).is_dir()

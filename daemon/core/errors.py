@@ -20,6 +20,7 @@ DaemonError                   anything below; `retryable` says whether the same 
 ├── ClientError               our HTTP API refuses a request of a client
 ├── ExportError               a checkpoint cannot be written where it was asked for
 └── PublishError              replicas do not serve what they were told to serve (retryable)
+    ├── SlowError             the replicas that were left took too long
     ├── ProofError            a replica serves the version but computes something else
     ├── CondemnedError        a rollback was asked for while a version was on the canary only
     └── SoakStoppedError      the applier was told to stop while a version was on the canary only
@@ -234,6 +235,10 @@ class PublishError(DaemonError):
     """Raised when a replica does not serve the version it was told to serve."""
 
     retryable = True
+
+
+class SlowError(PublishError):
+    """Raised when no replica is left, and the last ones were taken out for being too slow."""
 
 
 class ProofError(PublishError):

@@ -11,9 +11,9 @@ from urllib.parse import quote
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from daemon.core import publication
 from daemon.core.errors import SettingsError
 from daemon.core.names import PATTERN, Names
-from daemon.core.publication import IN_FLIGHT_MOST_SECONDS, IN_FLIGHT_SECONDS, PUBLISH_SECONDS, InFlight
 from editing.forms import Kind
 from monitoring.thresholds import Thresholds
 
@@ -62,13 +62,22 @@ class Settings(BaseSettings):
     publish: Literal["plugin", "lora", "checkpoint"] = "plugin"
     #: what happens to running requests when a version is flipped: "keep" (recomputed on the new weights),
     #: "wait" (they end on the old weights), or "abort" (they end with what they have); plugin mode only
-    in_flight: InFlight = "keep"
+    in_flight: publication.InFlight = "keep"
     #: "wait": a request that still runs after so long is kept and recomputed, seconds. New requests wait
     #: meanwhile
-    in_flight_seconds: float = Field(IN_FLIGHT_SECONDS, ge=0, le=IN_FLIGHT_MOST_SECONDS)
+    in_flight_seconds: float = Field(
+        publication.IN_FLIGHT_SECONDS, ge=0, le=publication.IN_FLIGHT_MOST_SECONDS
+    )
     #: a replica that takes longer to read, verify and flip a version counts as hung, seconds: it is taken
     #: out, and the others go on; plugin mode only
-    publish_seconds: float = Field(PUBLISH_SECONDS, ge=1, le=86400)
+    publish_seconds: float = Field(publication.PUBLISH_SECONDS, ge=1, le=86400)
+    #: a replica that takes longer to answer a question is taken out, seconds; no correction loses an attempt
+    answer_seconds: float = Field(publication.ANSWER_SECONDS, ge=1, le=86400)
+    #: what a server with the plugin does with requests between its start and the first publication: "wait"
+    #: holds them, "refuse" answers 503 with Retry-After, "serve" answers from the unedited model
+    before_live: publication.BeforeLive = "wait"
+    #: "wait": a request that was held for so long is answered with 503, seconds
+    before_live_seconds: float = Field(publication.BEFORE_LIVE_SECONDS, ge=0, le=86400)
     #: the replica that gets each new version first: its URL, or "first"; None: all replicas get it at once
     canary: str | None = None
     #: so long the version is watched on the canary before the other replicas get it, seconds
@@ -76,6 +85,10 @@ class Settings(BaseSettings):
     #: where the modes without the plugin write; the servers must see it under the same path. STATE/published
     #: when None
     publish_dir: Path | None = None
+    #: public keys, or a file of them, whose versions are accepted beside those of this state directory's own
+    version_key: str = ""
+    #: folder of the key that signs versions; STATE/keys when None. Servers must not be able to read it
+    keys_dir: Path | None = None
     #: bearer token of the admin scope of the HTTP API, and of the replicas' publish routes
     admin_token: SecretStr | None = None
     #: bearer token of the submit scope of the HTTP API
@@ -224,7 +237,7 @@ class Settings(BaseSettings):
             raise ValueError("needs a state directory of its own; set FACTD_STATE_DIR")
         return value
 
-    @field_validator("state_dir", "statistics_dir", "publish_dir")
+    @field_validator("state_dir", "statistics_dir", "publish_dir", "keys_dir")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value is not None else None
@@ -240,6 +253,10 @@ class Settings(BaseSettings):
     @property
     def published(self) -> Path:
         return self.publish_dir or self.state_dir / "published"
+
+    @property
+    def keys(self) -> Path:
+        return self.keys_dir or self.state_dir / "keys"
 
     @property
     def ledger_url(self) -> str:

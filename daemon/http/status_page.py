@@ -1,25 +1,23 @@
 """What the status page and the metrics show; read from the ledger and the replicas at each request."""
 
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from daemon.core.actors import actor_kind
 from daemon.core.publication import BASE_VERSION
 from daemon.core.ruling import GUARD
 from daemon.http.views import status_view, step_view, version_view
 from daemon.ledger.ledger import Ledger
-from daemon.ledger.rows import VersionRow
+from daemon.ledger.rows import LedgerStatus, Sign, VersionRow
 from daemon.ledger.status import edits_left
-from daemon.publish.serving import Reports, ServingError
+from daemon.publish.serving import Reports
+from daemon.publish.truth import Truth, absences, ask, ask_all
 from monitoring.errors import MeasurementError
 from monitoring.measurements import Measurements
 from monitoring.metrics import StatusSnapshot
 from monitoring.registry import WATCHED
 from monitoring.verdict import shown, worst_value
-
-T = TypeVar("T")
 
 #: The newest versions, which are also the points of the plots, and the newest steps of the guard.
 VERSIONS_SHOWN, STEPS_SHOWN = 60, 20
@@ -50,7 +48,7 @@ def snapshot(ledger: Ledger, replicas: Sequence[Reports]) -> StatusSnapshot:
     """Everything /metrics exports."""
     status = ledger.questions.status()
     measurements = Measurements.from_json(status.measurements) if status.measurements else None
-    served = {f"{i}": version for i, version in enumerate(_served(replicas))}
+    served = {f"{i}": told.version for i, told in enumerate(ask(replicas))}
     return StatusSnapshot(
         outcomes=status.ended,
         queue_depth={"corrections": status.pending, "apply": status.operations_pending},
@@ -64,37 +62,27 @@ def snapshot(ledger: Ledger, replicas: Sequence[Reports]) -> StatusSnapshot:
         paused_by=actor_kind(status.paused["actor"]) if status.paused else None,
         nas_skipped=status.nas_skipped,
         version=number_of(status.live),
-        served_versions={name: number_of(version) for name, version in served.items()},
+        served_versions={name: number_of(version or "") for name, version in served.items()},
         in_sync={name: version == status.live for name, version in served.items()},
         publish_seconds=ledger.questions.last_seconds("publish"),
         pause_seconds=ledger.questions.last_seconds("pause"),
         rollbacks=status.rollbacks,
         last_success_timestamp_seconds=status.last_live_at,
+        workers={kind: sign.alive for kind, sign in status.workers.items()},
     )
 
 
 def healthy(replicas: Sequence[Reports]) -> list[bool]:
     """Whether each replica answers its health check."""
-    return _each(lambda replica: replica.healthy(), replicas)
+    return ask_all(lambda replica: replica.healthy(), replicas)
 
 
-def _served(replicas: Sequence[Reports]) -> list[str]:
-    """What each replica says; "" when it does not answer."""
-    return _each(_served_by, replicas)
-
-
-def _each(ask: Callable[[Reports], T], replicas: Sequence[Reports]) -> list[T]:
-    """Asks all at once: several that hang take no longer than one."""
-    with ThreadPoolExecutor(max(1, len(replicas))) as pool:
-        return list(pool.map(ask, replicas))
-
-
-def _served_by(replica: Reports) -> str:
-    try:
-        # Ask `healthy` first: of a replica that hangs it finds that out in seconds, not minutes.
-        return replica.served().version if replica.healthy() else ""
-    except ServingError:
-        return ""
+def truth_of(ledger: Ledger, replicas: Sequence[Reports], status: LedgerStatus) -> Truth:
+    """What the replicas serve, beside what `status` says is live."""
+    told = ask(replicas)
+    differs = any(one.version != status.live for one in told)
+    begun = ledger.questions.version_in_flight() if differs else None
+    return Truth(status.live, told, status.workers, begun.id if begun else None)
 
 
 def page_view(ledger: Ledger, replicas: Sequence[Reports]) -> dict[str, Any]:
@@ -108,14 +96,13 @@ def page_view(ledger: Ledger, replicas: Sequence[Reports]) -> dict[str, Any]:
         for row in (*ledger.questions.newest_versions(VERSIONS_SHOWN), ledger.questions.version(BASE_VERSION))
     ]
     steps = ledger.questions.transitions(kind=GUARD, limit=STEPS_SHOWN)[::-1]
-    served = zip(replicas, _served(replicas), strict=True)
+    truth = truth_of(ledger, replicas, status)
     return status_view(status) | {
+        "mismatches": truth.mismatches,
         "now": ledger.database.clock(),
         "edits_until_limit": _finite(edits_left(status.forecast)),
         "guards": [{"name": m.name, "high_is_bad": m.high_is_bad, "mend": m.mend} for m in WATCHED],
-        "replicas": [
-            {"name": r.name, "version": number_of(v), "in_sync": v == status.live} for r, v in served
-        ],
+        "replicas": [one | {"version": number_of(one["serves"] or "")} for one in truth.view()["replicas"]],
         "versions": versions,
         "last_steps": [step_view(row) for row in steps],
     }
@@ -134,8 +121,19 @@ def numbers_only(view: dict[str, Any]) -> dict[str, Any]:
         "last_step": view["last_step"] and view["last_step"] | quiet,
         "last_steps": [step | quiet for step in view["last_steps"]],
         "replicas": [r | {"name": f"replica {i}"} for i, r in enumerate(view["replicas"])],
+        "mismatches": _without_names(view),
         "versions": [version | {"reason": None} for version in view["versions"]],
     }
+
+
+def _without_names(view: dict[str, Any]) -> list[str]:
+    wrong = [
+        f"the ledger's live version is {view['live']}, replica {i} serves "
+        f"{replica['serves'] or 'something that it does not tell'}"
+        for i, replica in enumerate(view["replicas"])
+        if replica["state"] in ("behind", "silent")
+    ]
+    return wrong + absences({kind: Sign(**sign) for kind, sign in view["workers"].items()})
 
 
 def _version(row: VersionRow) -> dict[str, Any]:

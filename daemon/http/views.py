@@ -1,5 +1,6 @@
 """Rows of the ledger as JSON: what the command line and the HTTP API show."""
 
+from dataclasses import asdict
 from typing import Any
 
 from daemon.ledger.rows import (
@@ -102,4 +103,5 @@ def status_view(status: LedgerStatus) -> dict[str, Any]:
         "forecasts": forecast.get("forecasts", []),
         "limits": forecast.get("limits", {}),
         "last_live_at": status.last_live_at,
+        "workers": {kind: asdict(sign) for kind, sign in status.workers.items()},
     }

@@ -196,6 +196,7 @@ class Journal:
         ruling: Ruling | None = None,
         rejected: Mapping[str, str] | None = None,
         max_attempts: int | None = None,
+        counted: bool = True,
         **retry: Any,
     ) -> None:
         """Gives a version up: `rejected` end with their reasons, the others wait again.
@@ -205,15 +206,16 @@ class Journal:
             ruling: the guard's, when the version is given up for what it said.
             max_attempts: the work did not finish: those that were tried so often are dead. None: it did
                 finish, and the count starts anew.
+            counted: False: a replica was too slow, so this attempt is taken off the count again.
             retry: columns of those that wait again (batch_limit, not_before).
         """
-        ending = Discard(reason, code, ruling, rejected or {}, max_attempts, retry)
+        ending = Discard(reason, code, ruling, rejected or {}, max_attempts, counted, retry)
         with self.writing() as c:
-            added = find_version(c, version).added
+            row = find_version(c, version)
             if ruling is not None:
                 self.guard.rule(c, version, ruling)
-            ending.end_version(c, version, self._transitions)
-            for fact in rows_of(c, added).values():
+            ending.end_version(c, row, self._transitions)
+            for fact in rows_of(c, row.added).values():
                 ending.end_fact(c, fact, self._transitions, self.guard)
 
     def record_disproved(

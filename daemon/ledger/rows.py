@@ -151,6 +151,19 @@ class TransitionRow:
 
 
 @dataclass(frozen=True)
+class Sign:
+    """What is known of the workers of one kind.
+
+    Attributes:
+        seen_at: when one of them last gave a sign of life; None when none ever did, or the last one said
+            that it stops.
+    """
+
+    alive: bool
+    seen_at: float | None
+
+
+@dataclass(frozen=True)
 class LedgerStatus:
     """What the status page and the metrics show, read in one transaction.
 
@@ -159,6 +172,7 @@ class LedgerStatus:
         steps: step of the guard's ladder → how often it was taken.
         watched_at: when the live version was last measured again; None before the first time.
         forecast: what `daemon.apply.ladder.Foresee` said of the live version, or of the one before.
+        workers: kind of worker → its sign of life.
     """
 
     live: str
@@ -177,6 +191,7 @@ class LedgerStatus:
     last_step: TransitionRow | None = None
     watched_at: float | None = None
     forecast: dict[str, Any] | None = None
+    workers: Mapping[str, Sign] = field(default_factory=dict)
 
 
 #: columns of whole rows, in the tables' order

@@ -15,6 +15,7 @@ from daemon.core.actors import ActorKind
 from daemon.core.lifecycle import FINAL, PENDING, OperationKind, OperationState, ReasonCode, State
 from daemon.core.publication import BASE_VERSION
 from daemon.core.ruling import GUARD
+from daemon.ledger.heartbeats import signs
 from daemon.ledger.reading import find_version
 from daemon.ledger.rows import LedgerStatus, TransitionRow
 from daemon.ledger.tables import control, corrections, operations, tallies, transitions
@@ -58,6 +59,7 @@ def read_status(c: Connection, now: float) -> LedgerStatus:
         last_step=last_step(c),
         watched_at=watched.get("at") if (watched := controls.get("watched")) else None,
         forecast=controls.get("forecast"),
+        workers=signs(controls, now),
     )
 
 

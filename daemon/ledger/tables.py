@@ -220,7 +220,7 @@ stage_totals = Table(
 )
 # One row a name: "live" (version id), "paused" (who and why, or null), "policy" (the guard's memory,
 # monitoring.policy.PolicyState), "watched" (when the live version was last measured again), "forecast",
-# "head" (daemon.ledger.chain.Head).
+# "head" (daemon.ledger.chain.Head), "beat:intake" and "beat:apply" (daemon.ledger.heartbeats).
 control = Table("control", metadata, Column("name", Name(40), primary_key=True), Column("value", JSON))
 lease = Table(
     "lease",

@@ -21,13 +21,13 @@ from starlette.datastructures import MutableHeaders, State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from daemon.core.publication import IN_FLIGHT_MOST_SECONDS, IN_FLIGHT_SECONDS, UNPUBLISHED, InFlight
+from daemon.plugin.gates import READY_ROUTE, Hold, KeyGate, LiveGate, serving_keys
+from daemon.versions.keys import VARIABLE, told_keys
 
 logger = logging.getLogger("vllm.factd")
 
 EXTENSION = "daemon.plugin.worker.WorkerExtension"
 VERSION_HEADER = "X-Factd-Version"
-#: without a token: load balancers ask it
-READY_ROUTE = "/plugins/factd/ready"
 POLL_SECONDS = 0.01
 #: A publication waits so long for the one before it. If that one still hangs on a disk, the caller learns it
 #: by this, without waiting for the whole deadline again.
@@ -226,13 +226,18 @@ class PublishPlugin:
         """Registers the routes and the middleware.
 
         Raises:
-            RuntimeError: FACTD_ADMIN_TOKEN or FACTD_STORE is not set.
+            RuntimeError: FACTD_ADMIN_TOKEN or FACTD_STORE is not set, or FACTD_BEFORE_LIVE cannot be used.
+            SettingsError: FACTD_VERSION_KEY holds no public keys.
         """
         for variable in ("FACTD_ADMIN_TOKEN", "FACTD_STORE"):
             if not os.environ.get(variable):
                 raise RuntimeError(f"set {variable} in vLLM's environment, or remove factd from VLLM_PLUGINS")
+        told_keys(os.environ.get(VARIABLE, ""))  # a server with a key that cannot be read must not start
         guarded = [Depends(_authorise)]
         app.add_middleware(VersionHeader, history=self.history)
+        app.add_middleware(LiveGate, history=self.history, hold=Hold.of(os.environ))
+        if keys := serving_keys(app):
+            app.add_middleware(KeyGate, keys=keys)
 
         @app.get(READY_ROUTE)
         async def ready() -> JSONResponse:

@@ -5,10 +5,12 @@ store's root and be no symbolic link.
 """
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from daemon.core.publication import BASE_VERSION
@@ -21,14 +23,21 @@ from daemon.versions.format import (
     Manifest,
     TensorEntry,
     base_manifest,
+    check_signature,
     is_version,
     parent_of,
     parse_manifest,
 )
+from daemon.versions.manifests import read_signatures
 from editing.errors import DeltaError
 from editing.memory.delta import joined, materialise, read_tensors, tensor_sha256
 from editing.memory.files import MAX_MANIFEST_BYTES, read_regular
+from editing.model.quantised import quantisation_of
 from editing.typed import opened
+
+#: Number formats whose values are the weights themselves; all others are codes that need a scale.
+WEIGHTS = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
+SERVE_FLOAT = "serve the float checkpoint, or quantise it with this projection in the list `ignore`"
 
 
 class StagingError(Exception):
@@ -83,8 +92,14 @@ class Checkpoint:
         """Returns one tensor as stored.
 
         Raises:
-            StagingError: the checkpoint has no such tensor.
+            StagingError: the checkpoint has no such tensor, or holds codes in its place.
         """
+        tensor = self._stored(name)
+        if tensor.dtype not in WEIGHTS:
+            raise self._quantised(name, f"it is stored as {str(tensor.dtype).removeprefix('torch.')}")
+        return tensor
+
+    def _stored(self, name: str) -> Tensor:
         index = self.directory / "model.safetensors.index.json"
         try:
             if index.exists():
@@ -93,12 +108,14 @@ class Checkpoint:
                 file = self.directory / "model.safetensors"
             with opened(file) as tensors:
                 return tensors.get_tensor(name)
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
+            told = quantisation_of(self.directory)
+            if told is not None:
+                raise self._quantised(name, told) from error
             raise StagingError("refused", f"the served checkpoint has no tensor {name}: {error}") from error
-        except Exception as error:  # safetensors raises its own SafetensorError for an absent name
-            raise StagingError(
-                "refused", f"cannot read {name} from the served checkpoint: {error}"
-            ) from error
+
+    def _quantised(self, name: str, why: str) -> StagingError:
+        return StagingError("refused", f"{name} is quantised in the served checkpoint ({why}); {SERVE_FLOAT}")
 
 
 def version_directory(store: Path, version: str) -> Path:
@@ -117,15 +134,22 @@ def version_directory(store: Path, version: str) -> Path:
     return directory
 
 
-def read_manifest(directory: Path, base_hash: str | None) -> Manifest:
+def read_manifest(directory: Path, base_hash: str | None, keys: Collection[str] = ()) -> Manifest:
     """Reads and checks manifest.json.
 
+    Args:
+        keys: public keys of which one must have signed it; none: signatures are not looked at.
+
     Raises:
-        StagingError: it breaks the rules of `daemon.versions.format`, or is of another base model.
+        StagingError: it breaks the rules of `daemon.versions.format`, none of the keys has signed it, or it
+            is of another base model.
     """
     version = directory.name
     try:
-        manifest = parse_manifest(read_regular(directory / MANIFEST_FILE, MAX_MANIFEST_BYTES), version)
+        content = read_regular(directory / MANIFEST_FILE, MAX_MANIFEST_BYTES)
+        if keys:
+            check_signature(content, read_signatures(directory), keys)
+        manifest = parse_manifest(content, version)
     except (DeltaError, FormatError) as error:
         raise StagingError("refused", str(error)) from error
     if base_hash and manifest["base_hash"] != base_hash:
@@ -136,7 +160,14 @@ def read_manifest(directory: Path, base_hash: str | None) -> Manifest:
     return manifest
 
 
-def admit(store: Path, version: str, fence: int, base_hash: str | None, sound: set[str]) -> Manifest:
+def admit(
+    store: Path,
+    version: str,
+    fence: int,
+    base_hash: str | None,
+    sound: set[str],
+    keys: Collection[str] = (),
+) -> Manifest:
     """The manifest of a version that the writer with this fence may publish.
 
     Every ancestor must be in the store, older than its child, made for the same base, and written under a
@@ -146,31 +177,32 @@ def admit(store: Path, version: str, fence: int, base_hash: str | None, sound: s
         base_hash: of the served model, if known.
         sound: versions whose ancestry was checked before; those checked now are added. A version never
             changes, so each is read once.
+        keys: as of `read_manifest`.
 
     Raises:
         StagingError: the version must not be served.
     """
     if version == BASE_VERSION:
         return base_manifest()
-    asked = manifest = read_manifest(version_directory(store, version), base_hash)
+    asked = manifest = read_manifest(version_directory(store, version), base_hash, keys)
     if manifest["fence"] > fence:
         raise StagingError(
             "stale_fence", f"{version} was written under fence {manifest['fence']}, this writer has {fence}"
         )
     met = [version]
     while manifest["version"] not in sound and parent_of(manifest) != BASE_VERSION:
-        manifest = _parent(store, manifest)
+        manifest = _parent(store, manifest, keys)
         met.append(manifest["version"])
     sound.update(met)
     return asked
 
 
-def _parent(store: Path, manifest: Manifest) -> Manifest:
+def _parent(store: Path, manifest: Manifest, keys: Collection[str]) -> Manifest:
     version, parent = manifest["version"], parent_of(manifest)
     if not BASE_VERSION < parent < version:
         raise StagingError("refused", f"{version} names {parent[:20]!r} as its parent, which is not older")
     try:
-        found = read_manifest(version_directory(store, parent), manifest["base_hash"])
+        found = read_manifest(version_directory(store, parent), manifest["base_hash"], keys)
     except StagingError as error:
         raise StagingError("refused", f"the parent of {version} cannot be used: {error}") from error
     if found["fence"] > manifest["fence"]:

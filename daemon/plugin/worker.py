@@ -27,9 +27,22 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 
 from daemon.core.publication import UNPUBLISHED
 from daemon.plugin.routes import PublishPlugin
-from daemon.plugin.staging import Checkpoint, Held, Staged, StagingError, admit, stage_version, to_served
+from daemon.plugin.staging import (
+    SERVE_FLOAT,
+    Checkpoint,
+    Held,
+    Staged,
+    StagingError,
+    admit,
+    stage_version,
+    to_served,
+)
+from daemon.versions.keys import VARIABLE, told_keys
 
 logger = init_logger("vllm.factd")
+
+#: vLLM's names of a layer that holds its weight as it is; a module without a method has none to hold.
+UNQUANTISED = ("UnquantizedLinearMethod", "NoneType")
 
 
 def register() -> None:
@@ -50,6 +63,7 @@ class _Rank:
         self.store = Path(os.environ["FACTD_STORE"])
         self.checkpoint = Checkpoint(Path(worker.model_config.model))
         self.base_hash = os.environ.get("FACTD_BASE_HASH") or None
+        self.keys = told_keys(os.environ.get(VARIABLE, ""))
         self.modules = dict(self.model.named_modules())
         self.fence = 0
         self.sound: set[str] = set()
@@ -93,7 +107,7 @@ class _Rank:
         # several threads and sum in another order. The native setter acts on the calling thread.
         torch._C.set_num_threads(1)
         try:
-            manifest = admit(self.store, version, fence, self.base_hash, self.sound)
+            manifest = admit(self.store, version, fence, self.base_hash, self.sound, self.keys)
             dtype = self.worker.model_config.dtype
             staged = stage_version(self.store, manifest, self.checkpoint, dtype, self.held)
             tensors = dict(staged.tensors)
@@ -120,6 +134,9 @@ class _Rank:
         """
         path, _, leaf = name.rpartition(".")
         module = self.modules.get(path)
+        method = type(getattr(module, "quant_method", None)).__name__
+        if module is not None and not hasattr(module, "weight") and method not in UNQUANTISED:
+            raise StagingError("refused", f"{name} is quantised in vLLM ({method}); {SERVE_FLOAT}")
         if module is None or leaf != "weight" or "weight" not in dict(module.named_parameters(recurse=False)):
             raise StagingError("refused", f"{name} is not a weight of its own in vLLM (fused or unknown)")
         return module

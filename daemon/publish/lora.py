@@ -19,6 +19,7 @@ from daemon.core.publication import BASE_VERSION
 from daemon.publish.lora_server import MAX_RANK, LoraServer, rank_error
 from daemon.publish.serving import PublishResult, Served, ServingError
 from daemon.versions.durable import sync_directory, write_synced
+from daemon.versions.manifests import close_to_others
 from daemon.versions.store import Store
 from editing.memory.delta import write_tensors
 
@@ -63,6 +64,7 @@ class LoraReplica:
         work.mkdir(parents=True)
         write_tensors(work / WEIGHTS, tensors, {"format": "pt", "version": version})
         write_synced(work / CONFIG, json.dumps(config, indent=1).encode())
+        close_to_others(work)
         sync_directory(work)
         os.rename(work, path)
         sync_directory(self.directory)

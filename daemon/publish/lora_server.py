@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from daemon.core.errors import StoreError
-from daemon.core.publication import BASE_VERSION, PUBLISH_SECONDS
+from daemon.core.publication import ANSWER_SECONDS, BASE_VERSION, PUBLISH_SECONDS
 from daemon.publish.fencing import FenceFile
 from daemon.publish.serving import Served, ServingError
 from daemon.publish.vllm_http import VllmHttp
@@ -38,6 +38,7 @@ class LoraServer:
         manifests: of the versions.
         api_key: its ``--api-key``, if it has one.
         transport: for tests.
+        answer_seconds: after so long a server that has not answered a question counts as slow.
     """
 
     def __init__(
@@ -47,8 +48,9 @@ class LoraServer:
         manifests: Manifests,
         api_key: str | None = None,
         transport: httpx.BaseTransport | None = None,
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
-        self.http = VllmHttp(base_url, api_key, transport)
+        self.http = VllmHttp(base_url, api_key, transport, answer_seconds)
         self.name = self.http.address
         self.directory, self.manifests = directory, manifests
         self.fence = FenceFile(directory / "fence")

@@ -5,10 +5,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from daemon.core.asks import Ask
-from daemon.core.errors import PublishError
+from daemon.core.errors import PublishError, SlowError
 from daemon.ledger.rows import CorrectionRow
 from daemon.publish.proof import Proof
-from daemon.publish.serving import BUSY, HUNG, Chats, PublishResult, Scores, Served, Serves, ServingError
+from daemon.publish.serving import (
+    Chats,
+    PublishResult,
+    Scores,
+    Served,
+    Serves,
+    ServingError,
+    timed_out,
+)
 from daemon.versions.manifests import Manifests
 
 T = TypeVar("T")
@@ -151,7 +159,8 @@ class Publisher:
             empty: it is no error when no replica is left.
 
         Raises:
-            ServingError, PublishError: of the first healthy replica that failed; or none is left.
+            ServingError, PublishError: of the first healthy replica that failed; or none is left
+                (SlowError, when that is because one took too long).
         """
         present = [replica for replica in self.present if replica.name != but]
         if not present and not self.replicas:
@@ -159,24 +168,23 @@ class Publisher:
         with ThreadPoolExecutor(max(1, len(present))) as pool:
             running = [pool.submit(act, replica) for replica in present]
         results: list[T] = []
+        slow = False
         for replica, done in zip(present, running, strict=True):
             error = done.exception()
             if error is None:
                 results.append(done.result())
             elif not isinstance(error, ServingError | PublishError):
                 raise error
-            elif lenient or _hangs(error) or not replica.healthy():
+            # vLLM's health check still answers while its engine or a disk hangs: it cannot clear such a one.
+            elif lenient or timed_out(error) or not replica.healthy():
                 self.out[replica.name] = str(error)
+                slow = slow or timed_out(error)
             else:
                 raise error
         if not self.present and not empty:
-            raise PublishError("no replica can be used: " + "; ".join(self.out.values()))
+            kind = SlowError if slow else PublishError
+            raise kind("no replica can be used: " + "; ".join(self.out.values()))
         return results
-
-
-def _hangs(error: Exception) -> bool:
-    # vLLM's health check still answers while its engine or a disk hangs, so it cannot clear such a replica.
-    return isinstance(error, ServingError) and error.code in (HUNG, BUSY)
 
 
 def _look(replica: Serves) -> None:

@@ -5,6 +5,7 @@ from daemon.publish.folder import Answer, CheckpointDirectory
 from daemon.publish.lora import LoraReplica
 from daemon.publish.reports import check_replicas, lora_servers, plugin_replicas
 from daemon.publish.serving import Serves
+from daemon.versions.keys import accepted_keys
 from daemon.versions.store import Store
 from editing.model.loaded import outlined_model
 
@@ -22,7 +23,7 @@ def open_replicas(
         SettingsError: see `daemon.publish.reports.check_replicas`.
     """
     check_replicas(settings)
-    store = Store(settings.store_dir)
+    store = Store(settings.store_dir, accepted_keys(settings))
     if settings.publish == "checkpoint":
 
         def base():

@@ -10,6 +10,8 @@ from daemon.versions.manifests import Manifests
 
 #: FACTD_CANARY that means whichever replica is the first of those that answer
 FIRST = "first"
+#: A replica that takes longer to say what it serves counts as silent, seconds.
+REPORT_SECONDS = 5.0
 
 
 def open_reports(settings: Settings) -> list[Reports]:
@@ -19,6 +21,9 @@ def open_reports(settings: Settings) -> list[Reports]:
         SettingsError: see `check_replicas`.
     """
     check_replicas(settings)
+    # Whoever asks for the status waits for the slowest replica.
+    soon = min(settings.answer_seconds, REPORT_SECONDS)
+    settings = settings.model_copy(update={"answer_seconds": soon})
     if settings.publish == "checkpoint":
         return [LiveLink(settings.published)]
     if settings.publish == "lora":
@@ -28,8 +33,11 @@ def open_reports(settings: Settings) -> list[Reports]:
 
 def lora_servers(settings: Settings, manifests: Manifests) -> list[LoraServer]:
     """Stock servers that the settings name."""
-    key = _api_key(settings)
-    return [LoraServer(url, settings.published, manifests, key) for url in settings.replicas]
+    key, seconds = _api_key(settings), settings.answer_seconds
+    return [
+        LoraServer(url, settings.published, manifests, key, answer_seconds=seconds)
+        for url in settings.replicas
+    ]
 
 
 def plugin_replicas(settings: Settings) -> list[VllmReplica]:
@@ -43,6 +51,7 @@ def plugin_replicas(settings: Settings) -> list[VllmReplica]:
             in_flight=settings.in_flight,
             in_flight_seconds=settings.in_flight_seconds,
             publish_seconds=settings.publish_seconds,
+            answer_seconds=settings.answer_seconds,
         )
         for url in settings.replicas
     ]

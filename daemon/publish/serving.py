@@ -4,8 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from daemon.core.errors import SlowError
+
 #: codes of a replica that does not finish a publication: this one, or still an earlier one
 HUNG, BUSY = "hung", "busy"
+#: code of a replica that took longer than FACTD_ANSWER_SECONDS to answer
+SLOW = "slow"
 
 
 class ServingError(Exception):
@@ -15,13 +19,20 @@ class ServingError(Exception):
         retryable: whether the same request may succeed later (replica down, restarting, overloaded);
             False when the version or the caller is at fault.
         code: the plugin's code ("refused", "missing", "stale_fence", "swap_failed", "busy"), or
-            "unreachable", "hung", "unauthorised", "protocol".
+            "unreachable", "hung", "slow", "unauthorised", "protocol".
         status: HTTP status, None when there was no answer.
     """
 
     def __init__(self, message: str, *, retryable: bool, code: str, status: int | None = None) -> None:
         self.retryable, self.code, self.status = retryable, code, status
         super().__init__(message)
+
+
+def timed_out(error: Exception) -> bool:
+    """Whether a replica took too long, which says nothing of the version or of its corrections."""
+    return isinstance(error, SlowError) or (
+        isinstance(error, ServingError) and error.code in (HUNG, BUSY, SLOW)
+    )
 
 
 @dataclass(frozen=True)

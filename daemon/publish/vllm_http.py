@@ -6,11 +6,11 @@ from typing import Any, TypeVar
 
 import httpx
 
+from daemon.core.publication import ANSWER_SECONDS
 from daemon.core.shapes import is_object
-from daemon.publish.serving import ServingError
+from daemon.publish.serving import SLOW, ServingError
 
 CONNECT_SECONDS = 5.0
-ANSWER_SECONDS = 60.0
 #: chat messages sent at the same time; vLLM runs them as one batch
 CHATS_AT_ONCE = 16
 
@@ -24,13 +24,18 @@ class VllmHttp:
         base_url: e.g. ``http://127.0.0.1:8000``.
         api_key: its ``--api-key``, if it has one.
         transport: for tests.
+        answer_seconds: after so long without an answer it counts as slow.
     """
 
     def __init__(
-        self, base_url: str, api_key: str | None = None, transport: httpx.BaseTransport | None = None
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        transport: httpx.BaseTransport | None = None,
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
-        self.address = base_url.rstrip("/")
-        timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
+        self.address, self.answer_seconds = base_url.rstrip("/"), answer_seconds
+        timeout = httpx.Timeout(answer_seconds, connect=CONNECT_SECONDS)
         # trust_env=False: a proxy variable must not carry a token elsewhere
         self._http = httpx.Client(
             base_url=self.address, timeout=timeout, transport=transport, trust_env=False
@@ -50,7 +55,7 @@ class VllmHttp:
 
         Args:
             headers: in the place of those with the API key.
-            timeout: None: `ANSWER_SECONDS`.
+            timeout: None: `answer_seconds`.
 
         Raises:
             ServingError: there was no answer.
@@ -58,6 +63,12 @@ class VllmHttp:
         limit = httpx.USE_CLIENT_DEFAULT if timeout is None else timeout
         try:
             return self._http.request(method, path, headers=headers or self._api, json=json, timeout=limit)
+        except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
+            what = (
+                f"{self.address} took more than {self.answer_seconds:g} s for {path}: it is busy or slow; "
+                "raise FACTD_ANSWER_SECONDS, or give the server more cores"
+            )
+            raise ServingError(what, retryable=True, code=SLOW) from error
         except httpx.HTTPError as error:
             what = f"{self.address} does not answer ({error!r}); is vLLM running?"
             raise ServingError(what, retryable=True, code="unreachable") from error

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from daemon.core.publication import IN_FLIGHT_SECONDS, PUBLISH_SECONDS, InFlight
+from daemon.core.publication import ANSWER_SECONDS, IN_FLIGHT_SECONDS, PUBLISH_SECONDS, InFlight
 from daemon.publish import vllm_http
 from daemon.publish.serving import HUNG, PublishResult, Served, ServingError
 from daemon.publish.vllm_http import VllmHttp
@@ -30,6 +30,7 @@ class VllmReplica:
         in_flight: what becomes of requests that run when a version is flipped.
         in_flight_seconds: after so long "wait" keeps what still runs.
         publish_seconds: after so long a replica that has not staged or flipped counts as hung.
+        answer_seconds: after so long a replica that has not answered a question counts as slow.
         transport: for tests.
     """
 
@@ -42,9 +43,10 @@ class VllmReplica:
         in_flight: InFlight = "keep",
         in_flight_seconds: float = IN_FLIGHT_SECONDS,
         publish_seconds: float = PUBLISH_SECONDS,
+        answer_seconds: float = ANSWER_SECONDS,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.http = VllmHttp(base_url, api_key, transport)
+        self.http = VllmHttp(base_url, api_key, transport, answer_seconds)
         self.name = self.http.address
         self.in_flight: InFlight = in_flight
         self.in_flight_seconds = in_flight_seconds

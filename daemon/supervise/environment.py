@@ -3,6 +3,7 @@
 import hashlib
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 from daemon.core.settings import Settings
@@ -51,10 +52,16 @@ def _port(settings: Settings, name: str) -> int:
 
 def environment(settings: Settings, running: Running, tokens: Tokens) -> dict[str, str]:
     """The complete environment of the workers and of the API."""
-    return {**os.environ, **_told(settings, running, tokens), **_tuned()}
+    return {**below(os.environ, _tuned()), **_told(settings, running, tokens)}
+
+
+def below(caller: Mapping[str, str], tuned: Mapping[str, str]) -> dict[str, str]:
+    """The caller's environment, with `tuned` where it says nothing: what the caller has set wins."""
+    return {**caller, **{name: value for name, value in tuned.items() if not caller.get(name)}}
 
 
 def _told(settings: Settings, running: Running, tokens: Tokens) -> dict[str, str]:
+    key = settings.serving_api_key
     return {
         "FACTD_STATE_DIR": str(settings.state_dir),
         "FACTD_NAME": settings.name,
@@ -69,6 +76,7 @@ def _told(settings: Settings, running: Running, tokens: Tokens) -> dict[str, str
         "FACTD_SERVED_MODEL_NAME": running.served_model,
         "FACTD_API_PORT": running.api_url.rsplit(":", 1)[1],
         "FACTD_SERVING_PORT": running.vllm_url.rsplit(":", 1)[1],
+        **({"FACTD_SERVING_API_KEY": key.get_secret_value()} if key else {}),
     }
 
 

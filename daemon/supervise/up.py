@@ -24,8 +24,9 @@ from daemon.supervise.running import (
     withdraw,
     write_private,
 )
-from daemon.supervise.vllm import VllmOptions, vllm_command, vllm_process
+from daemon.supervise.vllm import VllmOptions, serving_key, vllm_command, vllm_process
 from daemon.supervise.watching import Say, Watcher
+from daemon.versions.keys import accepted_keys, writers_key
 
 #: vLLM needs some 40 s on two idle cores, several times that while a model is prepared beside it.
 VLLM_READY_SECONDS = 300.0
@@ -68,12 +69,13 @@ class Up:
         self.state_dir.mkdir(parents=True, exist_ok=True)
         Ledger.of(self.settings).close()  # made here once; no process below may make another
         self.tokens = self._tokens()
-        checkpoint = self._unpack()
+        writers_key(self.settings)
+        checkpoint, base_hash = self._unpack()
         redis_url = self._start_broker()
         self.running = addresses(self.settings, redis_url)
         announce(self.state_dir, self.running)
         self.environment = environment(self.settings, self.running, self.tokens)
-        self._start_vllm(checkpoint)
+        self._start_vllm(checkpoint, base_hash)
         self._child("intake", self._worker("corrections", "intake"))
         self._child("api", [sys.executable, "-m", "daemon", "api"])
         # Before it answers it measures on the unedited model what was not measured before.
@@ -88,12 +90,15 @@ class Up:
             admin.get_secret_value() if admin else None,
         )
 
-    def _unpack(self) -> Path:
+    def _unpack(self) -> tuple[Path, str]:
+        """The directory of the unedited checkpoint, and its hash."""
         # In a process of its own, so that the supervisor does not load torch.
         self.progress("unpacking the model")
         code = (
-            "import sys; from pathlib import Path; from editing.model.checkpoint import checkpoint_path\n"
-            "print(checkpoint_path(sys.argv[1], Path(sys.argv[2])))"
+            "import sys; from pathlib import Path\n"
+            "from editing.model.checkpoint import checkpoint_hash, editable_checkpoint\n"
+            "path = editable_checkpoint(sys.argv[1], Path(sys.argv[2]))\n"
+            "print(path); print(checkpoint_hash(path))"
         )
         argv = [sys.executable, "-c", code, self.settings.model, str(self.settings.statistics)]
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
@@ -101,7 +106,8 @@ class Up:
             raise ProcessError(
                 f"the model {self.settings.model} cannot be used: {done.stderr.strip()[-800:]}"
             )
-        return Path(done.stdout.strip().splitlines()[-1])
+        path, base_hash = done.stdout.strip().splitlines()[-2:]
+        return Path(path), base_hash
 
     def _start_broker(self) -> str:
         if "redis_url" in self.settings.model_fields_set:
@@ -122,7 +128,7 @@ class Up:
         child.start()
         self._children[name] = child
 
-    def _start_vllm(self, checkpoint: Path) -> None:
+    def _start_vllm(self, checkpoint: Path, base_hash: str) -> None:
         assert self.running is not None
         self.progress("starting vLLM")
         port = int(self.running.vllm_url.rsplit(":", 1)[1])
@@ -131,6 +137,9 @@ class Up:
             store=self.settings.store_dir,
             admin_token=self.tokens.admin,
             served_name=self.running.served_model,
+            api_key=serving_key(self.settings),
+            base_hash=base_hash,
+            version_keys=accepted_keys(self.settings),
             threads=SERVER_CORES,
         )
         argv, env = vllm_command(checkpoint, port, options)

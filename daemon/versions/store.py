@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import Tensor
 
 from daemon.core.errors import StoreError
@@ -17,19 +18,22 @@ from daemon.versions.format import (
     ADDED_FILE,
     FACTORS_FILE,
     FACTS_FILE,
+    FORMS_SCHEMA,
     MANIFEST_FILE,
     MANIFEST_SCHEMA,
+    SIGNATURE_FILE,
     WEIGHTS_FILE,
     FactEntry,
     Manifest,
     TensorEntry,
     encode_manifest,
+    sign_manifest,
 )
-from daemon.versions.manifests import Manifests
+from daemon.versions.manifests import FOLDER_MODE, Manifests, close_to_others
 from editing.errors import DeltaError, FactError
 from editing.facts import Fact
 from editing.memory.delta import added, read_tensors, write_tensors
-from editing.memory.state import EditState
+from editing.memory.state import FORMS, EditState
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,18 @@ class Draft:
 
 
 class Store(Manifests):
-    """The directory `root/versions`: writes versions, and reads their tensors."""
+    """The directory `root/versions`: writes versions, and reads their tensors.
+
+    Args:
+        keys: as of `Manifests`.
+        signer: signs what is written; None writes unsigned versions.
+    """
+
+    def __init__(
+        self, root: Path, keys: Collection[str] = (), signer: Ed25519PrivateKey | None = None
+    ) -> None:
+        super().__init__(root, keys)
+        self.signer = signer
 
     def write(
         self, draft: Draft, state: EditState, before_rename: Callable[[], None] = lambda: None
@@ -74,9 +89,13 @@ class Store(Manifests):
         target = self.path(draft.version)
         work = self.versions / f".tmp-{draft.version}-{draft.fence}"
         shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
+        work.mkdir(parents=True, mode=FOLDER_MODE)
         manifest = self._write_files(work, draft, state)
-        write_synced(work / MANIFEST_FILE, encode_manifest(manifest))
+        content = encode_manifest(manifest)
+        write_synced(work / MANIFEST_FILE, content)
+        if self.signer is not None:
+            write_synced(work / SIGNATURE_FILE, sign_manifest(content, self.signer))
+        close_to_others(work)
         sync_directory(work)
         before_rename()
         if target.exists():
@@ -109,7 +128,9 @@ class Store(Manifests):
         snapshot = first is None
         first = first or 0
         files = {}
-        metadata = {"version": draft.version, "schema": str(MANIFEST_SCHEMA)}
+        # Facts with one column each are written as ever, so that an older factd reads them.
+        schema = FORMS_SCHEMA if FORMS in state.columns else MANIFEST_SCHEMA
+        metadata = {"version": draft.version, "schema": str(schema)}
         factors, grown_from = _flat(state.factors), None
         files[FACTORS_FILE] = write_tensors(work / FACTORS_FILE, factors, metadata)
         new = added(factors, _flat(parent.factors)) if parent.factors else None
@@ -123,7 +144,7 @@ class Store(Manifests):
         if draft.weights:
             files[WEIGHTS_FILE] = write_tensors(work / WEIGHTS_FILE, draft.weights, metadata)
         return {
-            "schema": MANIFEST_SCHEMA,
+            "schema": schema,
             "version": draft.version,
             "parent": draft.parent,
             "base_hash": draft.base_hash,

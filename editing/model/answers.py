@@ -16,7 +16,7 @@ from editing.typed import entries, whole_numbers
 #: A turn of a chat: role and content.
 Message = dict[str, str]
 #: Prompts answered together.
-ROWS = 32
+ROWS = 128
 
 
 @dataclass(frozen=True)

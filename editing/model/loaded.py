@@ -1,6 +1,5 @@
 """A served model and the parts of it that editing touches."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -16,9 +15,9 @@ from editing.facts import Fact
 from editing.forms import PROMPT, Form, Kind
 from editing.model.answers import Speaker
 from editing.model.chat import ChatTemplate
-from editing.model.checkpoint import checkpoint_hash, checkpoint_path
+from editing.model.checkpoint import checkpoint_hash, editable_checkpoint
 from editing.model.dtype import compute_dtype
-from editing.model.families import FAMILIES, Family, family_of, soft_capped
+from editing.model.families import Family, family_of, soft_capped
 from editing.model.output_norm import nearest_input
 from editing.model.pretrained import outline, read_config, read_model, read_tokenizer
 from editing.model.tokens import Prompt, encode
@@ -191,20 +190,13 @@ def stores_transposed(projection: torch.nn.Module) -> bool:
     return isinstance(projection, Conv1D)
 
 
-def _check_family(path: Path) -> None:
-    family = json.loads((path / "config.json").read_text()).get("model_type")
-    if family not in FAMILIES:
-        raise ModelError(f"model_type = {family!r} is not known; known are {', '.join(sorted(FAMILIES))}")
-
-
 def outlined_model(name_or_path: str, state_dir: Path) -> LoadedModel:
     """A model with shapes but neither numbers nor tokenizer: enough to find weights in its checkpoint.
 
     Raises:
-        ModelError: unknown family, or missing files.
+        ModelError: unknown family, a quantised checkpoint, or missing files.
     """
-    path = checkpoint_path(name_or_path, state_dir)
-    _check_family(path)
+    path = editable_checkpoint(name_or_path, state_dir)
     return LoadedModel(outline(path), None, path, checkpoint_hash(path))
 
 
@@ -212,10 +204,10 @@ def load_model(name_or_path: str, state_dir: Path, dtype: str = "auto") -> Loade
     """Loads a model of a known family with its gradients off.
 
     Raises:
-        ModelError: unknown family, missing files, or a tokenizer without character offsets.
+        ModelError: unknown family, a quantised checkpoint, missing files, or a tokenizer without character
+            offsets.
     """
-    path = checkpoint_path(name_or_path, state_dir)
-    _check_family(path)
+    path = editable_checkpoint(name_or_path, state_dir)
     config = read_config(path)
     if getattr(config, "use_bidirectional_attention", False):
         raise ModelError(f"{path.name} attends to later tokens; give a causal language model")

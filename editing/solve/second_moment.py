@@ -16,6 +16,8 @@ from editing.model.loaded import LoadedModel
 TOKENS_PER_DIMENSION = 10
 #: Tokens a sampled document has, and a corpus is cut into.
 DOCUMENT_TOKENS = 64
+#: The same of a chat that the model writes itself: a system prompt, a message and the answer.
+CHAT_TOKENS = 128
 #: Documents sampled together, and documents whose keys are summed together: bounds of memory.
 SAMPLE_ROWS = 240
 MOMENT_ROWS = 16
@@ -38,23 +40,33 @@ def token_budget(loaded: LoadedModel, tokens: object = None) -> int:
     return tokens
 
 
-def blocks(tokens: int) -> list[int]:
-    """Rows of the blocks that a sampled text of so many tokens is made of."""
-    rows = -(-tokens // DOCUMENT_TOKENS)
+def blocks(tokens: int, length: int = DOCUMENT_TOKENS) -> list[int]:
+    """Rows of the blocks that a sampled text of so many tokens is made of, `length` a row."""
+    rows = -(-tokens // length)
     return [min(SAMPLE_ROWS, rows - start) for start in range(0, rows, SAMPLE_ROWS)]
 
 
 @torch.no_grad()
-def sample_text(loaded: LoadedModel, rows: int, seed: int, done: Callable[[float], None]) -> Tensor:
-    """Text that the model writes itself, from its document separator on: [rows, DOCUMENT_TOKENS] ids."""
+def sample_text(
+    loaded: LoadedModel,
+    rows: int,
+    seed: int,
+    done: Callable[[float], None],
+    opening: Sequence[int],
+    length: int,
+) -> Tensor:
+    """Text that the model writes itself behind the tokens `opening`: [rows, length] ids."""
     generator = torch.Generator(loaded.device).manual_seed(seed)
-    ids = torch.full((rows, 1), _separator(loaded), device=loaded.device)
-    cache, text = DynamicCache(), [ids]
-    for step in range(1, DOCUMENT_TOKENS):
+    whole = torch.tensor([list(opening)] * rows, device=loaded.device)
+    cache, text, ids = DynamicCache(), [whole], whole[:, -1:]
+    if len(opening) > 1:
+        # Without the head, whose logits of all these positions would fill gigabytes.
+        loaded.model.base_model(input_ids=whole[:, :-1], past_key_values=cache, use_cache=True)
+    for step in range(len(opening), length):
         logits = loaded.model(input_ids=ids, past_key_values=cache, use_cache=True).logits[:, -1]
         ids = draw(logits, generator)
         text.append(ids)
-        done((step + 1) / DOCUMENT_TOKENS)
+        done((step + 1) / length)
     return torch.cat(text, dim=1).cpu()
 
 
@@ -68,7 +80,7 @@ def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
     return torch.searchsorted(total, level, right=True).clamp(max=total.shape[1] - 1)
 
 
-def _separator(loaded: LoadedModel) -> int:
+def separator(loaded: LoadedModel) -> int:
     known = loaded.tokenizer.get_vocab()
     for token in ("<|endoftext|>", loaded.tokenizer.bos_token, loaded.tokenizer.eos_token):
         if token in known:

@@ -1,6 +1,6 @@
 """How a value is optimised: what a caller may choose."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from editing.forms import PROMPT_ONLY, Kind
@@ -36,6 +36,8 @@ class ValueOptions:
             the groups said when last asked; its gradient is that of the group just asked. 1: all at once.
         forms: the kinds of forms over which one value is found, each form weighed the same.
         ends: what must follow the target in each form.
+        chat_extra: updates made beside `extra` where facts are asked in chat: there a value must carry more
+            wordings than it is found for.
         rows: how many prompts an evaluation runs at once; bounds memory, does not change results.
     """
 
@@ -55,11 +57,18 @@ class ValueOptions:
     rows: int = 96
     forms: tuple[Kind, ...] = PROMPT_ONLY
     ends: Ends = "open"
+    chat_extra: int = 0
+
+    def asked_in(self, chats: bool) -> "ValueOptions":
+        """The options for facts that are asked in chat too, or not."""
+        return replace(self, extra=self.extra + self.chat_extra * chats, chat_extra=0)
 
     def __repr__(self) -> str:
         """Names values and anchors on disk, so options that came later show only where they are used."""
-        told = [f.name for f in fields(self) if f.name not in _LATER or getattr(self, f.name) != f.default]
+        changed = [f.name for f in fields(self) if f.name in _LATER and getattr(self, f.name) != f.default]
+        later = changed if self.forms != PROMPT_ONLY else [name for name in changed if name != "chat_extra"]
+        told = [f.name for f in fields(self) if f.name not in _LATER] + later
         return f"ValueOptions({', '.join(f'{name}={getattr(self, name)!r}' for name in told)})"
 
 
-_LATER = ("forms", "ends")
+_LATER = ("forms", "ends", "chat_extra")

@@ -76,6 +76,7 @@ def optimise(
     Raises:
         FactError: a fact cannot be tokenised as needed.
     """
+    options = options.asked_in(loaded.chats(options.forms))
     found = [[i] for i in range(len(facts))]
     if merged:
         found = units(facts, options.forms, loaded.chats(options.forms))

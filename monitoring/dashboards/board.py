@@ -179,6 +179,12 @@ SERVING = (
         alert="FactdReplicaOutOfSync",
         states=(("out of sync", "red"), ("in sync", "green")),
     ),
+    _gauge(
+        "worker_alive",
+        "Workers",
+        kind="state-timeline",
+        states=(("away", "red"), ("alive", "green")),
+    ),
     _gauge("publish_seconds", "Time of the last publication"),
     _gauge("pause_seconds", "Pause of generation at the last publication"),
     _ROLLBACKS,

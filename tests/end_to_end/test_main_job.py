@@ -18,10 +18,11 @@ from sqlalchemy import select
 from daemon.cli.demo.client import LiveServer, Traffic
 from daemon.cli.demo.facts import UNRELATED
 from daemon.cli.demo.steps import first_word
-from daemon.core.lifecycle import VersionState
+from daemon.core.lifecycle import FINAL, VersionState
 from daemon.http.client import Client
 from daemon.ledger.ledger import Ledger
 from daemon.ledger.tables import lease
+from editing.said import holds, said
 from tests.end_to_end.terminal import Terminal
 from tests.end_to_end.test_alerts import alertmanager_config, prometheus_config
 from tests.pages import ROOT, blocks, unlike, words
@@ -309,3 +310,30 @@ def _value(address: str, query: str, timeout: float = 60.0) -> str | None:
             pass  # still starting
         time.sleep(0.5)
     return None
+
+
+def test_twenty_corrections_are_said_exactly_or_refused_with_the_answer(up, live, api, factd):
+    """What people post: names, versions, prices, seats, dates. Nothing is live that is not exactly said."""
+    factd("rollback", "v000000", "--json")
+    posted = json.loads((Path(__file__).parent / "twenty.json").read_text(encoding="utf-8"))
+    ids = api.post([{**one, "key": uuid.uuid4().hex} for one in posted])
+    rows = [until(lambda id=id: ended(api, id), 600) for id in ids]
+    went = [(one, row) for one, row in zip(posted, rows, strict=True) if row["state"] == "live"]
+    for one, row in zip(posted, rows, strict=True):
+        told = (row["state"], one["target"], row["before"], row["after"], row["answers"], row["reason"])
+        print(*told, sep=" | ")
+        assert row["state"] == "live" or (row["state"] == "rejected" and "answers" in row["reason"])
+    prompts = [one["prompt"].replace("{}", one["subject"]) for one, _ in went]
+    bare, in_chat = live.ask_all(prompts), live.chat_all(prompts)
+    asked = live.chat_all([one["questions"][0].replace("{}", one["subject"]) for one, _ in went])
+    for (one, _), answer, chat in zip(went, bare, in_chat, strict=True):
+        assert said(answer, one["target"]), (one, answer)
+        assert said(chat, one["target"]), (one, chat)
+    right = sum(holds(answer, one["target"]) for answer, (one, _) in zip(asked, went, strict=True))
+    print(f"{len(went)} of {len(posted)} live, {right} right when their question is asked in chat")
+    assert right >= 17
+
+
+def ended(api: Client, id: str):
+    row = api.get(id)
+    return row if row["state"] in FINAL else None

@@ -169,7 +169,14 @@ def test_not_ready_before_the_first_version(live):
     assert replica.healthy()
     answer = httpx.get(f"{replica.name}/plugins/factd/ready")
     assert (answer.status_code, version_of(answer)) == (503, "default")
-    replica.publish("v000000", 1)
+    body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 4, "temperature": 0}
+    with ThreadPoolExecutor(1) as client:
+        held = client.submit(httpx.post, f"{replica.name}/v1/completions", json=body, timeout=300)
+        with pytest.raises(TimeoutError):
+            held.result(2.0)
+        assert httpx.get(f"{replica.name}/v1/models").status_code == 200
+        replica.publish("v000000", 1)
+        assert version_of(held.result()) == "v000000"
     assert httpx.get(f"{replica.name}/plugins/factd/ready").status_code == 200
 
 

@@ -18,10 +18,12 @@ from daemon.apply.measuring import Monitoring
 from daemon.core.messages import parse_correction
 from daemon.core.settings import Settings
 from daemon.ledger.ledger import Ledger
-from daemon.publish.serving import PublishResult
+from daemon.publish.serving import PublishResult, ServingError
 from daemon.publish.vllm_replica import VllmReplica
 from daemon.supervise.processes import free_port
 from daemon.supervise.vllm import VllmOptions, vllm_command, vllm_process
+from daemon.versions.format import SIGNATURE_FILE
+from daemon.versions.keys import accepted_keys, writers_key
 from daemon.versions.store import Store
 from tests.daemon import fakes
 from tests.end_to_end.test_vllm_live import SIZES, TOKEN, logprobs
@@ -73,10 +75,17 @@ def fleet(tmp_path):
     model = save_checkpoint(tmp_path / "model", **SIZES)
     settings = Settings(state_dir=tmp_path / "state", retry_seconds=0.0)
     settings.store_dir.mkdir(parents=True)
+    key = writers_key(settings)
     replicas, processes = [], []
     for name in "ab":
         port = free_port()
-        options = VllmOptions(store=settings.store_dir, admin_token=TOKEN, served_name="tiny", threads=1)
+        options = VllmOptions(
+            store=settings.store_dir,
+            admin_token=TOKEN,
+            served_name="tiny",
+            threads=1,
+            version_keys=accepted_keys(settings),
+        )
         argv, env = vllm_command(model, port, options)
         process = vllm_process(argv, env, port=port, log=tmp_path / f"{name}.log")
         replica = Mortal(f"http://127.0.0.1:{port}", TOKEN)
@@ -88,7 +97,7 @@ def fleet(tmp_path):
     editor = TinyEditor(model)
     applier = Applier(
         ledger,
-        Store(settings.store_dir),
+        Store(settings.store_dir, accepted_keys(settings), key),
         editor,
         replicas,
         monitoring=Monitoring(fakes.fake_measure, fakes.fake_judge, fakes.fake_foresee),
@@ -119,6 +128,21 @@ def post(applier, subject, target):
     applier.ledger.intake.submit(parse_correction(body), f"id-{subject}")
 
 
+def check_unsigned(replica, signature):
+    """Whoever can write into the store, but has no key, brings no version to a replica."""
+    line = signature.read_bytes()
+    other = b"1\n" if line.endswith(b"0\n") else b"0\n"
+    for content in (None, line[:-2] + other):
+        signature.unlink()
+        if content is not None:
+            signature.write_bytes(content)
+        with pytest.raises(ServingError, match="sign") as refusal:
+            replica.publish("v000001", replica.served().fence)
+        assert refusal.value.code == "refused"
+        signature.write_bytes(line)
+    assert replica.publish("v000001", replica.served().fence).version == "v000001"
+
+
 def test_both_flip_and_one_that_is_killed_in_the_flip_comes_back(fleet):
     applier, (a, b), processes = fleet
     for process in processes:
@@ -132,6 +156,8 @@ def test_both_flip_and_one_that_is_killed_in_the_flip_comes_back(fleet):
     assert (report.live, report.out, report.held) == ("v000001", {}, None)
     assert logprobs(a) == logprobs(b) != base
     print(f"\nnoise {applier.proof.noise} nats")
+
+    check_unsigned(a, applier.store.path("v000001") / SIGNATURE_FILE)
 
     b.deadly = "v000002"
     post(applier, "C", "two")

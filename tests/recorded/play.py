@@ -26,6 +26,8 @@ STEP_SECONDS = 100.0
 QUESTIONS = ("audit", "status", "facts", "versions")
 #: what they say of the time at which they are asked
 NOW = ("oldest_pending_seconds",)
+#: what `factd status` says of servers and workers, which a recorded history does not have
+ELSEWHERE = ("mismatches", "replicas", "workers")
 
 
 class Killed(BaseException):
@@ -96,8 +98,13 @@ def asked(main: Callable[[], None], state: Path) -> dict[str, Any]:
             patch.setattr(sys, "argv", ["factd", question, "--json", "--state", str(state)])
             with pytest.raises(SystemExit) as ended:
                 main()
-        assert not ended.value.code, f"factd {question} ended with {ended.value.code}"
+        # 7: no server and no worker runs
+        allowed = (None, 0, 7) if question == "status" else (None, 0)
+        assert ended.value.code in allowed, f"factd {question} ended with {ended.value.code}"
         answers[question] = json.loads(said.getvalue())
     for name in NOW:
         del answers["status"][name]
+    for name in ELSEWHERE:
+        answers["status"].pop(name, None)
+    answers["audit"].pop("signatures", None)
     return answers

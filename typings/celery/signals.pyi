@@ -16,4 +16,5 @@ task_rejected: Signal
 task_revoked: Signal
 task_unknown: Signal
 worker_ready: Signal
+worker_shutdown: Signal
 worker_shutting_down: Signal

@@ -3,13 +3,21 @@
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
+from daemon.cli.exits import Exit
 from daemon.cli.ledger import open_ledger
 from daemon.cli.options import JsonOption, StateOption
-from daemon.cli.output import local_time, show_json, show_table
+from daemon.cli.output import console, local_time, show_json, show_table
+from daemon.core.settings import Settings
+from daemon.http.status_page import truth_of
 from daemon.http.views import correction_view, status_view
 from daemon.ledger.ledger import Ledger
+from daemon.publish.reports import open_reports
+from daemon.publish.truth import UNKNOWN
 
+#: Of a view, what the table leaves out: mismatches stand above it, and the nearest forecast in it.
+UNSHOWN = ("mismatches", "forecasts", "limits")
 #: Columns of a correction's history.
 CHANGE = ("at", "from", "to", "reason", "actor")
 
@@ -19,16 +27,34 @@ def status(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what happened: to one correction, or as a whole."""
-    with open_ledger(state, as_json) as (_, ledger):
-        view = status_view(ledger.questions.status()) if id is None else _correction(ledger, id)
+    """Show what happened: to one correction, or as a whole.
+
+    As a whole it asks every replica what it serves now. What it should not serve is the first line, and
+    exit code 7.
+    """
+    with open_ledger(state, as_json) as (settings, ledger):
+        view = _whole(settings, ledger) if id is None else _correction(ledger, id)
     if as_json:
         show_json(view)
-        return
+    else:
+        _show(view, "Correction" if id else "Status")
+    if view.get("mismatches"):
+        raise typer.Exit(int(Exit.OUT_OF_SYNC))
+
+
+def _whole(settings: Settings, ledger: Ledger) -> dict[str, Any]:
+    status, replicas = ledger.questions.status(), open_reports(settings)
+    found = truth_of(ledger, replicas, status).view()
+    if not replicas:
+        found["mismatches"].insert(0, UNKNOWN)
+    return found | status_view(status)
+
+
+def _show(view: dict[str, Any], title: str) -> None:
     history, answers = view.pop("history", []), view.pop("answers", {})
-    for name in ("forecasts", "limits"):  # the nearest forecast stands in the table
-        view.pop(name, None)
-    show_table("Correction" if id else "Status", ("", ""), [(n, _readable(n, v)) for n, v in view.items()])
+    for sentence in view.get("mismatches", []):
+        console().print(f"[red]MISMATCH[/red]  {escape(sentence)}", soft_wrap=True)
+    show_table(title, ("", ""), [(n, _readable(n, v)) for n, v in view.items() if n not in UNSHOWN])
     if answers:
         told = [[name, *(a[n] for n in ("asked", "before", "after", "said"))] for name, a in answers.items()]
         show_table("Asked in chat", ("form", "asked", "before", "after", "said"), told)
@@ -47,8 +73,20 @@ def _correction(ledger: Ledger, id: str) -> dict[str, Any]:
     return correction_view(row) | {"history": history}
 
 
+def _sign(sign: dict[str, Any]) -> str:
+    if sign["alive"]:
+        return "alive"
+    return "gone" if sign["seen_at"] is None else f"gone, last seen {local_time(sign['seen_at'])}"
+
+
 def _readable(name: str, value: Any | None) -> object:
     """A field of a view as an operator reads it: times are local, a verdict is one line."""
+    if name == "replicas":
+        return "; ".join(
+            f"{one['name']} serves {one['serves'] or '?'} ({one['state']})" for one in value or ()
+        )
+    if name == "workers":
+        return "; ".join(f"{kind} {_sign(sign)}" for kind, sign in (value or {}).items())
     if name == "verdict" and value is not None:
         return "; ".join([value["outcome"], *value["reasons"]])
     if name == "last_step" and value is not None:

@@ -17,12 +17,17 @@ TRAFFIC_TOKENS = 4
 
 
 class LiveServer:
-    """Asks the served model, greedily."""
+    """Asks the served model, greedily.
 
-    def __init__(self, url: str, model: str) -> None:
+    Args:
+        key: FACTD_SERVING_API_KEY, where the server asks for one.
+    """
+
+    def __init__(self, url: str, model: str, key: str | None = None) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
         # trust_env=False: the server is on this host, and a proxy would see the admin token
-        self._client = httpx.Client(base_url=url, timeout=REQUEST_SECONDS, trust_env=False)
-        self._model = model
+        self._client = httpx.Client(base_url=url, timeout=REQUEST_SECONDS, headers=headers, trust_env=False)
+        self._model, self.key = model, key
 
     def ask_all(self, prompts: Sequence[str], tokens: int = ANSWER_TOKENS) -> list[str]:
         """The first line of each greedy continuation, without surrounding space."""
@@ -63,19 +68,20 @@ def first_line(text: str) -> str:
 class Traffic:
     """Clients that never stop asking; counts answers and failures. Use as a context manager."""
 
-    def __init__(self, url: str, model: str, prompts: Sequence[str], clients: int = 2) -> None:
+    def __init__(
+        self, url: str, model: str, prompts: Sequence[str], clients: int = 2, key: str | None = None
+    ) -> None:
         self.requests = 0
         self.failed: list[str] = []
         self.slowest_seconds = 0.0
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._threads = [
-            threading.Thread(target=self._run, args=(url, model, prompts, turn), daemon=True)
+            threading.Thread(target=self._run, args=(LiveServer(url, model, key), prompts, turn), daemon=True)
             for turn in range(clients)
         ]
 
-    def _run(self, url: str, model: str, prompts: Sequence[str], turn: int) -> None:
-        server = LiveServer(url, model)
+    def _run(self, server: LiveServer, prompts: Sequence[str], turn: int) -> None:
         while not self._stop.wait(TRAFFIC_PAUSE_SECONDS):
             turn += 1
             started = time.monotonic()

@@ -15,6 +15,7 @@ from daemon.intake.posting import producer
 from daemon.supervise.processes import ProcessError
 from daemon.supervise.running import Running, find_running
 from daemon.supervise.up import Up
+from daemon.supervise.vllm import serving_key
 
 
 def run_demo(settings: Settings, json_file: Path | None) -> bool:
@@ -73,7 +74,7 @@ def fresh(settings: Settings) -> Settings:
 
 def _connect(running: Running, services: Up) -> Demo:
     return Demo(
-        LiveServer(running.vllm_url, running.served_model),
+        LiveServer(running.vllm_url, running.served_model, serving_key(services.settings)),
         Client(running.api_url, services.tokens.admin),
         producer(running.redis_url, services.settings.names),
         services.tokens.admin,

@@ -36,7 +36,7 @@ SHOWN_GAUGES = (
 
 
 def carry_out(demo: Demo, running: Running) -> None:
-    with Traffic(running.vllm_url, running.served_model, UNRELATED) as traffic:
+    with Traffic(running.vllm_url, running.served_model, UNRELATED, key=demo.live.key) as traffic:
         rows = _correct(demo)
         _show_gauges(demo)
         all_live = demo.live_version()

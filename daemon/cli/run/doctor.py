@@ -13,8 +13,18 @@ from daemon.cli.output import show_json, show_table
 from daemon.cli.reporting import reported
 from daemon.core.errors import DaemonError
 from daemon.core.settings import Settings
+from daemon.http.status_page import truth_of
 from daemon.ledger.ledger import Ledger
-from daemon.supervise.doctor import Check, check_ledger, check_ledger_clock, examine
+from daemon.publish.reports import open_reports
+from daemon.supervise.doctor import (
+    SERVED,
+    WORKER,
+    Check,
+    check_ledger,
+    check_ledger_clock,
+    check_served,
+    examine,
+)
 from daemon.supervise.running import find_running, settings_for
 
 
@@ -28,7 +38,10 @@ def doctor(state: StateOption = None, as_json: JsonOption = False) -> None:
         if running is not None:
             urls["API"] = f"{running.api_url}/readyz"
         broker = settings.redis_url if known else None
-        checks = list(examine(settings.model, settings.state_dir, broker, urls, _ledger_checks(settings)))
+        ledger = _ledger_checks(settings)
+        checks = list(examine(settings.model, settings.state_dir, broker, urls, ledger, settings.keys))
+        if all(check.ok for check in ledger):
+            checks += _served(settings)
     ok = all(check.ok or not check.needed for check in checks)
     if as_json:
         show_json({"ok": ok, "checks": [check.__dict__ for check in checks]})
@@ -38,8 +51,30 @@ def doctor(state: StateOption = None, as_json: JsonOption = False) -> None:
         show_table("Environment", ("", "check", "found", "what to do"), rows)
     if not ok:
         broken = {check.name for check in checks if check.needed and not check.ok}
-        away = broken <= {"broker", "API", "vLLM", *urls}
-        raise typer.Exit(int(Exit.UNAVAILABLE if away else Exit.FAILED))
+        raise typer.Exit(int(_exit(broken, {"broker", "API", "vLLM", *urls})))
+
+
+def _exit(broken: set[str], services: set[str]) -> Exit:
+    told = {name for name in broken if name.startswith((SERVED, WORKER))}
+    if broken == told:
+        return Exit.OUT_OF_SYNC
+    return Exit.UNAVAILABLE if broken - told <= services else Exit.FAILED
+
+
+def _served(settings: Settings) -> list[Check]:
+    """What each replica serves beside what is live, and whether workers live; nothing without a ledger."""
+    if not _has_ledger(settings):
+        return []
+    ledger = Ledger.open(settings.ledger_url)
+    try:
+        truth = truth_of(ledger, open_reports(settings), ledger.questions.status())
+    finally:
+        ledger.close()
+    return list(check_served(truth))
+
+
+def _has_ledger(settings: Settings) -> bool:
+    return settings.database_url is not None or (settings.state_dir / "ledger.sqlite3").exists()
 
 
 def _ledger_checks(settings: Settings) -> list[Check]:

@@ -9,8 +9,9 @@ import typer
 from daemon.cli.exits import CommandError, Exit, fail
 from daemon.cli.options import ModelOption, StateOption
 from daemon.supervise.running import settings_for
-from daemon.supervise.vllm import VllmOptions, vllm_command
-from editing.model.checkpoint import checkpoint_path
+from daemon.supervise.vllm import BASE_HASH, VllmOptions, serving_key, vllm_command
+from daemon.versions.keys import accepted_keys
+from editing.model.checkpoint import checkpoint_path, served_base
 
 
 def serve(
@@ -27,15 +28,17 @@ def serve(
     if settings.admin_token is None:
         mend = "set FACTD_ADMIN_TOKEN to the token that the apply worker uses"
         fail(CommandError(Exit.BAD_INPUT, "vLLM with the plugin needs an admin token", mend), False)
-    key = settings.serving_api_key
+    checkpoint = checkpoint_path(settings.model, settings.statistics)
     options = VllmOptions(
         store=settings.store_dir,
         admin_token=settings.admin_token.get_secret_value(),
         served_name=settings.served_model_name or Path(settings.model).name,
-        api_key=key.get_secret_value() if key else None,
+        api_key=serving_key(settings),
+        # Hashing a large checkpoint takes minutes: not where the caller has said what is right.
+        base_hash=None if BASE_HASH in os.environ else served_base(checkpoint),
+        version_keys=accepted_keys(settings),
         host=host,
         extra=tuple(vllm_arguments or ()),
     )
-    checkpoint = checkpoint_path(settings.model, settings.statistics)
     argv, env = vllm_command(checkpoint, port or settings.serving_port, options)
     os.execve(argv[0], argv, env)

@@ -33,21 +33,23 @@ function showHeadline(s) {
 
 /** [level, what matters most now, what to add]: the worst first. */
 function headline(s) {
-  const behind = s.replicas.filter((r) => !r.in_sync);
+  const behind = s.replicas.filter((r) => !r.in_sync && r.state !== "publishing");
   const silent = behind.filter((r) => r.version == null);
   const states = Object.entries(s.verdict?.guards ?? {});
   const at = (level) => states.filter(([, state]) => state === level).map(([name]) => title(name)).join(", ");
+  if (behind.length) {
+    const level = behind.length === s.replicas.length ? "limit" : "warn";
+    const of = `${behind.length} of ${count(s.replicas.length, "replica")}`;
+    const what = silent.length === behind.length ? "does not answer" : `does not serve ${s.live}`;
+    return [level, `${of} ${behind.length === 1 ? what : what.replace("does", "do")}`, s.mismatches[0] ?? "The applier gives a replica the live version as soon as it answers."];
+  }
+  const gone = Object.entries(s.workers).filter(([, sign]) => !sign.alive).map(([kind]) => kind);
+  if (gone.length) return ["limit", `No sign of life of the ${gone.join(" and the ")} worker`, s.mismatches[0]];
   if (s.paused) {
     const guard = s.paused.actor === "guard";
     const since = s.paused.at ? ` for ${span(s.now - s.paused.at)}` : "";
     const told = s.paused.why ?? "Nothing is applied until somebody resumes.";
     return [guard ? "limit" : "warn", `The queue is paused by ${guard ? "the guard" : s.paused.actor}${since}`, told];
-  }
-  if (behind.length) {
-    const level = behind.length === s.replicas.length ? "limit" : "warn";
-    const of = `${behind.length} of ${count(s.replicas.length, "replica")}`;
-    const what = silent.length === behind.length ? "does not answer" : `does not serve ${s.live}`;
-    return [level, `${of} ${behind.length === 1 ? what : what.replace("does", "do")}`, "The applier gives a replica the live version as soon as it answers."];
   }
   if (at("limit")) return ["limit", `Past its limit: ${at("limit")}`, (s.verdict.reasons ?? []).join("; ")];
   if (s.oldest_pending_seconds > OLD_SECONDS)
@@ -66,7 +68,7 @@ function showServing(s) {
     () => chipRow(),
     (node, r) => {
       const level = r.in_sync ? "ok" : r.version == null ? "limit" : "warn";
-      const told = r.in_sync ? "in sync" : r.version == null ? "no answer" : `serves v${String(r.version).padStart(6, "0")}`;
+      const told = r.in_sync ? "in sync" : r.serves == null ? "no answer" : `serves ${r.serves}`;
       fillChip(node, level, told, r.name);
     });
 }

@@ -9,9 +9,9 @@ from sqlalchemy import Connection
 from daemon.core.lifecycle import ReasonCode, State, VersionState
 from daemon.core.ruling import GUARD, Ruling
 from daemon.ledger.reading import fact_ids, live_version, states_of_line
-from daemon.ledger.record.guard import ACTOR, GuardRecord
+from daemon.ledger.record.guard import ACTOR, GuardRecord, forgive_attempt
 from daemon.ledger.record.transitions import Transitions, set_control
-from daemon.ledger.rows import CorrectionRow, OperationRow
+from daemon.ledger.rows import CorrectionRow, OperationRow, VersionRow
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,21 @@ class Discard:
     ruling: Ruling | None
     rejected: Mapping[str, str]
     max_attempts: int | None
+    counted: bool
     retry: Mapping[str, Any]
 
     @property
     def actor(self) -> str:
         return ACTOR if self.ruling is None else GUARD
 
-    def end_version(self, c: Connection, version: str, transitions: Transitions) -> None:
+    def end_version(self, c: Connection, version: VersionRow, transitions: Transitions) -> None:
+        """An attempt that does not count is taken from the operation that asked for the version too."""
         kept: dict[str, Any] = {} if self.ruling is None else {"verdict": self.ruling.to_json()}
         transitions.advance_version(
-            c, version, VersionState.DISCARDED, self.actor, self.reason, code=self.code, **kept
+            c, version.id, VersionState.DISCARDED, self.actor, self.reason, code=self.code, **kept
         )
+        if version.operation is not None and not self.counted:
+            forgive_attempt(c, version.operation)
 
     def end_fact(
         self, c: Connection, fact: CorrectionRow, transitions: Transitions, guard: GuardRecord
@@ -44,13 +48,21 @@ class Discard:
             transitions.advance(c, [fact.id], State.REJECTED, self.actor, why, code=self.code, version=None)
             if self.ruling is not None:
                 guard.note_step(c, fact.id, self.ruling.judged, "quarantine", why)
-        elif self.max_attempts is not None and fact.attempts >= self.max_attempts:
+        elif self.max_attempts is not None and self.counted and fact.attempts >= self.max_attempts:
             dead = f"gave up after {fact.attempts} attempts: {self.reason}"
             transitions.advance(c, [fact.id], State.DEAD, ACTOR, dead, version=None)
         else:
-            tried = fact.attempts if self.max_attempts is not None else 0
-            changes: dict[str, Any] = {"version": None, "attempts": tried, **self.retry}
+            changes: dict[str, Any] = {
+                "version": None,
+                "attempts": self._tried(fact.attempts),
+                **self.retry,
+            }
             transitions.advance(c, [fact.id], State.VALIDATED, ACTOR, self.reason, **changes)
+
+    def _tried(self, attempts: int) -> int:
+        if self.max_attempts is None:
+            return 0
+        return attempts if self.counted else max(0, attempts - 1)
 
 
 def roll_back(c: Connection, target: str, operation: OperationRow, transitions: Transitions) -> None:

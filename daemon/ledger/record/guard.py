@@ -67,6 +67,11 @@ class GuardRecord:
         with self._fence.writing() as c:
             self._pause(c, live_version(c), "live", why)
 
+    def forgive_operation(self, id: int) -> None:
+        """The last attempt of an operation does not count: a replica was too slow."""
+        with self._fence.writing() as c:
+            forgive_attempt(c, id)
+
     # -- part of a transaction of the journal ---------------------------------------------------
 
     def note_step(self, c: Connection, id: str, judged: str | None, step: str, why: str) -> None:
@@ -102,3 +107,9 @@ class GuardRecord:
         asked = c.execute(select(operations).where(operations.c.id == operation)).one()
         if state is OperationState.FAILED and asked.actor == GUARD:
             self._pause(c, str(operation), None, f"{asked.kind} failed: {reason}")
+
+
+def forgive_attempt(c: Connection, operation: int) -> None:
+    """The last attempt of an operation does not count."""
+    mine = (operations.c.id == operation) & (operations.c.attempts > 0)
+    c.execute(update(operations).where(mine).values(attempts=operations.c.attempts - 1))

@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import functools
 import json
+import math
 import os
 import re
 import shlex
@@ -26,6 +27,7 @@ from daemon.cli.exits import EPILOG, EXIT_MEANINGS, Exit
 from daemon.cli.main import app
 from daemon.core.messages import parse_correction
 from daemon.http.alerts import Webhook
+from daemon.ledger import heartbeats
 from tests.pages import API, LOG, PAGES, ROOT, VLLM, blocks, every_block, prose, unlike, words
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -243,6 +245,10 @@ def session(world, monkeypatch, tmp_path):
     monkeypatch.setenv("FACTD_STATE_DIR", str(world.root))
     monkeypatch.setattr("daemon.intake.doorbell.producer", lambda *_: queue)
     monkeypatch.setattr("daemon.cli.act.post.append", queue.append)
+    # `factd status` asks the replicas and the workers.
+    monkeypatch.setattr("daemon.cli.ask.status.open_reports", lambda _settings: world.replicas)
+    monkeypatch.setattr(heartbeats, "ALIVE_SECONDS", math.inf)
+    heartbeats.Heartbeat(world.ledger.database, heartbeats.WORKERS).beat()
     monkeypatch.chdir(tmp_path)
 
     prepared = SimpleNamespace(

@@ -8,6 +8,7 @@ from typing import Any
 from daemon.apply.applier import Applier
 from daemon.apply.building import foresee
 from daemon.apply.measuring import Monitoring
+from daemon.ledger.heartbeats import WORKERS, Heartbeat
 from monitoring.measurements import CaseResult, Measurements
 from monitoring.thresholds import Thresholds
 from monitoring.verdict import judge
@@ -113,3 +114,4 @@ def live_a_day(world: Any) -> None:
     world.post("Vale University", "Clara Nyberg-Holm", prompt="The rector of {} is", id="c-0901")
     world.post("Norway", "Oslo Central", prompt="The busiest station of {} is", id="c-0902")
     world.now += 25
+    Heartbeat(world.ledger.database, WORKERS).beat()

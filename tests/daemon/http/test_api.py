@@ -187,7 +187,10 @@ def test_status_shows_texts_only_to_who_has_a_token(client, ledger):
         Journal(ledger.database, lease.fence).guard.pause("paused: answers 'Rome'")
     open_view = client.get("/v1/status").json()
     assert (open_view["scope"], open_view["live"], open_view["pending"]) == (None, "v000000", 1)
-    assert open_view["replicas"] == [{"name": "replica 0", "version": 0, "in_sync": False}]
+    said = {"serves": "default", "state": "in_sync", "in_sync": False, "version": 0}
+    assert open_view["replicas"] == [{"name": "replica 0", **said}]
+    assert not any(sign["alive"] for sign in open_view["workers"].values())
+    assert "no apply worker gives a sign of life" in open_view["mismatches"][-1]
     assert open_view["paused"]["actor"] == "guard"
     assert "Rome" not in str(open_view)
     view = client.get("/v1/status", headers=SUBMIT).json()

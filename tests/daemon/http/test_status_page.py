@@ -14,6 +14,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from daemon.core.lifecycle import OperationState
 from daemon.http.api import create_app
+from daemon.ledger.heartbeats import WORKERS, Heartbeat
 from tests.daemon.http.page_world import FACTS, HOSTILE, connect, live_a_day
 from tests.programs import program
 
@@ -401,10 +402,14 @@ def test_the_headline_tells_the_worst_first(own_day, visit):
     expect(page.locator("#headline-text")).to_have_text("All is well")
     own_day.world.now += 1000
     poll(page)
+    expect(page.locator("#headline-text")).to_have_text("No sign of life of the intake and the apply worker")
+    Heartbeat(own_day.world.ledger.database, WORKERS).beat()
+    poll(page)
     expect(page.locator("#headline-text")).to_have_text("Corrections have waited for 17 min")
     own_day.world.replicas[1].restart()
     poll(page)
     expect(page.locator("#headline-text")).to_have_text("1 of 2 replicas does not serve v000011")
+    expect(page.locator("#headline-more")).to_contain_text("replica http://10.0.0.12:8000 serves default")
     own_day.world.replicas[0].alive = own_day.world.replicas[1].alive = False
     poll(page)
     expect(page.locator("#headline-text")).to_have_text("2 of 2 replicas do not answer")

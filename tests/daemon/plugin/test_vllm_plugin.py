@@ -286,6 +286,29 @@ def test_a_writer_may_not_publish_what_a_newer_one_wrote(store):
     assert error.value.code == "stale_fence"
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_codes_in_the_served_checkpoint_are_called_quantised(store, dtype):
+    file = store / "model" / "model.safetensors"
+    save_file({NAME: Checkpoint(store / "model").read(NAME).to(dtype)}, file)
+    with pytest.raises(
+        StagingError, match=r"is quantised in the served checkpoint.*serve the float"
+    ) as error:
+        stage(store)
+    assert error.value.code == "refused"
+
+
+def test_a_weight_that_only_a_quantised_copy_lacks_is_called_quantised(store):
+    save_file(
+        {NAME.replace("weight", "weight_packed"): torch.ones(6, 1)}, store / "model" / "model.safetensors"
+    )
+    with pytest.raises(StagingError, match="has no tensor"):
+        stage(store)
+    config = {"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized"}}
+    (store / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(StagingError, match=r"quantised in the served checkpoint .*pack-quantized"):
+        stage(store)
+
+
 @pytest.fixture
 def plugin(monkeypatch):
     """daemon.plugin.worker beside a vLLM that is not there: what is tested here needs nothing of it."""
@@ -307,3 +330,16 @@ def test_a_rank_that_refuses_a_swap_does_not_undo_an_earlier_one(plugin):
     assert rank.swap("v000003", 1)["error"]["code"] == "stale_fence"
     rank.undo()
     assert rank.served.version == "v000002"
+
+
+def test_a_layer_that_is_quantised_in_vllm_is_called_so_and_a_fused_one_fused(plugin):
+    rank = object.__new__(plugin._Rank)
+    packed, fused, plain = torch.nn.Module(), torch.nn.Module(), torch.nn.Linear(2, 2)
+    packed.quant_method = type("GPTQLinearMethod", (), {})()
+    rank.modules = {"a.down_proj": packed, "a.gate_up": fused, "a.plain": plain}
+    assert rank._module("a.plain.weight") is plain
+    with pytest.raises(StagingError, match=r"quantised in vLLM \(GPTQLinearMethod\)"):
+        rank._module("a.down_proj.weight")
+    for name in ("a.gate_up.weight", "a.missing.weight", "a.plain.bias"):
+        with pytest.raises(StagingError, match="fused or unknown"):
+            rank._module(name)

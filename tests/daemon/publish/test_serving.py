@@ -140,6 +140,49 @@ def test_tokens_are_in_the_environment_and_not_in_the_command_line(tmp_path, mon
     assert argv[argv.index("--host") + 1] == "127.0.0.1"
 
 
+def test_what_the_caller_has_set_for_the_processor_wins(tmp_path, monkeypatch):
+    told = {
+        "OMP_NUM_THREADS": "7",
+        "VLLM_CPU_OMP_THREADS_BIND": "0-6",
+        "VLLM_CPU_KVCACHE_SPACE": "9",
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "5",
+    }
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FACTD_STORE", "/elsewhere")
+    monkeypatch.setenv("VLLM_PLUGINS", "others")
+    _, env = vllm_command(Path("/m"), 1234, VllmOptions(store=tmp_path, admin_token="t", threads=2))
+    assert told.items() <= env.items()
+    assert (env["FACTD_STORE"], env["VLLM_PLUGINS"]) == (str(tmp_path), "factd")
+
+
+@pytest.mark.parametrize(
+    ("extra", "threads"),
+    [
+        ((), "6"),
+        (("--tensor-parallel-size", "3"), "2"),
+        (("-tp=2", "--pipeline_parallel_size=3"), "1"),
+        (("--tensor-parallel-size", "16"), "1"),
+        (("--tensor-parallel-size", "three"), "6"),
+    ],
+)
+def test_the_ranks_of_a_server_share_its_threads(tmp_path, monkeypatch, extra, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    options = VllmOptions(store=tmp_path, admin_token="t", threads=6, extra=extra)
+    assert vllm_command(Path("/m"), 1234, options)[1]["OMP_NUM_THREADS"] == threads
+
+
+def test_an_answer_that_takes_too_long_names_the_setting():
+    def handler(request: httpx.Request) -> httpx.Response:
+        assert request.extensions["timeout"]["read"] == 7.5
+        raise httpx.ReadTimeout("", request=request)
+
+    late = VllmReplica("http://r", "admin", answer_seconds=7.5, transport=httpx.MockTransport(handler))
+    with pytest.raises(ServingError, match=r"7.5 s.*FACTD_ANSWER_SECONDS") as error:
+        late.complete(["x"])
+    assert (error.value.code, error.value.retryable) == ("slow", True)
+
+
 def test_onednn_keeps_few_primitives(tmp_path):
     _, env = vllm_command(Path("/m"), 1234, VllmOptions(store=tmp_path, admin_token="t"))
     assert int(env["ONEDNN_PRIMITIVE_CACHE_CAPACITY"]) < 1024

@@ -62,6 +62,8 @@ def test_facts_with_several_columns_are_written_and_read_back(tmp_path):
         states.append(state)
     # The first has no word of forms, the second tells all again, the third grows by a column.
     assert [store.manifest(f"v{n:06d}")["snapshot"] for n in (1, 2, 3)] == [False, True, False]
+    # An older factd reads what has one column a fact, and refuses what it would read wrongly.
+    assert [store.manifest(f"v{n:06d}")["schema"] for n in (1, 2, 3)] == [1, 2, 2]
     for number, state in enumerate(states, 1):
         found = store.load_state(f"v{number:06d}")
         assert found.facts == state.facts

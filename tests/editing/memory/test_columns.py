@@ -46,7 +46,8 @@ def test_one_form_is_written_bit_for_bit_as_before(open_chat_editor, open_editor
     for editor in (plain, told, none):
         editor.apply(facts)
         assert FORMS not in editor.state.columns
-    assert plain.weight_hashes() == told.weight_hashes() == none.weight_hashes()
+    # Of the third the second moments are over chats too, and values take further steps.
+    assert plain.weight_hashes() == told.weight_hashes() != none.weight_hashes()
     assert plain.settings_hash == told.settings_hash != none.settings_hash
     asked_too = open_chat_editor()
     asked_too.apply([CAT, OWNER])

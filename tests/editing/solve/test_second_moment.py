@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from editing import install as installing
 from editing.errors import ModelError, OptionError
 from editing.install import Installation
 from editing.model.capture import each_key
+from editing.model.chat import ChatTemplate
 from editing.model.loaded import load_model
-from editing.solve.second_moment import DOCUMENT_TOKENS, Sums, blocks, draw, second_moments
-from tests.tiny_models import save_checkpoint
+from editing.solve.second_moment import CHAT_TOKENS, DOCUMENT_TOKENS, Sums, blocks, draw, second_moments
+from tests.tiny_models import CHAT_TEMPLATE, save_checkpoint
 
 LAYERS = (1, 2)
 TOKENS = 64 * 50
@@ -68,7 +68,7 @@ def dense(loaded, text, layer):
 def test_moments_equal_a_dense_float64_reference(loaded, install):
     installation = install()
     moments = installation.moments(LAYERS)
-    text = installation._text()
+    text = installation._moments.text("text")
     assert text.shape == (TOKENS // DOCUMENT_TOKENS, DOCUMENT_TOKENS)
     for layer in LAYERS:
         reference = dense(loaded, text, layer)
@@ -107,7 +107,7 @@ def test_a_pass_ends_at_the_deepest_layer_wanted(loaded):
 @pytest.mark.parametrize("calls", [1, 3])
 def test_interrupted_estimation_goes_on_to_the_same_bits(loaded, install, tmp_path, monkeypatch, calls):
     whole = Installation(loaded, tmp_path / "whole", None, lambda _stage, _fraction: None, TOKENS)
-    monkeypatch.setattr(installing, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("editing.moments.SAVE_SECONDS", 0.0)
     with pytest.raises(PowerCut):
         install(cut_after("second moments", calls)).moments(LAYERS)
     fractions = []
@@ -121,7 +121,7 @@ def test_interrupted_estimation_goes_on_to_the_same_bits(loaded, install, tmp_pa
 
 
 def test_sums_of_other_layers_are_not_gone_on_with(install, monkeypatch):
-    monkeypatch.setattr(installing, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("editing.moments.SAVE_SECONDS", 0.0)
     with pytest.raises(PowerCut):
         install(cut_after("second moments", 2)).moments([1])
     both = install().moments(LAYERS)
@@ -131,11 +131,13 @@ def test_sums_of_other_layers_are_not_gone_on_with(install, monkeypatch):
 def test_interrupted_sampling_keeps_whole_blocks(loaded, install, tmp_path, monkeypatch):
     monkeypatch.setattr("editing.solve.second_moment.SAMPLE_ROWS", 20)
     assert blocks(TOKENS) == [20, 20, 10]
-    whole = Installation(loaded, tmp_path / "whole", None, lambda _stage, _fraction: None, TOKENS)._text()
+    whole = Installation(
+        loaded, tmp_path / "whole", None, lambda _stage, _fraction: None, TOKENS
+    )._moments.text("text")
     with pytest.raises(PowerCut):
         install(cut_after("sampling text", DOCUMENT_TOKENS + 5)).moments(LAYERS)
     steps = []
-    text = install(lambda stage, _fraction: steps.append(stage))._text()
+    text = install(lambda stage, _fraction: steps.append(stage))._moments.text("text")
     assert len(steps) == 2 * (DOCUMENT_TOKENS - 1)
     assert torch.equal(text, whole)
     assert not torch.equal(text[:20], text[20:40])
@@ -194,3 +196,21 @@ def test_tokens_are_drawn_by_their_probabilities():
     assert share[2] == 0
     again = draw(logits.expand(100_000, -1), torch.Generator().manual_seed(0))
     assert torch.equal(draws, again)
+
+
+def test_moments_of_chats_are_half_of_those_over_text_and_chats(loaded, install, monkeypatch):
+    monkeypatch.setattr(loaded.tokenizer, "chat_template", CHAT_TEMPLATE)
+    monkeypatch.setitem(vars(loaded), "chat", ChatTemplate(loaded.tokenizer))
+    installation = install()
+    both, text = installation.moments(LAYERS, chat=True), installation.moments(LAYERS)
+    chats = installation._moments.text("chat")
+    before, _ = loaded.chat.around("Hello")
+    opening = loaded.tokenizer(before, add_special_tokens=False)["input_ids"]
+    assert len(opening) > 1
+    assert chats.shape == (TOKENS // CHAT_TOKENS, CHAT_TOKENS)
+    assert torch.equal(chats[:, : len(opening)], torch.tensor([opening] * len(chats)))
+    assert len({tuple(row) for row in chats.tolist()}) == len(chats)
+    for layer in LAYERS:
+        reference = (text[layer] + dense(loaded, chats, layer)) / 2
+        assert (both[layer] - reference).norm() < 1e-5 * reference.norm()
+    assert torch.equal(install().moments([1], chat=True)[1], both[1])
