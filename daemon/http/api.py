@@ -34,9 +34,9 @@ class Head:
             return
 
         async def headers_only(message: Message) -> None:
-            await send(message | {"body": b""} if message["type"] == "http.response.body" else message)
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
-        await self.app(scope | {"method": "GET"}, receive, headers_only)
+        await self.app({**scope, "method": "GET"}, receive, headers_only)
 
 
 def create_app(

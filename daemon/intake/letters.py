@@ -5,7 +5,7 @@ was over before a worker took it. Whoever sent it has an id in hand, and would f
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from celery import Celery, bootsteps
 from celery.signals import task_internal_error, task_rejected, task_revoked, task_unknown
@@ -41,10 +41,10 @@ def argument(given: Sequence[object], named: Mapping[str, object]) -> object:
 class Letter(Protocol):
     """A kombu message."""
 
-    headers: Any
-    properties: Any
-    delivery_info: Any
-    delivery_tag: Any
+    headers: object
+    properties: object
+    delivery_info: Mapping[str, Any] | None
+    delivery_tag: object
     acknowledged: bool
 
 
@@ -76,9 +76,10 @@ class Named(Protocol):
 def letter_id(message: Letter) -> str:
     """What the sender knows it by: the task's id, or one made of the broker's tag."""
     for known in (message.headers, message.properties):
-        found = known if isinstance(known, Mapping) else {}
-        if id := found.get("id") or found.get("correlation_id"):
-            return str(id)
+        if isinstance(known, Mapping):
+            found = cast("Mapping[str, object]", known)
+            if id := found.get("id") or found.get("correlation_id"):
+                return str(id)
     return f"celery-{message.delivery_tag}"
 
 
@@ -127,7 +128,7 @@ class DeadLetters:
         task_rejected.connect(self._rejected, weak=False)
         task_revoked.connect(self._revoked, weak=False)
         task_internal_error.connect(self._uncalled, weak=False)
-        app.steps["consumer"].add(Misshapen)  # pyright: ignore[reportOptionalSubscript]
+        app.steps["consumer"].add(Misshapen)
 
     def _unknown(self, message: Letter, name: str, **_: Any) -> None:
         self._note(message, Problem("task", shortened(name), MEND))

@@ -5,13 +5,15 @@ from typing import Any, Self
 from celery import bootsteps as bootsteps
 
 class Task:
+    name: str
     request: Any
+    def on_failure(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any, /) -> None: ...
 
 class Celery:
     conf: Any
     control: Any
     amqp: Any
-    steps: dict[str, set[type[bootsteps.StartStopStep]]]
+    steps: dict[str, set[type[bootsteps.Step]]]
     def __init__(
         self,
         main: str | None = None,
@@ -31,6 +33,11 @@ class Celery:
         **options: Any,
     ) -> Any: ...
     def task(
-        self, *, name: str, bind: bool = False, ignore_result: bool = False
+        self,
+        *,
+        name: str,
+        bind: bool = False,
+        base: type[Task] | None = None,
+        ignore_result: bool = False,
     ) -> Callable[[Callable[..., Any]], Task]: ...
     def close(self) -> None: ...

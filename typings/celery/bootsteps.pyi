@@ -1,6 +1,9 @@
 from typing import Any
 
-class StartStopStep:
+class Step:
     requires: tuple[str, ...]
+    def __init__(self, parent: Any, **kwargs: Any) -> None: ...
+
+class StartStopStep(Step):
     def start(self, parent: Any) -> None: ...
     def stop(self, parent: Any) -> None: ...
