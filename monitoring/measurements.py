@@ -134,6 +134,7 @@ class Measurements:
     probe_kl_nats: float | None = None
     probe_perplexity_ratio: float | None = None
     canary_ratio: float | None = None
+    canary_chat_ratio: float | None = None
     counts: dict[str, Counted] = field(default_factory=dict[str, Counted])
     cases: dict[str, CaseResult] = field(default_factory=dict[str, CaseResult])
     again: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])

@@ -183,6 +183,17 @@ MEASURES: tuple[Measure, ...] = (
         deep=True,
         unit="share",
     ),
+    Measure(
+        "canary_chat_ratio",
+        "scalar",
+        "Part of unrelated chat answers kept; a deep measure, NaN while none was taken.",
+        "Unrelated chat answers kept (deep)",
+        high_is_bad=False,
+        bounds=Bounds(0.5, 0.0),
+        mend=_UNDO,
+        deep=True,
+        unit="share",
+    ),
     # No bounds: each correction of the batch must answer (monitoring.verdict).
     Measure(
         "efficacy_ratio",

@@ -23,7 +23,7 @@ from monitoring.measuring.scoring import Scorer
 from monitoring.measuring.spectral import SUBSPACE_RANK, Spectrum, entropy_rank, spectrum
 from monitoring.thresholds import Thresholds, calibrated
 
-SCHEMA = 2
+SCHEMA = 3
 
 #: Keys of ordinary text held back for each edited weight; evenly spaced over the probes.
 HELD_KEYS = 128
@@ -60,6 +60,7 @@ class Baseline:
         activations: of every layer on the probes.
         answers: most probable next token of each watched prompt.
         free_answers: to the probes that are answered freely.
+        chat_answers: to the same as chat messages; none of a model without a chat template.
         noise: measure → how far the unedited model's own noise carries it (monitoring.measuring.calibration).
     """
 
@@ -74,6 +75,7 @@ class Baseline:
     activations: Activations
     answers: tuple[int, ...]
     free_answers: tuple[str, ...]
+    chat_answers: tuple[str, ...]
     noise: dict[str, float]
 
     def thresholds(self, overrides: Mapping[str, float] | None = None) -> Thresholds:
@@ -95,6 +97,7 @@ class Baseline:
             "perplexity": self.perplexity,
             "answers": self.answers,
             "canaries": self.free_answers,  # the name of schema 2
+            "chats": self.chat_answers,
             "noise": self.noise,
             "entropy_ranks": self.entropy_ranks,
             "frobenius": {name: s.frobenius for name, s in self.spectra.items()},
@@ -140,6 +143,7 @@ class Baseline:
             activations=activations,
             answers=tuple(facts["answers"]),
             free_answers=tuple(facts["canaries"]),
+            chat_answers=tuple(facts["chats"]),
             noise=facts["noise"],
         )
 
@@ -186,6 +190,7 @@ def measure_baseline(editor: EditedModel, probes: ProbeSet, rank: int = SUBSPACE
         activations=reading.activations,
         answers=tuple(entries(reading.log_probs.argmax(-1))),
         free_answers=tuple(scorer.greedy(probes.free, FREE_TOKENS)),
+        chat_answers=tuple(scorer.chatted(probes.free, FREE_TOKENS)),
         noise=_noise(editor, probes, reading, spectra),
     )
 

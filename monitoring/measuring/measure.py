@@ -104,6 +104,7 @@ def measure(
         kept, kept_counts, again = retention(scorer, earlier, sample)
     with _timed(seconds, "audit"):  # stored under the older name of the deep measures
         free = scorer.greedy(probes.free, FREE_TOKENS) if deep else None
+        chats = scorer.chatted(probes.free, FREE_TOKENS) if deep else []
     named: dict[str, Any] = {**by_layer, **of_batch, **kept}
     return Measurements(
         **named,
@@ -111,6 +112,7 @@ def measure(
         probe_kl_nats=kl_nats(baseline.log_probs, reading.log_probs),
         probe_perplexity_ratio=_ratio(reading.perplexity, baseline.perplexity),
         canary_ratio=None if free is None else free_answers_kept(baseline.free_answers, free),
+        canary_chat_ratio=free_answers_kept(baseline.chat_answers, chats) if chats else None,
         counts=batch_counts | kept_counts,
         cases=cases,
         again=again,

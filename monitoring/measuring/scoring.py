@@ -78,6 +78,12 @@ class Scorer:
         """The greedy answer behind each text, or to each chat message, up to its end."""
         return answers(self._speaker, texts, tokens, chat=chat, weights=self._of_the_body)
 
+    def chatted(self, messages: Sequence[str], tokens: int) -> list[str]:
+        """The greedy answer to each chat message, on one line; none from a model without a chat template."""
+        if not self._speaker.chat.exists:
+            return []
+        return [" ".join(text.split()) for text in self.answers(messages, tokens, chat=True)]
+
     def encode(self, prompt: str, target: str) -> Encoded:
         """Tokens of ``prompt + " " + target``; those that reach past the prompt are the target's."""
         return Encoded(*continuation(self.tokenizer, prompt, target))

@@ -70,7 +70,7 @@ def test_names_of_before_the_registry():
     )
     assert (*FLOORS, "efficacy_ratio") == JUDGED
     assert Thresholds().as_settings()["probe_kl_nats_limit"] == 0.3
-    assert len(Thresholds().as_settings()) == 28
+    assert len(Thresholds().as_settings()) == 30
 
 
 def test_alerts_named_here_are_in_the_rules():
