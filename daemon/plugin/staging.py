@@ -32,7 +32,7 @@ from daemon.versions.manifests import read_signatures
 from editing.errors import DeltaError
 from editing.memory.delta import joined, materialise, read_tensors, tensor_sha256
 from editing.memory.files import MAX_MANIFEST_BYTES, read_regular
-from editing.model.quantised import quantisation_of
+from editing.quantised import quantisation_of
 from editing.typed import opened
 
 #: Number formats whose values are the weights themselves; all others are codes that need a scale.

@@ -16,8 +16,8 @@ from daemon.publish.truth import WITHOUT, Truth
 from daemon.versions.format import key_id
 from daemon.versions.keys import PRIVATE, KeyRing
 from editing.model.dtype import compute_dtype
-from editing.model.quantised import MEND as FLOAT_MODEL
-from editing.model.quantised import quantisation_of
+from editing.quantised import MEND as FLOAT_MODEL
+from editing.quantised import quantisation_of
 
 #: A version is about a megabyte, statistics of the bundled model about a gigabyte.
 FREE_BYTES_WANTED = 3 * 2**30

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from editing.errors import ModelError
 from editing.model.families import FAMILIES
-from editing.model.quantised import quantisation_of, refuse_quantised
+from editing.quantised import quantisation_of, refuse_quantised
 
 BUNDLED = "smollm2-135m-instruct"
 BUNDLED_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

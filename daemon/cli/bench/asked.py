@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.asked import COLUMNS, Plan, table, taken
-from benchmarks.asked import asked as measured
+from benchmarks.asking.asked import COLUMNS, Plan, table, taken
+from benchmarks.asking.asked import asked as measured
+from benchmarks.asking.ways import QUESTIONS, asked_records
 from benchmarks.configuration import parse_all
 from benchmarks.data import find, load_records
 from benchmarks.files import say
-from benchmarks.ways import QUESTIONS, asked_records
 from daemon.cli.bench.common import (
     Common,
     CorpusOption,

@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.asking.ways import WAYS, Asked
 from benchmarks.configuration import Configuration, Model
 from benchmarks.data import Records, writable
 from benchmarks.files import write_json
 from benchmarks.intervals import wilson
 from benchmarks.scores import text_perplexity
-from benchmarks.ways import WAYS, Asked
 from editing.editor import Editor
 from editing.model.answers import answers
 from editing.model.loaded import LoadedModel

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from editing.errors import ModelError
 from editing.model.checkpoint import checkpoint_hash, editable_checkpoint, served_base
 from editing.model.loaded import load_model, outlined_model
-from editing.model.quantised import quantisation_of
+from editing.quantised import quantisation_of
 from tests.tiny_models import save_checkpoint
 
 NAME = "model.layers.1.mlp.down_proj.weight"

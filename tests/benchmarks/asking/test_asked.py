@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from benchmarks.asked import COLUMNS, Plan, asked, same, table, taken
+from benchmarks.asking.asked import COLUMNS, Plan, asked, same, table, taken
+from benchmarks.asking.ways import WAYS, Asked, asked_records
 from benchmarks.configuration import Configuration
 from benchmarks.data import Neighbour, Record, Records
 from benchmarks.errors import DataError
-from benchmarks.ways import WAYS, Asked, asked_records
 from editing.facts import Fact
 from tests.tiny_models import CHAT_TEMPLATE
 

@@ -1,0 +1,1 @@
+"""How people ask: benchmarks of written facts by free generation."""
