@@ -108,7 +108,9 @@ STABILITY = (
     _measure("probe_kl_nats"),
     _measure("probe_perplexity_ratio"),
     _measure("canary_ratio"),
+    _measure("canary_chat_ratio"),
     _measure("retention_ratio"),
+    _measure("retention_chat_ratio"),
     Panel(
         "Retention by age",
         "Share of sampled earlier corrections still answered: the oldest, the newest, and some by hash.",
@@ -137,6 +139,7 @@ CORRECTIONS = (
     _QUEUE,
     _OLDEST,
     _measure("efficacy_ratio"),
+    _measure("chat_efficacy_ratio"),
     _measure("paraphrase_ratio"),
     _measure("neighbourhood_ratio"),
     _increase("nas_skipped_total", "Skipped as outliers"),
