@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from sqlalchemy import Connection, Engine, event
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# A busy machine is no counterexample.
+settings.register_profile("factd", deadline=None)
+settings.load_profile("factd")
 
 
 def pytest_addoption(parser):

@@ -9,7 +9,7 @@ from benchmarks.collapse import COLUMNS, Plan, collected, table
 from benchmarks.collapse import collapse as measured
 from benchmarks.drawing import plots
 from benchmarks.files import say, write_json
-from benchmarks.hindsight import learnt
+from benchmarks.shipped.hindsight import learnt
 from benchmarks.streams import named
 from daemon.cli.bench.common import (
     Common,

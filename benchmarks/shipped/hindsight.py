@@ -46,7 +46,7 @@ def levels(runs: Sequence[Run]) -> list[list[str]]:
 
     A warning belongs between what good edits reach and what streams that end in collapse have passed.
     """
-    rows = []
+    rows: list[list[str]] = []
     for measure in WATCHED:
         worst = max if measure.high_is_bad else min
         shown = [measure.name]
@@ -63,7 +63,7 @@ def _unguarded(runs: Sequence[Run]) -> list[Run]:
 
 def _servable(run: Run) -> list[Mapping[str, Any]]:
     """The points before the first whose perplexity is too high; what is not finite is stored as None."""
-    points = []
+    points: list[Mapping[str, Any]] = []
     for point in run["series"]:
         ratio = point["perplexity_ratio"]
         if ratio is None or ratio > SERVABLE:

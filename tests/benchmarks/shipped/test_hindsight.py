@@ -2,8 +2,7 @@
 
 import pytest
 
-from benchmarks import hindsight
-from benchmarks.measures import Update, layer_cost
+from benchmarks.shipped import hindsight
 from monitoring.registry import JUDGED, WATCHED
 from monitoring.thresholds import Thresholds
 
@@ -66,13 +65,6 @@ def test_all_tables_are_as_wide_as_their_heads():
     tables = hindsight.learnt(runs)
     assert all({len(line) for line in rows} == {len(rows[0])} for rows in tables.values() if len(rows) > 1)
     assert ["weights", "25.0"] in tables["Share of the updates' time, percent"]
-
-
-def test_the_cost_of_a_layer_counts_one_fact_against_its_measures():
-    found = layer_cost(24, 48)
-    seconds = found["seconds"]
-    assert found["share"] == pytest.approx(seconds["measures"] / sum(seconds.values()))
-    assert Update(1, 10, 5, evaluations=3, positions=2, predicted=4).value_flops == 2 * 5 * (20 + 20)
 
 
 def test_a_stream_of_which_nothing_was_served_has_no_shares():
