@@ -39,7 +39,8 @@ EXIT_MEANINGS = {
 EPILOG = (
     "Exit codes: 0 ok, 1 failed, 2 bad input, 3 not found, 4 unavailable "
     "(broker, ledger or vLLM cannot be reached), 5 timed out, 6 busy: the queue is full, "
-    "7 out of sync: a replica serves something else than the live version, or a worker is away, 130 interrupted by Ctrl-C."
+    "7 out of sync: a replica serves something else than the live version, or a worker is away, "
+    "130 interrupted by Ctrl-C."
 )
 
 
