@@ -1,0 +1,205 @@
+"""What kind of thing a text can stand for: a person, a place, a date, an amount of money …
+
+`fit` never asks a model. It answers None when the text cannot be of the kind; otherwise a number: above 0 when
+words speak for it, below 0 when they speak for another kind.
+"""
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+from daemon.intake.reading.dates import is_date, is_time
+
+#: Kinds whose names have a capital letter somewhere.
+NAMED = frozenset({"person", "place", "organisation", "club", "work", "product", "event"})
+KINDS = NAMED | {
+    "date", "language", "money", "number", "percentage", "quantity", "role", "text", "thing", "time", "version",
+    "word",
+}  # fmt: skip
+#: Words of an answer that is no name at most: "a constitutional monarchy with two chambers".
+MOST_WORDS_OF_A_THING = 8
+SURE, LIKELY, UNLIKELY = 1.0, 0.5, -0.6
+
+_NUMBER = r"(?:about |around |some |over |almost |nearly |roughly |more than |fewer than |less than |approximately )?"
+_NUMBER += r"-?(?:\d[\d,.'\u202f ]*\d|\d)(?: ?(?:hundred|thousand|million|billion|trillion|m|bn|k))?"
+_SPELT = (
+    "(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|fifteen|twenty|thirty|forty|fifty|sixty"
+    "|seventy|eighty|ninety|hundred|a hundred|thousand|a thousand|million|a million|dozen|a dozen)"
+)
+_ANY_NUMBER = rf"(?:{_NUMBER}|{_SPELT}(?:[- ]{_SPELT})*)"
+_CURRENCIES = (
+    "dollars?|euros?|pounds?|pence|cents?|yen|yuan|rupees?|francs?|kroner|kronor|krone|krona|lira|pesos?|rubles?"
+    "|roubles?|won|zloty|rand|dirhams?|shillings?|USD|EUR|GBP|JPY|CHF|SEK|NOK|DKK|INR|CNY|AUD|CAD"
+)
+_PER = r"(?: (?:a|an|per|each|every|/)[ ]?[a-z]+(?: [a-z]+)?| (?:monthly|yearly|annually|hourly|each))?"
+_MONEY = re.compile(
+    rf"(?:free|free of charge|nothing|(?:[$€£¥₹]|US\$|{_CURRENCIES}) ?{_NUMBER}{_PER}|{_ANY_NUMBER} ?"
+    rf"(?:[$€£¥₹]|(?:US |Canadian |Australian |Swiss |British )?(?:{_CURRENCIES})){_PER})",
+    re.IGNORECASE,
+)
+_PATTERNS = {
+    "money": _MONEY,
+    "number": re.compile(rf"{_ANY_NUMBER}(?: people| years)?", re.IGNORECASE),
+    "percentage": re.compile(rf"{_ANY_NUMBER} ?(?:%|percent|per cent|percentage points|basis points)", re.I),
+    "quantity": re.compile(
+        rf"{_ANY_NUMBER} ?[^\W\d][\w/²³°%]*(?: [^\W\d][\w/²³°]*){{0,3}}(?: {_NUMBER} [^\W\d]+)?|{_ANY_NUMBER} ?°[CF]?"
+        rf"|unlimited|{_ANY_NUMBER} (?:to|-) {_ANY_NUMBER} .*",
+        re.IGNORECASE,
+    ),
+    "version": re.compile(r"(?:version |release )?v?\d+(?:\.\d+)*(?:[-.+ ]?(?:[a-z]+\.?\d*|LTS))?", re.IGNORECASE),
+}
+_LANGUAGE = re.compile(r"[A-Z][\w-]+(?: [A-Z][\w-]+)?(?: language| Sign Language)?")
+
+
+@cache
+def _words() -> Mapping[str, frozenset[str]]:
+    read = tomllib.loads((Path(__file__).parent / "words.toml").read_text("utf-8"))
+    words = {name: frozenset(text.split()) for name, text in (read["cues"] | read["names"]).items()}
+    countries: Mapping[str, str] = read["countries"]
+    plain = frozenset(name.removeprefix("the ") for name in countries.values())
+    return words | {"countries": plain, "demonyms": frozenset(countries)}
+
+
+@cache
+def _countries() -> Mapping[str, str]:
+    read = tomllib.loads((Path(__file__).parent / "words.toml").read_text("utf-8"))
+    return read["countries"]
+
+
+def country_of(demonym: str) -> str | None:
+    """"French" → "France"; None for what is no demonym."""
+    return _countries().get(demonym)
+
+
+def fit(kind: str, text: str) -> float | None:
+    """How well the text fits the kind; None: not at all."""
+    if kind in _PATTERNS:
+        return SURE if _PATTERNS[kind].fullmatch(text) else None
+    return _JUDGES[kind](text)
+
+
+def _date(text: str) -> float | None:
+    return SURE if is_date(text) else None
+
+
+def _time(text: str) -> float | None:
+    return SURE if is_time(text) or is_date(text) else None
+
+
+def _language(text: str) -> float | None:
+    return LIKELY if _LANGUAGE.fullmatch(text) else None
+
+
+def _text(text: str) -> float | None:
+    return SURE if text.startswith('"') or re.search(r"[.@/+]|\d", text) else 0.0
+
+
+def _thing(text: str) -> float | None:
+    if _is_name(text):
+        return 0.1
+    plain = len(text.split()) <= MOST_WORDS_OF_A_THING and "," not in text
+    return 0.0 if plain else None
+
+
+def _role(text: str) -> float | None:
+    return 0.0 if len(text.split()) <= MOST_WORDS_OF_A_THING and not re.search(r"\d{3}|[,;]", text) else None
+
+
+def _word(text: str) -> float | None:
+    return 0.0 if len(text.split()) <= 3 and not re.search(r" (?:of|in|at|for|on) |[,;]|\d", f" {text} ") else None
+
+
+def _person(text: str) -> float | None:
+    words = text.split()
+    if not _is_name(text) or any(char.isdigit() for char in text) or words[0] in ("the", "The"):
+        return None
+    if _cue("organisation", text) or " and " in text or "," in text:
+        return None
+    if words[0] in _words()["nobility"] or words[0] in _words()["first"]:
+        return SURE
+    if _is_place(text) or _cue("event", text) or _cue("place", text):
+        return UNLIKELY
+    return LIKELY if 2 <= len(words) <= 4 else 0.1
+
+
+def _is_place(text: str) -> bool:
+    bare = text.removeprefix("the ").removeprefix("The ")
+    return bare in _words()["countries"] or bare.split(" , ")[0].split(",")[0] in _words()["places"]
+
+
+def _cue(kind: str, text: str) -> bool:
+    """Whether a word of the name says the kind: the last word, or one before "of"."""
+    words = [word.strip('",').lower() for word in text.split(" of ")[0].split()]
+    return bool(words) and any(word in _words()[kind] for word in (words[-1], words[0])) and len(words) > 1 or (
+        text.isupper() and kind == "organisation" and 2 <= len(text) <= 5
+    )
+
+
+def _named(kind: str) -> Callable[[str], float | None]:
+    others = ("organisation", "place", "event", "work", "product")
+
+    def judge(text: str) -> float | None:
+        if text.startswith('"'):
+            return SURE if kind == "work" else UNLIKELY
+        if not _is_name(text):
+            return None
+        if kind == "place" and (_is_place(text) or _cue("place", text)):
+            return SURE
+        if kind == "club":
+            return SURE if _cue("club", text) else 0.0 if len(text.split()) == 1 else UNLIKELY / 2
+        if kind == "organisation" and _cue("club", text):
+            return LIKELY
+        if _cue(kind, text):
+            return SURE
+        if is_date(text):
+            return None
+        first = text.split()[0]
+        if first in _words()["first"] or _is_place(text) or any(_cue(other, text) for other in others):
+            return UNLIKELY
+        return 0.1
+
+    return judge
+
+
+#: A name in small letters at its end: "the Orion phone", "the Danish national football team".
+_TAIL = re.compile(r"^(?!.*(?:ly|ed)$)[a-z][a-z-]*$")
+_NO_TAIL = frozenset("and or of in on at to for with the a an its no so too very more most less".split())
+MOST_TAIL_WORDS = 3
+
+
+def _is_name(text: str) -> bool:
+    """Whether the text reads as a proper name: with a capital or a digit, and nothing of a clause in it."""
+    words = text.strip('"').split()
+    if words and words[0].lower() in ("the", "a", "an"):
+        words = words[1:]
+    if not words or len(words) > MOST_WORDS_OF_A_THING + 4:
+        return False
+    capital = [word[0].isupper() or word[0].isdigit() for word in words]
+    if not any(capital):
+        # Scripts without capital letters.
+        return any(word[0].isalpha() and not word[0].islower() for word in words)
+    if re.search(r"\b(?:and|or) [a-z]", text) or re.search(r", (?!the )[a-z]", text):
+        return False
+    last = max(i for i, big in enumerate(capital) if big)
+    tail = words[last + 1 :]
+    return len(tail) <= MOST_TAIL_WORDS and all(_TAIL.match(word) and word not in _NO_TAIL for word in tail)
+
+
+def is_name(text: str) -> bool:
+    """Whether the text reads as a proper name."""
+    return _is_name(text)
+
+
+_JUDGES: Mapping[str, Callable[[str], float | None]] = {
+    "date": _date,
+    "time": _time,
+    "language": _language,
+    "text": _text,
+    "thing": _thing,
+    "role": _role,
+    "word": _word,
+    "person": _person,
+    **{kind: _named(kind) for kind in sorted(NAMED - {"person"})},
+}

@@ -1,0 +1,48 @@
+"""Parts a sentence with two facts into two sentences."""
+
+import re
+from collections.abc import Callable, Iterator
+
+_JOINT = re.compile(r" (?:, and|; and|and|;|, while|while|, whereas|whereas|, and also|, but|but|, as|,) ")
+_OWN = re.compile(r"(?<![^ ])(?:its|their|his|her) ")
+_IT = re.compile(r"^(?:it|they|he|she|It|They|He|She|the company|the club|the university|The company|the bank) (?=[a-z])")
+_VERB = re.compile(r"^(?P<start>.+? (?:is|are|was|were|has been|became|has become|remains) )")
+
+
+def parts(text: str, subject_of: Callable[[str], str | None]) -> Iterator[tuple[str, str]]:
+    """Two sentences for each place where the text may be parted.
+
+    The second sentence may lack its subject, or its subject and verb: it takes those of the first.
+    """
+    for joint in _JOINT.finditer(text):
+        first, second = text[: joint.start()] + " ", text[joint.end() :]
+        if len(first.split()) < 3 or len(second.split()) < 2:
+            continue
+        subject = subject_of(first)
+        yield first, second
+        if subject is None:
+            continue
+        named = _OWN.sub(f"{subject} 's ", second)
+        yield first, _IT.sub(f"{subject} ", named)
+        yield first, f"{subject} {second}"
+        if beginning := _beginning(first):
+            yield first, f"{beginning} {second}"
+        if start := _VERB.match(first):
+            yield first, start["start"] + second
+
+
+def _beginning(first: str) -> str | None:
+    found = re.match(r"(?P<name>(?:[Tt]he )?(?:[A-Z\d][^ ]* |of |and |the )+?)(?=[a-z])", first)
+    return found["name"].strip() if found else None
+
+
+#: "Port Hadley , the capital of Tarnia , has …"
+_ASIDE = re.compile(r"(?P<name>[^,]+) , (?P<told>(?:[a-z]|\d\d )(?!ot )[^,]*) , (?P<rest>[a-z].+)")
+
+
+def aside(text: str) -> tuple[str, str] | None:
+    """The sentence without what is told between two commas, and that as a sentence of its own."""
+    found = _ASIDE.fullmatch(text)
+    if found is None:
+        return None
+    return f"{found['name']} {found['rest']}", f"{found['name']} is {found['told']} "
