@@ -28,7 +28,7 @@ _ARTICLES = ("the ", "a ", "an ")
 _OWN = re.compile(r"^(?:its|their|his|her|our|your|my|new|as|the new|to be|to|that) ")
 _TITLE = re.compile(r"^(?:Mr|Mrs|Ms|Mx|Dr|Prof|Professor)\.? ")
 _CLASS = re.compile(r"^the (?:city|town|village|municipality|country) of (?=[A-Z])")
-_DESCRIBED = re.compile(r"^(?:(?:[Tt]he|[Aa]n?) )?(?:(?:Former|Fellow|Longtime|Veteran|Local|Ex-[a-z]+) )?(?:[a-z][\w-]* ){1,4}(?=[A-Z])")
+_DESCRIBED = re.compile(r"^(?:(?:[Tt]he|[Aa]n?) )?(?:(?:Former|Fellow|Longtime|Veteran|Local|Ex-[a-z]+) )?(?:(?!(?:of|in|for|at|and|to|von|van|de|del|al|bin|der|the) )[a-z][\w-]* ){1,4}(?=[A-Z])")
 #: "the song “Grey Morning”": the name is what is quoted.
 _QUOTED = re.compile(r'(?:[Tt]he |[Aa]n? |[Ii]ts |[Hh]is |[Hh]er )?(?:[A-Za-z][\w-]* ){0,4}(?P<name>"[^"]+")')
 _AGED = re.compile(r"^(?P<name>[^,]+) , (?:\d\d|aged \d\d|(?:a|an|the|who|which|formerly|born|based|founded|maker) .+|(?!(?:succeeding|replacing|not|and|but|taking|previously|formerly|instead|rather|after|following|up|down|or|while|whereas|as|in|who|which)\b)[a-z][^,]*)$")

@@ -16,7 +16,7 @@ from daemon.intake.reading.dates import is_date, is_time
 NAMED = frozenset({"person", "place", "organisation", "club", "work", "product", "event"})
 KINDS = NAMED | {
     "date", "language", "money", "number", "percentage", "quantity", "role", "text", "thing", "time", "version",
-    "word",
+    "word", "named",
 }  # fmt: skip
 #: Words of an answer that is no name at most: "a constitutional monarchy with two chambers".
 MOST_WORDS_OF_A_THING = 8
@@ -104,7 +104,7 @@ def _thing(text: str) -> float | None:
 
 
 def _role(text: str) -> float | None:
-    return 0.0 if len(text.split()) <= MOST_WORDS_OF_A_THING and not re.search(r"\d{3}|[,;]", text) else None
+    return 0.0 if len(text.split()) <= MOST_WORDS_OF_A_THING + 4 and not re.search(r"\d{3}|[,;]", text) else None
 
 
 def _word(text: str) -> float | None:
@@ -113,13 +113,15 @@ def _word(text: str) -> float | None:
 
 def _person(text: str) -> float | None:
     words = text.split()
-    if not _is_name(text) or any(char.isdigit() for char in text) or words[0] in ("the", "The"):
+    if not _is_name(text) or words[0].lower() in ("the", "a", "an") or _is_place(text):
+        return None
+    if any(word[0].isdigit() for word in words) or not any(char.isupper() or not char.islower() for char in words[-1]):
         return None
     if _cue("organisation", text) or " and " in text or "," in text:
         return None
     if words[0] in _words()["nobility"] or words[0] in _words()["first"]:
         return SURE
-    if _is_place(text) or _cue("event", text) or _cue("place", text):
+    if _cue("event", text) or _cue("place", text):
         return UNLIKELY
     return LIKELY if 2 <= len(words) <= 4 else 0.1
 
@@ -143,7 +145,7 @@ def _named(kind: str) -> Callable[[str], float | None]:
     def judge(text: str) -> float | None:
         if text.startswith('"'):
             return SURE if kind == "work" else UNLIKELY
-        if not _is_name(text):
+        if not _is_name(text) or text.startswith(("a ", "an ")):
             return None
         if kind == "place" and (_is_place(text) or _cue("place", text)):
             return SURE
@@ -165,26 +167,37 @@ def _named(kind: str) -> Callable[[str], float | None]:
 
 #: A name in small letters at its end: "the Orion phone", "the Danish national football team".
 _TAIL = re.compile(r"^(?!.*(?:ly|ed)$)[a-z][a-z-]*$")
+_NO_LEAD = frozenset("in on at for with to and or".split())
 _NO_TAIL = frozenset("and or of in on at to for with the a an its no so too very more most less".split())
 MOST_TAIL_WORDS = 3
 
 
 def _is_name(text: str) -> bool:
     """Whether the text reads as a proper name: with a capital or a digit, and nothing of a clause in it."""
-    words = text.strip('"').split()
-    if words and words[0].lower() in ("the", "a", "an"):
-        words = words[1:]
+    words = [word for word in text.strip('"').split() if not word.startswith("(")]
+    article = bool(words) and words[0].lower() in ("the", "a", "an")
+    words = words[article:]
     if not words or len(words) > MOST_WORDS_OF_A_THING + 4:
         return False
-    capital = [word[0].isupper() or word[0].isdigit() for word in words]
+    capital = [any(char.isupper() for char in word) or word[0].isdigit() for word in words]
     if not any(capital):
         # Scripts without capital letters.
         return any(word[0].isalpha() and not word[0].islower() for word in words)
     if re.search(r"\b(?:and|or) [a-z]", text) or re.search(r", (?!the )[a-z]", text):
         return False
-    last = max(i for i, big in enumerate(capital) if big)
-    tail = words[last + 1 :]
-    return len(tail) <= MOST_TAIL_WORDS and all(_TAIL.match(word) and word not in _NO_TAIL for word in tail)
+    first, last = capital.index(True), len(capital) - capital[::-1].index(True)
+    return _may_lead(words[:first], article) and _may_trail(words[last:])
+
+
+def _may_lead(words: list[str], article: bool) -> bool:
+    """"the village of Elmsby", "van der Berg", but neither "charge of Elmsby" nor "the men in Elmsby"."""
+    if all(word in _words()["particles"] for word in words):
+        return True
+    return article and len(words) <= MOST_TAIL_WORDS and not _NO_LEAD & set(words)
+
+
+def _may_trail(words: list[str]) -> bool:
+    return len(words) <= MOST_TAIL_WORDS and all(_TAIL.match(word) and word not in _NO_TAIL for word in words)
 
 
 def is_name(text: str) -> bool:
@@ -199,6 +212,7 @@ _JUDGES: Mapping[str, Callable[[str], float | None]] = {
     "text": _text,
     "thing": _thing,
     "role": _role,
+    "named": lambda text: 0.1 if _is_name(text) and not text.startswith(("a ", "an ")) else None,
     "word": _word,
     "person": _person,
     **{kind: _named(kind) for kind in sorted(NAMED - {"person"})},

@@ -124,22 +124,24 @@ def prepare(statement: str) -> str:
     for short, long in _SHORT_FORMS:
         text = re.sub(short, long, text)
     text = re.sub(r'"[^"]*"', _quoted, text)
-    text = re.sub(r" (?:-{1,2}|\u2013|\u2014) |\u2014", " , ", text)
+    text = re.sub(r" (?:--|\u2013|\u2014) |\u2014", " , ", text)
+    text = re.sub(r" \((?:since|as of|until|from|in|on|see|source|https?|and|also|aged|born|effective|\d)[^)]*\)", "", text)
+    text = re.sub(r" \((?!(?:previously|formerly|before|was|not|old|until now|earlier|ex)\b)[^()]*\)", _quoted, text)
     text = re.sub(r"\b(?:any more|anymore|any longer)\b", "", text)
     text = re.sub(r"\bwill no longer be\b", "is not", text)
     text = re.sub(r"\b(?:will )?no longer\b", "not", text)
     text = re.sub(r"\bdoes not ([a-z]+)(?= )", r"not \1s", text)
-    text = re.sub(r"(?<=\S)([,;:)])(?=\s|$)", r" \1", text)
-    text = re.sub(r"\((?=\S)", "( ", text)
-    text = re.sub(r"(?<=[^\W\d_])'s(?=\s|$)|(?<=[\d)])'s(?=\s|$)", " 's", text)
-    text = re.sub(r"(?<=s)'(?=\s)", " 's", text)
+    text = re.sub(r"(?<=\S)([,;:])(?=\s|$)", r" \1", text)
+    text = re.sub(r"(?<= )\(((?:previously|formerly|before|was|not|old|until now|earlier|ex)\b[^()]*)\)", r"( \1 )", text)
+    text = re.sub(r"(?<=[\w.)!\"])'s(?=\s|$)", " 's", text)
+    text = re.sub(r"(?<=[sxz])'(?=\s)", " 's", text)
     text = " ".join(text.split())
     ended = re.sub(r"(?<![ap]\.m)[ .!;,:]+$", "", text)
     return f"{ended} " if ended else ""
 
 
 def _quoted(found: re.Match[str]) -> str:
-    return found.group().replace(" ", INNER_SPACE)
+    return found.group()[0] + found.group()[1:].replace(" ", INNER_SPACE)
 
 
 def sentences(statement: str) -> list[str]:
