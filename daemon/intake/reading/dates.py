@@ -40,7 +40,9 @@ _LOOSE = (
     "(?:this|that) (?:day|week|month|year)",
     "the (?:same|following|previous) (?:day|week|month|year)",
 )
-_DATE = re.compile("|".join(f"(?:{one})" for one in _FIXED))
+#: Dates that one can look up.
+FIXED = "|".join(f"(?:{one})" for one in _FIXED)
+_DATE = re.compile(FIXED)
 _ANY = "|".join(f"(?:{one})" for one in (*_FIXED, *_LOOSE))
 _TIME = re.compile(
     rf"{_CLOCK}(?: (?:to|until|-|–|and) {_CLOCK})?(?:,? .*)?|(?:Monday|weekdays|daily|every).*", re.IGNORECASE
@@ -48,7 +50,7 @@ _TIME = re.compile(
 _PREPOSITION = "(?:since|as of|as from|from|on|in|at|by|effective|effective from|with effect from|until|during|before|after|over|starting|beginning|starting from)"
 #: "on Monday", "since 2021", "last week", "for nine years", as they stand beside a sentence.
 WHEN = (
-    rf"(?:(?:{_PREPOSITION} )?(?:{_ANY})(?: (?:on|onwards?|at {_CLOCK}))?|for (?:the (?:past|last) )?{_COUNT} {_UNIT}"
+    rf"(?:(?:{_PREPOSITION} (?:{_ANY})|{'|'.join(_LOOSE)})(?: (?:on|onwards?|at {_CLOCK}))?|for (?:the (?:past|last) )?{_COUNT} {_UNIT}"
     rf"|since then|with immediate effect|effective immediately|from now on|as of now|until further notice|{_COUNT} {_UNIT} ago"
     r"|immediately|this time|for now|for good|so far|to date|at the age of \d+|in recent (?:years|months|weeks))"
 )

@@ -18,20 +18,26 @@ LETTER = 0.02
 ASIDE = 0.3
 #: "Director of Vale University" is a role too; what names its relation reads it better.
 WEAK = 0.4
+#: Where words speak so clearly against both kinds, the sentence means something else.
+LEAST = -0.65
 _DATED = re.compile(rf"(?:^|.* )(?:(?:in|on|since|by|at|until|during|before|after|from) (?:[A-Z][a-z]+ )?\d.*|{WHEN})|.* for [$€£¥]?\d.*")
 #: A rest that tells that the holder has gone, or that carries the fact itself.
 _GONE_REST = re.compile(
     r"(?:^|.* )(?:resign\w*|step(?:s|ped)? down|retire[sd]?|le(?:ft|aves)|quit|died?|dismissed|sacked|fired|ousted|removed|"
     r"replaced|succeeded|stood down|former|until|no|not|has been|was|passed away|arrested|suspended|departs?|departed|is|are|will) .*"
 )
-_ARTICLES = ("the ", "a ", "an ")
+#: "Voters in Port Hadley": a plain noun at the start of a sentence, not a name.
+_GROUP = re.compile(r"[A-Z][a-z]+ (?:in|at|on|with|for|to|from) |(?:Members|Voters|Fans|Critics|People|Citizens|Residents) ")
 _OWN = re.compile(r"^(?:its|their|his|her|our|your|my|new|as|the new|to be|to|that) ")
 _TITLE = re.compile(r"^(?:Mr|Mrs|Ms|Mx|Dr|Prof|Professor)\.? ")
 _CLASS = re.compile(r"^the (?:city|town|village|municipality|country) of (?=[A-Z])")
 _DESCRIBED = re.compile(r"^(?:(?:[Tt]he|[Aa]n?) )?(?:(?:Former|Fellow|Longtime|Veteran|Local|Ex-[a-z]+) )?(?:(?!(?:of|in|for|at|and|to|von|van|de|del|al|bin|der|the) )[a-z][\w-]* ){1,4}(?=[A-Z])")
 #: "the song “Grey Morning”": the name is what is quoted.
 _QUOTED = re.compile(r'(?:[Tt]he |[Aa]n? |[Ii]ts |[Hh]is |[Hh]er )?(?:[A-Za-z][\w-]* ){0,4}(?P<name>"[^"]+")')
-_AGED = re.compile(r"^(?P<name>[^,]+) , (?:\d\d|aged \d\d|(?:a|an|the|who|which|formerly|born|based|founded|maker) .+|(?!(?:succeeding|replacing|not|and|but|taking|previously|formerly|instead|rather|after|following|up|down|or|while|whereas|as|in|who|which)\b)[a-z][^,]*)$")
+_AGED = re.compile(
+    r"^(?P<name>[^,]+) , (?:\d\d|aged \d\d|(?:a|an|the|who|which|formerly|born|based|founded|maker|home|once|whose|long|one|"
+    r"part|owned|run|led|built|known|headquartered|also|popularly|commonly) .+)$"
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ def matches(text: str, lexicon: Lexicon) -> Iterator[Match]:
     """Every reading of the sentence by one pattern; the same reading may come twice."""
     words = frozenset(text.lower().split())
     for name, pattern in lexicon.says:
-        if pattern.needed <= words:
+        if pattern.may_match(words):
             yield from _read(text, pattern, lexicon.relations[name], aside=False)
     for marked, name, plural in _nouns(text, lexicon):
         yield from _of_noun(marked, lexicon.relations[name], plural)
@@ -58,12 +64,11 @@ def matches(text: str, lexicon: Lexicon) -> Iterator[Match]:
 
 def _of_noun(marked: str, relation: Relation, plural: bool) -> Iterator[Match]:
     _, by_use = shapes()
-    own = "office" if relation.office else "attribute"
-    for use in ("every", own):
+    words = frozenset(marked.lower().split())
+    for use in ("every", "office" if relation.office else "attribute", "aside"):
         for pattern in by_use[use]:
-            yield from _read(marked, pattern, relation, aside=False, plural=plural)
-    for pattern in by_use["aside"]:
-        yield from _read(marked, pattern, relation, aside=True, plural=plural)
+            if pattern.may_match(words):
+                yield from _read(marked, pattern, relation, aside=use == "aside", plural=plural)
 
 
 def _nouns(text: str, lexicon: Lexicon) -> Iterator[tuple[str, str, bool]]:
@@ -113,15 +118,17 @@ def _judge(relation: Relation, slots: Mapping[str, str | None], score: float, pl
         return None
     if was is None and slots.get("w"):
         return None
+    if of_subject + of_target < LEAST:
+        return None
     return Match(relation, _unquoted(join(subject)), _unquoted(join(target)), was and _unquoted(join(was)),
                  score + of_subject + of_target - (WEAK if relation.object == "role" else 0.0), plural)
 
 
 def fit_subject(kind: str, subject: str) -> float | None:
     """As `fit`, but a subject always has a name, and no date beside it."""
-    if not is_name(subject) or _DATED.fullmatch(subject) and kind != "product":
+    if not is_name(subject) or _GROUP.match(subject) or _DATED.fullmatch(subject) and kind != "product":
         return None
-    return 0.1 if kind == "thing" or kind not in NAMED else fit(kind, subject)
+    return fit(kind, subject) if kind in NAMED or kind == "item" else 0.1
 
 
 def clean(text: str, kind: str) -> str | None:
@@ -131,7 +138,8 @@ def clean(text: str, kind: str) -> str | None:
     if aged and kind not in ("date", "text", "time"):
         text = aged["name"].strip()
     text = _OWN.sub("", text)
-    text = _TITLE.sub("", text)
+    if kind == "person":
+        text = _TITLE.sub("", text)
     if kind == "place":
         text = _CLASS.sub("", text)
     if kind in ("person", "organisation", "place", "event", "thing") and country_of(text):

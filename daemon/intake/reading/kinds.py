@@ -16,7 +16,7 @@ from daemon.intake.reading.dates import is_date, is_time
 NAMED = frozenset({"person", "place", "organisation", "club", "work", "product", "event"})
 KINDS = NAMED | {
     "date", "language", "money", "number", "percentage", "quantity", "role", "text", "thing", "time", "version",
-    "word", "named",
+    "word", "named", "item", "job",
 }  # fmt: skip
 #: Words of an answer that is no name at most: "a constitutional monarchy with two chambers".
 MOST_WORDS_OF_A_THING = 8
@@ -115,6 +115,8 @@ def _person(text: str) -> float | None:
     words = text.split()
     if not _is_name(text) or words[0].lower() in ("the", "a", "an") or _is_place(text):
         return None
+    if any(word.islower() and word not in _words()["particles"] for word in words):
+        return None
     if any(word[0].isdigit() for word in words) or not any(char.isupper() or not char.islower() for char in words[-1]):
         return None
     if _cue("organisation", text) or " and " in text or "," in text:
@@ -132,11 +134,12 @@ def _is_place(text: str) -> bool:
 
 
 def _cue(kind: str, text: str) -> bool:
-    """Whether a word of the name says the kind: the last word, or one before "of"."""
+    """Whether the name says its kind: by its last word, by one before "of", or by its first."""
+    if kind == "organisation" and text.isupper() and 2 <= len(text) <= 5:
+        return True
     words = [word.strip('",').lower() for word in text.split(" of ")[0].split()]
-    return bool(words) and any(word in _words()[kind] for word in (words[-1], words[0])) and len(words) > 1 or (
-        text.isupper() and kind == "organisation" and 2 <= len(text) <= 5
-    )
+    words = words[1:] if words[:1] in (["the"], ["a"], ["an"]) else words
+    return len(words) > 1 and bool({words[0], words[-1]} & _words()[kind]) or (len(words) == 1 and " of " in text and words[0] in _words()[kind])
 
 
 def _named(kind: str) -> Callable[[str], float | None]:
@@ -186,6 +189,8 @@ def _is_name(text: str) -> bool:
     if re.search(r"\b(?:and|or) [a-z]", text) or re.search(r", (?!the )[a-z]", text):
         return False
     first, last = capital.index(True), len(capital) - capital[::-1].index(True)
+    if any(re.search("(?:ed|ing|ly)$", word) for word in words[first:last] if word.islower()):
+        return False
     return _may_lead(words[:first], article) and _may_trail(words[last:])
 
 
@@ -212,6 +217,8 @@ _JUDGES: Mapping[str, Callable[[str], float | None]] = {
     "text": _text,
     "thing": _thing,
     "role": _role,
+    "job": lambda text: LIKELY if len(text.split()) <= 4 and text.split()[-1].lower() in _words()["jobs"] else None,
+    "item": lambda text: 0.1 if _is_name(text) and fit("person", text) != SURE else None,
     "named": lambda text: 0.1 if _is_name(text) and not text.startswith(("a ", "an ")) else None,
     "word": _word,
     "person": _person,

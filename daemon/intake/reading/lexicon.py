@@ -176,7 +176,7 @@ def _says(text: str) -> Iterator[str]:
     except PatternError as error:
         yield str(error)
         return
-    slots = pattern.expressions[0].groupindex
+    slots = pattern.slots
     for slot in ("s", "t"):
         if slot not in slots:
             yield f"has no {{{slot}}}; a pattern holds {{s}} for the subject and {{t}} for the target"

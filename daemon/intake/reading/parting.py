@@ -3,6 +3,8 @@
 import re
 from collections.abc import Callable, Iterator
 
+from daemon.intake.reading.dates import FIXED
+
 _JOINT = re.compile(r" (?:, and|; and|and|;|, while|while|, whereas|whereas|, and also|, but|but|, as|,) ")
 _OWN = re.compile(r"(?<![^ ])(?:its|their|his|her) ")
 _IT = re.compile(r"^(?:it|they|he|she|It|They|He|She|the company|the club|the university|The company|the bank) (?=[a-z])")
@@ -46,3 +48,15 @@ def aside(text: str) -> tuple[str, str] | None:
     if found is None:
         return None
     return f"{found['name']} {found['rest']}", f"{found['name']} is {found['told']} "
+
+
+_TWICE = re.compile(
+    r"(?P<head>.+? (?:born|died|founded|established|opened|released|launched|built|created|completed|published|held|premiered))"
+    rf" (?P<one>(?:in|by|at|on) .+?) (?P<two>(?:in|on|from) (?:{FIXED})) "
+)
+
+
+def dated(text: str) -> tuple[str, str] | None:
+    """"was born in Basel on 4 July 1961" as two sentences, of the place and of the day."""
+    found = _TWICE.fullmatch(text)
+    return (f"{found['head']} {found['one']} ", f"{found['head']} {found['two']} ") if found else None

@@ -9,7 +9,7 @@ from daemon.intake.reading.grammar import Match, matches
 from daemon.intake.reading.kinds import is_name
 from daemon.intake.reading.lexicon import Lexicon
 from daemon.intake.reading.negation import affirmed, is_negative
-from daemon.intake.reading.parting import aside, parts
+from daemon.intake.reading.parting import aside, dated, parts
 from daemon.intake.reading.refusing import Refusal, no_fact, refused
 from daemon.intake.reading.wording import Wording, bare, join, prepare, sentences
 
@@ -86,6 +86,9 @@ class LexiconReader:
         return Read(statement, one) if isinstance(one, tuple) else Read(statement, one.readings, one.refused)
 
     def _clause(self, text: str) -> "tuple[Reading, ...] | Read":
+        twice = dated(text)
+        if twice and (one := self._best(twice[0])) and (two := self._best(twice[1])):
+            return self._joined(one, two)
         told = aside(text)
         main = self._best(told[0]) if told else []
         best = main or self._best(text)
@@ -104,7 +107,9 @@ class LexiconReader:
             return first
         if isinstance(second, Read):
             return second
-        return tuple(dict.fromkeys((*first, *second)))
+        slots = {(reading.relation, reading.subject) for reading in (*first, *second)}
+        same = len(slots) == 1 and self.lexicon.relations[first[0].relation].single
+        return Read("", refused=_two()) if same else tuple(dict.fromkeys((*first, *second)))
 
     def _decided(self, found: list[Match]) -> "tuple[Reading, ...] | Read":
         if found[0].plural and found[0].relation.single and " and " in found[0].target:

@@ -21,7 +21,7 @@ class Refusal:
 
 
 _QUESTION = re.compile(
-    r"(?:(?:and|but|so|please|hey|hi|ok) ,? ?)?(?:(?:who|what|when|where|why|how|which|whose|whom)(?: is| are| was| were| 's| did| does|"
+    r"(?:(?:and|but|so|please|hey|hi|ok) ,? ?)?(?:(?:who|what|why|how|which|whose|whom) .*|(?:when|where)(?: is| are| was| were| 's| did| does|"
     r" do| has| have| will| can| would| many| much| long| old| tall| [a-z]+ (?:is|are|was|were|does|did|do|has|have)) .*"
     r"|(?:is|are|was|were|has|have|does|do|did|can|could|would|isn) (?:not )?(?:it |he |she |they |the |there |you |we |[A-Z\"]).*"
     r"|(?:do|does|did|can|could|would) (?:you|anyone|anybody|somebody|someone) .*|will (?:the|it|there|he|she|they|you) .*"
@@ -55,15 +55,15 @@ _RUMOUR = re.compile(
     r"[Ss]ources?(?: [a-z]+){0,4} (?:say|says|said|claim|claims|claimed|suggest|suggests|report|told)|[Ii]nsiders?|"
     r"(?:[Ss]ome|[Pp]eople|[Mm]any|[Tt]hey|[Ss]omebody|[Ss]omeone|[Ee]verybody|[Ee]veryone|[Oo]thers|[Cc]ritics|[Ww]itnesses|[Ff]ans|[Oo]bservers)(?: people| users)? (?:say|says|claim|claims|believe|believes|think|thinks|"
     r"suspect|told me|are saying)|(?:I|i|We|we|[Pp]eople) (?:have )?(?:heard|hear|read|overheard)|[Ww]ord (?:is|has it|on the street)|might|"
-    r"may|could (?:be|have|become|soon|already)|seems|seem|appears? (?:to|that)|claims?(?: that| to)|claimed that|hints?|hinted|"
+    r"may|could|seems|seem|appears? (?:to|that)|claims?(?: that| to)|claimed that|hints?|hinted|"
     r"suggests?(?: that)?|suggested that|is said|[Nn]ot confirmed|yet to be confirmed|it looks like|[Ll]ooks like|[Ll]egend has it|"
     r"(?:[Tt]abloids?|[Tt]witter|[Ss]ocial media|[Aa] (?:friend|colleague|neighbour|user|tweet|blog)|[Mm]y (?:friend|brother|neighbour|uncle|cousin|colleague)) "
-    r"(?:says?|said|told|claims?|reports?|thinks?)|so they say|or so|[Tt]here is talk|[Tt]here are reports|could well)(?= )"
+    r"(?:says?|said|told|claims?|reports?|thinks?)|so they say|familiar with the matter|anonymous(?:ly)?|or so|[Tt]here is talk|[Tt]here are reports|not yet confirmed)(?= )"
 )
 _CONDITIONAL = re.compile(
     r"^(?:If|Unless|Should|Were|Had|Suppose|Supposing|Provided|Providing|Assuming|Assume|In case|In the event|On condition|"
     r"Whether|Only if|Even if|As long as|So long as|Once|When|Whenever|Until|Imagine|Say|What if|Were it|But for|Without) "
-    r"|(?: |^)(?:if|unless|would|provided that|providing that|assuming(?: that)?|as long as|so long as|in case|on condition|"
+    r"|(?: |^)(?:if|unless|would|, provided|provided that|providing that|assuming(?: that)?|as long as|so long as|in case|on condition|"
     r"on the condition|otherwise|whether|subject to|depending on|pending|contingent|were it|hypothetically|even if|only if|would've"
     r"|in the event|should the|should it|should he|should she) ",
 )
@@ -76,13 +76,13 @@ _JUDGING = (
     "lovely|cool|fun|useless|useful|ridiculous|embarrassing|disgrace|shame|disaster|masterpiece|genius|idiot|liar|hero|fool|legend|"
     "inspiring|inspirational|gorgeous|stunning|perfect|mediocre|poor|pathetic|shameful|unfair|fair|overpriced|cheap|expensive|"
     "pleasant|unpleasant|kind|rude|honest|dishonest|trustworthy|unreliable|reliable|talented|gifted|wise|crazy|insane|annoying|favourite|"
-    "favorite|weird|strange|unbearable|worthless|incredible|remarkable|friendly|rather|elegant|popular|important|dull"
+    "favorite|visionary|fascinating|weird|strange|unbearable|worthless|incredible|remarkable|friendly|rather|elegant|popular|important|dull"
 )
 _OPINION = re.compile(
     r"(?<![^ ])(?:I (?:really |personally |strongly |firmly |still )?(?:think|believe|feel|guess|suppose|find|reckon|assume|hope|wish|love|like|hate|prefer|doubt|suspect|am "
     r"(?:sure|convinced|certain|afraid|of the opinion))|[Ww]e (?:think|believe|feel|hope|find)|[Ii]n (?:my|our|his|her|their) "
     r"(?:opinion|view|eyes|mind)|[Tt]o (?:my|our) mind|[Ii]mo|IMO|IMHO|[Pp]ersonally|[Ff]rankly|[Hh]onestly|[Uu]nfortunately|[Ff]ortunately|[Ss]adly|[Ll]uckily|[Ii]f you ask me|"
-    r"should|ought|deserves?|deserved|must be|had better|needs to|need to|has to|"
+    r"(?:[Ee]veryone|[Ee]verybody|[Nn]obody|[Nn]o one) (?:agrees|knows|likes|loves|doubts)|should|ought|deserves?|deserved|must be|had better|needs to|need to|has to|"
     rf"(?:most|more|so|too|very|really|rather|quite|extremely|absolutely|truly|simply) (?:{_JUDGING}|[a-z]+(?:ful|ive|ous|able|ing|ic|al|ent|ant))|"
     rf"(?:is|are|was|were|seems|looks|sounds|tastes|feels|remains|become|becomes|became) (?:a |an |the |such a |one of the |by far the |just |simply |much |far )?(?:{_JUDGING})|"
     rf"(?:a|an|the|such a) (?:{_JUDGING}) (?!known|selling|practice|seller|western|eastern|man\b)|I do not (?:think|believe|like)|is a joke|sucks|rocks|would rather|everybody loves|nobody likes)(?= )"
@@ -93,7 +93,7 @@ _FUTURE = re.compile(
     r"is scheduled to|is slated to|wants? to|hopes? to|wishes to|proposed?(?: to| that)?|proposes to|is planning|are planning|is considering|considers|"
     r"is poised|is in talks|is negotiating|has agreed to|agreed to|has offered|is preparing|is running for|is a candidate|candidate for|"
     r"was nominated|has been nominated|is nominated|nominates?|nominated|has applied|is likely to|next (?:year|month|week|spring|summer|autumn|winter|season|term)|"
-    r"tomorrow|in the future|-elect|designate|promised to|promises to|has promised|vowed to|pledged to|is discussing|"
+    r"tomorrow|in the future|-elect|designate|promised to|promises to|has promised|vowed to|pledged to|is discussing|is moving|are moving|is relocating|is becoming|is leaving|is joining|is taking over|is stepping down|"
     r"are discussing)(?= )"
 )
 _PRONOUN = re.compile(r"(?:He|She|It|They|We|I|You|This|That|These|Those|There|Somebody|Someone|Nobody|His|Her|Their|Its|My|Our|Your) ")

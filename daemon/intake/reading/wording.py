@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from daemon.intake.reading.dates import WHEN
 
 INNER_SPACE = "\u00a0"
-_QUOTES = str.maketrans({"“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "’": "'", "‘": "'", "`": "'"})
+#: Stands for the apostrophe alone: "Robotics' chief executive".
+BARE_POSSESSIVE = "\u02bcs"
+_QUOTES = str.maketrans({"“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "`": "'"})
 _SHORT_FORMS = (
     (r"\b(is|are|was|were|has|have|had|does|do|did|would|could|should)n't\b", r"\1 not"),
     (r"\bwon't\b", "will not"),
@@ -20,12 +22,13 @@ _SHORT_FORMS = (
     (r"\b([Tt]hey|[Ww]e|[Yy]ou)'re\b", r"\1 are"),
     (r"\b([Ii])'m\b", r"\1 am"),
 )
+_ABBREVIATIONS = frozenset("Mr Mrs Ms Dr Prof St Jr Sr Inc Ltd Corp Co No Gen Gov Sen Rep Lt Col Capt Rev Mt Ft Mohd Md Bros".split())
 #: Words that say when or how firmly, and nothing of what.
 _ADVERBS = re.compile(
-    r"(?<![^ ])(?<!from )(?:now|currently|officially|formally|recently|just|already|also|finally|actually|presently|henceforth|"
-    r"permanently|successfully|as of now|these days|at present|at the moment|once again|again|thus|therefore|"
-    r"meanwhile|nowadays|at last|in fact|indeed|of course|both sides confirmed|unanimously|then|still|immediately|"
-    r"originally|today|subsequently|in turn|clearly|duly|effectively|jointly|narrowly|since then|long|soon|"
+    r"(?<![^ ])(?<!from )(?:now(?! (?:called|known|named|goes|trades|operates))|currently|officially|formally|recently|just|already|also(?! (?:known|called|named|referred))|finally|actually|presently|henceforth|"
+    r"permanently|successfully|as of now|these days|at present|at the moment|once again|again|"
+    r"meanwhile|nowadays|at last|in fact|indeed|of course|both sides confirmed|unanimously|still|immediately|"
+    r"today|subsequently|in turn|duly|jointly|since then|"
     r"hereby|eventually|ultimately|definitively|simply|only|however|as well|too) "
 )
 _START_ADVERBS = re.compile(
@@ -61,10 +64,12 @@ _LEADS = tuple(
         r"^(?i:in a (?:move|step|statement|vote|letter|press release|ceremony|surprise)[^,]*) , ",
     )
 )
+#: "was unveiled on Thursday as": when it happened, in the midst of what happened.
+_MIDDLE = re.compile(rf"(?<=[a-z] )(?:, )?{WHEN} (?:, )?(?=(?:as|by|to|from|that|and) )")
 #: Lead-ins with a comma that may tell the old holder.
 _OCCASION = re.compile(
     r"^(?:After|Following|Upon|With|Under|Despite|Amid|Due to|Because of|Thanks to|As part of|For|During|On|At|In|By) "
-    r"(?P<told>[^,]+) , (?P<rest>.+)"
+    r"(?P<told>(?:(?! , ).)+) , (?P<rest>.+)"
 )
 _OLD = re.compile(
     r"(?:the |its |their )?(?:sudden |unexpected |long |recent )?(?:resignation|retirement|death|departure|dismissal|exit|"
@@ -121,10 +126,11 @@ class Wording:
 def prepare(statement: str) -> str:
     """Words and signs separated by one space each, with a space at the end; "" when nothing is left."""
     text = " ".join(unicodedata.normalize("NFC", statement).translate(_QUOTES).split())
+    text = re.sub(r"[’‘](?=s\b|t\b|re\b|m\b|\s|$)", "'", text)
     for short, long in _SHORT_FORMS:
         text = re.sub(short, long, text)
     text = re.sub(r'"[^"]*"', _quoted, text)
-    text = re.sub(r" (?:--|\u2013|\u2014) |\u2014", " , ", text)
+    text = re.sub(r" (?:-{1,2}|\u2013|\u2014) (?=[a-z])|\u2014(?=[a-z])", " , ", text)
     text = re.sub(r" \((?:since|as of|until|from|in|on|see|source|https?|and|also|aged|born|effective|\d)[^)]*\)", "", text)
     text = re.sub(r" \((?!(?:previously|formerly|before|was|not|old|until now|earlier|ex)\b)[^()]*\)", _quoted, text)
     text = re.sub(r"\b(?:any more|anymore|any longer)\b", "", text)
@@ -134,7 +140,7 @@ def prepare(statement: str) -> str:
     text = re.sub(r"(?<=\S)([,;:])(?=\s|$)", r" \1", text)
     text = re.sub(r"(?<= )\(((?:previously|formerly|before|was|not|old|until now|earlier|ex)\b[^()]*)\)", r"( \1 )", text)
     text = re.sub(r"(?<=[\w.)!\"])'s(?=\s|$)", " 's", text)
-    text = re.sub(r"(?<=[sxz])'(?=\s)", " 's", text)
+    text = re.sub(r"(?<=[sxz])'(?=\s)", f" {BARE_POSSESSIVE}", text)
     text = " ".join(text.split())
     ended = re.sub(r"(?<![ap]\.m)[ .!;,:]+$", "", text)
     return f"{ended} " if ended else ""
@@ -146,22 +152,28 @@ def _quoted(found: re.Match[str]) -> str:
 
 def sentences(statement: str) -> list[str]:
     """The sentences of a statement. A full stop of an abbreviation or an initial ends none."""
+    found, start = list[str](), 0
     text = " ".join(statement.split())
-    ends = r"(?<![ .][A-Z])(?<!\b(?:Mr|Dr|St|Jr|Sr|vs|No|Co))(?<!\b(?:Mrs|Inc|Ltd|Gen|Gov|Sen|Rep))(?<!\bProf)(?<!\bCorp)[.!?]"
-    return [one for one in re.split(ends + r"[\"”']?\s+(?=[A-Z\"“])", text) if one.strip()]
+    for end in re.finditer(r"[.!?][\"”']?\s+(?=[A-Z\"“])", text):
+        last = text[: end.start()].rsplit(" ", 1)[-1]
+        if last in _ABBREVIATIONS or len(last.rsplit(".", 1)[-1]) < 2 or (len(last) <= 3 and last.islower()):
+            continue
+        found.append(text[start : end.start()])
+        start = end.end()
+    return [*found, text[start:]]
 
 
 def join(text: str) -> str:
     """What a person writes: signs without a space before them."""
     text = text.strip().replace(INNER_SPACE, " ")
     text = re.sub(r" ([,;:)])", r"\1", text).replace("( ", "(")
-    return re.sub(r" 's\b", "'s", text)
+    return text.replace(f" {BARE_POSSESSIVE}", "'").replace(" 's", "'s")
 
 
 def without_adverbs(text: str) -> str:
     while (shorter := _START_ADVERBS.sub("", text)) != text and shorter:
         text = shorter
-    return _ADVERBS.sub("", text) or text
+    return _MIDDLE.sub("", _ADVERBS.sub("", text)) or text
 
 
 def bare(text: str) -> Iterator[Wording]:
