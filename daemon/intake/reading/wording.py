@@ -65,7 +65,7 @@ _LEADS = tuple(
     )
 )
 #: "was unveiled on Thursday as": when it happened, in the midst of what happened.
-_MIDDLE = re.compile(rf"(?<=[a-z] )(?:, )?{WHEN} (?:, )?(?=(?:as|by|to|from|that|and) )")
+_MIDDLE = re.compile(rf"(?<=[a-z] )(?:, )?(?!from ){WHEN} (?:, )?(?=(?:as|by|to|from|that|and) )")
 #: Lead-ins with a comma that may tell the old holder.
 _OCCASION = re.compile(
     r"^(?:After|Following|Upon|With|Under|Despite|Amid|Due to|Because of|Thanks to|As part of|For|During|On|At|In|By) "
