@@ -34,8 +34,9 @@ from benchmarks.scores import text_perplexity
 from editing.editor import Editor
 from editing.facts import SLOT, Fact
 from editing.methods.published import parameters
-from editing.model.answers import Message, answers, said
+from editing.model.answers import Message, answers
 from editing.model.loaded import LoadedModel
+from editing.said import said
 from monitoring.measuring.scoring import Scorer
 
 #: The longest target of CounterFact has six tokens; some more show where an answer goes on.
@@ -159,7 +160,7 @@ class Asking:
 
     def _told(self, way: Way, every: Sequence[Asked], hinted: bool) -> list[str]:
         texts = [way.asks(one, f"{one.told} " if hinted else "") for one in every]
-        return answers(self._loaded, texts, TOKENS, chat=way.chat)
+        return answers(self._loaded.speaker, texts, TOKENS, chat=way.chat)
 
 
 def same(before: Sequence[str], after: Sequence[str]) -> float:

@@ -17,7 +17,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def run(model: Model, plan: Plan, name: str, guard: bool, out: Path, say: Say) -
 
 
 @contextmanager
-def opened(model: Model, name: str) -> Iterator[FaultyEditor]:
+def opened(model: Model, name: str) -> Generator[FaultyEditor]:
     """The editor that a stream wears out; the model is unedited before and after."""
     stream = STREAMS[name]
     install = InverseMoments(model.install) if stream.wrong_moments else model.install

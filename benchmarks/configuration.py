@@ -1,6 +1,6 @@
 """What is run: an editing method with its choices and numbers, as one line of text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from editing.methods.method import Protect
 from editing.methods.parameters import GROUP_OF, Parameters
 from editing.methods.published import parameters
 from editing.model.loaded import LoadedModel, load_model
-from editing.solve.placement import Placement
+from editing.solve.placement import Placement, rounds
 from editing.solve.second_moment import Progress
 from editing.values.anchor import AnchorRule
 from editing.values.options import ValueOptions
@@ -79,6 +79,11 @@ class Configuration:
                 found = found.changed(**{name: _converted(name, value, found.get(name))})
         return found
 
+    def layers(self, loaded: LoadedModel) -> tuple[int, ...]:
+        """Those that are written, of a placement that writes once."""
+        (write,) = rounds(self.placement, self.numbers(loaded).layers)
+        return write.layers
+
     def choices(self, loaded: LoadedModel) -> dict[str, Any]:
         """What an editor is told besides the model and its statistics."""
         return {part: getattr(self, part) for part in _PARTS} | {"numbers": self.numbers(loaded)}
@@ -99,19 +104,25 @@ def _changes(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def _converted(name: str, text: str, old: Any) -> Any:
+def _converted(name: str, text: str, old: object) -> Any:
     """`text` as the type of `old`; layers are written 4-8 or 4.6.8."""
     try:
         if isinstance(old, bool):
             return {"true": True, "false": False}[text.lower()]
-        if isinstance(old, tuple) and isinstance(old[0], str):
-            return tuple(text.split("."))
         if isinstance(old, tuple):
-            first, dash, last = text.partition("-")
-            return tuple(range(int(first), int(last) + 1)) if dash else tuple(map(int, text.split(".")))
-        return type(old)(text)
+            return _listed(text, of_texts=isinstance(old[0], str))
+        if isinstance(old, int | float | str):
+            return type(old)(text)
     except (KeyError, ValueError) as error:
         raise ChoiceError(f"{name} = {text!r}: give a value like {old!r}") from error
+    raise ChoiceError(f"{name} = {old!r} cannot be changed from the command line; leave it out")
+
+
+def _listed(text: str, of_texts: bool) -> tuple[str, ...] | tuple[int, ...]:
+    if of_texts:
+        return tuple(text.split("."))
+    first, dash, last = text.partition("-")
+    return tuple(range(int(first), int(last) + 1)) if dash else tuple(map(int, text.split(".")))
 
 
 @dataclass(frozen=True)
@@ -138,7 +149,7 @@ class Model:
         return cls(name, loaded, Installation(loaded, state_dir, corpus, progress, tokens))
 
     @contextmanager
-    def editor(self, configuration: Configuration) -> Iterator[Editor]:
+    def editor(self, configuration: Configuration) -> Generator[Editor]:
         """An editor for a while; the model is unedited before and after."""
         editor = configuration.open(self.loaded, self.install)
         try:

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.errors import DataError
 from editing.errors import FactError
 from editing.facts import SLOT, Fact
-from editing.model.tokens import encode
+from editing.model.tokens import Tokenizer, encode
 
 #: Where data sets lie beside a checkout.
 DEFAULT_FOLDER = Path("..") / "shared" / "data"
@@ -191,7 +191,9 @@ def _zsre(item: dict[str, Any], subject: str, question: str) -> Record:
     )
 
 
-def writable(records: Records, tokenizer: Any, contexts: Sequence[str], count: int | None = None) -> Records:
+def writable(
+    records: Records, tokenizer: Tokenizer, contexts: Sequence[str], count: int | None = None
+) -> Records:
     """The first `count` records that the editor takes: those it can tokenise after every context.
 
     Raises:

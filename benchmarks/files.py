@@ -53,7 +53,7 @@ def write_json(path: Path, content: object) -> None:
     _replaced(path, lambda unfinished: unfinished.write_text(text + "\n", encoding="utf-8"))
 
 
-def read_json(path: Path, default: Any) -> Any:
+def read_json(path: Path, default: object) -> Any:
     """What `write_json` wrote; `default` when there is no such file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
 

@@ -68,7 +68,7 @@ def load_glue(folder: Path | None, items: int) -> Questions:
     Raises:
         DataError: a file is missing or an item has not the fields of its task.
     """
-    found = {}
+    found: dict[str, list[Question]] = {}
     for name, task in TASKS.items():
         path = find(f"glue/{name}.jsonl.zst", folder, "--data")
         chosen = read_items(path)[SHOWN : SHOWN + items]
@@ -85,7 +85,7 @@ def load_glue(folder: Path | None, items: int) -> Questions:
 
 def ability(scorer: Scorer, questions: Questions) -> dict[str, float | None]:
     """Weighted F1 of each task in percent, and `glue`, their mean: None where nothing is asked."""
-    found = {}
+    found: dict[str, float] = {}
     for name, asked in questions.items():
         right = [question.label for question in asked]
         found[f"glue_{name}"] = 100 * weighted_f1(right, answers(scorer, TASKS[name], asked))

@@ -57,7 +57,7 @@ class Stream:
     seed: int = 0
     compact: bool = False
     compact_every: int = 0
-    glue: Questions = field(default_factory=dict)
+    glue: Questions = field(default_factory=dict[str, Any])
 
     def scored(self, edits: int) -> list[Record]:
         """The records scored after so many edits."""
@@ -93,7 +93,7 @@ def scored_sample(records: Sequence[Record], size: int, seed: int) -> list[Recor
 
 def horizon(
     model: Model, stream: Stream, configurations: Sequence[Configuration], out: Path, say: Say
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Runs the configurations one after another and returns the rows of horizon.json, of earlier runs too."""
     base = Unedited(model, stream, out)
     for configuration in configurations:
@@ -102,7 +102,7 @@ def horizon(
     return collected(out)
 
 
-def collected(out: Path) -> list[dict]:
+def collected(out: Path) -> list[dict[str, Any]]:
     """Rows of all runs whose files lie in an output folder."""
     return [row for path in sorted((out / "runs").glob("*/rows.json")) for row in read_json(path, {})["rows"]]
 

@@ -59,7 +59,7 @@ class Update:
 
     @property
     def value_flops(self) -> float:
-        """Forward at each evaluation, backward at each but the last; see `benchmarks.speed.floor_flops`."""
+        """Forward at each evaluation, backward at each but the last; see `benchmarks.floor.floor_flops`."""
         body = self.positions * self.layers * self.layer_weights + self.predicted * self.head_weights
         return 2.0 * (2 * self.evaluations - 1) * body
 

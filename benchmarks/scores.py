@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.data import Record
-from monitoring.measuring.cases import starts_with
+from monitoring.measurements import Case
+from monitoring.measuring.cases import form_results
 from monitoring.measuring.scoring import Scorer, TargetScore, perplexity
 
 #: Tokens of a held-out document that are read.
 TEXT_TOKENS = 128
-#: Prompts answered freely at once.
-ANSWERED_TOGETHER = 64
 
 Pair = tuple[str, str]
 Found = Callable[[Pair], TargetScore]
@@ -52,7 +51,7 @@ def score(scorer: Scorer, records: Sequence[Record]) -> Scores:
     ns = mean(neighbourhood(found, record) for record in records)
     rewrites = [(record.fact.text, record.fact.target) for record in records]
     exact = [found(pair).exact for pair in rewrites]
-    free = answered(scorer, rewrites, exact)
+    free = answered(scorer, rewrites)
     return Scores(*(100 * x for x in (es, ps, ns, harmonic(es, ps, ns), mean(exact), mean(free))))
 
 
@@ -107,21 +106,10 @@ def _wins(found: Found, prompt: str, answer: str, rival: str | None) -> float:
     return float(told.nll < found((prompt, rival)).nll)
 
 
-def answered(scorer: Scorer, rewrites: Sequence[Pair], exact: Sequence[bool]) -> list[bool]:
-    """Does the free greedy answer begin with the target? Generated where teacher forcing leaves it open."""
-    settled = [
-        hit and scorer.answers_in_full(prompt, scorer.encode(prompt, target))
-        for (prompt, target), hit in zip(rewrites, exact, strict=True)
-    ]
-    left = [prompt for (prompt, _), done in zip(rewrites, settled, strict=True) if not done]
-    free: list[str] = []
-    for start in range(0, len(left), ANSWERED_TOGETHER):
-        free += scorer.greedy(left[start : start + ANSWERED_TOGETHER])
-    answers = iter(free)
-    return [
-        done or starts_with(next(answers), target)
-        for (_, target), done in zip(rewrites, settled, strict=True)
-    ]
+def answered(scorer: Scorer, rewrites: Sequence[Pair]) -> list[bool]:
+    """Does the free greedy answer say the target?"""
+    cases = [Case("", prompt, target) for prompt, target in rewrites]
+    return [form["prompt"].said for form in form_results(scorer, cases)]
 
 
 def text_perplexity(scorer: Scorer, texts: Sequence[str]) -> float:

@@ -14,7 +14,7 @@ peers, and the run of median length counts.
 
 import resource
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,13 +25,13 @@ from benchmarks import serial
 from benchmarks.configuration import Configuration, Model
 from benchmarks.data import Record
 from benchmarks.files import Say
+from benchmarks.floor import floor_flops, matrix_rate
 from benchmarks.scores import Scores, score
 from editing.editor import Editor
 from editing.facts import Fact
 from editing.model.loaded import LoadedModel
 from editing.model.tokens import encode
 from editing.report import Report
-from editing.solve.placement import rounds
 from editing.values.search import losses, optimise
 from monitoring.measuring.scoring import Scorer
 
@@ -39,11 +39,6 @@ from monitoring.measuring.scoring import Scorer
 PUBLISHED = "memit:spread:none:none:steps=25,finish=loss"
 #: The same, each evaluation asking a third of the prompts.
 IN_TURN = f"{PUBLISHED},turns=3"
-
-#: Rows of the matrix products whose best rate counts as the machine's: those of a chunk of prompts and more.
-RATE_ROWS = (256, 1024, 4096)
-#: Seconds that each is tried.
-RATE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -210,7 +205,8 @@ def run_serial(
         Its times, and δ [d, n].
     """
     say(f"serial procedure, {_dtype(loaded)}: {len(facts)} of the {edits} edits")
-    numbers, contexts, layers = published.numbers(loaded), model.install.contexts(), _layers(published, model)
+    numbers, contexts = published.numbers(loaded), model.install.contexts()
+    layers = published.layers(model.loaded)
     serial.optimise_one(loaded, facts[0], layers[-1], contexts, numbers.values)
     base = loaded.base_weights(layers)
     try:
@@ -231,7 +227,7 @@ def final_losses(
 ) -> Tensor:
     """The loss of values found anew, each with all its prompts asked of `told`, nats [n]."""
     options = configuration.numbers(model.loaded).values
-    layer = _layers(configuration, model)[-1]
+    layer = configuration.layers(model.loaded)[-1]
     values = optimise(model.loaded, facts, layer, model.install.contexts(), options, merged=True)
     return losses_of(model, configuration, facts, told, values.delta)
 
@@ -241,13 +237,8 @@ def losses_of(
 ) -> Tensor:
     """The loss of δ [d, n] with all prompts asked of `told`, nats [n]."""
     options = configuration.numbers(model.loaded).values
-    layer = _layers(configuration, model)[-1]
+    layer = configuration.layers(model.loaded)[-1]
     return losses(told, facts, layer, model.install.contexts(), options, delta)
-
-
-def _layers(configuration: Configuration, model: Model) -> tuple[int, ...]:
-    (write,) = rounds(configuration.placement, configuration.numbers(model.loaded).layers)
-    return write.layers
 
 
 def spaced(facts: Sequence[Fact], count: int, loaded: LoadedModel) -> list[int]:
@@ -255,43 +246,6 @@ def spaced(facts: Sequence[Fact], count: int, loaded: LoadedModel) -> list[int]:
     order = sorted(range(len(facts)), key=lambda i: len(encode(loaded.tokenizer, facts[i]).ids))
     count = min(count, len(facts))
     return [order[(2 * i + 1) * len(facts) // (2 * count)] for i in range(count)]
-
-
-def matrix_rate(loaded: LoadedModel) -> float:
-    """Best rate, in flops a second, of products with a weight as large as an FFN's, in the model's dtype."""
-    weight = loaded.projection(0).weight
-    best = 0.0
-    for rows in RATE_ROWS:
-        x = torch.randn(rows, weight.shape[1], dtype=weight.dtype, device=weight.device)
-        done, start = 0, time.perf_counter()
-        while (passed := time.perf_counter() - start) < RATE_SECONDS:
-            # Reading one number waits for the device.
-            float((x @ weight.T)[0, 0])
-            done += 1
-        best = max(best, 2 * x.numel() * weight.shape[0] * done / passed)
-    return best
-
-
-def floor_flops(
-    model: Model, configuration: Configuration, facts: Sequence[Fact], steps: Iterable[int]
-) -> float:
-    """Flops that value optimisation cannot do without: matrix products at the positions that δ reaches.
-
-    Those from the subject's last token on, in the layers above, and the head where a target's token or the
-    essence prompt's answer is predicted. Forward at each evaluation, and once more backward (weights are
-    frozen) at each but the last. Attention scores, norms and the prefix, run once, are left out.
-    """
-    loaded, contexts = model.loaded, model.install.contexts()
-    above = range(_layers(configuration, model)[-1] + 1, len(loaded.layers))
-    body = sum(p.numel() for i in above for p in loaded.layers[i].parameters() if p.ndim == 2)
-    head = loaded.model.get_output_embeddings().weight.numel()
-    total = 0
-    for fact, evaluations in zip(facts, steps, strict=True):
-        prompts = [encode(loaded.tokenizer, fact, context) for context in contexts]
-        positions = 1 + sum(len(p.ids) - 1 - p.subject_last for p in prompts)
-        predicted = 1 + sum(len(p.ids) - p.target_start for p in prompts)
-        total += 2 * (2 * evaluations - 1) * (positions * body + predicted * head)
-    return float(total)
 
 
 def table(result: dict[str, Any]) -> list[tuple[str, str]]:

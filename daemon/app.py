@@ -89,7 +89,7 @@ class Services:
 celery = Celery("factd")
 # Called when the configuration is first needed, so importing this module reads no environment.
 celery.add_defaults(lambda: celery_settings(load_settings()))
-celery.steps["consumer"].add(GiveBack)  # pyright: ignore[reportOptionalSubscript]
+celery.steps["consumer"].add(GiveBack)
 services = Services()
 
 

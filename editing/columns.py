@@ -13,6 +13,7 @@ from editing.model.asked import Asked, numbered
 from editing.model.capture import capture, mean_keys
 from editing.model.loaded import LoadedModel
 from editing.model.tokens import Prompt
+from editing.typed import parts, whole_numbers
 
 
 def numbers_in(form: int) -> list[int]:
@@ -46,7 +47,7 @@ class Pieces:
     def __init__(
         self, loaded: LoadedModel, facts: Sequence[Fact], forms: Tensor, contexts: Sequence[str]
     ) -> None:
-        held = zip(owners(forms).tolist(), forms.tolist(), strict=True)
+        held = zip(whole_numbers(owners(forms)), whole_numbers(forms), strict=True)
         self.every: list[Asked] = []
         self._column: list[int] = []
         for column, (owner, form) in enumerate(held):
@@ -61,8 +62,8 @@ class Pieces:
         sizes = [len(piece.prompts) for piece in self.every]
         if len(set(sizes)) == 1:
             return self.columns(mean_keys(each, sizes[0]))
-        parts = [mean_keys(part, part.shape[1]) for part in each.split(sizes, dim=1)]
-        return self.columns(torch.cat(parts, dim=1))
+        means = [mean_keys(part, part.shape[1]) for part in parts(each, sizes, dim=1)]
+        return self.columns(torch.cat(means, dim=1))
 
     def columns(self, each: Tensor) -> Tensor:
         """[d, forms] → [d, m], the mean over the forms of a column."""
@@ -92,7 +93,7 @@ def shifts(loaded: LoadedModel, facts: Sequence[Fact], forms: Tensor, layer: int
     captured = capture(loaded, pieces.bare, [layer])
     found = (captured.hidden if target == "hidden" else captured.outputs)[layer].cpu()
     told: Shifts = {}
-    held = zip(owners(forms).tolist(), forms.tolist(), strict=True)
+    held = zip(whole_numbers(owners(forms)), whole_numbers(forms), strict=True)
     keys = [(owner, number) for owner, form in held for number in numbers_in(form)]
     bare = torch.empty(0)
     for (owner, number), own in zip(keys, found.T, strict=True):
@@ -129,7 +130,7 @@ class Sought:
         return spread
 
     def _mean_shift(self, facts: Sequence[Fact], owner: Tensor, forms: Tensor) -> Tensor:
-        held = zip(owner.tolist(), forms.tolist(), strict=True)
+        held = zip(whole_numbers(owner), whole_numbers(forms), strict=True)
         found = [
             torch.stack([self.shift[facts[i].id, number] for number in numbers_in(form)]).mean(0)
             for i, form in held

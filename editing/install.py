@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from editing.errors import ModelError
@@ -31,6 +30,7 @@ from editing.solve.second_moment import (
     second_moments,
     token_budget,
 )
+from editing.typed import entries, load_tensors, save_tensors
 from editing.values.anchor import anchor_norm
 from editing.values.options import ValueOptions
 from editing.values.search import Values, optimise
@@ -98,9 +98,9 @@ class Installation:
             sums = self._sums(missing)
             for layer in missing:
                 content, facts = {"moment": sums.moment(layer)}, {"tokens": str(sums.tokens)}
-                _replace(self._moment_path(layer), lambda p, c=content, f=facts: save_file(c, p, f))
+                _replace(self._moment_path(layer), lambda p, c=content, f=facts: save_tensors(p, c, f))
             self._unfinished_path.unlink(missing_ok=True)
-        return {layer: load_file(self._moment_path(layer))["moment"] for layer in layers}
+        return {layer: load_tensors(self._moment_path(layer))[0]["moment"] for layer in layers}
 
     def _sums(self, layers: Sequence[int]) -> Sums:
         """The sums over the whole text; what an interrupted run has left of them is not done again."""
@@ -110,15 +110,15 @@ class Installation:
             if time.monotonic() - saved >= SAVE_SECONDS:
                 content = {str(layer): total for layer, total in sums.totals.items()}
                 content["counts"] = torch.tensor([sums.rows, sums.tokens])
-                _replace(self._unfinished_path, lambda p, c=content: save_file(c, p))
+                _replace(self._unfinished_path, lambda p, c=content: save_tensors(p, c))
                 saved = time.monotonic()
             self.progress("second moments", sums.rows / len(text))
         return sums
 
     def _unfinished(self, layers: Sequence[int]) -> Sums:
         if self._unfinished_path.exists():
-            content = load_file(self._unfinished_path, device=str(self.loaded.device))
-            rows, tokens = content.pop("counts").tolist()
+            content, _ = load_tensors(self._unfinished_path, str(self.loaded.device))
+            rows, tokens = entries(content.pop("counts"))
             if {str(layer) for layer in layers} <= content.keys():
                 return Sums({int(layer): total for layer, total in content.items()}, rows, tokens)
         return Sums.none(self.loaded, layers)
@@ -154,7 +154,7 @@ class Installation:
             self.find(facts, layer, options)
         read: list[Values | None] = [None] * len(facts)
         for unit, path in self._value_paths(facts, layer, options):
-            found = Values(**load_file(path, device=str(self.loaded.device)))
+            found = Values(**load_tensors(path, str(self.loaded.device))[0])
             for i in unit:
                 read[i] = found
         return Values.joined([found for found in read if found is not None])
@@ -179,7 +179,7 @@ class Installation:
             one = values.select(torch.tensor(unit[:1], device=values.delta.device))
             content = {name: x.cpu().contiguous() for name, x in vars(one).items()}
             path.parent.mkdir(exist_ok=True)
-            _replace(path, lambda p, c=content: save_file(c, p))
+            _replace(path, lambda p, c=content: save_tensors(p, c))
 
     def value_key(self, layer: int, options: ValueOptions) -> str:
         """Names all that a fact's value here follows from besides the fact and the model."""
@@ -219,8 +219,8 @@ class Installation:
                 SEED + index,
                 lambda fraction: self.progress("sampling text", (index + fraction) / count),
             )
-            _replace(path, lambda p: save_file({"ids": text}, p))
-        return load_file(path)["ids"]
+            _replace(path, lambda p: save_tensors(p, {"ids": text}))
+        return load_tensors(path)[0]["ids"]
 
 
 def _file_hash(path: Path) -> str:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from editing.facts import Fact
 from editing.report import Outcome
+from editing.typed import entries
 from editing.values.anchor import outlier_reason
 from editing.values.search import Values
 
@@ -14,7 +15,7 @@ def outcomes(
     facts: Sequence[Fact], values: Values, norms: Tensor, outliers: Tensor, anchor: float, longest: float
 ) -> dict[str, Outcome]:
     """Outcomes by id of facts whose values were found and, but for outliers, will be written."""
-    columns = (facts, norms.tolist(), outliers.tolist(), values.loss.tolist(), values.steps.tolist())
+    columns = map(entries, (norms, outliers, values.loss, values.steps))
     return {
         fact.id: Outcome(
             fact.id,
@@ -25,7 +26,7 @@ def outcomes(
             loss,
             steps,
         )
-        for fact, norm, bad, loss, steps in zip(*columns, strict=True)
+        for fact, norm, bad, loss, steps in zip(facts, *columns, strict=True)
     }
 
 
@@ -34,5 +35,5 @@ def tuned(facts: Sequence[Fact], losses: Tensor, steps: int) -> tuple[Outcome, .
     nan = float("nan")
     return tuple(
         Outcome(fact.id, True, None, nan, nan, loss, steps)
-        for fact, loss in zip(facts, losses.tolist(), strict=True)
+        for fact, loss in zip(facts, entries(losses), strict=True)
     )

@@ -109,7 +109,8 @@ class RefinedModel(WrittenModel):
             Outcomes by id of the facts that got a new target.
         """
         said = says(self.loaded, facts, contexts, self.forms) if times else []
-        best, kept, told = -1, (self.state, {}), dict[str, Outcome]()
+        best, told = -1, dict[str, Outcome]()
+        kept: tuple[EditState, dict[str, Outcome]] = self.state, {}
         for _ in range(times):
             wanting = self._wanting(facts, said)
             if not wanting or sum(said) <= best:
@@ -139,7 +140,7 @@ class RefinedModel(WrittenModel):
     ) -> tuple[dict[str, Tensor], dict[str, Outcome]]:
         """The columns with new targets [d, m] of the facts `wanting`, optimised on the model as it is, and
         the outcomes by id of those that got one."""
-        chosen, columns, told = [facts[i] for i in wanting], dict(columns), {}
+        chosen, columns, told = [facts[i] for i in wanting], dict(columns), dict[str, Outcome]()
         places = [(owners(forms) == i).nonzero()[:, 0] for i in wanting]
         own = forms[torch.cat(places)]
         for write in self.rounds:

@@ -1,7 +1,7 @@
 """What `Editor.apply` tells of a batch. No model here: the daemon reads reports without transformers."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -54,7 +54,7 @@ class Clock:
         self._now = now
 
     @contextmanager
-    def time(self, stage: str) -> Iterator[None]:
+    def time(self, stage: str) -> Generator[None]:
         start = self._now()
         try:
             yield

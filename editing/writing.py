@@ -49,7 +49,7 @@ class WrittenModel(EditedModel):
     def _made_solvers(self, protect: str) -> dict[int, Solver]:
         if self.method.solver is None:
             return {}
-        moments, solvers = self.install.moments(self.layers), {}
+        moments, solvers = self.install.moments(self.layers), dict[int, Solver]()
         for layer in self.layers:
             base = self._base[self.loaded.tensor_name(layer)]
             protected = protection(protect, base, self.numbers.protected_share)

@@ -145,7 +145,7 @@ class _Clock:
 
     power: float
 
-    def spans(self, n: Floats, at: Any) -> Any:
+    def spans(self, n: Floats, at: Floats | float) -> Any:
         """Edits `at` in this time; `n` are those of the series."""
         first, last = n[0] ** self.power, n[-1] ** self.power
         return (at**self.power - first) / (last - first)

@@ -12,6 +12,23 @@ from monitoring.shares import Counted
 
 
 @dataclass(frozen=True)
+class CaseForm:
+    """One form in which a correction is asked.
+
+    Attributes:
+        name: what people read: "prompt", "chat", "question 1".
+        text: with the subject filled in.
+        chat: whether it is asked as a chat message.
+        required: whether the correction must be said in it.
+    """
+
+    name: str
+    text: str
+    chat: bool = False
+    required: bool = True
+
+
+@dataclass(frozen=True)
 class Case:
     """A correction as monitoring sees it.
 
@@ -22,6 +39,7 @@ class Case:
         was: the answer before the correction, when the poster gave it.
         paraphrases: other prompts that must lead to the target.
         neighbours: (prompt, answer) pairs that must keep their answer.
+        forms: in which it is asked; the bare prompt alone where none is given.
     """
 
     id: str
@@ -30,6 +48,25 @@ class Case:
     was: str | None = None
     paraphrases: tuple[str, ...] = ()
     neighbours: tuple[tuple[str, str], ...] = ()
+    forms: tuple[CaseForm, ...] = ()
+
+    @property
+    def asked(self) -> tuple[CaseForm, ...]:
+        return self.forms or (CaseForm("prompt", self.prompt),)
+
+
+@dataclass(frozen=True)
+class FormResult:
+    """How a correction was answered in one form.
+
+    Attributes:
+        answer: first line of the greedy answer.
+        said: whether the whole answer says the target (`editing.said.said`).
+    """
+
+    answer: str
+    said: bool
+    required: bool = True
 
 
 @dataclass(frozen=True)
@@ -37,11 +74,12 @@ class CaseResult:
     """How one correction of the batch came out.
 
     Attributes:
-        efficacy: the target is the most probable continuation and the greedy answer starts with it.
-        answer: first line of the greedy answer.
+        efficacy: the target is said in every form that it must be said in.
+        answer: first line of the greedy answer to the bare prompt.
         paraphrase: share of paraphrases that lead to the target; None without paraphrases.
         neighbourhood: share of neighbours kept; None when the base model knew none of them.
         target: the wanted answer.
+        forms: name of a form → how it was answered. Results of before forms lack it.
     """
 
     efficacy: bool
@@ -49,6 +87,7 @@ class CaseResult:
     paraphrase: float | None = None
     neighbourhood: float | None = None
     target: str = ""
+    forms: dict[str, FormResult] = field(default_factory=dict[str, FormResult])
 
 
 @dataclass(frozen=True)
@@ -61,6 +100,7 @@ class Measurements:
     Attributes:
         counts: share → (cases that came out well, cases asked). Measurements of before counts lack it.
         cases: correction id → its result.
+        again: id of an earlier correction that was asked again → name of a lost form → its answer.
         measured_at: seconds since the epoch.
         audited_at: when the deep measures were last taken; the stored name is older than their name.
         seconds: what each part of the measurement took.
@@ -83,17 +123,20 @@ class Measurements:
     layer_share: dict[int, float] = field(default_factory=dict[int, float])
     value_norm_ratio: float | None = None
     efficacy_ratio: float | None = None
+    chat_efficacy_ratio: float | None = None
     paraphrase_ratio: float | None = None
     neighbourhood_ratio: float | None = None
     retention_ratio: float | None = None
     retention_oldest_ratio: float | None = None
     retention_random_ratio: float | None = None
     retention_newest_ratio: float | None = None
+    retention_chat_ratio: float | None = None
     probe_kl_nats: float | None = None
     probe_perplexity_ratio: float | None = None
     canary_ratio: float | None = None
     counts: dict[str, Counted] = field(default_factory=dict[str, Counted])
     cases: dict[str, CaseResult] = field(default_factory=dict[str, CaseResult])
+    again: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
     measured_at: float | None = None
     audited_at: float | None = None
     seconds: dict[str, float] = field(default_factory=dict[str, float])
@@ -121,12 +164,13 @@ class Measurements:
                 raise MeasurementError(
                     f"unknown fields {sorted(unknown)}; written by another version of factd?"
                 )
-            cases = {id: CaseResult(**_readable(case)) for id, case in content.pop("cases", {}).items()}
+            cases = {id: _case(case) for id, case in content.pop("cases", {}).items()}
+            again = content.pop("again", {})
             counts = {name: Counted(*map(int, pair)) for name, pair in content.pop("counts", {}).items()}
             values = {name: _readable(value) for name, value in content.items()}
             for name in LAYER_MEASURES:
                 values[name] = {int(layer): value for layer, value in values.get(name, {}).items()}
-            return cls(cases=cases, counts=counts, **values)
+            return cls(cases=cases, again=again, counts=counts, **values)
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise MeasurementError(f"not a measurement: {error}") from error
 
@@ -138,6 +182,12 @@ def measured_again(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[st
     kept = {name: pair for name, pair in before.get("counts", {}).items() if name in OF_THE_BATCH}
     counts = {**now.get("counts", {}), **kept}
     return {**now, **batch, **({"counts": counts} if counts else {})}
+
+
+def _case(stored: Mapping[str, Any]) -> CaseResult:
+    plain = {name: value for name, value in stored.items() if name != "forms"}
+    forms = {name: FormResult(**form) for name, form in stored.get("forms", {}).items()}
+    return CaseResult(**_readable(plain), forms=forms)
 
 
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}

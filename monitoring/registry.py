@@ -143,6 +143,16 @@ MEASURES: tuple[Measure, ...] = (
         unit="share",
     ),
     Measure(
+        "retention_chat_ratio",
+        "share",
+        "Share of sampled earlier corrections still answered in chat, of those that once were.",
+        "Retention in chat",
+        high_is_bad=False,
+        bounds=Bounds(0.8, 0.0),
+        mend="compact",
+        unit="share",
+    ),
+    Measure(
         "activation_norm_ratio",
         "layer",
         "Mean norm of hidden states over the base's.",
@@ -178,6 +188,16 @@ MEASURES: tuple[Measure, ...] = (
         "share",
         "Share of the last batch that the model answers.",
         "Efficacy of the last batch",
+        high_is_bad=False,
+        of_batch=True,
+        unit="share",
+    ),
+    # Which forms must be said is a setting; a correction that lacks one of these does not answer.
+    Measure(
+        "chat_efficacy_ratio",
+        "share",
+        "Share of chat messages and questions about the last batch that the model answers.",
+        "Efficacy of the last batch in chat",
         high_is_bad=False,
         of_batch=True,
         unit="share",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from monitoring.measure import Measure
-from monitoring.measurements import Measurements
+from monitoring.measurements import CaseResult, Measurements
 from monitoring.registry import JUDGED, WATCHED, WEAR, measure_named
 from monitoring.shares import may_reach
 from monitoring.thresholds import Thresholds
@@ -167,10 +167,20 @@ def _efficacy_state(m: Measurements) -> State:
 
 def _failure(id: str, m: Measurements) -> str:
     case = m.cases[id]
-    return (
-        f"correction {id} answers {case.answer!r} instead of {case.target!r}; "
-        "reword its prompt so that the target follows directly, or give it an update of its own"
-    )
+    missed = [
+        f"{form.answer!r} in form {name!r}"
+        for name, form in case.forms.items()
+        if form.required and not form.said
+    ]
+    told = " and ".join(missed) or repr(case.answer)
+    return f"correction {id} answers {told} instead of {case.target!r}; {_mend(case)}"
+
+
+def _mend(case: CaseResult) -> str:
+    bare = case.forms.get("prompt")
+    if bare is not None and bare.said:
+        return "post a question for it (questions), or set FACTD_REQUIRE_FORMS=prompt"
+    return "reword its prompt so that the target follows directly, or give it an update of its own"
 
 
 def _bad_neighbourhood(m: Measurements, t: Thresholds) -> list[str]:

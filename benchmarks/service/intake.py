@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,7 +93,7 @@ def _correction(number: int) -> dict[str, Any]:
 
 
 @contextmanager
-def _api(folder: Path) -> Iterator[str]:
+def _api(folder: Path) -> Generator[str]:
     with EmbeddedValkey(folder / "valkey") as valkey:
         port = free_port()
         own = {

@@ -51,7 +51,7 @@ class Clients:
     count: int
     tokens: int
     transport: httpx.AsyncBaseTransport | None = None
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list[Answer])
     _over: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -103,7 +103,8 @@ class Clients:
                     if chunk.get("choices"):
                         times.append(time.perf_counter())
                         ended = chunk["choices"][0]["finish_reason"] or ended
-                    made = (chunk.get("usage") or {}).get("completion_tokens", made)
+                    usage: dict[str, int] = chunk.get("usage") or {}
+                    made = usage.get("completion_tokens", made)
         except (httpx.HTTPError, ValueError, KeyError) as error:
             return Answer(number, tuple(times), made, f"after {len(times)} chunks: {error!r}", asked)
         whole = ended == "length" and made == self.tokens

@@ -10,7 +10,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -165,7 +165,7 @@ def _bench(settings: Settings, folder: Path, edits: int, say: Say) -> Bench:
 
 
 @contextmanager
-def _worker(bench: Bench, settings: Settings, app: Celery, url: str, number: int) -> Iterator[None]:
+def _worker(bench: Bench, settings: Settings, app: Celery, url: str, number: int) -> Generator[None]:
     folder = bench.install.directory.parents[1]
     name = f"values{number}"
     own = {

@@ -17,11 +17,19 @@ from editing.facts import Fact
 from editing.install import Installation
 from editing.methods.tuning import grown
 from editing.report import Report
+from editing.typed import inverse, length
 from editing.values.search import ValueOptions
 
 #: What lets a value grow without bounds.
-UNBOUNDED: dict[str, Any] = {"steps": 25, "rate": 20.0, "clamp": 30.0, "decay": 0.0, "kl": 0.0}
-UNBOUNDED |= {"finish": "loss", "stop": 0.0}
+UNBOUNDED: dict[str, Any] = {
+    "steps": 25,
+    "rate": 20.0,
+    "clamp": 30.0,
+    "decay": 0.0,
+    "kl": 0.0,
+    "finish": "loss",
+    "stop": 0.0,
+}
 #: Of the second moments' mean diagonal, added before they are inverted.
 RIDGE = 1e-3
 
@@ -74,7 +82,7 @@ def add_noise(editor: Editor, share: float, seed: int) -> None:
     factors = dict(editor.state.factors)
     for name, base in editor.base_weights().items():
         noise = torch.randn(base.shape, generator=generator)
-        noise *= share * base.norm() / noise.norm()
+        noise *= share * length(base) / length(noise)
         factors[name] = grown(factors.get(name), (torch.eye(len(base)), noise.T.contiguous()))
     editor.restore(replace(editor.state, factors=factors))
 
@@ -92,5 +100,5 @@ class InverseMoments(Installation):
 def _inverse(moment: Tensor) -> Tensor:
     """(C + r·mean(diag C)·I)⁻¹ [d_in, d_in], scaled to the trace of C."""
     ridge = moment + RIDGE * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
-    inverse = torch.linalg.inv(ridge)
-    return inverse * (moment.trace() / inverse.trace())
+    turned = inverse(ridge)
+    return turned * (moment.trace() / turned.trace())

@@ -62,7 +62,7 @@ class HeldWeights:
 
     def served(self) -> Served:
         """With hashes of the tensors held, not of those that were asked for."""
-        held = {} if self.version == UNPUBLISHED else self.weights
+        held: Mapping[str, Tensor] = {} if self.version == UNPUBLISHED else self.weights
         return Served(self.version, self.fence, {name: tensor_sha256(w) for name, w in held.items()})
 
     def complete(self, prompts: Sequence[str], max_tokens: int = 12) -> list[str]:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from daemon.apply.asking import asking_of
 from daemon.apply.delivery import Delivery
 from daemon.apply.discards import Discards
 from daemon.apply.editor import Editor
@@ -45,9 +46,9 @@ class RunReport:
     """
 
     live: str
-    versions: list[str] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list[str])
     held: str | None = None
-    out: dict[str, str] = field(default_factory=dict)
+    out: dict[str, str] = field(default_factory=dict[str, str])
 
 
 class Applier:
@@ -108,6 +109,7 @@ class Applier:
             monitoring=self.monitoring,
             ladder=Ladder(journal, self.store, self.settings, self.monitoring.foresee, self.reached),
             settings=self.settings,
+            asking=asking_of(self.settings, self.editor),
             reached=self.reached,
             stopping=stopping,
             canary=self._canary(journal, publisher, stopping),
@@ -176,8 +178,7 @@ class Drain:
 
     def _plan(self) -> Plan:
         settings, now = self.run.settings, self.journal.clock()
-        pending = self.journal.questions.pending(WINDOW)
-        facts = self.journal.questions.facts_about({row.subject for row in pending})
+        pending, facts = self.journal.questions.to_plan(WINDOW)
         patience, rest = settings.batch_wait_seconds, settings.retry_seconds
         return plan_batch(pending, facts, settings.batch_size, now, patience, rest)
 

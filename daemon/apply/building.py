@@ -6,9 +6,11 @@ This module loads torch, so `daemon.app` imports it only in a worker that needs 
 import functools
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from daemon.apply.applier import Applier
+from daemon.apply.asking import asking_of
 from daemon.apply.measuring import Monitoring
 from daemon.apply.value_workers import Fleet, answer
 from daemon.core.errors import SettingsError
@@ -20,12 +22,13 @@ from daemon.publish.proof import Passage, Proof
 from daemon.publish.replicas import open_replicas
 from daemon.versions.store import Store
 from editing.editor import Editor
+from editing.forms import checked_kinds
 from editing.install import Installation
 from editing.methods import numbers_of
 from editing.model.loaded import load_model
 from editing.values.options import ValueOptions
 from monitoring.forecast import FEWEST_POINTS, edits_until_limit, forecasts, to_json
-from monitoring.measurements import Case, Measurements
+from monitoring.measurements import Measurements
 from monitoring.measuring.baseline import open_baseline
 from monitoring.measuring.measure import Memory, measure
 from monitoring.measuring.probes import default_probes
@@ -46,7 +49,8 @@ def build_applier(settings: Settings, ledger: Ledger, progress: Progress, send: 
         send: sends tasks to value workers.
     """
     editor = open_editor(settings, progress)
-    replicas = open_replicas(settings, Scorer(editor.model, editor.tokenizer).greedy)
+    scorer = Scorer(editor.model, editor.tokenizer)
+    replicas = open_replicas(settings, scorer.greedy, functools.partial(scorer.answers, chat=True))
     monitoring = build_monitoring(settings, editor)
     if settings.value_workers:
         editor.install.elsewhere = fleet(settings, editor, send)
@@ -70,6 +74,7 @@ def open_editor(settings: Settings, progress: Progress) -> Editor:
         dtype=settings.dtype,
         corpus=settings.corpus,
         tokens=settings.tokens,
+        forms=settings.forms,
         progress=progress,
     )
 
@@ -106,7 +111,8 @@ def open_installation(settings: Settings, progress: Progress) -> tuple[Installat
     """
     loaded = load_model(settings.model, settings.statistics, settings.dtype)
     install = Installation(loaded, settings.statistics, settings.corpus, progress, settings.tokens)
-    return install, numbers_of(settings.method, loaded).values
+    values = numbers_of(settings.method, loaded).values
+    return install, replace(values, forms=checked_kinds(settings.forms))
 
 
 # -- proof and measures -----------------------------------------------------------------------------
@@ -129,10 +135,10 @@ def build_monitoring(settings: Settings, editor: Editor) -> Monitoring:
     """Measures and judges against the baseline, which is measured once for a model."""
     probes, memory = default_probes(), Memory()
     baseline = open_baseline(editor, probes, settings.statistics / "baselines")
-    thresholds = baseline.thresholds(settings.thresholds)
+    thresholds, asking = baseline.thresholds(settings.thresholds), asking_of(settings, editor)
 
     def measured(batch: Sequence[CorrectionRow], earlier: Sequence[CorrectionRow], ratio: float | None):
-        cases, old = [case(row) for row in batch], [case(row) for row in earlier]
+        cases, old = [asking.case(row) for row in batch], [asking.earlier(row) for row in earlier]
         return measure(editor, baseline, cases, old, ratio, probes, settings.measure_sample, memory)
 
     def judged(measurements: Measurements, previous: dict[str, Any] | None):
@@ -151,14 +157,3 @@ def foresee(thresholds: Thresholds, history: Sequence[tuple[int, dict[str, Any]]
         few = f"{len(series)} of {FEWEST_POINTS} versions measured since the last compaction"
         return {"known": False, "nearest": f"nothing yet: {few}", "forecasts": [], "limits": limits}
     return {"known": True, **to_json(found), "limits": limits}
-
-
-def case(row: CorrectionRow) -> Case:
-    """A correction as monitoring asks about it; paraphrases and neighbours may hold the subject's slot."""
-
-    def fill(text: str) -> str:
-        return text.replace("{}", row.subject)
-
-    paraphrases = tuple(fill(text) for text in row.paraphrases)
-    neighbours = tuple((fill(n["prompt"]), n["answer"]) for n in row.neighbours)
-    return Case(row.id, row.text, row.target, row.was, paraphrases, neighbours)

@@ -55,7 +55,7 @@ class Delivery:
             self.reached(Stage.PUBLISHED)
         with self.run.timed(version.id, "confirm"):
             publication.prove()
-            after = self.publisher.answers(self.journal.questions.rows(version.added))
+            after = self.publisher.answers(self.run.asking.asks(self.journal.questions.rows(version.added)))
         self.reached(Stage.CONFIRMED)
         self.journal.record_live(version.id, after)
         self.reached(Stage.LIVE)

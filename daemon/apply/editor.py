@@ -7,6 +7,7 @@ from torch import Tensor
 
 from daemon.versions.format import TensorEntry
 from editing.facts import Fact
+from editing.forms import Kind
 from editing.memory.delta import tensor_sha256
 from editing.memory.state import EditState
 from editing.report import Report
@@ -20,6 +21,8 @@ class Editor(Protocol):
         settings_hash: of the method and its numbers; for the record.
         tensor_names: of the weights that are edited.
         state: the live facts and what follows from them; immutable, replaced by each change.
+        forms: kinds of forms that a fact is written for.
+        chats: whether forms can be asked in chat.
     """
 
     @property
@@ -30,6 +33,10 @@ class Editor(Protocol):
     def tensor_names(self) -> tuple[str, ...]: ...
     @property
     def state(self) -> EditState: ...
+    @property
+    def forms(self) -> tuple[Kind, ...]: ...
+    @property
+    def chats(self) -> bool: ...
 
     def apply(self, facts: Sequence[Fact], remove: Sequence[str] = ()) -> Report:
         """Writes facts and drops those of ids `remove`, all or nothing; tells what became of each fact.

@@ -5,6 +5,7 @@
     the live version is rejected      → roll back to the newest healthy version
     refusals, or little room is left  → compact from the base
     none of these helped              → pause the queue
+    the base is live, and nothing passes → pause the queue: there is nothing to compact or go back to
 
 `monitoring.policy` says what each verdict leads to, and how often. This module knows the ledger.
 """
@@ -34,6 +35,9 @@ from monitoring.verdict import Verdict, worn
 #: So many single corrections in a row were refused for wear alone: it is the model, not the corrections.
 #: Halving puts some batches before each of them.
 WORN_OUT, TRIED = 3, 10
+#: So many single corrections in a row were refused while the base is live: the method, its statistics or the
+#: posts are at fault. Three could be one user's mistakes; each correction more ends as rejected for nothing.
+REFUSED_ON_BASE = 5
 
 _PASSED = Verdict("accepted", (), (), {})
 
@@ -134,17 +138,17 @@ class Ladder:
         if (self.journal.questions.forecast() or {}).get("version") != live:
             self.journal.guard.record_forecast(live, self.foresee(self.journal.questions.history()))
             self.reached(Stage.FORESEEN)
-        if live == BASE_VERSION or self.journal.questions.paused() or isinstance(self.rest(), Held):
+        if self.journal.questions.paused() or isinstance(self.rest(), Held):
             return False
         worn = self._worn(live)
-        why = self._why_compact(worn)
+        why = None if live == BASE_VERSION else self._why_compact(worn)
         if why is not None:
             self.journal.guard.ask_compaction(why, self.policy.dry_run)
             self.reached(Stage.COMPACT_ASKED)
             return not self.policy.dry_run
-        if worn and self._only_wear_refuses() and not self.policy.dry_run:
-            why = f"the last {WORN_OUT} corrections were refused because the model is worn: {', '.join(worn)}"
-            self.journal.guard.pause(f"{why}; retract facts or roll back, then resume")
+        why = self._why_pause(live, worn)
+        if why is not None and not self.policy.dry_run:
+            self.journal.guard.pause(why)
             self.reached(Stage.PAUSED)
         return False
 
@@ -169,18 +173,40 @@ class Ladder:
                 return f"little room is left: {one['measure']} is at its limit in {left:.0f} edits"
         return None
 
-    def _only_wear_refuses(self) -> bool:
-        """Whether everything tried of late, since the last pause, was refused for wear alone."""
+    def _why_pause(self, live: str, worn: Sequence[str]) -> str | None:
+        """None while the queue may go on."""
+        if live == BASE_VERSION:
+            alone = _alone(self._tried_since_pause(REFUSED_ON_BASE, _given_up))
+            refused = [row for row in alone if (row.verdict or {}).get("outcome") == "rejected"]
+            if len(refused) < REFUSED_ON_BASE:
+                return None
+            last = "; ".join((refused[0].verdict or {}).get("reasons", ()))
+            why = f"the base is live, and the last {len(refused)} single corrections were refused"
+            return f"{why}, the newest: {last}; check `factd doctor`, the method and the posts, then resume"
+        if worn and len(_alone(self._tried_since_pause(WORN_OUT, _wear_alone))) >= WORN_OUT:
+            why = f"the last {WORN_OUT} corrections were refused because the model is worn: {', '.join(worn)}"
+            return f"{why}; retract facts or roll back, then resume"
+        return None
+
+    def _tried_since_pause(self, singles: int, like: Callable[[VersionRow], bool]) -> list[VersionRow]:
+        """The newest versions that are like this, up to one that is not, or that the last pause saw."""
         pause = self.journal.questions.last_step("pause")
         since = pause.at if pause else 0.0
-        tried = self.journal.questions.newest_versions(WORN_OUT * TRIED)
-        refused = itertools.takewhile(lambda row: row.created_at > since and _wear_alone(row), tried)
-        return sum(len(row.added) == 1 for row in refused) >= WORN_OUT
+        tried = self.journal.questions.newest_versions(singles * TRIED)
+        return list(itertools.takewhile(lambda row: row.created_at > since and like(row), tried))
+
+
+def _alone(rows: Sequence[VersionRow]) -> list[VersionRow]:
+    return [row for row in rows if len(row.added) == 1]
+
+
+def _given_up(row: VersionRow) -> bool:
+    return row.state is VersionState.DISCARDED
 
 
 def _wear_alone(row: VersionRow) -> bool:
     passed = _passed_limits((row.verdict or {}).get("guards", {}))
-    return row.state is VersionState.DISCARDED and bool(passed) and passed <= set(WEAR)
+    return _given_up(row) and bool(passed) and passed <= set(WEAR)
 
 
 def _passed_limits(states: Mapping[str, str]) -> set[str]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from daemon.core.lifecycle import State
 from daemon.ledger.rows import Candidate
@@ -51,16 +52,14 @@ def plan_batch(
         rest: the longest time between two attempts, seconds.
     """
     held = {fact.slot: fact for fact in live}
-    newest: dict[tuple[str, str], Candidate] = {}
-    for row in pending:
-        if row.slot not in newest or newest[row.slot].seq < row.seq:
-            newest[row.slot] = row
-    settled = tuple(_settle(pending, newest, held))
+    by_age = sorted(pending, key=attrgetter("seq"))
+    newest = {row.slot: row for row in by_age}
+    settled = tuple(_settle(pending, newest, held)) if held else ()
     done = {settlement.id for settlement in settled}
     added: list[Candidate] = []
     waiting: set[str] = set()
     limit = batch_size
-    for row in _in_order(pending):
+    for row in _in_order(by_age):
         if row.id in done or newest[row.slot] is not row:
             continue
         # A time further off than the longest rest was written before the clock was set back.
@@ -78,14 +77,17 @@ def plan_batch(
     return Plan(tuple(added), removed, settled, 0.0 if complete else _patience(added, now, patience))
 
 
-def _in_order(pending: Sequence[Candidate]) -> list[Candidate]:
+def _in_order(by_age: Sequence[Candidate]) -> Sequence[Candidate]:
+    """The most urgent subjects first; within one priority the oldest first."""
+    if len({row.priority for row in by_age}) < 2:
+        return by_age  # nothing is urgent, which is the usual case: thousands of rows need no second sort
     priority: dict[str, int] = {}
-    ranked: list[tuple[int, Candidate]] = []
-    for row in sorted(pending, key=lambda row: row.seq, reverse=True):
+    ranked: list[tuple[int, int, Candidate]] = []
+    for row in reversed(by_age):
         # The most urgent of this one and of the younger ones of its subject.
         priority[row.subject] = max(row.priority, priority.get(row.subject, row.priority))
-        ranked.append((priority[row.subject], row))
-    return [row for _, row in sorted(ranked, key=lambda item: (-item[0], item[1].seq))]
+        ranked.append((-priority[row.subject], row.seq, row))
+    return [row for _, _, row in sorted(ranked)]
 
 
 def _patience(added: Sequence[Candidate], now: float, patience: float) -> float:

@@ -18,7 +18,7 @@ class Proved:
 
     version: str | None = None
     state: EditState | None = None
-    sha256: dict[str, str] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict[str, str])
 
 
 class Restorer:

@@ -1,10 +1,11 @@
 """What one run of the applier works with."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from daemon.apply.asking import Asking
 from daemon.apply.editor import Editor
 from daemon.apply.ladder import Ladder
 from daemon.apply.measuring import Monitoring
@@ -37,12 +38,13 @@ class Run:
     monitoring: Monitoring
     ladder: Ladder
     settings: Settings
+    asking: Asking
     reached: Reached
     stopping: Callable[[], bool]
     canary: Canary | None = None
 
     @contextmanager
-    def timed(self, version: str, stage: str) -> Iterator[None]:
+    def timed(self, version: str, stage: str) -> Generator[None]:
         """Records how long a stage of a version took, unless it failed."""
         start = time.perf_counter()
         yield

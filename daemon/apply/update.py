@@ -20,7 +20,6 @@ from daemon.ledger.rows import CorrectionRow, VersionRow
 from daemon.publish.serving import ServingError
 from daemon.versions.store import Draft
 from editing.errors import EditError
-from editing.facts import Fact
 from editing.report import Outcome
 
 
@@ -91,7 +90,7 @@ class Update:
     def _edit(self, version: VersionRow, rows: Sequence[CorrectionRow]) -> Sequence[Outcome]:
         """Changes the weights in memory; returns what became of each correction."""
         with self.run.timed(version.id, "before_answers"):
-            before = self.run.publisher.answers([row for row in rows if row.before is None])
+            before = self.run.publisher.answers(self.run.asking.unasked(rows))
             self.journal.record_answers("before", before)
         if self._compacts(version):
             with self.run.timed(version.id, "edit"):
@@ -99,7 +98,7 @@ class Update:
             self.reached(Stage.COMPACTED)
             return ()
         with self.run.timed(version.id, "edit"):
-            facts = [Fact(row.subject, row.prompt, row.target, row.id) for row in rows]
+            facts = [self.run.asking.fact(row) for row in rows]
             report = self.editor.apply(facts, remove=version.removed)
         self.reached(Stage.EDITED)
         return report.outcomes

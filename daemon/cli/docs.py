@@ -165,7 +165,7 @@ def _shown(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if value is None:
         return ""
-    return f"`{json.dumps(list(value) if isinstance(value, tuple) else value, default=str)}`"
+    return f"`{json.dumps(value, default=str)}`"
 
 
 # -- HTTP -------------------------------------------------------------------------------------------

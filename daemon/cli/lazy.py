@@ -83,7 +83,12 @@ def group_of(table: Mapping[str, Entry], **about: Any) -> typer.Typer:
         pass
 
     Group.table = table
-    shown = {"epilog": EPILOG, "no_args_is_help": True, "rich_markup_mode": None, "add_completion": False}
+    shown: dict[str, Any] = {
+        "epilog": EPILOG,
+        "no_args_is_help": True,
+        "rich_markup_mode": None,
+        "add_completion": False,
+    }
     made = typer.Typer(cls=Group, pretty_exceptions_enable=False, **(shown | about))
     # Without a callback typer would take an application that has no commands yet for no group.
     made.callback()(lambda: None)

@@ -1,6 +1,6 @@
 """The ledger as commands open it, and the doorbell that they ring after a request."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from daemon.supervise.running import settings_for
 
 
 @contextmanager
-def open_ledger(state: Path | None, as_json: bool) -> Iterator[tuple[Settings, Ledger]]:
+def open_ledger(state: Path | None, as_json: bool) -> Generator[tuple[Settings, Ledger]]:
     """The settings and the ledger of a state directory; errors end the command with their exit code."""
     with reported(as_json):
         settings = settings_for(state)

@@ -6,10 +6,10 @@ them out of a pipe, and colours where NO_COLOR is set.
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 from rich.console import Console
 from rich.markup import escape
@@ -61,9 +61,13 @@ def local_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def _is_mapping(cell: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(cell, Mapping)
+
+
 def _shown(cell: object) -> str:
     """A cell on one line, since a model's answer may have line breaks; of counts only those above zero."""
-    if isinstance(cell, Mapping):
+    if _is_mapping(cell):
         return ", ".join(f"{name} {value}" for name, value in cell.items() if value)
     return "" if cell is None else " ".join(str(cell).split())
 
@@ -81,7 +85,7 @@ def _show_blocks(out: Console, title: str, columns: Sequence[str], rows: Sequenc
 
 
 @contextmanager
-def progress() -> Iterator[Progress]:
+def progress() -> Generator[Progress]:
     """A function that shows (stage, fraction done): bars on a terminal, elsewhere a line for each tenth."""
     out = Console(stderr=True)
     if not out.is_terminal:
@@ -99,7 +103,7 @@ def progress() -> Iterator[Progress]:
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[None]:
+def waiting(what: str) -> Generator[None]:
     """Shows on a terminal that something is waited for."""
     out = Console(stderr=True)
     if out.is_terminal:

@@ -1,6 +1,6 @@
 """Errors as users see them: a message on stderr, JSON on stdout where it is asked for, an exit code."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from difflib import get_close_matches
 
@@ -25,7 +25,7 @@ def nearest(id: str, known: Iterable[str]) -> str:
 
 
 @contextmanager
-def reported(as_json: bool) -> Iterator[None]:
+def reported(as_json: bool) -> Generator[None]:
     """Turns the errors of the daemon into messages and exit codes."""
     try:
         yield

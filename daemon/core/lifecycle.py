@@ -101,7 +101,7 @@ VERSION_TRANSITIONS: dict[VersionState, frozenset[VersionState]] = {
 
 def check_transition(what: str, old: State | VersionState, new: State | VersionState) -> None:
     """Raises TransitionError unless `old` → `new` is in the table. `what` names the row for the message."""
-    table: dict = TRANSITIONS if isinstance(old, State) else VERSION_TRANSITIONS
-    if new not in table[old]:
-        allowed = ", ".join(sorted(table[old])) or "nothing: it is final"
+    after = TRANSITIONS[old] if isinstance(old, State) else VERSION_TRANSITIONS[old]
+    if new not in after:
+        allowed = ", ".join(sorted(after)) or "nothing: it is final"
         raise TransitionError(f"{what} is {old} and cannot become {new}; from {old} it may become {allowed}")

@@ -13,6 +13,8 @@ from daemon.core.errors import CorrectionError, Problem
 #: Characters, and entries of a list. A fact is a name and a short answer; longer text is a mistake or an
 #: attack.
 MAX_NAME, MAX_PROMPT, MAX_LIST = 200, 1000, 20
+#: Questions of a correction; with as many paraphrases as there may be, no more than a fact can be asked in.
+MAX_QUESTIONS = 10
 #: characters; an id becomes a label, a part of a URL and a file name in exports
 MAX_ID = 200
 #: An error shows so many characters of a value.
@@ -29,6 +31,14 @@ def printable(value: str) -> str:
         raise ValueError("is blank; give the words")
     if any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) <= 0xDFFF for char in value):
         raise ValueError("holds a control character or half a surrogate pair; write one line of plain text")
+    return value
+
+
+def _one_slot(value: str) -> str:
+    """The text itself. Raises ValueError unless it has one slot for the subject."""
+    count = value.count("{}")
+    if count != 1:
+        raise ValueError(f"has {count} slots; write exactly one {{}} where the subject belongs")
     return value
 
 
@@ -52,6 +62,7 @@ class Correction(BaseModel):
     target: Annotated[str, _Name]
     was: Annotated[str, _Name] | None = None
     paraphrases: Annotated[list[Annotated[str, _Text]], Field(max_length=MAX_LIST)] = []
+    questions: Annotated[list[Annotated[str, _Text]], Field(max_length=MAX_QUESTIONS)] = []
     neighbours: Annotated[list[Neighbour], Field(max_length=MAX_LIST)] = []
     key: Annotated[str, _Name] | None = None
     source: Annotated[str, _Name] | None = None
@@ -62,18 +73,20 @@ class Correction(BaseModel):
     def _words(cls, value: str | None) -> str | None:
         return None if value is None else printable(value)
 
-    @field_validator("paraphrases")
+    @field_validator("paraphrases", "questions")
     @classmethod
     def _all_words(cls, value: list[str]) -> list[str]:
         return [printable(text) for text in value]
 
     @field_validator("prompt")
     @classmethod
-    def _one_slot(cls, value: str) -> str:
-        count = value.count("{}")
-        if count != 1:
-            raise ValueError(f"has {count} slots; write exactly one {{}} where the subject belongs")
-        return value.rstrip()
+    def _prompt_slot(cls, value: str) -> str:
+        return _one_slot(value).rstrip()
+
+    @field_validator("questions")
+    @classmethod
+    def _question_slots(cls, value: list[str]) -> list[str]:
+        return [_one_slot(text).strip() for text in value]
 
     @field_validator("target", "was")
     @classmethod
@@ -96,6 +109,9 @@ class Correction(BaseModel):
     def content_hash(self) -> str:
         """Equal for two posts of the same correction; key, source and priority do not count."""
         body = self.model_dump(exclude={"key", "source", "priority"})
+        if not self.questions:
+            # Corrections had no questions once; what was posted then must still be known as the same.
+            del body["questions"]
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 

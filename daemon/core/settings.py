@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from daemon.core.errors import SettingsError
 from daemon.core.names import PATTERN, Names
 from daemon.core.publication import IN_FLIGHT_MOST_SECONDS, IN_FLIGHT_SECONDS, PUBLISH_SECONDS, InFlight
+from editing.forms import Kind
 from monitoring.thresholds import Thresholds
 
 DEFAULT_STATE_DIR = Path("~/.local/state/factd")
@@ -103,6 +104,13 @@ class Settings(BaseSettings):
     #: longer, once, and unrelated text then changes less
     tokens: int | None = Field(None, ge=1)
 
+    #: in which forms a correction is written: "prompt" (always), "chat" (the prompt as a chat message),
+    #: "questions" (those posted with it, in chat), "plain questions", "paraphrases", "chat paraphrases". A
+    #: model without a chat template is asked nothing in chat
+    forms: Annotated[tuple[Kind, ...], NoDecode] = ("prompt", "chat", "questions")
+    #: in which of these a correction must be said to go live. One that is said in fewer is refused
+    require_forms: Annotated[tuple[Kind, ...], NoDecode] = ("prompt", "chat")
+
     #: at most so many corrections are written by one solve
     batch_size: int = Field(16, ge=1, le=1000)
     #: ask the workers of the queue `values` to find values. The method's values must depend on the fact alone
@@ -152,7 +160,7 @@ class Settings(BaseSettings):
     #: the guard compacts at most once in so many versions
     guard_compact_versions: int = Field(20, ge=1)
 
-    @field_validator("replicas", mode="before")
+    @field_validator("replicas", "forms", "require_forms", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -168,6 +176,13 @@ class Settings(BaseSettings):
     def _given(cls, value: SecretStr | None) -> SecretStr | None:
         # A request without a token carries the empty one. An empty setting would let everybody in.
         return value if value is not None and value.get_secret_value().strip() else None
+
+    @field_validator("forms", "require_forms")
+    @classmethod
+    def _with_prompt(cls, value: tuple[Kind, ...]) -> tuple[Kind, ...]:
+        if "prompt" not in value:
+            raise ValueError("lacks prompt; a correction is always asked by its prompt")
+        return value
 
     @field_validator("thresholds")
     @classmethod

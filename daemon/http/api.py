@@ -1,6 +1,6 @@
 """The HTTP API: corrections in, questions and operations, health, metrics, the status page."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing
 
 from fastapi import APIRouter, FastAPI
@@ -41,7 +41,7 @@ def create_app(
     opened.callback(service.close)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         with opened:
             yield
 

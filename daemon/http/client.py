@@ -82,7 +82,7 @@ class Client:
     def wait(self, ids: Sequence[str], timeout: float = 120.0) -> list[dict[str, Any]]:
         """The corrections when all have ended, or as they are when the time is up."""
         deadline = time.monotonic() + timeout
-        views = []
+        views: list[dict[str, Any]] = []
         for id in ids:
             view = self.get(id)
             while view["state"] not in FINAL and (left := deadline - time.monotonic()) > 0:

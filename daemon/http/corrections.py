@@ -10,6 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from daemon.core.errors import CorrectionError, Problem
 from daemon.core.lifecycle import FINAL, State
 from daemon.core.messages import Correction, parse_correction, parse_json, printable
+from daemon.core.shapes import is_list
 from daemon.http.alerts import PLAIN
 from daemon.http.schemas import corrections_schema
 from daemon.http.service import SUBMIT, Body, Id, Service, ServiceOf, may_submit
@@ -30,7 +31,7 @@ def post_corrections(
 ) -> dict[str, Any]:
     """Records one correction, or a list as a whole or not at all; durable before the answer is sent."""
     content = parse_json(body)
-    many = content if isinstance(content, list) else [content]
+    many = content if is_list(content) else [content]
     corrections = _parsed(many)
     _check_size(service, len(corrections))
     if idempotency_key is not None:

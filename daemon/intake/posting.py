@@ -38,6 +38,6 @@ def post(app: Celery, corrections: Sequence[dict[str, Any]], ids: Sequence[str] 
 
 def answering(app: Celery, names: Sequence[str], timeout: float = 1.5) -> set[str]:
     """Those of the named workers that answer a ping; a name is the part before the @."""
-    replies = app.control.ping(timeout=timeout) or []
+    replies: list[dict[str, Any]] = app.control.ping(timeout=timeout) or []
     alive = {name.split("@")[0] for reply in replies for name in reply}
     return alive & set(names)

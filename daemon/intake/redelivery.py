@@ -6,6 +6,7 @@ younger corrections of its subject.
 
 import json
 import logging
+from typing import Any
 
 from celery import bootsteps
 
@@ -26,7 +27,7 @@ def give_back(channel: Channel, queue: str) -> int:
     with channel.conn_or_acquire() as client:
         # The message that is put back last is taken first.
         newest_first = client.zrevrange(channel.unacked_index_key, 0, -1)
-        kept = client.hmget(channel.unacked_key, newest_first) if newest_first else []
+        kept: list[Any] = client.hmget(channel.unacked_key, newest_first) if newest_first else []
         mine = [
             tag
             for tag, message in zip(newest_first, kept, strict=True)

@@ -22,6 +22,7 @@ from daemon.core.errors import ConflictError, CorrectionError, Problem, Settings
 from daemon.core.messages import Correction, parse_correction, parse_json
 from daemon.core.names import MAIN
 from daemon.intake.intake import Room, submit_or_refuse
+from daemon.intake.server import connect, transaction
 from daemon.ledger.ledger import Ledger
 
 log = logging.getLogger("factd")
@@ -50,10 +51,10 @@ def append(redis_url: str, corrections: Sequence[Correction], stream: str = STRE
         SettingsError: the URL is not one of a Redis or Valkey server.
     """
     try:
-        made = Redis.from_url(redis_url, socket_timeout=SOCKET_SECONDS, socket_connect_timeout=SOCKET_SECONDS)
+        made = connect(redis_url, SOCKET_SECONDS)
     except ValueError as error:
         raise SettingsError(f"FACTD_REDIS_URL names no Redis or Valkey server: {error}") from None
-    with made as client, client.pipeline(transaction=True) as pipe:
+    with made as client, transaction(client) as pipe:
         for correction in corrections:
             pipe.xadd(stream, {FIELD: json.dumps(correction.model_dump())})
         return [_name(entry) for entry in pipe.execute()]
@@ -135,7 +136,7 @@ class StreamReader:
                 with suppress(CorrectionError, ConflictError):  # recorded as refused
                     submit_or_refuse(self.ledger, id, lambda fields=fields: _correction(fields), "stream")
         ids = [id for id, _ in entries]
-        with self.client.pipeline(transaction=True) as pipe:
+        with transaction(self.client) as pipe:
             pipe.xack(self.stream, GROUP, *ids)
             pipe.xdel(self.stream, *ids)
             pipe.execute()
@@ -162,9 +163,7 @@ class StreamThread:
     def __init__(
         self, redis_url: str, ledger: Ledger, room: Room, ring: Callable[[], object], stream: str = STREAM
     ) -> None:
-        self._client = Redis.from_url(
-            redis_url, socket_timeout=SOCKET_SECONDS, socket_connect_timeout=SOCKET_SECONDS
-        )
+        self._client = connect(redis_url, SOCKET_SECONDS)
         self._reader = StreamReader(self._client, ledger, room, ring, stream)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="stream reader", daemon=True)

@@ -1,12 +1,12 @@
 """Checks that the ledger is as it was written: the hash chain, and the states that it leads to."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, String, cast, select
+from sqlalchemy import Connection, Engine, RowMapping, String, cast, select
 from sqlalchemy.exc import DatabaseError
 
 from daemon.ledger.chain import CONTENT, Head, link
@@ -61,36 +61,40 @@ def audit(engine: Engine) -> Audit:
         query = select(*columns, transitions.c.hash).order_by(transitions.c.seq)
         try:
             with c.execution_options(yield_per=FETCHED).execute(query) as found:
-                for row in found:
-                    expected = link(head.hash, row._mapping)
-                    if row.hash != expected:
+                for row in found.mappings():
+                    expected = link(head.hash, row)
+                    if row["hash"] != expected:
                         return Audit(rows, head, _changed(row, expected))
-                    head, rows = Head(row.seq, row.hash), rows + 1
+                    head, rows = Head(row["seq"], row["hash"]), rows + 1
             return Audit(rows, head, _ending(c, head), tuple(_strays(c)))
         except DatabaseError as error:
             why = f"the database is damaged behind row {head.seq}: {error.orig}"
             return Audit(rows, head, Broken(head.seq + 1, "", "", why))
 
 
-def _changed(row: Any, expected: str) -> Broken:
-    why = f"its hash should be {expected[:12]}… and is {str(row.hash)[:12]}…: "
+def _changed(row: RowMapping, expected: str) -> Broken:
+    why = f"its hash should be {expected[:12]}… and is {str(row['hash'])[:12]}…: "
     why += "it was changed, or the row before it is missing"
-    return Broken(row.seq, str(row.kind), str(row.id), why)
+    return Broken(row["seq"], str(row["kind"]), str(row["id"]), why)
 
 
 @contextmanager
-def _tolerant(engine: Engine) -> Iterator[Connection]:
+def _tolerant(engine: Engine) -> Generator[Connection]:
     """A reading connection that also returns bytes that are no text, so that the audit can name their row."""
     with engine.connect() as c:
         raw: Any = c.connection.dbapi_connection
         if not isinstance(raw, sqlite3.Connection):
             yield c
             return
-        raw.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+        raw.text_factory = _as_text
         try:
             yield c
         finally:
             raw.text_factory = str
+
+
+def _as_text(stored: bytes) -> str:
+    return stored.decode("utf-8", "surrogateescape")
 
 
 def _ending(c: Connection, head: Head) -> Broken | None:

@@ -9,12 +9,13 @@ sequence are drawn under the lock too: their order is the order of the commits. 
 which means nothing.
 """
 
+import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from daemon.core.errors import SettingsError
@@ -52,13 +53,13 @@ class Database:
         self.engine.dispose()
 
     @contextmanager
-    def reading(self) -> Iterator[Connection]:
+    def reading(self) -> Generator[Connection]:
         """A connection that sees one state of the ledger, however long it reads."""
         with self.engine.connect() as connection:
             yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self) -> Generator[Connection]:
         """The transaction that may write; committed at the end, undone by an exception."""
         with self.engine.connect().execution_options(factd_write=True) as connection, connection.begin():
             yield connection
@@ -102,7 +103,7 @@ def _writes(connection: Connection) -> bool:
     return connection.get_execution_options().get("factd_write", False)
 
 
-def _sqlite_pragmas(connection: Any, _record: Any) -> None:
+def _sqlite_pragmas(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # the driver must not open transactions of its own
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")  # readers never block the writer
@@ -117,11 +118,12 @@ def _sqlite_begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if _writes(connection) else "BEGIN")
 
 
-def _postgresql_costs(connection: Any, _record: Any) -> None:
+def _postgresql_costs(connection: DBAPIConnection, _record: object) -> None:
     # By default a page read through an index counts four times a page of a scan, as on a disk that turns.
     # Then a question about 1,000 of 100,000 rows reads them all.
-    with connection.cursor() as cursor:
-        cursor.execute("SET random_page_cost = 1.1")
+    cursor = connection.cursor()
+    cursor.execute("SET random_page_cost = 1.1")
+    cursor.close()
     connection.commit()
 
 

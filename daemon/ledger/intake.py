@@ -1,7 +1,7 @@
 """Intake's half of the ledger: corrections are submitted or refused, operations are asked for."""
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -107,7 +107,7 @@ class Intake:
             return ask(kind, target, actor, why)
 
     @contextmanager
-    def asking(self) -> Iterator[Ask]:
+    def asking(self) -> Generator[Ask]:
         """Holds the write lock: nobody else asks for anything between the look and the request."""
         with self._database.writing() as c:
             yield lambda kind, target, actor, why: self._ask(c, kind, target, actor, why)
@@ -172,7 +172,7 @@ def _row(id: str, correction: Correction, content_hash: str, now: float) -> dict
 def _blank() -> dict[str, Any]:
     """What stands in the row of a message that could not be read."""
     blank: dict[str, Any] = dict.fromkeys(("subject", "prompt", "target", "content_hash"), "")
-    lists: dict[str, Any] = {"paraphrases": [], "neighbours": []}
+    lists: dict[str, Any] = {"paraphrases": [], "neighbours": [], "questions": []}
     return blank | lists | {"priority": 0, "attempts": 0, "not_before": 0.0}
 
 

@@ -1,12 +1,13 @@
 """The applier's half of the ledger: each step of a version, written only under a valid fence."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
+from daemon.core.asks import Ask
 from daemon.core.lifecycle import PENDING, OperationState, ReasonCode, State, VersionState
 from daemon.core.publication import BASE_VERSION
 from daemon.core.ruling import Ruling
@@ -14,6 +15,7 @@ from daemon.ledger.database import Database
 from daemon.ledger.lease import Fence
 from daemon.ledger.questions import Questions
 from daemon.ledger.reading import find_version, live_version, rows_of
+from daemon.ledger.record.answers import When, keep_answers, keep_lost
 from daemon.ledger.record.endings import Discard, roll_back
 from daemon.ledger.record.guard import ACTOR, GuardRecord
 from daemon.ledger.record.stages import StageSeconds
@@ -41,7 +43,7 @@ class Journal:
         self._stages = StageSeconds(database.clock)
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self) -> Generator[Connection]:
         """The transaction that may write. Raises LeaseLostError when a newer applier holds the lease."""
         with self._fence.writing() as c:
             kept = self._stages.write(c)
@@ -110,10 +112,14 @@ class Journal:
                 self._transitions.advance(c, [id], State.REJECTED, ACTOR, reason, code=code)
             return replace(row, added=tuple(left))
 
-    def record_answers(self, column: str, answers: Mapping[str, str]) -> None:
-        """`column`: before or after."""
+    def record_answers(self, when: When, told: Mapping[Ask, str]) -> None:
         with self.writing() as c:
-            _answer(c, column, answers)
+            keep_answers(c, when, told)
+
+    def record_asked_again(self, found: Mapping[str, Mapping[str, str]]) -> None:
+        """What facts said that were asked again: id → name of a form that is lost → what was said there."""
+        with self.writing() as c:
+            keep_lost(c, found)
 
     def record_measured(self, version: str, ruling: Ruling, measurements: dict[str, Any]) -> None:
         """Keeps what was measured of a staged version, also when it goes no further."""
@@ -140,7 +146,7 @@ class Journal:
             self._transitions.advance_version(c, version, VersionState.PUBLISHED, ACTOR)
             self._transitions.advance(c, find_version(c, version).added, State.PUBLISHED, ACTOR)
 
-    def record_live(self, version: str, after: Mapping[str, str]) -> None:
+    def record_live(self, version: str, after: Mapping[Ask, str]) -> None:
         """The commit: the version is live, its facts are, what it removed is not, its operation is done."""
         with self.writing() as c:
             now, row, old = self.clock(), find_version(c, version), live_version(c)
@@ -151,7 +157,8 @@ class Journal:
             added = list(rows_of(c, row.added).values())
             ids = [fact.id for fact in added]
             self._transitions.advance(c, ids, State.LIVE, ACTOR, live_at=now)
-            _answer(c, "after", {id: after.get(id) for id in ids})
+            keep_lost(c, {id: {} for id in ids})
+            keep_answers(c, "after", after)
             self._end_removed(c, row, {fact.slot: fact.id for fact in added})
             for fact in added:
                 self._end_older(c, fact)
@@ -289,11 +296,3 @@ class Journal:
     def record_seconds(self, version: str, stage: str, seconds: float) -> None:
         """Written with the next transaction (`daemon.ledger.record.stages`)."""
         self._stages.add(version, stage, seconds)
-
-
-def _answer(c: Connection, column: str, answers: Mapping[str, str | None]) -> None:
-    """Stores the model's answers, before the correction or after it."""
-    if answers:
-        mine = update(corrections).where(corrections.c.id == bindparam("its_id"))
-        rows = [{"its_id": id, "answer": answer} for id, answer in answers.items()]
-        c.execute(mine.values({column: bindparam("answer")}), rows)

@@ -8,7 +8,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from types import TracebackType
 
 from sqlalchemy import Connection, insert, select, update
@@ -37,7 +37,7 @@ class Fence:
         self._database, self.number = database, number
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self) -> Generator[Connection]:
         """The transaction that may write. Raises LeaseLostError when a newer applier holds the lease."""
         with self._database.writing() as c:
             current = c.scalar(select(lease.c.fence))
@@ -85,7 +85,7 @@ class Lease:
 
     def _acquire(self) -> int:
         now = self._database.clock()
-        values = {"holder": self.holder, "host": self.host, "pid": os.getpid()}
+        values: dict[str, str | float] = {"holder": self.holder, "host": self.host, "pid": os.getpid()}
         values["expires_at"] = now + self.seconds
         with self._database.writing() as c:
             row = c.execute(select(lease).where(lease.c.name == NAME)).first()

@@ -1,9 +1,9 @@
 """Questions to the ledger. Nothing here writes."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Text, func, or_, select, type_coerce
+from sqlalchemy import func, or_, select
 
 from daemon.core.errors import UnknownIdError
 from daemon.core.lifecycle import PENDING, OperationState, State, VersionState
@@ -11,8 +11,8 @@ from daemon.core.publication import BASE_VERSION
 from daemon.core.ruling import GUARD
 from daemon.ledger.database import Database
 from daemon.ledger.reading import (
+    accepted_ancestors,
     ancestry,
-    chunks,
     fact_ids,
     find_correction,
     find_version,
@@ -34,6 +34,7 @@ from daemon.ledger.rows import (
 )
 from daemon.ledger.status import corrections_by_state, last_step, read_status
 from daemon.ledger.tables import corrections, operations, stage_seconds, stage_totals, transitions, versions
+from daemon.ledger.waiting import facts_about, pending
 from monitoring.durations import Durations
 from monitoring.policy import PolicyState
 
@@ -41,9 +42,6 @@ from monitoring.policy import PolicyState
 SEARCHED = ("id", "key", "target", "was", "before", "after", "reason", "version")
 #: versions that a forecast looks back on, at most
 HISTORY = 500
-_CANDIDATES = select(*(corrections.c[name] for name in Candidate._fields))
-#: for subjects that come from the ledger: they need no look for what a database cannot hold
-_SUBJECT = type_coerce(corrections.c.subject, Text)
 
 
 class Questions:
@@ -86,38 +84,14 @@ class Questions:
         """Live corrections."""
         return self.corrections(State.LIVE)
 
-    def facts_about(self, subjects: Collection[str]) -> list[Candidate]:
-        """Live corrections of these subjects, in order of arrival."""
-        rows: list[Candidate] = []
-        with self._read() as c:
-            for chunk in chunks(sorted(subjects)):
-                mine = _SUBJECT.in_(chunk) & (corrections.c.state == State.LIVE)
-                rows += map(Candidate._make, c.execute(_CANDIDATES.where(mine)).all())
-        return sorted(rows, key=lambda row: row.seq)
+    def to_plan(self, limit: int) -> tuple[list[Candidate], list[Candidate]]:
+        """What the next batch is planned from: corrections that wait, and live facts of their subjects.
 
-    def pending(self, limit: int | None = None) -> list[Candidate]:
-        """Corrections that wait: higher priority first, then in order of arrival.
-
-        With a limit, those of the same subjects come too, as many again at most: an older correction of a
-        subject goes before an urgent one of it (`daemon.apply.planning`).
+        So many that wait come, and of the same subjects as many again at most (`daemon.ledger.waiting`).
         """
-        order = (corrections.c.priority.desc(), corrections.c.seq)
-        rows: list[Candidate] = []
         with self._read() as c:
-            for state in PENDING:  # one at a time: each is a stretch of an index
-                first = _CANDIDATES.where(corrections.c.state == state)
-                rows += map(Candidate._make, c.execute(first.order_by(*order).limit(limit)).all())
-            rows.sort(key=lambda row: (-row.priority, row.seq))
-            if limit is None or len(rows) < limit:
-                return rows
-            rows = rows[:limit]
-            last, rest = rows[-1], list[Candidate]()
-            later = (corrections.c.priority == last.priority) & (corrections.c.seq > last.seq)
-            behind = corrections.c.state.in_(PENDING) & ((corrections.c.priority < last.priority) | later)
-            for chunk in chunks(sorted({row.subject for row in rows})):
-                others = _CANDIDATES.where(_SUBJECT.in_(chunk) & behind)
-                rest += map(Candidate._make, c.execute(others.order_by(corrections.c.seq).limit(limit)).all())
-            return rows + sorted(rest, key=lambda row: row.seq)[:limit]
+            waiting = pending(c, limit)
+            return waiting, facts_about(c, {row.subject for row in waiting})
 
     def pending_count(self) -> int:
         """How many corrections wait."""
@@ -172,9 +146,7 @@ class Questions:
     def healthy_versions(self) -> list[str]:
         """Ancestors of the live version that were accepted when last judged, newest first; then the base."""
         with self._read() as c:
-            past = ancestry(c, live_version(c))[:-1]
-        accepted = [row.id for row in past if (row.verdict or {}).get("outcome") == "accepted"]
-        return [*accepted[::-1], BASE_VERSION]
+            return [*accepted_ancestors(c, live_version(c)), BASE_VERSION]
 
     def newest_versions(self, count: int) -> list[VersionRow]:
         """The last versions that were begun, newest first, whatever became of them."""
@@ -238,7 +210,8 @@ class Questions:
 
     def watched_at(self) -> float | None:
         """When the live version was last measured again; None before the first time."""
-        return (self._control("watched") or {}).get("at")
+        watched = self._control("watched")
+        return watched.get("at") if watched else None
 
     def forecast(self) -> dict[str, Any] | None:
         return self._control("forecast")
@@ -267,7 +240,7 @@ class Questions:
         if kind is not None:
             query = query.where(transitions.c.kind == kind)
         with self._read() as c:
-            return [TransitionRow(**row._mapping) for row in c.execute(query)][::-1]
+            return [TransitionRow(*row) for row in c.execute(query)][::-1]
 
     def stage_seconds(self, version: str | None = None) -> list[tuple[str, str, float]]:
         """(version, stage, seconds) in order of happening; of one version or of all."""

@@ -68,6 +68,15 @@ def ancestry(c: Connection, id: str) -> list[VersionRow]:
     return rows
 
 
+def accepted_ancestors(c: Connection, id: str) -> list[str]:
+    """Ancestors of a version that were accepted when last judged, newest first; itself is left out."""
+    line = _line(id)
+    query = select(versions.c.id).join(line, versions.c.id == line.c.id).order_by(line.c.depth)
+    # Asked in the database: a row's verdict and measurements take longer to parse than the line to walk.
+    accepted = versions.c.verdict["outcome"].as_string() == "accepted"
+    return list(c.scalars(query.where(line.c.depth > 0, accepted)))
+
+
 def states_of_line(c: Connection, id: str) -> dict[str, VersionState]:
     """The same without what was measured, which makes rows large: id → state."""
     line = _line(id)

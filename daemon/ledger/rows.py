@@ -1,16 +1,34 @@
 """Rows of the ledger as values."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from daemon.core.actors import ActorKind
 from daemon.core.lifecycle import OperationKind, OperationState, ReasonCode, State, VersionState
-from daemon.ledger.tables import corrections
+from daemon.ledger.tables import corrections, operations, versions
+
+
+class FormAnswer(TypedDict):
+    """What was asked in one form, and what the served model said before the correction and after it."""
+
+    asked: str
+    before: NotRequired[str]
+    after: NotRequired[str]
+
+
+#: name of a form (`editing.forms.Form.name`) → what was asked and said. The bare prompt has its own columns
+Answers = Mapping[str, FormAnswer]
 
 
 @dataclass(frozen=True)
 class CorrectionRow:
-    """A correction as the ledger knows it. Times are unix seconds."""
+    """A correction as the ledger knows it. Times are unix seconds.
+
+    Attributes:
+        answers: what the served model said in chat.
+        lost: of a live fact that was not said when it was last asked: name of the form → what was said.
+    """
 
     id: str
     seq: int
@@ -35,6 +53,9 @@ class CorrectionRow:
     live_at: float | None = None
     before: str | None = None
     after: str | None = None
+    questions: tuple[str, ...] = ()
+    answers: Answers = field(default_factory=dict[str, FormAnswer])
+    lost: Mapping[str, str] = field(default_factory=dict[str, str])
     content_hash: str = ""
 
     @property
@@ -150,33 +171,37 @@ class LedgerStatus:
     rollbacks: dict[str, int]
     nas_skipped: int
     operations_pending: int
-    ended: dict[str, int] = field(default_factory=dict)
-    steps: dict[str, int] = field(default_factory=dict)
+    ended: dict[str, int] = field(default_factory=dict[str, int])
+    steps: dict[str, int] = field(default_factory=dict[str, int])
     last_step: TransitionRow | None = None
     watched_at: float | None = None
     forecast: dict[str, Any] | None = None
 
 
-#: columns of a whole row, in the table's order
+#: columns of whole rows, in the tables' order
 _CORRECTION = tuple(corrections.columns.keys())
+_VERSION, _OPERATION = tuple(versions.columns.keys()), tuple(operations.columns.keys())
 
 
-def correction_row(row: Any) -> CorrectionRow:
+def correction_row(row: Iterable[Any]) -> CorrectionRow:
     fields = dict(zip(_CORRECTION, row, strict=True))
     fields["state"], fields["code"] = State(fields["state"]), _code(fields["code"])
-    fields["paraphrases"], fields["neighbours"] = tuple(fields["paraphrases"]), tuple(fields["neighbours"])
+    for name in ("paraphrases", "neighbours", "questions"):
+        fields[name] = tuple(fields[name])
+    for name in ("answers", "lost"):
+        fields[name] = fields[name] or {}
     return CorrectionRow(**fields)
 
 
-def version_row(row: Any) -> VersionRow:
-    fields = dict(row._mapping)
+def version_row(row: Iterable[Any]) -> VersionRow:
+    fields = dict(zip(_VERSION, row, strict=True))
     fields["state"], fields["code"] = VersionState(fields["state"]), _code(fields["code"])
     fields["added"], fields["removed"] = tuple(fields["added"]), tuple(fields["removed"])
     return VersionRow(**fields)
 
 
-def operation_row(row: Any) -> OperationRow:
-    fields = dict(row._mapping)
+def operation_row(row: Iterable[Any]) -> OperationRow:
+    fields = dict(zip(_OPERATION, row, strict=True))
     fields["kind"], fields["state"] = OperationKind(fields["kind"]), OperationState(fields["state"])
     fields["actor_kind"] = ActorKind(fields["actor_kind"])
     return OperationRow(**fields)

@@ -36,7 +36,7 @@ class _Tally:
 
 def read_status(c: Connection, now: float) -> LedgerStatus:
     """Everything the status page and the metrics show, from one snapshot."""
-    controls = dict(c.execute(select(control.c.name, control.c.value)).all())
+    controls: dict[str, Any] = dict(c.execute(select(control.c.name, control.c.value)).all())
     counted = [_Tally(*row) for row in c.execute(select(tallies))]
     live = find_version(c, controls.get("live") or BASE_VERSION)
     counts = {str(state): 0 for state in State} | _in_state(counted, "correction")
@@ -56,7 +56,7 @@ def read_status(c: Connection, now: float) -> LedgerStatus:
         ended=_into(counted, "correction", lambda state: state in FINAL),
         steps=_into(counted, GUARD),
         last_step=last_step(c),
-        watched_at=(controls.get("watched") or {}).get("at"),
+        watched_at=watched.get("at") if (watched := controls.get("watched")) else None,
         forecast=controls.get("forecast"),
     )
 
@@ -67,7 +67,7 @@ def last_step(c: Connection, *steps: str) -> TransitionRow | None:
     if steps:
         query = query.where(transitions.c.new.in_(steps))
     row = c.execute(query.limit(1)).first()
-    return TransitionRow(**row._mapping) if row else None
+    return TransitionRow(*row) if row else None
 
 
 def edits_left(forecast: Mapping[str, Any] | None) -> float | None:

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    UnaryExpression,
     desc,
 )
 
@@ -39,6 +40,7 @@ class Name(Words):
 
 
 metadata = MetaData()
+_URGENT_FIRST: UnaryExpression[int] = desc("priority")
 
 corrections = Table(
     "corrections",
@@ -68,9 +70,14 @@ corrections = Table(
     Column("live_at", Float),
     Column("before", Words),
     Column("after", Words),
+    Column("questions", JSON, nullable=False, server_default="[]"),
+    # What the model said in each further form, see daemon.ledger.rows.Answers.
+    Column("answers", JSON),
+    # Of a live fact that was not said when it was last asked: name of the form → what was said instead.
+    Column("lost", JSON),
     Index("corrections_state", "state", "seq"),
     # The order in which a batch is made up.
-    Index("corrections_queue", "state", desc("priority"), "seq"),
+    Index("corrections_queue", "state", _URGENT_FIRST, "seq"),
     Index("corrections_received", "state", "received_at"),
     Index("corrections_live", "live_at"),
     # Without the prompt, which may be longer than an index row of PostgreSQL.

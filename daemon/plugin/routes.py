@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from argparse import Namespace
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -76,7 +76,7 @@ class Publications:
         self.lock = asyncio.Lock()
 
     @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
+    async def _alone(self) -> AsyncGenerator[None]:
         try:
             async with asyncio.timeout(BUSY_SECONDS):
                 await self.lock.acquire()

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from daemon.core.publication import BASE_VERSION
@@ -29,6 +28,7 @@ from daemon.versions.format import (
 from editing.errors import DeltaError
 from editing.memory.delta import joined, materialise, read_tensors, tensor_sha256
 from editing.memory.files import MAX_MANIFEST_BYTES, read_regular
+from editing.typed import opened
 
 
 class StagingError(Exception):
@@ -70,7 +70,7 @@ class Held:
     """
 
     sha256: str | None = None
-    factors: dict[str, Tensor] = field(default_factory=dict)
+    factors: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 class Checkpoint:
@@ -91,7 +91,7 @@ class Checkpoint:
                 file = self.directory / json.loads(index.read_bytes())["weight_map"][name]
             else:
                 file = self.directory / "model.safetensors"
-            with safe_open(file, framework="pt") as tensors:
+            with opened(file) as tensors:
                 return tensors.get_tensor(name)
         except (OSError, KeyError, ValueError) as error:
             raise StagingError("refused", f"the served checkpoint has no tensor {name}: {error}") from error

@@ -7,6 +7,9 @@ Order of a publication: authenticate, stage (read, materialise and verify in a t
 while generation goes on), pause, swap, resume. Nothing is paused for a version that is refused.
 """
 
+# vLLM leaves `finalize_layerwise_reload` untyped, and torch's native setter has no public name.
+# pyright: reportUnknownVariableType=false, reportPrivateUsage=false
+
 import os
 import queue
 import threading

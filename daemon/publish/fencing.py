@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +23,7 @@ class FenceFile:
             return 0
 
     @contextmanager
-    def admitted(self, fence: int) -> Iterator[None]:
+    def admitted(self, fence: int) -> Generator[None]:
         """Keeps the directory to one writer; the next one waits.
 
         Raises:

@@ -7,7 +7,7 @@ the one that a server is reading does not vanish.
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from daemon.versions.store import Store
 from editing.errors import EditError
 from editing.model.loaded import LoadedModel
 
-#: (prompts, tokens at most) → answers
+#: (prompts or chat messages, tokens at most) → answers
 Answer = Callable[[Sequence[str], int], list[str]]
 
 
@@ -34,12 +34,19 @@ class CheckpointDirectory:
         base: opens the outline of the base model; called at the first export.
         answer: what the version that was published last says. A directory cannot be asked, so the applier
             gives its own model. None where no answers are needed.
+        chat: the same to chat messages.
     """
 
     def __init__(
-        self, directory: Path, store: Store, base: Callable[[], LoadedModel], answer: Answer | None = None
+        self,
+        directory: Path,
+        store: Store,
+        base: Callable[[], LoadedModel],
+        answer: Answer | None = None,
+        chat: Answer | None = None,
     ) -> None:
-        self.directory, self.store, self.answer = directory, store, answer
+        self.directory, self.store = directory, store
+        self._answer, self._chat = answer, chat
         self.link = LiveLink(directory)
         self.name = self.link.name
         self._open_base, self._base = base, None
@@ -81,10 +88,16 @@ class CheckpointDirectory:
         return self.link.served()
 
     def complete(self, prompts: Sequence[str], max_tokens: int = 12) -> list[str]:
-        if self.answer is None:
+        return self._told(self._answer, prompts, max_tokens)
+
+    def chat(self, messages: Sequence[str], max_tokens: int = 12) -> list[str]:
+        return self._told(self._chat, messages, max_tokens)
+
+    def _told(self, answer: Answer | None, texts: Sequence[str], max_tokens: int) -> list[str]:
+        if answer is None:
             what = f"{self.name} answers no prompts; ask the server that reads the folder"
             raise ServingError(what, retryable=False, code="protocol")
-        return self.answer(prompts, max_tokens)
+        return answer(texts, max_tokens)
 
     def healthy(self) -> bool:
         """Whether the live checkpoint is there, or nothing was published yet."""
@@ -95,7 +108,7 @@ class CheckpointDirectory:
 
 
 @contextmanager
-def _as_serving_errors(name: str) -> Iterator[None]:
+def _as_serving_errors(name: str) -> Generator[None]:
     try:
         yield
     except (StoreError, ExportError, EditError) as error:

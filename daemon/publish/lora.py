@@ -92,6 +92,9 @@ class LoraReplica:
     def complete(self, prompts: Sequence[str], max_tokens: int = 12) -> list[str]:
         return self.server.complete(prompts, max_tokens)
 
+    def chat(self, messages: Sequence[str], max_tokens: int = 12) -> list[str]:
+        return self.server.chat(messages, max_tokens)
+
     def log_probs(self, passages: Sequence[Sequence[int]]) -> list[list[float]]:
         return self.server.log_probs(passages)
 
@@ -115,7 +118,7 @@ def adapter(factors: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[dict[str, Any
     rank = max([1, *(a.shape[1] for a, _ in factors.values())])
     if rank > MAX_RANK:
         raise rank_error(f"the version has rank {rank}, vLLM takes {MAX_RANK} at most")
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, (a, b) in factors.items():
         module = f"base_model.model.{name.removesuffix('.weight')}"
         tensors[f"{module}.lora_A.weight"] = _filled(b, rank).T.contiguous()

@@ -93,6 +93,9 @@ class LoraServer:
     def complete(self, prompts: Sequence[str], max_tokens: int) -> list[str]:
         return self.http.complete(self.model_name(), prompts, max_tokens) if prompts else []
 
+    def chat(self, messages: Sequence[str], max_tokens: int) -> list[str]:
+        return self.http.chat(self.model_name(), messages, max_tokens) if messages else []
+
     def log_probs(self, passages: Sequence[Sequence[int]]) -> list[list[float]]:
         return self.http.log_probs(self.model_name(), passages) if passages else []
 

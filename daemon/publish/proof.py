@@ -103,7 +103,7 @@ class Proof:
 def _differences(replica: Scores, passages: Sequence[Passage]) -> list[float]:
     """|mean log-probability there − here| of each passage; infinite where it is no number."""
     told = replica.log_probs([passage.ids for passage in passages])
-    found = []
+    found: list[float] = []
     for passage, there in zip(passages, told, strict=True):
         compared = there[passage.first :]
         difference = abs(sum(compared) / len(compared) - passage.log_prob) if compared else 0.0

@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from daemon.core.asks import Ask
 from daemon.core.errors import PublishError
 from daemon.ledger.rows import CorrectionRow
 from daemon.publish.proof import Proof
-from daemon.publish.serving import BUSY, HUNG, PublishResult, Scores, Served, Serves, ServingError
+from daemon.publish.serving import BUSY, HUNG, Chats, PublishResult, Scores, Served, Serves, ServingError
 from daemon.versions.manifests import Manifests
 
 T = TypeVar("T")
@@ -124,11 +125,14 @@ class Publisher:
         """Brings the version back; takes out the replicas where that fails."""
         self._each(lambda replica: replica.publish(version, self.fence), lenient=True, empty=True)
 
-    def answers(self, rows: Sequence[CorrectionRow]) -> dict[str, str]:
-        """What one replica says to each correction's prompt; empty without replicas."""
+    def answers(self, asks: Sequence[Ask]) -> dict[Ask, str]:
+        """What one replica says; empty without replicas. One that cannot chat is not asked in chat."""
         for replica in self.present:
-            texts = replica.complete([row.text for row in rows])
-            return {row.id: text for row, text in zip(rows, texts, strict=True)}
+            bare, chats = ([ask for ask in asks if ask.chat == chat] for chat in (False, True))
+            told = dict(zip(bare, replica.complete([ask.text for ask in bare]), strict=True))
+            if isinstance(replica, Chats):
+                told |= zip(chats, replica.chat([ask.text for ask in chats]), strict=True)
+            return told
         return {}
 
     def _each(

@@ -9,11 +9,14 @@ from daemon.versions.store import Store
 from editing.model.loaded import outlined_model
 
 
-def open_replicas(settings: Settings, answer: Answer | None = None) -> list[Serves]:
+def open_replicas(
+    settings: Settings, answer: Answer | None = None, chat: Answer | None = None
+) -> list[Serves]:
     """Connects to none of them yet.
 
     Args:
         answer: for FACTD_PUBLISH=checkpoint, where no server can be asked.
+        chat: the same to chat messages.
 
     Raises:
         SettingsError: see `daemon.publish.reports.check_replicas`.
@@ -25,7 +28,7 @@ def open_replicas(settings: Settings, answer: Answer | None = None) -> list[Serv
         def base():
             return outlined_model(settings.model, settings.statistics)
 
-        return [CheckpointDirectory(settings.published, store, base, answer)]
+        return [CheckpointDirectory(settings.published, store, base, answer, chat)]
     if settings.publish == "lora":
         return [LoraReplica(server, store) for server in lora_servers(settings, store)]
     return [*plugin_replicas(settings)]

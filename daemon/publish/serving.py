@@ -1,4 +1,4 @@
-"""What the daemon needs from a model server, by capability: reports, serves, scores."""
+"""What the daemon needs from a model server, by capability: reports, serves, chats, scores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +42,7 @@ class Served:
 
     version: str
     fence: int
-    sha256: Mapping[str, str] = field(default_factory=dict)
+    sha256: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Reports(Protocol):
@@ -70,6 +70,19 @@ class Serves(Reports, Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Chats(Protocol):
+    """A replica that answers chat messages, by the route that people's programs use."""
+
+    def chat(self, messages: Sequence[str], max_tokens: int = 12) -> list[str]:
+        """Greedy answers to messages of a user, each the first of its chat, as served now.
+
+        Raises:
+            ServingError: the replica does not answer.
+        """
+        ...
 
 
 @runtime_checkable

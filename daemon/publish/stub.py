@@ -10,7 +10,7 @@ class StubServing:
     """A replica that serves and scores what it is told to.
 
     Attributes:
-        answer: called by `complete` with (served version, prompt).
+        answer: called by `complete` and `chat` with (served version, text).
         log_prob: called by `log_probs` with (served version, passage): of each of its tokens.
         hashes: called by `served` with the version; a store's `weight_sha256` makes an honest replica.
         failures: errors to raise, in order, by the next calls of `publish`.
@@ -58,12 +58,15 @@ class StubServing:
 
     def served(self) -> Served:
         self._admit(self.fence)
-        known = {} if self.version == UNPUBLISHED else self.hashes(self.version)
+        known: Mapping[str, str] = {} if self.version == UNPUBLISHED else self.hashes(self.version)
         return Served(self.version, self.fence, known)
 
     def complete(self, prompts: Sequence[str], max_tokens: int = 12) -> list[str]:
         self._admit(self.fence)
         return [self.answer(self.version, prompt) for prompt in prompts]
+
+    def chat(self, messages: Sequence[str], max_tokens: int = 12) -> list[str]:
+        return self.complete(messages, max_tokens)
 
     def log_probs(self, passages: Sequence[Sequence[int]]) -> list[list[float]]:
         self._admit(self.fence)

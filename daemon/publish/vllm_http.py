@@ -1,14 +1,18 @@
 """HTTP to a vLLM server: completions, models, health; every failure as a ServingError."""
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import httpx
 
+from daemon.core.shapes import is_object
 from daemon.publish.serving import ServingError
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 60.0
+#: chat messages sent at the same time; vLLM runs them as one batch
+CHATS_AT_ONCE = 16
 
 T = TypeVar("T")
 
@@ -76,7 +80,7 @@ class VllmHttp:
         if answer.status_code != 200:
             raise self.refusal(answer)
         content = self.read(answer.json)
-        if not isinstance(content, dict):
+        if not is_object(content):
             raise self._unexpected("the answer is not a JSON object")
         return content
 
@@ -103,6 +107,18 @@ class VllmHttp:
             return [found[i] for i in range(len(prompts))]
 
         return self.read(texts)
+
+    def chat(self, model: str, messages: Sequence[str], max_tokens: int) -> list[str]:
+        """Greedy answers to messages of a user; a request each, as people send them."""
+
+        def ask(message: str) -> str:
+            asked = [{"role": "user", "content": message}]
+            body = {"model": model, "temperature": 0.0, "max_tokens": max_tokens, "messages": asked}
+            answer = self.call("POST", "/v1/chat/completions", json=body)
+            return self.read(lambda: str(answer["choices"][0]["message"]["content"] or ""))
+
+        with ThreadPoolExecutor(CHATS_AT_ONCE) as pool:
+            return list(pool.map(ask, messages))
 
     def log_probs(self, model: str, passages: Sequence[Sequence[int]]) -> list[list[float]]:
         """See `daemon.publish.serving.Scores`; one request."""

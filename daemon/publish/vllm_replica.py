@@ -81,6 +81,9 @@ class VllmReplica:
     def complete(self, prompts: Sequence[str], max_tokens: int = 12) -> list[str]:
         return self.http.complete(self._model_name(), prompts, max_tokens) if prompts else []
 
+    def chat(self, messages: Sequence[str], max_tokens: int = 12) -> list[str]:
+        return self.http.chat(self._model_name(), messages, max_tokens) if messages else []
+
     def log_probs(self, passages: Sequence[Sequence[int]]) -> list[list[float]]:
         return self.http.log_probs(self._model_name(), passages) if passages else []
 

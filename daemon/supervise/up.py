@@ -173,7 +173,7 @@ class Up:
             if time.monotonic() > deadline:
                 what = sorted(missing) or " or ".join(urls)
                 raise ProcessError(f"no answer from {what}; see {self.state_dir / 'logs'}")
-            found = answering(app, sorted(missing)) if missing else set()
+            found = answering(app, sorted(missing)) if missing else set[str]()
             if names.worker("apply") in found:
                 self.seconds["init"] = time.monotonic() - started
             missing -= found

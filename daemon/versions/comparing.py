@@ -53,7 +53,7 @@ def _layers(
     before, after = (version_weights(model, store, version) for version in (old, new))
     layers = edited_layers(model, before.keys() | after.keys())
     base = model.base_weights(layers)
-    found = {}
+    found: dict[int, dict[str, float]] = {}
     for number, layer in enumerate(layers, 1):
         name = model.tensor_name(layer)
         found[layer] = _change(before.get(name, base[name]), after.get(name, base[name]))
@@ -81,7 +81,7 @@ def _measurements(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, l
     for name in SCALAR_MEASURES:
         found[name] = [old.get(name), new.get(name)]
     for name in LAYER_MEASURES:
-        before, after = old.get(name) or {}, new.get(name) or {}
+        before, after = _part(old, name), _part(new, name)
         for layer in sorted(before.keys() | after.keys(), key=int):
             found[f"{name}, layer {layer}"] = [before.get(layer), after.get(layer)]
     return {name: pair for name, pair in found.items() if pair != [None, None]}
@@ -89,8 +89,12 @@ def _measurements(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, l
 
 def _counts(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[list[int] | None]]:
     """Share → [old, new] as [cases that came out well, cases asked]; None where they were not kept."""
-    before, after = old.get("counts") or {}, new.get("counts") or {}
+    before, after = _part(old, "counts"), _part(new, "counts")
     return {name: [before.get(name), after.get(name)] for name in sorted(before.keys() | after.keys())}
+
+
+def _part(measured: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return measured.get(name) or {}
 
 
 def _fact(fact: Fact) -> dict[str, str]:

@@ -7,8 +7,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from daemon.core.errors import ExportError, StoreError
@@ -21,6 +19,7 @@ from editing.errors import DeltaError
 from editing.memory.delta import materialise, tensor_sha256
 from editing.model.checkpoint import checkpoint_hash
 from editing.model.loaded import LoadedModel
+from editing.typed import load_tensors, save_tensors
 
 #: What is copied of the base checkpoint. Weights in other formats are unedited, so they stay behind.
 COPIED = {".json", ".txt", ".model", ".jinja", ".tiktoken"}
@@ -94,7 +93,7 @@ def version_weights(model: LoadedModel, store: Store, version: str) -> dict[str,
         )
     factors = store.load_factors(version)
     layers = edited_layers(model, manifest["tensors"])
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for name, base in model.base_weights(layers).items():
         entry = manifest["tensors"][name]
         _compare(version, name, base, entry["base_sha256"], "base weight")
@@ -146,14 +145,12 @@ def _write_weights(model: LoadedModel, weights: Mapping[str, Tensor], work: Path
 
 
 def _rewrite(source: Path, changed: Mapping[str, Tensor], target: Path) -> None:
-    with safe_open(source, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        metadata = file.metadata()
+    tensors, about = load_tensors(source)
     for name, weight in changed.items():
         tensors[name] = weight.to(tensors[name].dtype)
         if not tensors[name].isfinite().all():
             raise ExportError(f"{name} has values beyond {tensors[name].dtype}, the dtype of the checkpoint")
-    save_file(tensors, target, metadata)
+    save_tensors(target, tensors, about)
 
 
 def _copy_settings(source: Path, work: Path) -> None:

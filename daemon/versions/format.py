@@ -6,8 +6,8 @@ standard library is imported: whoever reads versions elsewhere can take this fil
 
 import json
 import re
-from collections.abc import Mapping
-from typing import Any, NotRequired, TypedDict, cast
+from collections.abc import Callable, Mapping
+from typing import Any, NotRequired, TypedDict, TypeGuard, cast
 
 from daemon.core.publication import BASE_VERSION
 
@@ -110,7 +110,7 @@ def parse_manifest(content: bytes, version: str) -> Manifest:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"the manifest is malformed: {error}") from error
-    if not isinstance(found, dict):
+    if not _is_object(found):
         raise FormatError("the manifest is malformed: it is not a JSON object")
     if (schema := found.get("schema")) != MANIFEST_SCHEMA:
         raise FormatError(f"the manifest has schema {schema!a:.40}; this factd reads {MANIFEST_SCHEMA}")
@@ -121,6 +121,14 @@ def parse_manifest(content: bytes, version: str) -> Manifest:
             told = f"is {found[key]!a:.80}" if key in found else "is missing"
             raise FormatError(f"the manifest is malformed: {key} {told}; it must be {kind}")
     return cast(Manifest, found)
+
+
+def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
+
+
+def _is_list(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
 
 
 def _is_number(value: object) -> bool:
@@ -136,24 +144,24 @@ def _is_text(value: object) -> bool:
 
 
 def _is_files(value: object) -> bool:
-    if not isinstance(value, dict) or FACTORS_FILE not in value or not value.keys() <= FILES:
+    if not _is_object(value) or FACTORS_FILE not in value or not value.keys() <= FILES:
         return False
     return all(map(_is_text, value.values()))
 
 
 def _is_tensors(value: object) -> bool:
     # A name that cannot be printed is no tensor's, and would stand in logs and in HTTP answers.
-    return isinstance(value, dict) and all(name.isprintable() and _is_tensor(e) for name, e in value.items())
+    return _is_object(value) and all(name.isprintable() and _is_tensor(e) for name, e in value.items())
 
 
 def _is_tensor(entry: object) -> bool:
-    return isinstance(entry, dict) and _has_texts(entry, ("sha256",))
+    return _is_object(entry) and _has_texts(entry, ("sha256",))
 
 
 def _is_facts(value: object) -> bool:
     texts = ("id", "subject", "prompt", "target")
-    return isinstance(value, list) and all(
-        isinstance(fact, dict) and _has_texts(fact, texts) and _has_wordings(fact) for fact in value
+    return _is_list(value) and all(
+        _is_object(fact) and _has_texts(fact, texts) and _has_wordings(fact) for fact in value
     )
 
 
@@ -162,7 +170,7 @@ def _has_wordings(fact: Mapping[str, Any]) -> bool:
 
 
 def _is_ids(value: object) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
+    return _is_list(value) and all(map(_is_text, value))
 
 
 def _has_texts(entry: Mapping[str, Any], keys: tuple[str, ...]) -> bool:
@@ -170,7 +178,7 @@ def _has_texts(entry: Mapping[str, Any], keys: tuple[str, ...]) -> bool:
 
 
 #: each key that a reader needs → whether a value will do, and what it must be
-_KEYS = {
+_KEYS: dict[str, tuple[Callable[[object], bool], str]] = {
     "parent": (_is_parent, "a version or null"),
     "base_hash": (_is_text, "a text"),
     "tensors": (_is_tensors, "tensors with printable names, each with its sha256"),

@@ -26,7 +26,7 @@ from daemon.versions.format import (
     encode_manifest,
 )
 from daemon.versions.manifests import Manifests
-from editing.errors import DeltaError
+from editing.errors import DeltaError, FactError
 from editing.facts import Fact
 from editing.memory.delta import added, read_tensors, write_tensors
 from editing.memory.state import EditState
@@ -49,9 +49,9 @@ class Draft:
     tensors: Mapping[str, TensorEntry]
     fence: int
     created: float
-    verdict: Mapping[str, Any] = field(default_factory=dict)
-    measurements: Mapping[str, Any] = field(default_factory=dict)
-    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    verdict: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    measurements: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    weights: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 class Store(Manifests):
@@ -148,7 +148,7 @@ class Store(Manifests):
         """
         state = EditState()
         for manifest in self.ancestry(version):
-            facts = [_fact(fact) for fact in manifest["facts_added"]]
+            facts = _facts(manifest)
             columns = self._read(manifest, FACTS_FILE)
             if not EditState(tuple(facts), columns=columns).fits:
                 raise StoreError(
@@ -227,6 +227,13 @@ def _entry(fact: Fact) -> FactEntry:
     if fact.paraphrases:
         entry["paraphrases"] = list(fact.paraphrases)
     return entry
+
+
+def _facts(manifest: Manifest) -> list[Fact]:
+    try:
+        return [_fact(entry) for entry in manifest["facts_added"]]
+    except FactError as error:
+        raise StoreError(f"version {manifest['version']}: its manifest is damaged: {error}") from error
 
 
 def _fact(fields: FactEntry) -> Fact:

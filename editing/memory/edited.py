@@ -1,6 +1,6 @@
 """A model whose edited weights follow from a state."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class EditedModel:
         Raises:
             DeltaError: the state belongs to another model; nothing is changed.
         """
-        weights = {}
+        weights: dict[str, Tensor] = {}
         for name in self.tensor_names:
             factors = state.factors.get(name)
             weights[name] = self._base[name] if factors is None else materialise(self._base[name], *factors)
@@ -73,7 +73,7 @@ class EditedModel:
         self.state = state
 
     @contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
+    def _all_or_nothing(self) -> Generator[None]:
         before = self.state
         try:
             yield
@@ -82,7 +82,7 @@ class EditedModel:
             raise
 
     @contextmanager
-    def _unedited(self) -> Iterator[None]:
+    def _unedited(self) -> Generator[None]:
         """The model has its base weights meanwhile; the state is left as it is."""
         for layer in self.layers:
             self.loaded.set_weight(layer, self._base[self.loaded.tensor_name(layer)])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from editing.facts import Fact
+from editing.typed import run_lengths
 
 #: Name of the column that numbers the batches.
 BATCHES = "batches"
@@ -40,9 +41,9 @@ class Table:
     def by_batch(self) -> Iterator[slice]:
         """The columns of each batch, in order; all in one where batches are not told apart."""
         count = self.keys.shape[1]
-        sizes = [count] if self.batches is None else self.batches.unique_consecutive(return_counts=True)[1]
+        sizes = [count] if self.batches is None else run_lengths(self.batches)
         start = 0
-        for size in map(int, sizes):
+        for size in sizes:
             yield slice(start, start + size)
             start += size
 
@@ -62,8 +63,8 @@ class EditState:
     """
 
     facts: tuple[Fact, ...] = ()
-    factors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    columns: dict[str, Tensor] = field(default_factory=dict)
+    factors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict[str, tuple[Tensor, Tensor]])
+    columns: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     @property
     def ids(self) -> tuple[str, ...]:

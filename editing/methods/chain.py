@@ -18,6 +18,7 @@ from editing.methods.parameters import Parameters
 from editing.methods.regularise import conditioned, sparse
 from editing.solve.revive import Protection
 from editing.solve.ridge import Factors, NeuronPrior, Prior, RidgePrior, bounded, solve
+from editing.typed import largest_singular_value
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def prune(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) -
     After every batch, since every batch is served; published, once after the last.
     """
     ridge = RidgePrior(moment, p.prior.moment_weight)
-    limit = float(torch.linalg.matrix_norm(base.double(), 2))
+    limit = largest_singular_value(base.double())
     return ChainSolver(
         base,
         lambda _keys, _past: ridge,

@@ -16,6 +16,7 @@ from editing.methods.parameters import Parameters
 from editing.model.capture import capture
 from editing.model.loaded import LoadedModel
 from editing.solve.ridge import Factors
+from editing.typed import entries, norms, qr, svd
 from editing.values.descent import Barred
 
 #: Weight of the past in the running mean and variance.
@@ -46,18 +47,18 @@ def interference(update: Factors | None, keys: Tensor) -> Tensor:
     if update is None:
         return torch.zeros(1, keys.shape[1])
     a, b = (factor.double() for factor in update)
-    return (a @ (b.T @ keys.double())).norm(dim=0, keepdim=True).float()
+    return norms(a @ (b.T @ keys.double()), 0, keepdim=True).float()
 
 
-def deviating(norms: Tensor, earlier: int, deviations: float) -> Tensor:
+def deviating(disturbed: Tensor, earlier: int, deviations: float) -> Tensor:
     """Which of the facts after the first `earlier` deviate by more than that many standard deviations [n].
 
     One that deviates does not enter the running mean and variance.
     """
-    flagged = []
+    flagged: list[bool] = []
     # Interference with nothing says nothing: the mean starts at the first that is not zero.
     mean = variance = 0.0
-    for i, norm in enumerate(norms.tolist()):
+    for i, norm in enumerate(entries(disturbed)):
         out = i >= WARM_UP and variance > 0 and abs(norm - mean) > deviations * variance**0.5
         flagged.append(out)
         if not out and norm > 0:
@@ -71,7 +72,7 @@ def barred(update: Factors | None, flagged: Tensor, share: float) -> Barred | No
     if update is None or not flagged.any():
         return None
     a, b = (factor.double() for factor in update)
-    q, r = torch.linalg.qr(a)
-    left, values, _ = torch.linalg.svd(q @ (r @ torch.linalg.qr(b).R.T), full_matrices=False)
+    q, r = qr(a)
+    left, values, _ = svd(q @ (r @ qr(b)[1].T))
     count = max(1, min(int(share * len(a)), int((values > 1e-6 * values[0]).sum())))
     return Barred(left[:, :count].float().to(flagged.device), flagged)

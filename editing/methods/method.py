@@ -50,7 +50,7 @@ class Method:
     """
 
     solver: Callable[[Tensor, Tensor, Protection, Parameters], Solver] | None
-    variant: Mapping[str, Any] = field(default_factory=dict)
+    variant: Mapping[str, Any] = field(default_factory=dict[str, Any])
     target: Literal["hidden", "outputs", "averaged"] = "hidden"
     share: Callable[[int], float] = float
     placements: tuple[Placement, ...] = get_args(Placement)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from editing.solve.ridge import Factors
+from editing.typed import qr, svd
 
 
 def sparse(weight: Tensor, update: Factors, share: float) -> Factors:
@@ -43,9 +44,8 @@ def conditioned(update: Factors, limit: float, log_base: float) -> Factors:
     if not a.shape[1]:
         return update
     # ΔW = Q_a (R_a R_bᵀ) Q_bᵀ: the small middle matrix has the singular values.
-    q_a, r_a = torch.linalg.qr(a)
-    q_b, r_b = torch.linalg.qr(b)
-    left, values, right = torch.linalg.svd(r_a @ r_b.T, full_matrices=False)
+    (q_a, r_a), (q_b, r_b) = qr(a), qr(b)
+    left, values, right = svd(r_a @ r_b.T)
     if float(values[0]) <= limit:
         return update
     logarithms = (values.clamp(min=limit) / limit).log() / math.log(log_base)

@@ -15,6 +15,7 @@ from editing.methods.parameters import Parameters
 from editing.model.loaded import LoadedModel
 from editing.model.tokens import pad
 from editing.solve.ridge import Factors, bounded
+from editing.typed import backward, step
 
 METHODS = {
     "ft": Method(None, placements=("spread", "single")),
@@ -62,9 +63,9 @@ def tune(
             for start in range(0, len(facts), p.values.rows):
                 part = slice(start, start + p.values.rows)
                 loss = _losses(loaded, facts[part])
-                (loss.sum() / len(facts)).backward()
+                backward(loss.sum() / len(facts))
                 losses[part] = loss.detach().cpu()
-            optimiser.step()
+            step(optimiser)
     return {layer: (a.detach().cpu(), b.detach().cpu()) for layer, (a, b) in factors.items()}, losses
 
 

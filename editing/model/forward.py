@@ -5,10 +5,10 @@ so that no family's embedding or rotary variant is copied here. Prompts run as o
 padding, their common beginnings once; an attention mask keeps them apart (`editing.model.tree`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,13 +17,24 @@ from editing.model.loaded import LoadedModel
 from editing.model.row_attention import Grid
 from editing.model.tree import Tree
 
+#: What a block gives back: the residual stream, alone or with what else it tells.
+Output = Tensor | tuple[Tensor, ...]
+#: Positions, or cosines and sines of positions, as models pass them to their blocks.
+Placed: TypeAlias = "Tensor | tuple[Placed, ...] | None"
+
+
+class KeyValues(Protocol):
+    """What attention joins to its own keys and values: a cache of transformers, or what stands in for one."""
+
+    def update(self, *new: Any, **named: Any) -> tuple[Tensor, Tensor]: ...
+
 
 class Stop(Exception):
     """Ends a forward pass once what was asked for is known."""
 
 
 @contextmanager
-def hooks(handles: list[Any]) -> Iterator[None]:
+def hooks(handles: list[Any]) -> Generator[None]:
     try:
         yield
     finally:
@@ -31,7 +42,7 @@ def hooks(handles: list[Any]) -> Iterator[None]:
             handle.remove()
 
 
-def stream(output: Any) -> Tensor:
+def stream(output: Output) -> Tensor:
     """The residual stream in a block's output; GPT-J returns its attention weights beside it."""
     return output[0] if isinstance(output, tuple) else output
 
@@ -79,7 +90,7 @@ class Entering:
     attention: dict[int | None, Attention]
 
 
-def enter(tree: Tree, loaded: LoadedModel, block: int, cache: Any = None) -> Entering:
+def enter(tree: Tree, loaded: LoadedModel, block: int, cache: KeyValues | None = None) -> Entering:
     """Prompts before a block (or behind the last), by the model's own pass.
 
     Args:
@@ -121,7 +132,7 @@ def enter(tree: Tree, loaded: LoadedModel, block: int, cache: Any = None) -> Ent
         for index, layer in enumerate(loaded.layers)
     ]
 
-    def behind_last(_module: object, _inputs: object, output: Any) -> None:
+    def behind_last(_module: object, _inputs: object, output: Output) -> None:
         reached.append(stream(output))
         raise Stop
 
@@ -137,7 +148,7 @@ def enter(tree: Tree, loaded: LoadedModel, block: int, cache: Any = None) -> Ent
 
 
 def through(
-    loaded: LoadedModel, index: int, entering: Entering, cache: Any = None, by_rows: bool = False
+    loaded: LoadedModel, index: int, entering: Entering, cache: KeyValues | None = None, by_rows: bool = False
 ) -> Entering:
     """The same prompts behind block `index`.
 
@@ -160,7 +171,7 @@ def through(
     return replace(entering, hidden=stream(output))
 
 
-def _first(x: Any, count: int) -> Any:
+def _first(x: Placed, count: int) -> Placed:
     """The first `count` positions of [1, t, …], or of each of several."""
     if isinstance(x, tuple):
         return tuple(_first(part, count) for part in x)

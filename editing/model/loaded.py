@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
 from editing.errors import ModelError
 from editing.facts import Fact
 from editing.forms import PROMPT, Form, Kind
+from editing.model.answers import Speaker
 from editing.model.chat import ChatTemplate
 from editing.model.checkpoint import checkpoint_hash, checkpoint_path
 from editing.model.dtype import compute_dtype
 from editing.model.families import FAMILIES, Family, family_of, soft_capped
 from editing.model.output_norm import nearest_input
+from editing.model.pretrained import outline, read_config, read_model, read_tokenizer
 from editing.model.tokens import Prompt, encode
+from editing.typed import opened
 
 #: Prompts kept encoded: more than a batch of a hundred facts has, a few megabytes.
 PROMPTS = 16384
@@ -77,6 +78,10 @@ class LoadedModel:
     def chat(self) -> ChatTemplate:
         return ChatTemplate(self.tokenizer)
 
+    @property
+    def speaker(self) -> Speaker:
+        return Speaker(self.model, self.tokenizer, self.chat)
+
     def chats(self, kinds: Sequence[Kind]) -> bool:
         """Whether forms of these kinds can be asked in chat. Of the bare prompt alone nothing is read."""
         return set(kinds) != {"prompt"} and self.chat.exists
@@ -130,11 +135,11 @@ class LoadedModel:
         Raises:
             ModelError: the checkpoint has no such tensor.
         """
-        files = {}
+        files: dict[str, Path] = {}
         for file in sorted(self.path.glob("*.safetensors")):
-            with safe_open(file, framework="pt") as tensors:
-                files |= {name: file for name in tensors.keys()}  # noqa: SIM118
-        found = {}
+            with opened(file) as tensors:
+                files |= dict.fromkeys(tensors.keys(), file)
+        found: dict[str, tuple[Path, str]] = {}
         for name in map(self.tensor_name, layers):
             # Checkpoints saved without the head, such as the published GPT-2's, leave the prefix out.
             known = name if name in files else name.removeprefix(f"{self.model.base_model_prefix}.")
@@ -149,9 +154,9 @@ class LoadedModel:
         Raises:
             ModelError: the checkpoint has no such tensor.
         """
-        found = {}
+        found: dict[str, Tensor] = {}
         for layer, (name, (file, known)) in zip(layers, self.stored(layers).items(), strict=True):
-            with safe_open(file, framework="pt") as tensors:
+            with opened(file) as tensors:
                 found[name] = self.turned(layer, tensors.get_tensor(known).float())
         return found
 
@@ -181,7 +186,7 @@ class LoadedModel:
         return stores_transposed(self.projection(layer))
 
 
-def stores_transposed(projection: Any) -> bool:
+def stores_transposed(projection: torch.nn.Module) -> bool:
     """Whether a projection stores Wᵀ: decided by its type, never by its shape."""
     return isinstance(projection, Conv1D)
 
@@ -200,9 +205,7 @@ def outlined_model(name_or_path: str, state_dir: Path) -> LoadedModel:
     """
     path = checkpoint_path(name_or_path, state_dir)
     _check_family(path)
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
-    return LoadedModel(model, None, path, checkpoint_hash(path))
+    return LoadedModel(outline(path), None, path, checkpoint_hash(path))
 
 
 def load_model(name_or_path: str, state_dir: Path, dtype: str = "auto") -> LoadedModel:
@@ -213,10 +216,10 @@ def load_model(name_or_path: str, state_dir: Path, dtype: str = "auto") -> Loade
     """
     path = checkpoint_path(name_or_path, state_dir)
     _check_family(path)
-    config = AutoConfig.from_pretrained(path)
+    config = read_config(path)
     if getattr(config, "use_bidirectional_attention", False):
         raise ModelError(f"{path.name} attends to later tokens; give a causal language model")
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = read_tokenizer(path)
     if not tokenizer.is_fast:
         raise ModelError(f"the tokenizer of {path.name} gives no character offsets; save a fast tokenizer")
     tokenizer.padding_side = "right"
@@ -224,9 +227,7 @@ def load_model(name_or_path: str, state_dir: Path, dtype: str = "auto") -> Loade
         tokenizer.pad_token = tokenizer.eos_token
     # Fused attention leaves the capping of attention scores (Gemma 2) out; the served model does not.
     capped = getattr(config, "attn_logit_softcapping", None) is not None
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        path, dtype=compute_dtype(dtype), attn_implementation="eager" if capped else None
-    )
+    model = read_model(path, compute_dtype(dtype), "eager" if capped else None)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(torch.device(device)).eval().requires_grad_(False)
     return LoadedModel(model, tokenizer, path, checkpoint_hash(path))

@@ -3,14 +3,16 @@
 A mask over the whole sequence keeps rows apart too, but most of its products are then thrown away.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
+
+from editing.model.pretrained import register_attention
+from editing.typed import applied
 
 #: Under which transformers finds `_attend`.
 NAME = "factd-rows"
@@ -118,14 +120,21 @@ def _sequence(x: Tensor, grid: Grid, heads: int) -> Tensor:
 
 
 def _attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *, grid: Grid, **named: Any
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    grid: Grid,
+    **named: Any,
 ) -> tuple[Tensor, None]:
     scale = named.get("scaling") or query.shape[-1] ** -0.5
-    return _Attend.apply(query, key, value, grid, scale), None
+    return applied(_Attend, query, key, value, grid, scale), None
 
 
 @contextmanager
-def by_rows(config: Any) -> Iterator[bool]:
+def by_rows(config: Any) -> Generator[bool]:
     """Meanwhile a model's blocks, called with a `grid`, use this module's attention.
 
     Yields:
@@ -135,7 +144,7 @@ def by_rows(config: Any) -> Iterator[bool]:
     if used != "sdpa":
         yield False
         return
-    AttentionInterface.register(NAME, _attend)
+    register_attention(NAME, _attend)
     config._attn_implementation = NAME
     try:
         yield True

@@ -12,6 +12,7 @@ from editing.model.forward import enter
 from editing.model.loaded import LoadedModel
 from editing.model.tokens import Prompt
 from editing.model.tree import Tree
+from editing.typed import entries
 
 #: Prompts in one pass.
 ROWS = 64
@@ -45,14 +46,14 @@ def _all(found: Iterator[bool], form: Asked) -> bool:
 @torch.no_grad()
 def _answered(loaded: LoadedModel, every: Sequence[Prompt]) -> list[bool]:
     """Of each prompt: is every target token the most probable after what is before it?"""
-    found = []
+    found: list[bool] = []
     for start in range(0, len(every), ROWS):
         prompts = every[start : start + ROWS]
         # The last target token is predicted, never read; the prediction of token t stands at t − 1.
         tree = Tree.of([replace(prompt, ids=prompt.ids[:-1]) for prompt in prompts])
         pairs = zip(prompts, tree.paths, strict=True)
         at = [place for prompt, path in pairs for place in path[prompt.target_start - 1 :]]
-        best = loaded.logits(enter(tree, loaded, len(loaded.layers)).hidden[0, at]).argmax(-1).tolist()
+        best = entries(loaded.logits(enter(tree, loaded, len(loaded.layers)).hidden[0, at]).argmax(-1))
         for prompt in prompts:
             target = prompt.ids[prompt.target_start :]
             found.append(best[: len(target)] == list(target))

@@ -4,9 +4,9 @@ Text is tokenised whole, prompt and target together, and positions are read from
 tokenising the parts on their own miscounts with a BOS token or where merges cross a boundary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,21 @@ from editing.errors import FactError
 from editing.facts import SLOT, Fact
 from editing.forms import Form
 from editing.model.chat import ChatTemplate
+
+
+class Tokenizer(Protocol):
+    """What is asked of a tokenizer of transformers."""
+
+    is_fast: bool
+    pad_token_id: int | None
+    eos_token_id: int | None
+    all_special_ids: Sequence[int]
+
+    def __call__(self, text: str, **options: Any) -> Mapping[str, Any]: ...
+
+    def decode(self, ids: Sequence[int], **options: Any) -> str: ...
+
+    def batch_decode(self, rows: Tensor, **options: Any) -> list[str]: ...
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,7 @@ class _Text:
 
 
 def encode(
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     fact: Fact,
     context: str = "",
     *,
@@ -141,7 +156,7 @@ def _check_subject(text: _Text, last: tuple[int, int]) -> None:
         )
 
 
-def continuation(tokenizer: Any, prompt: str, target: str) -> tuple[tuple[int, ...], int]:
+def continuation(tokenizer: Tokenizer, prompt: str, target: str) -> tuple[tuple[int, ...], int]:
     """Tokens of ``prompt + " " + target``, and the index of the first that reaches past the prompt.
 
     Special tokens that the tokenizer puts behind a text are left out. At least one token precedes the target,
@@ -160,7 +175,7 @@ def continuation(tokenizer: Any, prompt: str, target: str) -> tuple[tuple[int, .
     return tuple(ids[: last + 1]), max(first, 1)
 
 
-def fill_token(tokenizer: Any) -> int:
+def fill_token(tokenizer: Tokenizer) -> int:
     """A token to pad with; it is masked out, so that any id of the vocabulary will do."""
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if token is not None:

@@ -32,10 +32,12 @@ class Tree:
         prompts: Sequence[Prompt], shared: Callable[[Prompt], int] = lambda prompt: len(prompt.ids)
     ) -> "Tree":
         """`shared` says how many of a prompt's first tokens it may share."""
-        ids, position, paths = [], [], []
+        ids: list[int] = []
+        position: list[int] = []
+        paths: list[list[int]] = []
         known: dict[tuple[int, int], int] = {}
         for prompt in prompts:
-            path = []
+            path: list[int] = []
             for token in prompt.ids[: shared(prompt)]:
                 branch = (path[-1] if path else -1, token)
                 if branch not in known:

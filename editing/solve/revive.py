@@ -10,10 +10,10 @@ within the constraint, so that what the filter would lose on the right is fitted
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from editing.solve.ridge import Factors, Prior
+from editing.typed import eigh, norms, orthonormal
 
 #: Eigenvalues of VᵀM₀⁻¹V below this share of their vector's length under M₀⁻¹ are rounding: the prior
 #: allows no change there anyway.
@@ -68,9 +68,9 @@ def dominant(base: Tensor, share: float, within: bool) -> Protection:
         return Protection(turned.right, turned.left, within)
     count = max(1, round(share * len(weight)))
     # Leading directions only: the smaller Gram matrix gives them as well as an SVD does, and sooner.
-    squares, vectors = torch.linalg.eigh(weight @ weight.T)
+    squares, vectors = eigh(weight @ weight.T)
     left = vectors[:, -count:].flip(1)
-    right = torch.linalg.qr(weight.T @ left / squares[-count:].flip(0).sqrt()).Q
+    right = orthonormal(weight.T @ left / squares[-count:].flip(0).sqrt())
     return Protection(left, right, within)
 
 
@@ -84,9 +84,9 @@ class ProtectedPrior:
     def __init__(self, prior: Prior, directions: Tensor) -> None:
         self._prior = prior
         dear = prior.inverse_times(directions)
-        values, vectors = torch.linalg.eigh(directions.T @ dear)
+        values, vectors = eigh(directions.T @ dear)
         reach = dear @ vectors
-        kept = values > CUT * reach.norm(dim=0)
+        kept = values > CUT * norms(reach, 0)
         # reach · (values)⁻½ gives the correction as a symmetric product.
         self._removed = reach[:, kept] / values[kept].sqrt()
         self._basis = directions @ vectors[:, kept] * values[kept].rsqrt()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from editing.errors import SolveError
+from editing.typed import cholesky, eigh, solve_lower
 
 #: A [d, n] and B [d_in, n] of an update A Bᵀ.
 Factors = tuple[Tensor, Tensor]
@@ -47,10 +48,10 @@ class RidgePrior:
         # A moment of fewer tokens than dimensions is singular; a millionth of its mean eigenvalue is
         # below what any key can feel.
         floor = 1e-6 * float(moment.diagonal().mean()) * weight
-        factor, info = torch.linalg.cholesky_ex(weight * moment + (norm_weight + floor) * identity)
-        if int(info) or not torch.isfinite(factor).all():
+        factor, minor = cholesky(weight * moment + (norm_weight + floor) * identity)
+        if minor or not torch.isfinite(factor).all():
             raise SolveError(
-                f"the second moment is not positive definite (leading minor {int(info)}); "
+                f"the second moment is not positive definite (leading minor {minor}); "
                 "estimate it from more tokens"
             )
         self.factor = factor
@@ -72,7 +73,7 @@ class NullspacePrior:
     """
 
     def __init__(self, moment: Tensor, threshold: float, ridge: float) -> None:
-        values, vectors = torch.linalg.eigh(moment.double())
+        values, vectors = eigh(moment.double())
         self.basis = vectors[:, values < threshold]
         self.ridge = ridge
         if not self.basis.shape[1]:
@@ -148,15 +149,15 @@ def solve(
     keys, values, base = keys.double(), values.double(), base.double()
     b = prior.inverse_times(keys)
     gram = slack * torch.eye(keys.shape[1], dtype=torch.float64, device=keys.device) + keys.T @ b
-    factor, info = torch.linalg.cholesky_ex((gram + gram.T) / 2)
-    if int(info):
+    factor, minor = cholesky((gram + gram.T) / 2)
+    if minor:
         raise SolveError("the prior leaves a key no free direction; write the fact with another method")
-    b = torch.linalg.solve_triangular(factor, b.T, upper=False)[earlier:].T
+    b = solve_lower(factor, b.T)[earlier:].T
     keys, factor = keys[:, earlier:], factor[earlier:, earlier:]
     residual = values[:, earlier:] - base @ keys
     if written is not None:
         residual -= written[0].double() @ (written[1].double().T @ keys)
-    a = torch.linalg.solve_triangular(factor, residual.T, upper=False).T
+    a = solve_lower(factor, residual.T).T
     return a.float(), b.float()
 
 

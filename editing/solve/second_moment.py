@@ -22,7 +22,7 @@ MOMENT_ROWS = 16
 Progress = Callable[[str, float], None]
 
 
-def token_budget(loaded: LoadedModel, tokens: int | None = None) -> int:
+def token_budget(loaded: LoadedModel, tokens: object = None) -> int:
     """How many tokens the moments are estimated from: `tokens`, or 10 times the FFN's width.
 
     Raises:

@@ -16,6 +16,7 @@ from torch import Tensor
 from editing.facts import Fact
 from editing.model.loaded import LoadedModel
 from editing.solve.second_moment import Progress
+from editing.typed import entries, norms
 from editing.values.options import ValueOptions
 from editing.values.search import Values, optimise
 
@@ -60,7 +61,7 @@ def anchor_norm(
         options,
         lambda fraction: progress(f"anchor of layer {layer}", fraction),
     )
-    ordered = (values.output + values.delta).norm(dim=0).sort().values
+    ordered = norms(values.output + values.delta, 0).sort().values
     return float(ordered[: len(ordered) - int(TRIM * len(ordered))].mean())
 
 
@@ -74,7 +75,7 @@ def anchored(
         the rule does not write. "nas" scales from both sides, "nas-cap" only down.
     """
     write = values.output + values.delta
-    norm = write.norm(dim=0)
+    norm = norms(write, 0)
     if rule == "none":
         scale = torch.ones_like(norm)
         outlier = torch.zeros_like(norm, dtype=torch.bool)
@@ -94,4 +95,4 @@ def outlier_reason(norm: float, anchor: float, longest: float = OUTLIER) -> str:
 
 
 def skipped(outliers: Tensor, facts: Sequence[Fact]) -> set[str]:
-    return {fact.id for fact, bad in zip(facts, outliers.tolist(), strict=True) if bad}
+    return {fact.id for fact, bad in zip(facts, entries(outliers), strict=True) if bad}

@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from editing.typed import norms as lengths
 from editing.values.options import Finish, ValueOptions
 
 #: PMET: what a target that is the most probable already weighs in the loss, and the weighted KL (nats)
@@ -176,7 +177,7 @@ def descend(
         current = delta[running].requires_grad_(True)
         seen = objective.evaluate(current.sum(1))
         total = ease[running] * seen.nll + seen.kl + restraint.penalty(running, current)
-        total = total + options.decay * (current.norm(dim=2) / norms[running] ** 2).sum(1)
+        total = total + options.decay * (lengths(current, 2) / norms[running] ** 2).sum(1)
         loss[running], steps[running] = total.detach(), step
         done = FINISHED[options.finish](seen, total.detach(), options.stop)
         met[running] = torch.where(done, step, options.steps).min(met[running])
@@ -192,7 +193,7 @@ def descend(
         updates[moving] += 1
         moved = restraint.held(moving, delta[moving] + adam.change(moving, gradient, step))
         limit = options.clamp * norms[moving]
-        delta[moving] = moved * (limit / moved.norm(dim=2).clamp(min=1e-12)).clamp(max=1.0)[..., None]
+        delta[moving] = moved * (limit / lengths(moved, 2).clamp(min=1e-12)).clamp(max=1.0)[..., None]
         # What follows a fact's last update would only be told.
         asked = kept & (step + 1 < met[running] + max(options.extra, 1))
         if not asked.any():

@@ -14,6 +14,7 @@ from editing.model.asked import asked
 from editing.model.loaded import LoadedModel
 from editing.model.suffixes import Suffixes, finish, suffixes
 from editing.model.tokens import Prompt
+from editing.typed import applied, parts
 from editing.values.descent import Evaluation
 from editing.values.endings import ending
 from editing.values.options import Ends
@@ -91,7 +92,7 @@ class Rows:
     def evaluate(self, delta: Tensor) -> Evaluation:
         """`delta` is [m, d] float32."""
         asked, essence = self._answers(delta)
-        unit, surprise = self.owner[self.row], Surprise.apply(asked, self.token)
+        unit, surprise = self.owner[self.row], applied(Surprise, asked, self.token)
         none = torch.zeros(len(delta), device=delta.device)
         nll = none.index_add(0, unit, surprise * self.weight)
         missed = none.index_add(0, unit, (asked.detach().argmax(1) != self.token).float())
@@ -106,7 +107,7 @@ class Rows:
         hidden = part.hidden.index_add(0, part.first, delta[self.owner].to(part.hidden.dtype))
         at = torch.cat([part.first[self.row] + self.step, part.first[self.essence]])
         # Not two slices: of each the backward pass would fill the whole with zeros first.
-        asked, essence = finish(self.loaded, part, hidden, at).split([len(self.row), len(self.essence)])
+        asked, essence = parts(finish(self.loaded, part, hidden, at), [len(self.row), len(self.essence)])
         return asked, essence
 
     @torch.no_grad()

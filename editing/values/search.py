@@ -17,6 +17,7 @@ from editing.model.asked import asked
 from editing.model.capture import capture
 from editing.model.loaded import LoadedModel
 from editing.model.tokens import Prompt
+from editing.typed import norms as lengths
 from editing.values.descent import DENSE_STEPS, Barred, Compressed, Objective, Restraint, descend
 from editing.values.objective import rows_of
 from editing.values.options import ValueOptions
@@ -88,7 +89,7 @@ def optimise(
     size = max(1, options.rows * _turns(options, contexts) // max(map(len, every)))
     # Batches of like size: a small one costs nearly as many operations as a large one.
     count = math.ceil(len(found) / size)
-    parts = []
+    parts: list[Values] = []
     for batch in range(count):
         chunk = found[batch * len(found) // count : (batch + 1) * len(found) // count]
         first = torch.tensor([unit[0] for unit in chunk], device=loaded.device)
@@ -116,13 +117,14 @@ def losses(
 
     Of prompts asked in turn `Values.loss` is of several δ.
     """
-    size, found = max(1, options.rows // len(contexts)), []
+    size = max(1, options.rows // len(contexts))
+    found: list[Tensor] = []
     for start in range(0, len(facts), size):
         own = delta.T[start : start + size]
         alone = [[fact] for fact in facts[start : start + size]]
         rows = rows_of(loaded, alone, layer, contexts, options.kl, options.forms, options.ends)
-        seen, norms = rows.evaluate(own), rows.hidden().norm(dim=1)
-        found.append(seen.nll + seen.kl + options.decay * own.norm(dim=1) / norms**2)
+        seen, norms = rows.evaluate(own), lengths(rows.hidden(), 1)
+        found.append(seen.nll + seen.kl + options.decay * lengths(own, 1) / norms**2)
     return torch.cat(found)
 
 
@@ -146,14 +148,14 @@ def _optimise_chunk(
 ) -> Values:
     rows = rows_of(loaded, units, layer, contexts, options.kl, options.forms, options.ends)
     hidden, output = rows.hidden(), rows.part.output[rows.first_rows()]
-    norms = hidden.norm(dim=1, keepdim=True)
+    norms = lengths(hidden, 1, keepdim=True)
     if options.attention:
         # What the block adds to its input less the MLP's output is the attention's. Its change is added
         # where it joins the block's output: exact for GPT-J's parallel blocks, PMET's own; elsewhere its
         # way through the MLP of the same block is left out.
         bare = [loaded.encode(facts[0]) for facts in units]
         below = capture(loaded, bare, [layer - 1]).hidden[layer - 1].T
-        norms = torch.stack([output.norm(dim=1), (hidden - below - output).norm(dim=1)], dim=1)
+        norms = torch.stack([lengths(output, 1), lengths(hidden - below - output, 1)], dim=1)
     turns, spent = _turns(options, contexts), 0
 
     def begin() -> Objective:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editing.model.families import family_of
-from editing.model.forward import stream
-from monitoring.measuring.typed import eigh, norms, orthonormal
+from editing.model.families import CausalModel, family_of
+from editing.model.forward import Output, stream
+from editing.typed import eigh, norms, orthonormal
 
 #: Hidden states of each layer that its subspace is estimated from, and its rank. Eight directions hold
 #: most of the variance of text; 96 states make them steady and cost next to nothing.
@@ -61,14 +61,14 @@ class Recording:
         self.counted[:, 0] = False
 
     def hook(self, into: dict[int, list[Tensor]], layer: int) -> Callable[[Any, Any, Any], None]:
-        def record(_module: object, _inputs: object, output: Any) -> None:
+        def record(_module: object, _inputs: object, output: Output) -> None:
             counted = stream(output)[self.counted].float()  # [tokens, d]
             into.setdefault(layer, []).append(counted if into is self.states else norms(counted, 1))
 
         return record
 
     def key_hook(self, name: str) -> Callable[[Any, Any], None]:
-        def record(_module: object, inputs: Any) -> None:
+        def record(_module: object, inputs: tuple[Tensor, ...]) -> None:
             self.keys.setdefault(name, []).append(inputs[0][self.counted].float())
 
         return record
@@ -113,7 +113,7 @@ def subspace_similarities(base: Activations, now: Activations) -> Tensor:
 
 
 @contextmanager
-def recorded(model: Any, tensor_names: Sequence[str], keys: bool = False) -> Generator[Recording]:
+def recorded(model: CausalModel, tensor_names: Sequence[str], keys: bool = False) -> Generator[Recording]:
     """Records every layer of `model` inside the block, with `keys` also the inputs of the projections
     that hold `tensor_names`."""
     recording = Recording()

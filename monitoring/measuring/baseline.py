@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from editing.memory.state import EditState
+from editing.typed import entries, load_tensors, save_tensors
 from monitoring.errors import BaselineError
 from monitoring.measuring.activations import Activations, recorded
 from monitoring.measuring.behaviour import FREE_TOKENS, Behaviour, behaviour, read_probes
@@ -20,7 +21,6 @@ from monitoring.measuring.change import HeldKeys
 from monitoring.measuring.probes import ProbeSet
 from monitoring.measuring.scoring import Scorer
 from monitoring.measuring.spectral import SUBSPACE_RANK, Spectrum, entropy_rank, spectrum
-from monitoring.measuring.typed import load_tensors, numbers, save_tensors
 from monitoring.thresholds import Thresholds, calibrated
 
 SCHEMA = 2
@@ -184,7 +184,7 @@ def measure_baseline(editor: EditedModel, probes: ProbeSet, rank: int = SUBSPACE
         log_probs=reading.log_probs,
         perplexity=reading.perplexity,
         activations=reading.activations,
-        answers=tuple(numbers(reading.log_probs.argmax(-1))),
+        answers=tuple(entries(reading.log_probs.argmax(-1))),
         free_answers=tuple(scorer.greedy(probes.free, FREE_TOKENS)),
         noise=_noise(editor, probes, reading, spectra),
     )

@@ -4,13 +4,16 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 
-from monitoring.measurements import Case, CaseResult
+from editing.said import said
+from monitoring.measurements import Case, CaseResult, FormResult
 from monitoring.measuring.baseline import EditedModel
-from monitoring.measuring.scoring import Scorer
+from monitoring.measuring.scoring import ANSWER_TOKENS, Scorer
 from monitoring.shares import Counted
 
 #: Whether the base model gives an answer: (prompt, answer) → bool. Filled as it is asked, and kept.
 Known = dict[tuple[str, str], bool]
+#: Tokens generated behind a target, to see whether the word or number goes on: "3.16" and then ".1".
+BEHIND_TOKENS = 3
 Shares = dict[str, float | None]
 Counts = dict[str, Counted]
 
@@ -20,50 +23,93 @@ def batch_results(
 ) -> tuple[dict[str, CaseResult], Shares, Counts]:
     """Results by correction, the batch's shares, and what those are counted from.
 
-    All prompts, paraphrases and neighbours are scored in one go. A neighbour counts if it is still answered
-    or if the base model knew it: what the base never knew, no edit can damage.
+    Answers are generated freely. Paraphrases and neighbours are scored in one go. A neighbour counts if it
+    is still answered or if the base model knew it: what the base never knew, no edit can damage.
     """
-    rewrites = [(c.prompt, c.target) for c in batch]
     paraphrases = [(p, c.target) for c in batch for p in c.paraphrases]
     neighbours = [pair for c in batch for pair in c.neighbours]
-    hits = iter(scorer.exact(rewrites + paraphrases + neighbours))
-    exact = [next(hits) for _ in batch]
+    hits = iter(scorer.exact(paraphrases + neighbours))
     paraphrase_hits = [[next(hits) for _ in c.paraphrases] for c in batch]
     all_neighbours = [[(pair, next(hits)) for pair in c.neighbours] for c in batch]
     _ask_base(editor, [pair for told in all_neighbours for pair, hit in told if not hit], known)
     neighbour_hits = [[hit for pair, hit in told if hit or known[pair]] for told in all_neighbours]
-    answers = _answers(scorer, rewrites, exact)
+    answered = form_results(scorer, batch, ANSWER_TOKENS)
     found = {
         case.id: CaseResult(
-            efficacy=exact[i] and starts_with(answers[i], case.target),
-            answer=answers[i],
+            efficacy=all(form.said for form in answered[i].values() if form.required),
+            answer=next(iter(answered[i].values())).answer,
             paraphrase=mean(paraphrase_hits[i]),
             neighbourhood=mean(neighbour_hits[i]),
             target=case.target,
+            forms=answered[i],
         )
         for i, case in enumerate(batch)
     }
     results = list(found.values())
+    in_chat = [
+        answered[i][form.name].said for i, case in enumerate(batch) for form in case.asked if form.chat
+    ]
     shares = {
         "efficacy_ratio": mean([r.efficacy for r in results]),
+        "chat_efficacy_ratio": mean(in_chat),
         "paraphrase_ratio": mean([r.paraphrase for r in results if r.paraphrase is not None]),
         "neighbourhood_ratio": mean([r.neighbourhood for r in results if r.neighbourhood is not None]),
     }
     asked = {
         "efficacy_ratio": [r.efficacy for r in results],
+        "chat_efficacy_ratio": in_chat,
         "paraphrase_ratio": [hit for told in paraphrase_hits for hit in told],
         "neighbourhood_ratio": [hit for told in neighbour_hits for hit in told],
     }
     return found, shares, counted(asked)
 
 
-def retention(scorer: Scorer, earlier: Sequence[Case], size: int) -> tuple[Shares, Counts]:
-    """Shares of `size` earlier corrections that are still answered, and what those are counted from."""
+def form_results(scorer: Scorer, cases: Sequence[Case], tokens: int = 0) -> list[dict[str, FormResult]]:
+    """Of each case, name of a form → its free answer and whether that says the target.
+
+    Args:
+        tokens: so long the answers are at least; they are always long enough to see where the target ends.
+    """
+    asked = [(i, form) for i, case in enumerate(cases) for form in case.asked]
+    found: list[dict[str, FormResult]] = [{} for _ in cases]
+    for chat in (False, True):
+        part = [(i, form) for i, form in asked if form.chat == chat]
+        long = max([tokens, *(_length(scorer, cases[i].target) for i, _ in part)])
+        told = scorer.answers([form.text for _, form in part], long, chat=chat)
+        for (i, form), text in zip(part, told, strict=True):
+            line = (text.strip().splitlines() or [""])[0].strip()
+            found[i][form.name] = FormResult(line, said(text, cases[i].target), form.required)
+    return [
+        {form.name: told[form.name] for form in case.asked} for case, told in zip(cases, found, strict=True)
+    ]
+
+
+def _length(scorer: Scorer, target: str) -> int:
+    return len(scorer.tokenizer(target, add_special_tokens=False)["input_ids"]) + BEHIND_TOKENS
+
+
+def retention(
+    scorer: Scorer, earlier: Sequence[Case], size: int
+) -> tuple[Shares, Counts, dict[str, dict[str, str]]]:
+    """Shares of `size` earlier corrections that are still said, what those are counted from, and of each its
+    lost forms with what is said there now.
+
+    The shares of the oldest, the newest and those between are of the first form of each, the bare prompt.
+    """
     samples = retention_samples(earlier, size)
-    hits = iter(scorer.exact([(c.prompt, c.target) for cases in samples.values() for c in cases]))
-    asked = {f"retention_{which}_ratio": [next(hits) for _ in cases] for which, cases in samples.items()}
+    cases = [case for sample in samples.values() for case in sample]
+    told = form_results(scorer, cases)
+    bare = iter([next(iter(forms.values())).said for forms in told])
+    asked = {f"retention_{which}_ratio": [next(bare) for _ in sample] for which, sample in samples.items()}
     asked["retention_ratio"] = [hit for kept in asked.values() for hit in kept]
-    return {name: mean(kept) for name, kept in asked.items()}, counted(asked)
+    asked["retention_chat_ratio"] = [
+        told[i][form.name].said for i, case in enumerate(cases) for form in case.asked if form.chat
+    ]
+    lost = {
+        case.id: {name: form.answer for name, form in forms.items() if not form.said}
+        for case, forms in zip(cases, told, strict=True)
+    }
+    return {name: mean(kept) for name, kept in asked.items()}, counted(asked), lost
 
 
 def retention_samples(cases: Sequence[Case], size: int) -> dict[str, list[Case]]:
@@ -90,22 +136,6 @@ def sample_cases(cases: Sequence[Case], size: int, seed: int) -> list[Case]:
     return sorted(cases, key=rank)[:size]
 
 
-def _answers(scorer: Scorer, rewrites: Sequence[tuple[str, str]], exact: Sequence[bool]) -> list[str]:
-    """The beginning of the greedy answer to each prompt.
-
-    Teacher forcing often settles it. An answer is generated only where the target was missed, or where the
-    target's first token holds the end of the prompt too.
-    """
-    encoded = [scorer.encode(*pair) for pair in rewrites]
-    settled = [
-        hit and scorer.answers_in_full(prompt, item)
-        for hit, (prompt, _), item in zip(exact, rewrites, encoded, strict=True)
-    ]
-    open_ = iter(scorer.greedy([p for (p, _), done in zip(rewrites, settled, strict=True) if not done]))
-    pairs = zip(encoded, settled, strict=True)
-    return [scorer.decode(item) if done else next(open_) for item, done in pairs]
-
-
 def _ask_base(editor: EditedModel, missed: Sequence[tuple[str, str]], known: Known) -> None:
     """Completes `known` for answers that are missed now, each asked once. An answer that is still given needs
     no question: it was not damaged."""
@@ -113,11 +143,6 @@ def _ask_base(editor: EditedModel, missed: Sequence[tuple[str, str]], known: Kno
     if new:
         base = Scorer(editor.model, editor.tokenizer, editor.base_weights())
         known |= dict(zip(new, base.exact(new), strict=True))
-
-
-def starts_with(answer: str, target: str) -> bool:
-    """Does the answer begin with the target, white space and case aside?"""
-    return " ".join(answer.split()).casefold().startswith(" ".join(target.split()).casefold())
 
 
 def mean(values: Sequence[float]) -> float | None:

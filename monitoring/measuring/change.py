@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from editing.typed import norms
 from monitoring.measuring.spectral import Spectrum, frobenius_norm
-from monitoring.measuring.typed import norms
 
 
 @dataclass(frozen=True)

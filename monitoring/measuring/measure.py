@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from editing.typed import entries
 from monitoring.measurements import Case, Measurements
 from monitoring.measuring.activations import Activations, subspace_similarities
 from monitoring.measuring.baseline import Baseline, EditedModel
@@ -28,7 +29,6 @@ from monitoring.measuring.spectral import (
     spectrum,
     subspace_similarity,
 )
-from monitoring.measuring.typed import numbers
 from monitoring.registry import measure_named
 
 #: Live facts whose recorded keys are looked up in each weight, evenly spaced from the oldest to the newest.
@@ -101,7 +101,7 @@ def measure(
     with _timed(seconds, "batch"):
         cases, of_batch, batch_counts = batch_results(editor, scorer, batch, memory.known)
     with _timed(seconds, "retention"):
-        kept, kept_counts = retention(scorer, earlier, sample)
+        kept, kept_counts, again = retention(scorer, earlier, sample)
     with _timed(seconds, "audit"):  # stored under the older name of the deep measures
         free = scorer.greedy(probes.free, FREE_TOKENS) if deep else None
     named: dict[str, Any] = {**by_layer, **of_batch, **kept}
@@ -113,6 +113,7 @@ def measure(
         canary_ratio=None if free is None else free_answers_kept(baseline.free_answers, free),
         counts=batch_counts | kept_counts,
         cases=cases,
+        again=again,
         measured_at=time.time(),
         audited_at=memory.deep_at,
         seconds=seconds,
@@ -169,7 +170,7 @@ def _activation_measures(base: Activations, now: Activations) -> dict[str, dict[
         "activation_subspace_similarity": subspace_similarities(base, now),
         "layer_share": now.shares,
     }
-    return {name: dict(enumerate(numbers(values))) for name, values in found.items()}
+    return {name: dict(enumerate(entries(values))) for name, values in found.items()}
 
 
 def _compare(before: Spectrum, now: Spectrum) -> dict[str, float]:

@@ -7,16 +7,18 @@ running text; decoded text is never encoded again.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
 
-from editing.model.families import soft_capped
+from editing.model.answers import Speaker, answers
+from editing.model.chat import ChatTemplate
+from editing.model.families import CausalModel, soft_capped
 from editing.model.loaded import stores_transposed
-from editing.model.tokens import continuation, fill_token, pad
-from monitoring.measuring.typed import parts
+from editing.model.tokens import Tokenizer, continuation, fill_token, pad
+from editing.typed import parts
 
 #: Padded tokens in one forward pass; keeps activations of the bundled model below 100 MB.
 BATCH_TOKENS = 1024
@@ -63,9 +65,19 @@ class Scorer:
             model is not touched: this is how the base model is asked while an edited one is loaded.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, weights: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self, model: CausalModel, tokenizer: Tokenizer, weights: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self._replaced = {name: _as_parameter(model, name, w) for name, w in (weights or {}).items()}
+
+    @cached_property
+    def _speaker(self) -> Speaker:
+        return Speaker(self.model, self.tokenizer, ChatTemplate(self.tokenizer))
+
+    def answers(self, texts: Sequence[str], tokens: int, *, chat: bool = False) -> list[str]:
+        """The greedy answer behind each text, or to each chat message, up to its end."""
+        return answers(self._speaker, texts, tokens, chat=chat, weights=self._of_the_body)
 
     def encode(self, prompt: str, target: str) -> Encoded:
         """Tokens of ``prompt + " " + target``; those that reach past the prompt are the target's."""
@@ -101,15 +113,6 @@ class Scorer:
         """For each (prompt, target): is every token of the target the most probable one?"""
         return [score.exact for score in self.score([self.encode(p, t) for p, t in pairs])]
 
-    def answers_in_full(self, prompt: str, encoded: Encoded) -> bool:
-        """Do exactly the prompt's own tokens precede the target? If so, a target that is `exact` under
-        teacher forcing is the beginning of the greedy answer, and nothing need be generated."""
-        return tuple(self.tokenizer(prompt)["input_ids"]) == encoded.ids[: encoded.first]
-
-    def decode(self, encoded: Encoded) -> str:
-        """The text of the scored tokens."""
-        return self.tokenizer.decode(encoded.ids[encoded.first :], skip_special_tokens=True).strip()
-
     @torch.inference_mode()
     def next_log_probs(self, prompts: Sequence[str]) -> Tensor:
         """Log-probabilities of the token after each prompt, float32 [prompts, vocabulary]."""
@@ -122,34 +125,23 @@ class Scorer:
             found.update(zip(batch, torch.log_softmax(logits, -1), strict=True))
         return torch.stack([found[i] for i in range(len(encoded))]).cpu()
 
-    @torch.inference_mode()
     def greedy(self, prompts: Sequence[str], tokens: int = ANSWER_TOKENS) -> list[str]:
         """First line of the greedy continuation of each prompt, stripped."""
-        if not prompts:
-            return []
-        rows = [self.tokenizer(p)["input_ids"] for p in prompts]
-        fill = fill_token(self.tokenizer)
-        ids, mask = pad(rows, fill, self.model.device, left=True)
-        config = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=tokens,
-            pad_token_id=fill,
-            eos_token_id=self.model.generation_config.eos_token_id,
-        )
-        arguments = {"input_ids": ids, "attention_mask": mask.long(), "generation_config": config}
-        replaced = {f"model.{name}": weight for name, weight in self._replaced.items()}
-        made = torch.func.functional_call(_Generation(self.model), replaced, (), arguments)
-        texts = self.tokenizer.batch_decode(made[:, ids.shape[1] :], skip_special_tokens=True)
-        return [(text.strip().splitlines() or [""])[0].strip() for text in texts]
+        return [(text.strip().splitlines() or [""])[0].strip() for text in self.answers(prompts, tokens)]
 
     @torch.inference_mode()
     def _hidden(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Final hidden states [rows, longest, d]; right padding never reaches a causal model's past."""
         ids, mask = pad(rows, fill_token(self.tokenizer), self.model.device)
-        body, prefix = self.model.base_model, f"{self.model.base_model_prefix}."
-        replaced = {name.removeprefix(prefix): w for name, w in self._replaced.items()}
+        body, replaced = self.model.base_model, self._of_the_body
         arguments = {"input_ids": ids, "attention_mask": mask.long(), "use_cache": False}
         return torch.func.functional_call(body, replaced, (), arguments).last_hidden_state
+
+    @property
+    def _of_the_body(self) -> dict[str, Tensor]:
+        """The weights replaced, by their names in the model without its head."""
+        prefix = f"{self.model.base_model_prefix}."
+        return {name.removeprefix(prefix): weight for name, weight in self._replaced.items()}
 
     @torch.inference_mode()
     def _head(self, rows: Tensor) -> Tensor:
@@ -169,18 +161,6 @@ class Scorer:
             # With NaN in the row argmax still names a token; such a hit counts for nothing.
             hits.append(((logits.argmax(-1) == tokens) & torch.isfinite(loss)).cpu())
         return torch.cat(losses), torch.cat(hits)
-
-
-class _Generation(torch.nn.Module):
-    """`generate` as a forward, so that weights can be replaced for the call."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-        self.train(model.training)
-
-    def forward(self, **arguments: Any) -> Tensor:
-        return self.model.generate(**arguments)
 
 
 def perplexity(scores: Sequence[TargetScore]) -> float:
@@ -205,7 +185,7 @@ def kl_nats(base: Tensor, now: Tensor) -> float:
     return 0.0 if value < 0 else value  # rounding can go below zero; NaN stays NaN
 
 
-def _as_parameter(model: Any, name: str, weight: Tensor) -> Tensor:
+def _as_parameter(model: CausalModel, name: str, weight: Tensor) -> Tensor:
     """`weight` ([d_out, d_in]) in the dtype, device and orientation that the model keeps it in."""
     parameter = model.get_parameter(name)
     module = model.get_submodule(name.rpartition(".")[0])

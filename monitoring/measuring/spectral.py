@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from monitoring.measuring.typed import eigenvalues, eigh, entropy, frobenius, orthonormal
+from editing.typed import eigenvalues, eigh, entropy, frobenius, orthonormal
 
 #: Number of leading singular directions watched. 64 of 576 hold most of the energy of the bundled
 #: model's edited weights, and the bases stay small enough to store (64 x (d_out + d_in) floats).

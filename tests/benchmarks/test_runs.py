@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from benchmarks import horizon, speed
+from benchmarks import floor, horizon, speed
 from benchmarks.configuration import Configuration, Model
 from benchmarks.data import load_texts
 from benchmarks.drawing import plots
@@ -108,7 +108,7 @@ def test_the_floor_counts_positions_layers_and_predicted_tokens(model):
     layers = len(model.loaded.layers) - 1 - PLAIN.numbers(model.loaded).layers[-1]
     body, head = layers * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64), 257 * 32
     expected = 2 * (2 * 3 - 1) * (positions * body + predicted * head)
-    assert speed.floor_flops(model, PLAIN, [fact], [3]) == expected
+    assert floor.floor_flops(model, PLAIN, [fact], [3]) == expected
 
 
 def test_serial_facts_are_spaced_by_length(model, records):

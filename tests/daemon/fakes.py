@@ -30,6 +30,7 @@ class FakeEditor:
     """Deterministic; the answer to a live fact's prompt is its target."""
 
     base_hash, settings_hash, tensor_names, layers = "b" * 64, "s" * 64, (NAME,), (0,)
+    forms, chats = ("prompt",), False
     #: targets whose values are skipped
     outliers = frozenset({"outlier"})
 

@@ -20,7 +20,7 @@ from monitoring.registry import (
 from monitoring.thresholds import Thresholds
 from tests.deploy.test_rules import RULES
 
-BESIDES = {"counts", "cases", "measured_at", "audited_at", "seconds"}
+BESIDES = {"counts", "cases", "again", "measured_at", "audited_at", "seconds"}
 
 
 def test_every_measure_has_a_field_and_a_metric():
@@ -55,6 +55,7 @@ def test_names_of_before_the_registry():
     assert set(OF_THE_BATCH) == {
         "value_norm_ratio",
         "efficacy_ratio",
+        "chat_efficacy_ratio",
         "paraphrase_ratio",
         "neighbourhood_ratio",
         "cases",
@@ -69,7 +70,7 @@ def test_names_of_before_the_registry():
     )
     assert (*FLOORS, "efficacy_ratio") == JUDGED
     assert Thresholds().as_settings()["probe_kl_nats_limit"] == 0.3
-    assert len(Thresholds().as_settings()) == 26
+    assert len(Thresholds().as_settings()) == 28
 
 
 def test_alerts_named_here_are_in_the_rules():

@@ -1,6 +1,7 @@
 """`factd audit`: is the ledger's record what was written?"""
 
 from dataclasses import asdict
+from typing import Any
 
 import typer
 
@@ -25,7 +26,7 @@ def audit(state: StateOption = None, as_json: JsonOption = False) -> None:
         typer.echo(f"valid: {found.rows} transitions, the last is {found.head.seq} {found.head.hash}")
 
 
-def _what(view: dict) -> str:
+def _what(view: dict[str, Any]) -> str:
     lines = ["the ledger is not what was written"]
     if broken := view["broken"]:
         lines.append(f"transition {broken['seq']} ({broken['kind']} {broken['id']}): {broken['why']}")

@@ -11,6 +11,7 @@ from daemon.cli.ledger import open_ledger
 from daemon.cli.options import JsonOption, StateOption
 from daemon.cli.output import show_json, show_table
 from daemon.core.publication import BASE_VERSION, UNPUBLISHED
+from daemon.core.shapes import is_list
 from daemon.http.views import correction_view
 from daemon.ledger.ledger import Ledger
 from daemon.ledger.rows import CorrectionRow, VersionRow
@@ -114,4 +115,4 @@ def _view(row: CorrectionRow) -> dict[str, Any]:
 
 
 def _cell(value: object) -> object:
-    return ", ".join(value) if isinstance(value, list) else value
+    return ", ".join(value) if is_list(value) else value

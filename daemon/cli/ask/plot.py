@@ -1,5 +1,8 @@
 """`factd plot`: the stability history of the versions that were served, as a picture."""
 
+# matplotlib leaves out what its figures' methods take.
+# pyright: reportUnknownMemberType=false
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -44,8 +47,8 @@ class Series:
     """One watched measure over what was served; NaN where it was not measured."""
 
     measure: Measure
-    values: list[float] = field(default_factory=list)
-    states: list[str] = field(default_factory=list)
+    values: list[float] = field(default_factory=list[float])
+    states: list[str] = field(default_factory=list[str])
 
     @property
     def measured(self) -> bool:

@@ -1,7 +1,7 @@
 """What the benchmarks of editing share: their options, the model and the data, and wide tables."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +72,7 @@ def own_configuration(values: str = "") -> Configuration:
 
 
 @contextmanager
-def reported_benchmark(as_json: bool) -> Iterator[None]:
+def reported_benchmark(as_json: bool) -> Generator[None]:
     """Turns errors of the benchmarks into messages and exit codes."""
     try:
         yield

@@ -8,7 +8,7 @@ import typer
 from benchmarks.configuration import parse_all
 from benchmarks.drawing import plots
 from benchmarks.files import say
-from benchmarks.glue import load_glue
+from benchmarks.glue import Questions, load_glue
 from benchmarks.horizon import COLUMNS, Stream, table
 from benchmarks.horizon import horizon as measured
 from daemon.cli.bench.common import (
@@ -63,7 +63,8 @@ def horizon(
         common = Common(model, state, data, corpus, tokens, dtype)
         chosen = parse_all(config, values) if config else [own_configuration(values)]
         marks = edit_counts(checkpoints)
-        texts, asked = common.texts(text), load_glue(data, glue) if glue else {}
+        texts = common.texts(text)
+        asked: Questions = load_glue(data, glue) if glue else {}
         opened = common.open()
         records = common.records(opened, facts, marks[-1]).records
         stream = Stream(

@@ -28,8 +28,8 @@ class Demo:
     api: Client
     queue: Celery
     admin_token: str
-    results: dict[str, Any] = field(default_factory=dict)
-    steps: list[tuple[str, bool, str]] = field(default_factory=list)
+    results: dict[str, Any] = field(default_factory=dict[str, Any])
+    steps: list[tuple[str, bool, str]] = field(default_factory=list[tuple[str, bool, str]])
 
     def saw(self, step: str, ok: bool, detail: str = "") -> None:
         self.steps.append((step, ok, detail))
@@ -43,7 +43,7 @@ class Demo:
 
         A correction that has not ended in time comes back with the state "unfinished".
         """
-        deadline, views = time.monotonic() + WAIT_SECONDS, {}
+        deadline, views = time.monotonic() + WAIT_SECONDS, dict[str, dict[str, Any]]()
         while len(views) < len(ids) and time.monotonic() < deadline:
             for id in ids:
                 if id in views:

@@ -69,7 +69,7 @@ def _correct(demo: Demo) -> list[dict[str, Any]]:
     ids = post(demo.queue, [correction(*item) for item in CORRECTIONS])
     views = demo.wait_for(ids)
     after = demo.live.ask_all(questions)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "id": id,
             "prompt": question,

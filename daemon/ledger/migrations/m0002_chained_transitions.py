@@ -1,5 +1,7 @@
 """Transitions are chained and only ever appended; attempts, measurements and publications are kept."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -73,11 +75,12 @@ def upgrade() -> None:
 
 
 def _chain_what_is_there(c: sa.Connection) -> None:
-    columns = [sa.column(name) for name in (*CONTENT, "hash")]
+    columns: list[sa.ColumnClause[Any]] = [sa.column(name) for name in (*CONTENT, "hash")]
     table = sa.table("transitions", *columns)
-    seq, last, rows = 0, GENESIS, []
-    for row in c.execute(sa.select(*columns[:-1]).order_by(table.c.seq)):
-        seq, last = row.seq, link(last, row._mapping)
+    seq, last = 0, GENESIS
+    rows: list[dict[str, object]] = []
+    for row in c.execute(sa.select(*columns[:-1]).order_by(table.c.seq)).mappings():
+        seq, last = row["seq"], link(last, row)
         rows.append({"its_seq": seq, "its_hash": last})
     if rows:
         mine = sa.update(table).where(table.c.seq == sa.bindparam("its_seq"))

@@ -3,6 +3,8 @@
 The codes of old rows are read from their sentences here, once. No chained column changes.
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -16,7 +18,7 @@ SENTENCES = (
 )
 #: of monitoring.durations when this script was written
 BOUNDS = ("0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "30", "60", "120", "300")
-INDEXES = (
+INDEXES: tuple[tuple[str, str, list[Any]], ...] = (
     ("corrections_queue", "corrections", ["state", sa.desc("priority"), "seq"]),
     ("corrections_received", "corrections", ["state", "received_at"]),
     ("corrections_live", "corrections", ["live_at"]),

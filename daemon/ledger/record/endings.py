@@ -30,7 +30,7 @@ class Discard:
         return ACTOR if self.ruling is None else GUARD
 
     def end_version(self, c: Connection, version: str, transitions: Transitions) -> None:
-        kept = {} if self.ruling is None else {"verdict": self.ruling.to_json()}
+        kept: dict[str, Any] = {} if self.ruling is None else {"verdict": self.ruling.to_json()}
         transitions.advance_version(
             c, version, VersionState.DISCARDED, self.actor, self.reason, code=self.code, **kept
         )
@@ -49,7 +49,7 @@ class Discard:
             transitions.advance(c, [fact.id], State.DEAD, ACTOR, dead, version=None)
         else:
             tried = fact.attempts if self.max_attempts is not None else 0
-            changes = {"version": None, "attempts": tried, **self.retry}
+            changes: dict[str, Any] = {"version": None, "attempts": tried, **self.retry}
             transitions.advance(c, [fact.id], State.VALIDATED, ACTOR, self.reason, **changes)
 
 

@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, select
+from sqlalchemy import BindParameter, Connection, Select, bindparam, select
 
 from daemon.core.errors import ConflictError
 from daemon.core.messages import Correction
 from daemon.ledger.reading import chunks
 from daemon.ledger.tables import aliases, corrections
 
-_NAMES = bindparam("names", expanding=True)
+_NAMES: BindParameter[str] = bindparam("names", expanding=True)
 _table = corrections.c
 _BY_ID = select(_table.id, _table.id, _table.content_hash).where(_table.id.in_(_NAMES))
 _BY_KEY = select(_table.key, _table.id, _table.content_hash).where(_table.key.in_(_NAMES))

@@ -5,19 +5,10 @@ import json
 import httpx
 import pytest
 
-from benchmarks.service.publish import (
-    Flip,
-    Plan,
-    Updates,
-    details,
-    felt_pauses,
-    growth,
-    longest_wait,
-    percentile,
-    publications,
-    summary,
-)
+from benchmarks.service.flips import Flip, felt_pauses, growth, longest_wait, percentile
+from benchmarks.service.publish import Plan, details, publications, summary
 from benchmarks.service.streaming import Answer, Clients
+from benchmarks.service.updates import Updates
 from daemon.publish.stub import StubServing
 from daemon.versions.store import Store
 from editing.model.loaded import outlined_model

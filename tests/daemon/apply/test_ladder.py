@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from daemon.apply.ladder import WORN_OUT
+from daemon.apply.ladder import REFUSED_ON_BASE, WORN_OUT
 from daemon.http.status_page import page_view, snapshot
 from daemon.http.views import status_view
 from daemon.ledger.status import edits_left
@@ -355,6 +355,55 @@ def test_heavy_corrections_alone_do_not_pause_a_healthy_model(grown):
     assert world.ledger.questions.paused() is None
     assert world.states()["id-last-good"] == "live"
     assert not {"compact", "pause"} & {step for step, _ in world.steps()}
+
+
+@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize(("target", "says"), [("bad", "does not answer"), ("poison", "perplexity rose")])
+def test_where_nothing_is_ever_accepted_the_queue_is_paused(make_world, size, target, says):
+    world = make_world(batch_size=size)
+    for i in range(4 * REFUSED_ON_BASE):
+        world.post(f"B{i}", target)
+    world.run()
+    assert world.ledger.questions.live_version() == "v000000"
+    paused = world.ledger.questions.paused()
+    assert paused is not None
+    assert (
+        f"the base is live, and the last {REFUSED_ON_BASE} single corrections were refused" in paused["why"]
+    )
+    assert says in paused["why"]
+    assert [step for step, _ in world.steps()][-1] == "pause"
+    assert "compact" not in {step for step, _ in world.steps()}
+    assert "validated" in world.states().values()
+
+
+def test_after_a_resume_as_many_are_tried_again(make_world):
+    world = make_world(batch_size=1)
+    for i in range(2 * REFUSED_ON_BASE + 1):
+        world.post(f"B{i}", "bad")
+    world.run()
+    world.now += 1
+    world.ledger.intake.request("resume", actor="operator")
+    world.run()
+    assert list(world.states().values()) == ["rejected"] * 2 * REFUSED_ON_BASE + ["validated"]
+    assert [step for step, _ in world.steps()].count("pause") == 2
+
+
+@pytest.mark.parametrize("good", [0, REFUSED_ON_BASE - 1])
+def test_one_accepted_correction_and_the_queue_goes_on(make_world, good):
+    world = make_world(batch_size=1)
+    for i in range(2 * REFUSED_ON_BASE - 1):
+        world.post(f"S{i}", "fine" if i == good else "bad")
+    world.run()
+    assert world.ledger.questions.paused() is None
+    assert sorted(set(world.states().values())) == ["live", "rejected"]
+
+
+def test_what_was_never_judged_does_not_count_as_refused(make_world):
+    world = make_world(batch_size=1)
+    for i in range(2 * REFUSED_ON_BASE):
+        world.post(f"S{i}", "unwritable")
+    world.run()
+    assert world.ledger.questions.paused() is None
 
 
 # -- forecast and small things ----------------------------------------------------------------------

@@ -178,6 +178,7 @@ def test_two_real_workers_give_the_weights_of_one_process(checkpoint, machine, t
                     "FACTD_MODEL": str(checkpoint),
                     "FACTD_METHOD": "nse",
                     "FACTD_DTYPE": "float32",
+                    "FACTD_FORMS": "prompt",
                     "FACTD_REDIS_URL": valkey.url,
                     "OMP_NUM_THREADS": "1",
                 },

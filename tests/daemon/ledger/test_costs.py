@@ -27,8 +27,7 @@ def opened(url):
 
 
 def plan(ledger, window=WINDOW):
-    pending = ledger.questions.pending(window)
-    facts = ledger.questions.facts_about({row.subject for row in pending})
+    pending, facts = ledger.questions.to_plan(window)
     return plan_batch(pending, facts, 16, 1e6)
 
 
@@ -39,6 +38,7 @@ QUESTIONS = {
     "plan a batch from 100": lambda ledger: plan(ledger, 100),
     "ancestry": lambda ledger: ledger.questions.ancestry(ledger.questions.live_version()),
     "fact_ids": lambda ledger: ledger.questions.fact_ids(ledger.questions.live_version()),
+    "healthy_versions": lambda ledger: ledger.questions.healthy_versions(),
     "history": lambda ledger: ledger.questions.history(),
 }
 

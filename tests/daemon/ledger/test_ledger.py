@@ -153,3 +153,35 @@ def test_a_reader_sees_one_state_however_long_it_reads(world):
 def test_a_url_that_cannot_be_used_is_a_clear_error(url, named):
     with pytest.raises(SettingsError, match=named):
         Ledger.open(url)
+
+
+def test_a_rollback_writes_its_transitions_in_order_of_addition(world):
+    """A set would give the order of the hash seed, and the same history another hash chain each time."""
+    posted = [f"S{i}" for i in range(12)]
+    for subject in posted:
+        world.post(subject, "fine", id=f"id-{subject}")
+    world.run()
+    told = []
+    for target in ("v000000", "v000001"):
+        world.ledger.intake.request("rollback", target, actor="operator")
+        world.run()
+        told.append(
+            [t for t in world.ledger.questions.transitions(kind="correction") if target in (t.reason or "")]
+        )
+    left, again = ([(t.id, t.new) for t in each] for each in told)
+    assert left == [(f"id-{subject}", "rolled_back") for subject in posted]
+    assert again == [(f"id-{subject}", "live") for subject in posted]
+
+
+def test_a_batch_is_planned_from_the_most_urgent_and_what_else_waits_of_their_subjects(world):
+    world.post("A", "live")
+    world.post("B", "live")
+    world.run()
+    for subject, target, priority in (("B", "old", 0), ("A", "old", 0), ("A", "urgent", 5), ("A", "late", 0)):
+        world.post(subject, target, priority=priority)
+    waiting, facts = world.ledger.questions.to_plan(1)
+    assert [row.id for row in waiting] == ["id-A-urgent", "id-A-old"]
+    assert [row.id for row in facts] == ["id-A-live"]
+    waiting, facts = world.ledger.questions.to_plan(10)
+    assert [row.id for row in waiting] == ["id-A-urgent", "id-B-old", "id-A-old", "id-A-late"]
+    assert [row.id for row in facts] == ["id-A-live", "id-B-live"]

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from editing.model.answers import answers, said
+from editing.model.answers import answers
+from editing.said import said
 
 SAID = [
     ("Paris", "Paris"),
@@ -120,11 +121,11 @@ def test_answers_are_those_of_one_text_at_a_time(open_chat_editor):
     loaded = open_chat_editor().loaded
     texts = ["The owner of the old mill is", "A cat", "We know that Blue Lake lies near the town of "]
     plain = [loaded.tokenizer(text.rstrip())["input_ids"] for text in texts]
-    assert answers(loaded, texts, 8) == [greedy(loaded, ids, 8) for ids in plain]
+    assert answers(loaded.speaker, texts, 8) == [greedy(loaded, ids, 8) for ids in plain]
     chat = [
         loaded.tokenizer(f"<user> {text}<pad><assistant> ", add_special_tokens=False)["input_ids"]
         for text in texts
     ]
-    assert answers(loaded, texts, 8, chat=True) == [greedy(loaded, ids, 8) for ids in chat]
-    assert answers(loaded, texts, 0) == ["", "", ""]
-    assert answers(loaded, [], 8) == []
+    assert answers(loaded.speaker, texts, 8, chat=True) == [greedy(loaded, ids, 8) for ids in chat]
+    assert answers(loaded.speaker, texts, 0) == ["", "", ""]
+    assert answers(loaded.speaker, [], 8) == []

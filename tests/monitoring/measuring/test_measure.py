@@ -12,7 +12,7 @@ from monitoring.errors import BaselineError, MeasurementError, ProbeError
 from monitoring.measurements import Case, CaseResult, Measurements, measured_again
 from monitoring.measuring.baseline import Baseline, baseline_path, measure_baseline, open_baseline
 from monitoring.measuring.behaviour import TEXT_TOKENS
-from monitoring.measuring.cases import retention_samples, sample_cases, starts_with
+from monitoring.measuring.cases import retention_samples, sample_cases
 from monitoring.measuring.measure import Memory, layer_of, measure
 from monitoring.measuring.probes import ProbeSet, default_probes
 from monitoring.measuring.schedule import Schedule
@@ -24,9 +24,9 @@ PROMPT = "The river flows"
 
 
 def with_output(editor, prompt: str, target: str) -> None:
-    """Trains the model until it answers `target`: an edit without an editor."""
+    """Trains the model until it says `target`, and then a blank: an edit without an editor."""
     scorer = Scorer(editor.model, editor.tokenizer)
-    item = scorer.encode(prompt, target)
+    item = scorer.encode(prompt, f"{target} {target}")
     optimiser = torch.optim.Adam(editor.model.parameters(), lr=0.01)
     for _ in range(100):
         logits = editor.model(torch.tensor([item.ids])).logits[0, item.first - 1 : -1]
@@ -90,13 +90,13 @@ def test_a_value_without_an_anchor_is_not_measured(editor, baseline, probes):
 def test_a_taught_fact_is_answered_and_an_untaught_one_is_not(editor, baseline, probes):
     with_output(editor, PROMPT, "north")
     batch = [
-        Case("taught", PROMPT, "North".lower(), paraphrases=(PROMPT, "Ice")),
-        Case("untaught", "A heart", "zebra"),
+        Case("taught", PROMPT, "North".lower(), paraphrases=(PROMPT,)),
+        Case("untaught", "A heart", "zebra", paraphrases=("Ice",)),
     ]
     m = measure(editor, baseline, batch, batch, None, probes)
     assert m.cases["taught"].efficacy
     assert m.cases["taught"].answer.startswith("north")
-    assert m.cases["taught"].paraphrase == 0.5
+    assert m.cases["taught"].paraphrase == 1.0
     assert not m.cases["untaught"].efficacy
     assert m.efficacy_ratio == 0.5
     assert m.retention_ratio == 0.5
@@ -157,11 +157,9 @@ def test_the_sample_depends_on_the_seed_and_not_on_the_order():
     assert len(kept) >= 9
 
 
-def test_layers_and_answers_are_read_from_text():
+def test_layers_are_read_from_names():
     assert layer_of("model.layers.8.mlp.down_proj.weight") == 8
     assert layer_of("transformer.h.11.mlp.c_proj.weight") == 11
-    assert starts_with("  new   York, a city", "New York")
-    assert not starts_with("York", "New York")
 
 
 def test_a_baseline_survives_storage(editor, baseline, probes, tmp_path):
@@ -238,7 +236,8 @@ def test_the_base_is_asked_once_for_a_missed_neighbour(editor, baseline, probes,
     monkeypatch.setattr(Scorer, "exact", lambda self, pairs: asked.append(list(pairs)) or exact(self, pairs))
     for _ in range(2):
         measure(editor, baseline, [case], [], None, probes, memory=memory)
-    assert asked.count([("Ice", "never known")]) == 1
+    # Of the edited model each time, of the base once.
+    assert asked.count([("Ice", "never known")]) == 3
 
 
 def test_retention_asks_the_oldest_a_random_and_the_newest_sample():

@@ -1,0 +1,6 @@
+from typing import Any
+
+class StartStopStep:
+    requires: tuple[str, ...]
+    def start(self, parent: Any) -> None: ...
+    def stop(self, parent: Any) -> None: ...

@@ -1,0 +1,4 @@
+from celery import Celery
+
+class WorkController:
+    app: Celery
