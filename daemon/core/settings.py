@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     #: free port when this one is taken
     serving_port: int = Field(8320, ge=0, le=65535)
 
+    #: a file of relations of your own (TOML): `factd say` and the status page read sentences by them too
+    relations: Path | None = None
+
     #: editing method: rome, memit, memit-seq, pmet, emmet, alphaedit, encore, nse, deltaedit, eac, rect,
     #: prune, ft or lora
     method: str = "memit-seq"
@@ -220,7 +223,7 @@ class Settings(BaseSettings):
             raise ValueError("needs a state directory of its own; set FACTD_STATE_DIR")
         return value
 
-    @field_validator("state_dir", "statistics_dir", "publish_dir")
+    @field_validator("state_dir", "statistics_dir", "publish_dir", "relations")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value is not None else None

@@ -59,9 +59,9 @@ def post(
     with reported(as_json):
         corrections = _read(file, {name: value for name, value in fields.items() if value is not None})
         settings = settings_for(state)
-        ids = _send(settings, corrections)
+        ids = send(settings, corrections)
         if wait:
-            _wait(settings, ids, timeout, as_json)
+            show_ended(settings, ids, timeout, as_json)
         elif as_json:
             show_json({"ids": ids})
         else:
@@ -76,7 +76,7 @@ def _read(file: Path | None, fields: dict[str, Any]) -> list[Correction]:
     try:
         if file is None:
             return [parse_correction(fields)]
-        return parse_lines(_text(file))
+        return parse_lines(read_text(file))
     except CorrectionError as error:
         problems = [
             {"field": p.field, "value": p.value, "mend": p.mend, "line": p.line} for p in error.problems
@@ -89,7 +89,7 @@ def _read(file: Path | None, fields: dict[str, Any]) -> list[Correction]:
         ) from None
 
 
-def _text(file: Path) -> str:
+def read_text(file: Path) -> str:
     try:
         if str(file) == "-":
             raw = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
@@ -110,7 +110,8 @@ def _text(file: Path) -> str:
         ) from None
 
 
-def _send(settings: Settings, corrections: Sequence[Correction]) -> list[str]:
+def send(settings: Settings, corrections: Sequence[Correction]) -> list[str]:
+    """Puts them on the queue and returns their ids."""
     _check_room(settings, len(corrections))
     try:
         # Not as Celery messages: a killed worker may lose a message that it has just fetched, and nobody
@@ -133,7 +134,7 @@ def _check_room(settings: Settings, count: int) -> None:
             raise CommandError(Exit.BUSY, str(error), mend, retry_after=error.seconds) from None
 
 
-def _wait(settings: Settings, ids: Sequence[str], timeout: float, as_json: bool) -> None:
+def show_ended(settings: Settings, ids: Sequence[str], timeout: float, as_json: bool) -> None:
     ledger = Ledger.open(settings.ledger_url)
     try:
         with waiting(f"waiting for {len(ids)} corrections" if len(ids) > 1 else "waiting for the correction"):

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from daemon.core.messages import Correction, parse_correction
 from daemon.intake.reading.grammar import Match, matches
 from daemon.intake.reading.kinds import is_name
 from daemon.intake.reading.lexicon import Lexicon
@@ -33,6 +34,15 @@ class Reading:
     relation: str
     confidence: float
 
+    def correction(self) -> Correction:
+        """As it is posted.
+
+        Raises:
+            CorrectionError: a text of it is too long, or holds what no correction may.
+        """
+        fields = {"subject": self.subject, "prompt": self.prompt, "target": self.target, "was": self.was}
+        return parse_correction(fields | {"questions": list(self.questions)})
+
     def told(self) -> str:
         """"The director of *Vale University* is → *Amara Singh*; was …", as people are asked to confirm it."""
         text = f"{self.prompt.replace('{}', f'*{self.subject}*')} → *{self.target}*"
@@ -48,6 +58,10 @@ class Read:
     statement: str
     readings: tuple[Reading, ...] = ()
     refused: Refusal | None = None
+
+    def corrections(self) -> list[Correction]:
+        """What is posted when somebody confirms it: nothing of a statement that is refused."""
+        return [] if self.refused else [reading.correction() for reading in self.readings]
 
     def view(self) -> dict[str, Any]:
         """As `factd say --json` and `POST /v1/statements` show it."""
