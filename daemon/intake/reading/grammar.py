@@ -27,7 +27,10 @@ _GONE_REST = re.compile(
     r"replaced|succeeded|stood down|former|until|no|not|has been|was|passed away|arrested|suspended|departs?|departed|is|are|will) .*"
 )
 #: "Voters in Port Hadley": a plain noun at the start of a sentence, not a name.
-_GROUP = re.compile(r"[A-Z][a-z]+ (?:in|at|on|with|for|to|from) |(?:Members|Voters|Fans|Critics|People|Citizens|Residents) |[Aa]n? ")
+_GROUP = re.compile(
+    r"[A-Z][a-z]+ (?:in|at|on|with|for|to|from) |(?:Members|Voters|Fans|Critics|People|Citizens|Residents) |[Aa]n? |.* , (?:the|[a-z])"
+    r"|(?:Its|His|Her|Their|Our|My|Your|This|That|These|Those|It|He|She|They|We|You|I|Some|Many|Most|All|Both|Several|Few|Each|Every|Other|Another)\b|\d[^ ]* [a-z]"
+)
 _OWN = re.compile(r"^(?:its|their|his|her|our|your|my|new|as|the new|to be|to|that) ")
 _TITLE = re.compile(r"^(?:Mr|Mrs|Ms|Mx|Dr|Prof|Professor)\.? ")
 _CLASS = re.compile(r"^the (?:city|town|village|municipality|country) of (?=[A-Z])")

@@ -99,7 +99,7 @@ def _text(text: str) -> float | None:
 def _thing(text: str) -> float | None:
     if _is_name(text):
         return 0.1
-    plain = len(text.split()) <= MOST_WORDS_OF_A_THING and "," not in text
+    plain = len(text.split()) <= MOST_WORDS_OF_A_THING and not re.search(r",|^[a-z-]+(?:ed|ing|ly)$| (?:and|or) [a-z]", text)
     return 0.0 if plain else None
 
 
@@ -170,7 +170,7 @@ def _named(kind: str) -> Callable[[str], float | None]:
 
 #: A name in small letters at its end: "the Orion phone", "the Danish national football team".
 _TAIL = re.compile(r"^(?!.*(?:ly|ed)$)[a-z][a-z-]*$")
-_NO_LEAD = frozenset("in on at for with to and or".split())
+_NO_LEAD = frozenset("in on at for with to and or numbers number majority most many some all both several few part parts rest percent members".split())
 _NO_TAIL = frozenset("and or of in on at to for with the a an its no so too very more most less".split())
 MOST_TAIL_WORDS = 3
 

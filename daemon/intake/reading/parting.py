@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from daemon.intake.reading.dates import FIXED
+from daemon.intake.reading.pattern import CLAUSE_WORDS
 
 _JOINT = re.compile(r" (?:, and|; and|and|;|, while|while|, whereas|whereas|, and also|, but|but|, as|,) ")
 _OWN = re.compile(r"(?<![^ ])(?:its|their|his|her) ")
@@ -39,13 +40,13 @@ def _beginning(first: str) -> str | None:
 
 
 #: "Port Hadley , the capital of Tarnia , has …"
-_ASIDE = re.compile(r"(?P<name>[^,]+) , (?P<told>(?:[a-z]|\d\d )(?!ot )[^,]*) , (?P<rest>[a-z].+)")
+_ASIDE = re.compile(r"(?P<name>[^,]+) , (?P<told>(?:[a-z]|\d\d )(?!ot )[^,]*) , (?P<rest>(?!(?:and|or|but|who|which|while|as well|with|in|on|at) )[a-z].+)")
 
 
 def aside(text: str) -> tuple[str, str] | None:
     """The sentence without what is told between two commas, and that as a sentence of its own."""
     found = _ASIDE.fullmatch(text)
-    if found is None:
+    if found is None or set(CLAUSE_WORDS) & set(found["name"].split()):
         return None
     return f"{found['name']} {found['rest']}", f"{found['name']} is {found['told']} "
 

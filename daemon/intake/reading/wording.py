@@ -89,7 +89,7 @@ _TRAILS = tuple(
         r" for (?:an undisclosed (?:sum|amount|price)|[$€£¥] ?[\d.,]+(?: (?:million|billion|bn|m))?(?: in [^ ]+)?"
         r"|(?:about |around |some )?[\d.,]+ (?:million |billion )?(?:dollars|euros|pounds|yen|francs|crowns|kroner|lira)) $",
         r" (?:by|with|at) (?:a margin|a majority|[\d.]+ votes|[\d.]+ percent|[\d.]+ ?%)(?: .*)? $",
-        r" , (?:which|who|where|becoming|ending|making|marking|as part of|a|an|the|in a|with a|effective|one of|having|after|"
+        r" , (?:which|who|where|becoming|ending|making|marking|as part of|(?:a|an|the)(?= [a-z])|in a|with a|effective|one of|having|after|"
         r"following|despite|amid|thanks to|due to|because of|only|its|his|her|their|where|beating|defeating|just|despite|"
         r"aged|an?d so|starting|beginning|bringing|leaving|much to) [^;]+ $",
         r" , not far from .+ $",
@@ -171,6 +171,7 @@ def join(text: str) -> str:
 
 
 def without_adverbs(text: str) -> str:
+    text = re.sub(r"^[A-Z][a-z]+ly , ", "", text)
     while (shorter := _START_ADVERBS.sub("", text)) != text and shorter:
         text = shorter
     return _MIDDLE.sub("", _ADVERBS.sub("", text)) or text
