@@ -25,7 +25,8 @@ COMMANDS = {
         "Read plain sentences into corrections, show what was understood, and post what is confirmed.",
     ),
     "relations": Entry(
-        "daemon.cli.ask.relations:app", "List the relations that sentences are read by, or check a file of them."
+        "daemon.cli.ask.relations:app",
+        "List the relations that sentences are read by, or check a file of them.",
     ),
     "status": Entry("daemon.cli.ask.status:status", "Show what happened: to one correction, or as a whole."),
     "facts": Entry("daemon.cli.ask.facts:facts", "List the facts that are live."),

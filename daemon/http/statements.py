@@ -51,7 +51,9 @@ def _record(service: Service, token: str, found: list[Read]) -> list[str]:
         return []
     most = min(service.rates.most("corrections"), service.room.most)
     if len(corrections) > most:
-        raise HTTPException(413, f"{len(corrections)} corrections in one request; send {most} at once at most")
+        raise HTTPException(
+            413, f"{len(corrections)} corrections in one request; send {most} at once at most"
+        )
     service.rates.spend("corrections", token, len(corrections))
     service.room.take(len(corrections))
     ids = service.writer.submit([(None, correction) for correction in corrections], "http")

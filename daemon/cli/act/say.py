@@ -24,7 +24,9 @@ def say(
     ] = None,
     file: Annotated[Path | None, typer.Option(help="One statement a line; - reads stdin.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Post what is understood without asking.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what is understood and post nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what is understood and post nothing.")
+    ] = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until every correction is live or has ended otherwise.")
     ] = False,
@@ -87,11 +89,16 @@ def _confirmed(found: Sequence[Read], yes: bool, as_json: bool) -> list[Correcti
         _show(found, as_json)
     if not corrections or yes:
         return corrections
-    if not sys.stdin.isatty():
+    if not on_terminal():
         what = "nobody is there to confirm what was understood; nothing was posted"
         raise CommandError(Exit.BAD_INPUT, what, "give --yes to post it, or --dry-run to see it")
     what = "it" if len(corrections) == 1 else f"these {len(corrections)}"
     return corrections if typer.confirm(f"Post {what}?", default=False, err=True) else []
+
+
+def on_terminal() -> bool:
+    """Whether somebody is there to be asked."""
+    return sys.stdin.isatty()
 
 
 def _leave(found: Sequence[Read], dry_run: bool, as_json: bool) -> None:
@@ -100,5 +107,7 @@ def _leave(found: Sequence[Read], dry_run: bool, as_json: bool) -> None:
     if refused and not dry_run:
         told = "the statement was" if len(found) == 1 else f"{refused} of {len(found)} statements were"
         if not as_json:
-            typer.echo(f"error: {told} not taken\n  next: mend what is said above, and say it again", err=True)
+            typer.echo(
+                f"error: {told} not taken\n  next: mend what is said above, and say it again", err=True
+            )
         raise typer.Exit(int(Exit.BAD_INPUT))

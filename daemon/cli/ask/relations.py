@@ -27,7 +27,9 @@ app = typer.Typer(
 
 @app.command("list", epilog=EPILOG)
 def show(
-    containing: Annotated[str | None, typer.Argument(help="Only those with this text in a name or word.")] = None,
+    containing: Annotated[
+        str | None, typer.Argument(help="Only those with this text in a name or word.")
+    ] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -43,7 +45,14 @@ def show(
         show_json([one.model_dump() for one in found])
         return
     rows = [
-        (one.name, ", ".join(one.nouns[:WORDS_SHOWN]), one.subject, one.object, one.prompts[0], one.questions[0])
+        (
+            one.name,
+            ", ".join(one.nouns[:WORDS_SHOWN]),
+            one.subject,
+            one.object,
+            one.prompts[0],
+            one.questions[0],
+        )
         for one in found
     ]
     show_table(f"{len(found)} relations", COLUMNS, rows)

@@ -10,7 +10,9 @@ _WEEKDAY = "(?:Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday)"
 _YEAR = r"(?:1[0-9]{3}|20[0-9]{2}|[1-9][0-9]{2})(?: (?:BC|AD|BCE|CE))?"
 _DAY = r"(?:the )?(?:[12][0-9]|3[01]|0?[1-9])(?:st|nd|rd|th)?"
 _SEASON = "(?:(?:early|mid|late|the|the early|the late) )?(?:spring|summer|autumn|fall|winter|Spring|Summer|Autumn|Winter)"
-_PART = "(?:the )?(?:beginning|start|end|middle|turn|first half|second half|first quarter|spring|summer|autumn)"
+_PART = (
+    "(?:the )?(?:beginning|start|end|middle|turn|first half|second half|first quarter|spring|summer|autumn)"
+)
 _UNIT = "(?:seconds?|minutes?|hours?|days?|weeks?|months?|quarters?|years?|decades?|seasons?|centur(?:y|ies))"
 _COUNT = r"(?:\d+|an?|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|several|many|some|a few)"
 _CLOCK = r"(?:\d{1,2}(?:[:.]\d{2})?(?: ?(?:a\.?m\.?|p\.?m\.?|o'clock))?|noon|midnight)"

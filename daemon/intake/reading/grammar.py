@@ -20,7 +20,9 @@ ASIDE = 0.3
 WEAK = 0.4
 #: Where words speak so clearly against both kinds, the sentence means something else.
 LEAST = -0.65
-_DATED = re.compile(rf"(?:^|.* )(?:(?:in|on|since|by|at|until|during|before|after|from) (?:[A-Z][a-z]+ )?\d.*|{WHEN})|.* for [$€£¥]?\d.*")
+_DATED = re.compile(
+    rf"(?:^|.* )(?:(?:in|on|since|by|at|until|during|before|after|from) (?:[A-Z][a-z]+ )?\d.*|{WHEN})|.* for [$€£¥]?\d.*"
+)
 #: A rest that tells that the holder has gone, or that carries the fact itself.
 _GONE_REST = re.compile(
     r"(?:^|.* )(?:resign\w*|step(?:s|ped)? down|retire[sd]?|le(?:ft|aves)|quit|died?|dismissed|sacked|fired|ousted|removed|"
@@ -34,7 +36,9 @@ _GROUP = re.compile(
 _OWN = re.compile(r"^(?:its|their|his|her|our|your|my|new|as|the new|to be|to|that) ")
 _TITLE = re.compile(r"^(?:Mr|Mrs|Ms|Mx|Dr|Prof|Professor)\.? ")
 _CLASS = re.compile(r"^the (?:city|town|village|municipality|country) of (?=[A-Z])")
-_DESCRIBED = re.compile(r"^(?:(?:[Tt]he|[Aa]n?) )?(?:(?:Former|Fellow|Longtime|Veteran|Local|Ex-[a-z]+) )?(?:(?!(?:of|in|for|at|and|to|von|van|de|del|al|bin|der|the) )[a-z][\w-]* ){1,4}(?=[A-Z])")
+_DESCRIBED = re.compile(
+    r"^(?:(?:[Tt]he|[Aa]n?) )?(?:(?:Former|Fellow|Longtime|Veteran|Local|Ex-[a-z]+) )?(?:(?!(?:of|in|for|at|and|to|von|van|de|del|al|bin|der|the) )[a-z][\w-]* ){1,4}(?=[A-Z])"
+)
 #: "the song “Grey Morning”": the name is what is quoted.
 _QUOTED = re.compile(r'(?:[Tt]he |[Aa]n? |[Ii]ts |[Hh]is |[Hh]er )?(?:[A-Za-z][\w-]* ){0,4}(?P<name>"[^"]+")')
 _AGED = re.compile(
@@ -97,7 +101,9 @@ def _relation_of(words: tuple[str, ...], nouns: Mapping[tuple[str, ...], str]) -
     return (nouns[singular], True) if words[-1].endswith("s") and singular in nouns else None
 
 
-def _read(text: str, pattern: Pattern, relation: Relation, *, aside: bool, plural: bool = False) -> Iterator[Match]:
+def _read(
+    text: str, pattern: Pattern, relation: Relation, *, aside: bool, plural: bool = False
+) -> Iterator[Match]:
     for found in pattern.matches(text):
         slots = found.groupdict()
         rest = slots.get("rest")
@@ -123,8 +129,14 @@ def _judge(relation: Relation, slots: Mapping[str, str | None], score: float, pl
         return None
     if of_subject + of_target < LEAST:
         return None
-    return Match(relation, _unquoted(join(subject)), _unquoted(join(target)), was and _unquoted(join(was)),
-                 score + of_subject + of_target - (WEAK if relation.object == "role" else 0.0), plural)
+    return Match(
+        relation,
+        _unquoted(join(subject)),
+        _unquoted(join(target)),
+        was and _unquoted(join(was)),
+        score + of_subject + of_target - (WEAK if relation.object == "role" else 0.0),
+        plural,
+    )
 
 
 def fit_subject(kind: str, subject: str) -> float | None:

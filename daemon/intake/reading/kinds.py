@@ -48,7 +48,9 @@ _PATTERNS = {
         rf"|unlimited|{_ANY_NUMBER} (?:to|-) {_ANY_NUMBER} .*",
         re.IGNORECASE,
     ),
-    "version": re.compile(r"(?:version |release )?v?\d+(?:\.\d+)*(?:[-.+ ]?(?:[a-z]+\.?\d*|LTS))?", re.IGNORECASE),
+    "version": re.compile(
+        r"(?:version |release )?v?\d+(?:\.\d+)*(?:[-.+ ]?(?:[a-z]+\.?\d*|LTS))?", re.IGNORECASE
+    ),
 }
 _LANGUAGE = re.compile(r"[A-Z][\w-]+(?: [A-Z][\w-]+)?(?: language| Sign Language)?")
 
@@ -69,7 +71,7 @@ def _countries() -> Mapping[str, str]:
 
 
 def country_of(demonym: str) -> str | None:
-    """"French" → "France"; None for what is no demonym."""
+    """ "French" → "France"; None for what is no demonym."""
     return _countries().get(demonym)
 
 
@@ -99,16 +101,24 @@ def _text(text: str) -> float | None:
 def _thing(text: str) -> float | None:
     if _is_name(text):
         return 0.1
-    plain = len(text.split()) <= MOST_WORDS_OF_A_THING and not re.search(r",|^[a-z-]+(?:ed|ing|ly)$| (?:and|or) [a-z]", text)
+    plain = len(text.split()) <= MOST_WORDS_OF_A_THING and not re.search(
+        r",|^[a-z-]+(?:ed|ing|ly)$| (?:and|or) [a-z]", text
+    )
     return 0.0 if plain else None
 
 
 def _role(text: str) -> float | None:
-    return 0.0 if len(text.split()) <= MOST_WORDS_OF_A_THING + 4 and not re.search(r"\d{3}|[,;]", text) else None
+    return (
+        0.0 if len(text.split()) <= MOST_WORDS_OF_A_THING + 4 and not re.search(r"\d{3}|[,;]", text) else None
+    )
 
 
 def _word(text: str) -> float | None:
-    return 0.0 if len(text.split()) <= 3 and not re.search(r" (?:of|in|at|for|on) |[,;]|\d", f" {text} ") else None
+    return (
+        0.0
+        if len(text.split()) <= 3 and not re.search(r" (?:of|in|at|for|on) |[,;]|\d", f" {text} ")
+        else None
+    )
 
 
 def _person(text: str) -> float | None:
@@ -117,7 +127,9 @@ def _person(text: str) -> float | None:
         return None
     if any(word.islower() and word not in _words()["particles"] for word in words):
         return None
-    if any(word[0].isdigit() for word in words) or not any(char.isupper() or not char.islower() for char in words[-1]):
+    if any(word[0].isdigit() for word in words) or not any(
+        char.isupper() or not char.islower() for char in words[-1]
+    ):
         return None
     if _cue("organisation", text) or " and " in text or "," in text:
         return None
@@ -139,7 +151,11 @@ def _cue(kind: str, text: str) -> bool:
         return True
     words = [word.strip('",').lower() for word in text.split(" of ")[0].split()]
     words = words[1:] if words[:1] in (["the"], ["a"], ["an"]) else words
-    return len(words) > 1 and bool({words[0], words[-1]} & _words()[kind]) or (len(words) == 1 and " of " in text and words[0] in _words()[kind])
+    return (
+        len(words) > 1
+        and bool({words[0], words[-1]} & _words()[kind])
+        or (len(words) == 1 and " of " in text and words[0] in _words()[kind])
+    )
 
 
 def _named(kind: str) -> Callable[[str], float | None]:
@@ -170,7 +186,9 @@ def _named(kind: str) -> Callable[[str], float | None]:
 
 #: A name in small letters at its end: "the Orion phone", "the Danish national football team".
 _TAIL = re.compile(r"^(?!.*(?:ly|ed)$)[a-z][a-z-]*$")
-_NO_LEAD = frozenset("in on at for with to and or numbers number majority most many some all both several few part parts rest percent members".split())
+_NO_LEAD = frozenset(
+    "in on at for with to and or numbers number majority most many some all both several few part parts rest percent members".split()
+)
 _NO_TAIL = frozenset("and or of in on at to for with the a an its no so too very more most less".split())
 MOST_TAIL_WORDS = 3
 
@@ -195,7 +213,7 @@ def _is_name(text: str) -> bool:
 
 
 def _may_lead(words: list[str], article: bool) -> bool:
-    """"the village of Elmsby", "van der Berg", but neither "charge of Elmsby" nor "the men in Elmsby"."""
+    """ "the village of Elmsby", "van der Berg", but neither "charge of Elmsby" nor "the men in Elmsby"."""
     if all(word in _words()["particles"] for word in words):
         return True
     return article and len(words) <= MOST_TAIL_WORDS and not _NO_LEAD & set(words)
@@ -217,7 +235,9 @@ _JUDGES: Mapping[str, Callable[[str], float | None]] = {
     "text": _text,
     "thing": _thing,
     "role": _role,
-    "job": lambda text: LIKELY if len(text.split()) <= 4 and text.split()[-1].lower() in _words()["jobs"] else None,
+    "job": lambda text: (
+        LIKELY if len(text.split()) <= 4 and text.split()[-1].lower() in _words()["jobs"] else None
+    ),
     "item": lambda text: 0.1 if _is_name(text) and fit("person", text) != SURE else None,
     "named": lambda text: 0.1 if _is_name(text) and not text.startswith(("a ", "an ")) else None,
     "word": _word,

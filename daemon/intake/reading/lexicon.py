@@ -91,9 +91,7 @@ def _lexicon(found: Iterable[Relation]) -> Lexicon:
         for noun in one.nouns:
             nouns[tuple(noun.lower().split())] = one.name  # a later file wins
     parts, _ = shapes()
-    says = tuple(
-        (one.name, compile_pattern(text, parts)) for one in relations.values() for text in one.says
-    )
+    says = tuple((one.name, compile_pattern(text, parts)) for one in relations.values() for text in one.says)
     return Lexicon(relations, says, nouns)
 
 
@@ -154,7 +152,7 @@ def _wrong(relation: Relation) -> Iterator[tuple[str, str, str]]:
             yield "questions", text, "is no question; end it with a question mark"
     for noun in relation.nouns:
         if not noun.strip() or any(sign in noun for sign in "{}[]()<>|"):
-            yield "nouns", noun, "is no plain noun; write words such as \"head coach\""
+            yield "nouns", noun, 'is no plain noun; write words such as "head coach"'
     for text in relation.says:
         yield from (("says", text, mend) for mend in _says(text))
     if not relation.nouns and not relation.says:

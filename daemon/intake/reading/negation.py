@@ -9,7 +9,9 @@ _PREPOSITIONS = frozenset("in at on to of from by for under with into as".split(
 _BE = "(?:is|are|was|were|has been|have been)"
 _DO = "(?:is|are|does|do|has|have)"
 
-_NOT_BUT = re.compile(r"(?P<head>.*?)(?: ?(?:does|do|did))? ?not (?P<old>.+?)(?: ,)? (?:but|and instead|, instead) (?P<new>.+)")
+_NOT_BUT = re.compile(
+    r"(?P<head>.*?)(?: ?(?:does|do|did))? ?not (?P<old>.+?)(?: ,)? (?:but|and instead|, instead) (?P<new>.+)"
+)
 _NOT_AFTER = re.compile(r"(?P<head>.+?)(?: ,)? (?:and )?not (?P<old>[^,]+?)(?: , (?P<tail>.+)| )")
 _NOT_FIRST = re.compile(r"Not (?P<old>.+?)(?: ,)? but (?P<rest>.+)")
 _INSTEAD = re.compile(r"(?i:instead of|rather than|in place of) (?P<old>[^,]+?) , (?P<rest>.+)")
@@ -17,7 +19,9 @@ _ASIDE = re.compile(r"(?P<new>.+?) , (?:and )?(?:not|rather than|instead of) (?P
 _CLEFT = re.compile(
     rf"It {_BE} (?P<new>.+?)(?: , (?:and )?not (?P<old>[^,]+?) ,| ,)? (?:who|that|which) (?P<rest>.+)"
 )
-_CLEFT_NOT = re.compile(rf"It {_BE} not (?P<old>.+?)(?: ,)? but (?P<new>.+?)(?: ,)? (?:who|that|which) (?P<rest>.+)")
+_CLEFT_NOT = re.compile(
+    rf"It {_BE} not (?P<old>.+?)(?: ,)? but (?P<new>.+?)(?: ,)? (?:who|that|which) (?P<rest>.+)"
+)
 _STEP = (
     r"(?:is|are|was|does|do|has|holds (?:it|the .+)|took over|has taken over|takes over|has replaced (?:him|her|them|it)"
     r"|replaced (?:him|her|them|it)|replaces (?:him|her|them|it)|has succeeded (?:him|her)|succeeded (?:him|her)"
@@ -76,7 +80,7 @@ def _inside(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _parted(head: str, old: str, new: str) -> tuple[str, str]:
-    """"belongs to Nordmed" and "to Helix Group": the words before the shared preposition belong to the plain sentence."""
+    """ "belongs to Nordmed" and "to Helix Group": the words before the shared preposition belong to the plain sentence."""
     first, *_ = new.split()
     if first in _PREPOSITIONS and f" {first} " in f" {old} ":
         before, _, after = f" {old} ".rpartition(f" {first} ")
@@ -85,7 +89,7 @@ def _parted(head: str, old: str, new: str) -> tuple[str, str]:
 
 
 def _resumed(head: str, old: str, new: str) -> tuple[str, str]:
-    """"based in Zurich" and "in Vienna", or "written in C++" and "written in Rust"."""
+    """ "based in Zurich" and "in Vienna", or "written in C++" and "written in Rust"."""
     was, now = old.split(), new.split()
     shared = 0
     while shared < min(len(was), len(now)) - 1 and was[shared] == now[shared]:

@@ -8,7 +8,9 @@ from daemon.intake.reading.pattern import CLAUSE_WORDS
 
 _JOINT = re.compile(r" (?:, and|; and|and|;|, while|while|, whereas|whereas|, and also|, but|but|, as|,) ")
 _OWN = re.compile(r"(?<![^ ])(?:its|their|his|her) ")
-_IT = re.compile(r"^(?:it|they|he|she|It|They|He|She|the company|the club|the university|The company|the bank) (?=[a-z])")
+_IT = re.compile(
+    r"^(?:it|they|he|she|It|They|He|She|the company|the club|the university|The company|the bank) (?=[a-z])"
+)
 _VERB = re.compile(r"^(?P<start>.+? (?:is|are|was|were|has been|became|has become|remains) )")
 
 
@@ -40,7 +42,9 @@ def _beginning(first: str) -> str | None:
 
 
 #: "Port Hadley , the capital of Tarnia , has …"
-_ASIDE = re.compile(r"(?P<name>[^,]+) , (?P<told>(?:[a-z]|\d\d )(?!ot )[^,]*) , (?P<rest>(?!(?:and|or|but|who|which|while|as well|with|in|on|at) )[a-z].+)")
+_ASIDE = re.compile(
+    r"(?P<name>[^,]+) , (?P<told>(?:[a-z]|\d\d )(?!ot )[^,]*) , (?P<rest>(?!(?:and|or|but|who|which|while|as well|with|in|on|at) )[a-z].+)"
+)
 
 
 def aside(text: str) -> tuple[str, str] | None:
@@ -51,13 +55,14 @@ def aside(text: str) -> tuple[str, str] | None:
     return f"{found['name']} {found['rest']}", f"{found['name']} is {found['told']} "
 
 
-_TWICE = re.compile(
-    r"(?P<head>.+? (?:born|died|founded|established|opened|released|launched|built|created|completed|published|held|premiered))"
-    rf" (?P<one>(?:in|by|at|on) .+?) (?P<two>(?:in|on|from) (?:{FIXED})) "
+_MADE = "(?P<head>.+? (?:born|died|founded|established|opened|released|launched|built|created|completed|published|held|premiered))"
+_TWICE = (
+    re.compile(rf"{_MADE} (?P<one>(?:in|by|at|on) .+?) (?P<two>(?:in|on|from) (?:{FIXED})) "),
+    re.compile(rf"{_MADE} (?P<two>(?:in|on|from) (?:{FIXED})) (?P<one>(?:in|by|at) .+?) "),
 )
 
 
 def dated(text: str) -> tuple[str, str] | None:
-    """"was born in Basel on 4 July 1961" as two sentences, of the place and of the day."""
-    found = _TWICE.fullmatch(text)
+    """ "was born in Basel on 4 July 1961" as two sentences, of the place and of the day."""
+    found = next((one for expression in _TWICE if (one := expression.fullmatch(text))), None)
     return (f"{found['head']} {found['one']} ", f"{found['head']} {found['two']} ") if found else None

@@ -22,8 +22,15 @@ CLAUSE_WORDS = """
 is are was were be been being am has have had having will would shall should can could may might must do does did
 who which that whose whom where when while because although though if unless after before until since than as by
 he she it they we you i him them us this these those not but or his its their her our your my said says there here
-became becomes become got gets went goes moved moves resigned retired named appointed elected from into whether instead rather
+became becomes become got gets went goes moved moves resigned retired named appointed elected from into whether instead rather formerly previously called named known
 """.split()
+#: A club, a team and "the Jazz Days" take the plural: patterns are written in the singular.
+_PLURALS = {
+    "is": ("is", "are"),
+    "was": ("was", "were"),
+    "has": ("has", "have"),
+    "its": ("its", "their", "his", "her"),
+}
 _NO_NAME_STARTS = "(?!(?:of|to|in|on|at|for|with|and|or|version|under|between|about) )"
 _TOKEN = re.compile(r"\{[^}]*\}|<[^>]*>|[()\[\]|]|'s|[,;:]|[^\s(){}<>\[\]|,;:]+?(?='s)|[^\s(){}<>\[\]|,;:]+")
 _WORD = rf"(?!(?:{'|'.join(sorted(CLAUSE_WORDS))}|{NOUN}|;|:) )[^ ]+ "
@@ -94,14 +101,20 @@ class _Piece:
     needs: tuple[frozenset[str], ...] = ()
 
     def __add__(self, other: "_Piece") -> "_Piece":
-        return _Piece(self.expression + other.expression, self.weight + other.weight, self.needs + other.needs)
+        return _Piece(
+            self.expression + other.expression, self.weight + other.weight, self.needs + other.needs
+        )
 
 
 def _one_of(pieces: list[_Piece]) -> _Piece:
     """The piece that matches any; the sentence needs a word of one of them."""
     needs: tuple[frozenset[str], ...] = ()
     if all(piece.needs for piece in pieces):
-        needs = pieces[0].needs if len(pieces) == 1 else (frozenset().union(*(piece.needs[0] for piece in pieces)),)
+        needs = (
+            pieces[0].needs
+            if len(pieces) == 1
+            else (frozenset().union(*(piece.needs[0] for piece in pieces)),)
+        )
     # The longest first: "runs on" before "runs", or "on" would begin the name.
     expression = "|".join(piece.expression for piece in sorted(pieces, key=lambda piece: -piece.weight))
     return _Piece(expression, min(piece.weight for piece in pieces), needs)
@@ -135,7 +148,9 @@ class _Parser:
             return self._part(token[1:-1])
         if token == "'s":
             return _Piece(f"(?:'s|{BARE_POSSESSIVE}) ", 2, (frozenset({"'s", BARE_POSSESSIVE}),))
-        return _Piece(f"(?i:{re.escape(token)}) ", len(token), (frozenset({token.lower()}),))
+        forms = _PLURALS.get(token, (token,))
+        expression = "|".join(re.escape(form) for form in forms)
+        return _Piece(f"(?i:{expression}) ", len(token), (frozenset(form.lower() for form in forms),))
 
     def _group(self, opening: str) -> _Piece:
         piece = self.alternatives()

@@ -44,11 +44,13 @@ class Reading:
         return parse_correction(fields | {"questions": list(self.questions)})
 
     def told(self) -> str:
-        """"The director of *Vale University* is → *Amara Singh*; was …", as people are asked to confirm it."""
+        """ "The director of *Vale University* is → *Amara Singh*; was …", as people are asked to confirm it."""
         text = f"{self.prompt.replace('{}', f'*{self.subject}*')} → *{self.target}*"
         if self.was:
             text += f"; was *{self.was}*"
-        return f"{text}; asked in chat as: {' / '.join(q.replace('{}', self.subject) for q in self.questions)}"
+        return (
+            f"{text}; asked in chat as: {' / '.join(q.replace('{}', self.subject) for q in self.questions)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -208,12 +210,23 @@ def _reading(match: Match) -> Reading:
 
 
 def _two() -> Refusal:
-    return Refusal("two_facts", "It says two things in one breath that cannot be parted. State one fact a sentence.")
+    return Refusal(
+        "two_facts", "It says two things in one breath that cannot be parted. State one fact a sentence."
+    )
 
 
 def _unknown(plain: str, text: str) -> Refusal:
-    noun = re.match(r"(?:[Tt]he|[Ii]ts|[A-Z][^ ]*(?: [A-Z][^ ]*)* 's) (?P<noun>(?:[a-z][\w-]* ){1,4}?)(?:of|for|in|at|is|are) ", text)
-    what = f"The lexicon has no relation \u201c{noun['noun'].strip()}\u201d" if noun else "The lexicon knows no relation in it"
-    mend = "Reword it (`factd relations list` shows what is known), add the relation to a file of your own " \
-           "(FACTD_RELATIONS), or give subject, prompt and target with `factd post`"
+    noun = re.match(
+        r"(?:[Tt]he|[Ii]ts|[A-Z][^ ]*(?: [A-Z][^ ]*)* 's) (?P<noun>(?:[a-z][\w-]* ){1,4}?)(?:of|for|in|at|is|are) ",
+        text,
+    )
+    what = (
+        f"The lexicon has no relation \u201c{noun['noun'].strip()}\u201d"
+        if noun
+        else "The lexicon knows no relation in it"
+    )
+    mend = (
+        "Reword it (`factd relations list` shows what is known), add the relation to a file of your own "
+        "(FACTD_RELATIONS), or give subject, prompt and target with `factd post`"
+    )
     return Refusal("unknown_relation", f"{what}. {mend}.")

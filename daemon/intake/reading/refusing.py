@@ -96,14 +96,25 @@ _FUTURE = re.compile(
     r"tomorrow|in the future|-elect|designate|promised to|promises to|has promised|vowed to|pledged to|is discussing|is moving|are moving|is relocating|is becoming|is leaving|is joining|is taking over|is stepping down|"
     r"are discussing)(?= )"
 )
-_PRONOUN = re.compile(r"(?:He|She|It|They|We|I|You|This|That|These|Those|There|Somebody|Someone|Nobody|His|Her|Their|Its|My|Our|Your) ")
+_PRONOUN = re.compile(
+    r"(?:He|She|It|They|We|I|You|This|That|These|Those|There|Somebody|Someone|Nobody|His|Her|Their|Its|My|Our|Your) "
+)
 _ADDRESSES = "State it as a fact, such as: The director of Vale University is Amara Singh."
 _PATTERNS: tuple[tuple[str, str], ...] = (
     ("instruction", f"It tells somebody what to do, and factd takes facts alone. {_ADDRESSES}"),
     ("question", f"It is a question. {_ADDRESSES}"),
-    ("conditional", "It holds under a condition alone. Post it when the condition has come true, without the condition."),
-    ("rumour", "It is a rumour or a guess, by its own words. Post it when it is confirmed, without those words."),
-    ("opinion", "It is an opinion, and nobody can look it up. Post what is so, without what somebody thinks of it."),
+    (
+        "conditional",
+        "It holds under a condition alone. Post it when the condition has come true, without the condition.",
+    ),
+    (
+        "rumour",
+        "It is a rumour or a guess, by its own words. Post it when it is confirmed, without those words.",
+    ),
+    (
+        "opinion",
+        "It is an opinion, and nobody can look it up. Post what is so, without what somebody thinks of it.",
+    ),
     ("future", "It tells of a plan or of a time to come. Post it when it has come true."),
 )
 WHY = dict(_PATTERNS)
@@ -131,7 +142,9 @@ def refused(statement: str) -> Refusal | None:
 def no_fact(text: str) -> Refusal:
     """The refusal of a sentence in which nothing was understood."""
     if _PRONOUN.match(text):
-        return Refusal("no_fact", "It does not name whom or what it is about. Write the name in place of the pronoun.")
+        return Refusal(
+            "no_fact", "It does not name whom or what it is about. Write the name in place of the pronoun."
+        )
     return Refusal("no_fact", f"It names nothing that could be corrected. {_ADDRESSES}")
 
 

@@ -22,7 +22,9 @@ _SHORT_FORMS = (
     (r"\b([Tt]hey|[Ww]e|[Yy]ou)'re\b", r"\1 are"),
     (r"\b([Ii])'m\b", r"\1 am"),
 )
-_ABBREVIATIONS = frozenset("Mr Mrs Ms Dr Prof St Jr Sr Inc Ltd Corp Co No Gen Gov Sen Rep Lt Col Capt Rev Mt Ft Mohd Md Bros".split())
+_ABBREVIATIONS = frozenset(
+    "Mr Mrs Ms Dr Prof St Jr Sr Inc Ltd Corp Co No Gen Gov Sen Rep Lt Col Capt Rev Mt Ft Mohd Md Bros".split()
+)
 #: Words that say when or how firmly, and nothing of what.
 _ADVERBS = re.compile(
     r"(?<![^ ])(?<!from )(?:now(?! (?:called|known|named|goes|trades|operates))|currently|officially|formally|recently|just|already|also(?! (?:known|called|named|referred))|finally|actually|presently|henceforth|"
@@ -131,14 +133,24 @@ def prepare(statement: str) -> str:
         text = re.sub(short, long, text)
     text = re.sub(r'"[^"]*"', _quoted, text)
     text = re.sub(r" (?:-{1,2}|\u2013|\u2014) (?=[a-z])|\u2014(?=[a-z])", " , ", text)
-    text = re.sub(r" \((?:since|as of|until|from|in|on|see|source|https?|and|also|aged|born|effective|\d)[^)]*\)", "", text)
-    text = re.sub(r" \((?!(?:previously|formerly|before|was|not|old|until now|earlier|ex)\b)[^()]*\)", _quoted, text)
+    text = re.sub(
+        r" \((?:since|as of|until|from|in|on|see|source|https?|and|also|aged|born|effective|\d)[^)]*\)",
+        "",
+        text,
+    )
+    text = re.sub(
+        r" \((?!(?:previously|formerly|before|was|not|old|until now|earlier|ex)\b)[^()]*\)", _quoted, text
+    )
     text = re.sub(r"\b(?:any more|anymore|any longer)\b", "", text)
     text = re.sub(r"\bwill no longer be\b", "is not", text)
     text = re.sub(r"\b(?:will )?no longer\b", "not", text)
     text = re.sub(r"\bdoes not ([a-z]+)(?= )", r"not \1s", text)
     text = re.sub(r"(?<=\S)([,;:])(?=\s|$)", r" \1", text)
-    text = re.sub(r"(?<= )\(((?:previously|formerly|before|was|not|old|until now|earlier|ex)\b[^()]*)\)", r"( \1 )", text)
+    text = re.sub(
+        r"(?<= )\(((?:previously|formerly|before|was|not|old|until now|earlier|ex)\b[^()]*)\)",
+        r"( \1 )",
+        text,
+    )
     text = re.sub(r"(?<=[\w.)!\"])'s(?=\s|$)", " 's", text)
     text = re.sub(r"(?<=[sxz])'(?=\s)", f" {BARE_POSSESSIVE}", text)
     text = " ".join(text.split())
