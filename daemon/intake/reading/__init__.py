@@ -1,1 +1,1 @@
-"""Reads plain sentences into corrections. Local: it needs no model, no network, and only the standard library."""
+"""Reads plain sentences into corrections, by a lexicon of relations; it needs no model and no network."""

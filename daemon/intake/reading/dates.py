@@ -9,12 +9,18 @@ _MONTH = (
 _WEEKDAY = "(?:Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday)"
 _YEAR = r"(?:1[0-9]{3}|20[0-9]{2}|[1-9][0-9]{2})(?: (?:BC|AD|BCE|CE))?"
 _DAY = r"(?:the )?(?:[12][0-9]|3[01]|0?[1-9])(?:st|nd|rd|th)?"
-_SEASON = "(?:(?:early|mid|late|the|the early|the late) )?(?:spring|summer|autumn|fall|winter|Spring|Summer|Autumn|Winter)"
+_SEASON = (
+    "(?:(?:early|mid|late|the|the early|the late) )?"
+    "(?:spring|summer|autumn|fall|winter|Spring|Summer|Autumn|Winter)"
+)
 _PART = (
     "(?:the )?(?:beginning|start|end|middle|turn|first half|second half|first quarter|spring|summer|autumn)"
 )
 _UNIT = "(?:seconds?|minutes?|hours?|days?|weeks?|months?|quarters?|years?|decades?|seasons?|centur(?:y|ies))"
-_COUNT = r"(?:\d+|an?|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|several|many|some|a few)"
+_COUNT = (
+    r"(?:\d+|an?|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|"
+    "several|many|some|a few)"
+)
 _CLOCK = r"(?:\d{1,2}(?:[:.]\d{2})?(?: ?(?:a\.?m\.?|p\.?m\.?|o'clock))?|noon|midnight)"
 
 _FIXED = (
@@ -35,7 +41,8 @@ _FIXED = (
 _LOOSE = (
     rf"(?:(?:last|next|this|on) )?{_WEEKDAY}(?: (?:morning|afternoon|evening|night|last week))?",
     rf"(?:(?:earlier|later) )?(?:last|this|next|past|the last|the past|the coming) {_UNIT}",
-    "(?:(?:earlier|later) )?(?:last|this|next) (?:spring|summer|autumn|winter|fall|night|morning|weekend|term)",
+    "(?:(?:earlier|later) )?(?:last|this|next) (?:spring|summer|autumn|winter|fall|night|morning|weekend|"
+    "term)",
     rf"(?:last|next|this) {_MONTH}",
     rf"{_COUNT} {_UNIT} (?:ago|earlier|later|before)",
     "(?:yesterday|today|tonight|tomorrow)(?: (?:morning|afternoon|evening|night))?",
@@ -49,12 +56,18 @@ _ANY = "|".join(f"(?:{one})" for one in (*_FIXED, *_LOOSE))
 _TIME = re.compile(
     rf"{_CLOCK}(?: (?:to|until|-|–|and) {_CLOCK})?(?:,? .*)?|(?:Monday|weekdays|daily|every).*", re.IGNORECASE
 )
-_PREPOSITION = "(?:since|as of|as from|from|on|in|at|by|effective|effective from|with effect from|until|during|before|after|over|starting|beginning|starting from)"
+_PREPOSITION = (
+    "(?:since|as of|as from|from|on|in|at|by|effective|effective from|with effect from|"
+    "until|during|before|after|over|starting|beginning|starting from)"
+)
 #: "on Monday", "since 2021", "last week", "for nine years", as they stand beside a sentence.
 WHEN = (
-    rf"(?:(?:{_PREPOSITION} (?:{_ANY})|{'|'.join(_LOOSE)})(?: (?:on|onwards?|at {_CLOCK}))?|for (?:the (?:past|last) )?{_COUNT} {_UNIT}"
-    rf"|since then|with immediate effect|effective immediately|from now on|as of now|until further notice|{_COUNT} {_UNIT} ago"
-    r"|immediately|this time|for now|for good|so far|to date|at the age of \d+|in recent (?:years|months|weeks))"
+    rf"(?:(?:{_PREPOSITION} (?:{_ANY})|{'|'.join(_LOOSE)})(?: (?:on|onwards?|at {_CLOCK}))?|"
+    rf"for (?:the (?:past|last) )?{_COUNT} {_UNIT}"
+    rf"|since then|with immediate effect|effective immediately|from now on|as of now|"
+    rf"until further notice|{_COUNT} {_UNIT} ago"
+    r"|immediately|this time|for now|for good|so far|to date|at the age of \d+|in recent (?:years|months|"
+    r"weeks))"
 )
 
 

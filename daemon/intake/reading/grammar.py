@@ -21,28 +21,35 @@ WEAK = 0.4
 #: Where words speak so clearly against both kinds, the sentence means something else.
 LEAST = -0.65
 _DATED = re.compile(
-    rf"(?:^|.* )(?:(?:in|on|since|by|at|until|during|before|after|from) (?:[A-Z][a-z]+ )?\d.*|{WHEN})|.* for [$€£¥]?\d.*"
+    rf"(?:^|.* )(?:(?:in|on|since|by|at|until|during|before|after|from) (?:[A-Z][a-z]+ )?\d.*|{WHEN})|"
+    rf".* for [$€£¥]?\d.*"
 )
 #: A rest that tells that the holder has gone, or that carries the fact itself.
 _GONE_REST = re.compile(
-    r"(?:^|.* )(?:resign\w*|step(?:s|ped)? down|retire[sd]?|le(?:ft|aves)|quit|died?|dismissed|sacked|fired|ousted|removed|"
-    r"replaced|succeeded|stood down|former|until|no|not|has been|was|passed away|arrested|suspended|departs?|departed|is|are|will) .*"
+    r"(?:^|.* )(?:resign\w*|step(?:s|ped)? down|retire[sd]?|le(?:ft|aves)|quit|died?|dismissed|sacked|"
+    r"fired|ousted|removed|"
+    r"replaced|succeeded|stood down|former|until|no|not|has been|was|passed away|arrested|suspended|"
+    r"departs?|departed|is|are|will) .*"
 )
 #: "Voters in Port Hadley": a plain noun at the start of a sentence, not a name.
 _GROUP = re.compile(
-    r"[A-Z][a-z]+ (?:in|at|on|with|for|to|from) |(?:Members|Voters|Fans|Critics|People|Citizens|Residents) |[Aa]n? |.* , (?:the|[a-z])"
-    r"|(?:Its|His|Her|Their|Our|My|Your|This|That|These|Those|It|He|She|They|We|You|I|Some|Many|Most|All|Both|Several|Few|Each|Every|Other|Another)\b|\d[^ ]* [a-z]"
+    r"[A-Z][a-z]+ (?:in|at|on|with|for|to|from) |(?:Members|Voters|Fans|Critics|People|Citizens|"
+    r"Residents) |[Aa]n? |.* , (?:the|[a-z])"
+    r"|(?:Its|His|Her|Their|Our|My|Your|This|That|These|Those|It|He|She|They|We|You|I|Some|Many|Most|All|"
+    r"Both|Several|Few|Each|Every|Other|Another)\b|\d[^ ]* [a-z]"
 )
 _OWN = re.compile(r"^(?:its|their|his|her|our|your|my|new|as|the new|to be|to|that) ")
 _TITLE = re.compile(r"^(?:Mr|Mrs|Ms|Mx|Dr|Prof|Professor)\.? ")
 _CLASS = re.compile(r"^the (?:city|town|village|municipality|country) of (?=[A-Z])")
 _DESCRIBED = re.compile(
-    r"^(?:(?:[Tt]he|[Aa]n?) )?(?:(?:Former|Fellow|Longtime|Veteran|Local|Ex-[a-z]+) )?(?:(?!(?:of|in|for|at|and|to|von|van|de|del|al|bin|der|the) )[a-z][\w-]* ){1,4}(?=[A-Z])"
+    r"^(?:(?:[Tt]he|[Aa]n?) )?(?:(?:Former|Fellow|Longtime|Veteran|Local|Ex-[a-z]+) )?(?:(?!(?:of|in|for|"
+    r"at|and|to|von|van|de|del|al|bin|der|the) )[a-z][\w-]* ){1,4}(?=[A-Z])"
 )
 #: "the song “Grey Morning”": the name is what is quoted.
 _QUOTED = re.compile(r'(?:[Tt]he |[Aa]n? |[Ii]ts |[Hh]is |[Hh]er )?(?:[A-Za-z][\w-]* ){0,4}(?P<name>"[^"]+")')
 _AGED = re.compile(
-    r"^(?P<name>[^,]+) , (?:\d\d|aged \d\d|(?:a|an|the|who|which|formerly|born|based|founded|maker|home|once|whose|long|one|"
+    r"^(?P<name>[^,]+) , (?:\d\d|aged \d\d|(?:a|an|the|who|which|formerly|born|based|founded|maker|home|"
+    r"once|whose|long|one|"
     r"part|owned|run|led|built|known|headquartered|also|popularly|commonly) .+)$"
 )
 
@@ -141,7 +148,7 @@ def _judge(relation: Relation, slots: Mapping[str, str | None], score: float, pl
 
 def fit_subject(kind: str, subject: str) -> float | None:
     """As `fit`, but a subject always has a name, and no date beside it."""
-    if not is_name(subject) or _GROUP.match(subject) or _DATED.fullmatch(subject) and kind != "product":
+    if not is_name(subject) or _GROUP.match(subject) or (_DATED.fullmatch(subject) and kind != "product"):
         return None
     return fit(kind, subject) if kind in NAMED or kind == "item" else 0.1
 
@@ -171,11 +178,12 @@ def clean(text: str, kind: str) -> str | None:
     return text if text and first.lower() not in _NEVER_FIRST else None
 
 
-_NEVER_FIRST = frozenset(
-    "of to in on at for with by from and or as former ex previous late outgoing acting interim deputy most very more not no also "
-    "called named about against between under over after before since until nobody everybody anyone someone something nothing "
-    "he she it they we you i this that these those there here who which what".split()
-)
+_NEVER_FIRST_TEXT = """
+of to in on at for with by from and or as former ex previous late outgoing acting interim deputy most very
+more not no also called named about against between under over after before since until nobody everybody
+anyone someone something nothing he she it they we you i this that these those there here who which what
+"""
+_NEVER_FIRST = frozenset(_NEVER_FIRST_TEXT.split())
 
 
 def _unquoted(text: str) -> str:

@@ -1,7 +1,7 @@
 """What kind of thing a text can stand for: a person, a place, a date, an amount of money …
 
-`fit` never asks a model. It answers None when the text cannot be of the kind; otherwise a number: above 0 when
-words speak for it, below 0 when they speak for another kind.
+`fit` never asks a model. It answers None when the text cannot be of the kind. Otherwise it answers a
+number: above 0 when words speak for it, below 0 when they speak for another kind.
 """
 
 import re
@@ -15,22 +15,27 @@ from daemon.intake.reading.dates import is_date, is_time
 #: Kinds whose names have a capital letter somewhere.
 NAMED = frozenset({"person", "place", "organisation", "club", "work", "product", "event"})
 KINDS = NAMED | {
-    "date", "language", "money", "number", "percentage", "quantity", "role", "text", "thing", "time", "version",
-    "word", "named", "item", "job",
+    "date", "language", "money", "number", "percentage", "quantity", "role", "text", "thing", "time",
+    "version", "word", "named", "item", "job",
 }  # fmt: skip
 #: Words of an answer that is no name at most: "a constitutional monarchy with two chambers".
 MOST_WORDS_OF_A_THING = 8
 SURE, LIKELY, UNLIKELY = 1.0, 0.5, -0.6
 
-_NUMBER = r"(?:about |around |some |over |almost |nearly |roughly |more than |fewer than |less than |approximately )?"
-_NUMBER += r"-?(?:\d[\d,.'\u202f ]*\d|\d)(?: ?(?:hundred|thousand|million|billion|trillion|m|bn|k))?"
+_NUMBER = (
+    "(?:about |around |some |over |almost |nearly |roughly |more than |fewer than |less than "
+    "|approximately )?"
+    r"-?(?:\d[\d,.'\u202f ]*\d|\d)(?: ?(?:hundred|thousand|million|billion|trillion|m|bn|k))?"
+)
 _SPELT = (
-    "(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|fifteen|twenty|thirty|forty|fifty|sixty"
+    "(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|fifteen|twenty|thirty|forty|fifty|"
+    "sixty"
     "|seventy|eighty|ninety|hundred|a hundred|thousand|a thousand|million|a million|dozen|a dozen)"
 )
 _ANY_NUMBER = rf"(?:{_NUMBER}|{_SPELT}(?:[- ]{_SPELT})*)"
 _CURRENCIES = (
-    "dollars?|euros?|pounds?|pence|cents?|yen|yuan|rupees?|francs?|kroner|kronor|krone|krona|lira|pesos?|rubles?"
+    "dollars?|euros?|pounds?|pence|cents?|yen|yuan|rupees?|francs?|kroner|kronor|krone|krona|lira|pesos?|"
+    "rubles?"
     "|roubles?|won|zloty|rand|dirhams?|shillings?|USD|EUR|GBP|JPY|CHF|SEK|NOK|DKK|INR|CNY|AUD|CAD"
 )
 _PER = r"(?: (?:a|an|per|each|every|/)[ ]?[a-z]+(?: [a-z]+)?| (?:monthly|yearly|annually|hourly|each))?"
@@ -44,7 +49,8 @@ _PATTERNS = {
     "number": re.compile(rf"{_ANY_NUMBER}(?: people| years)?", re.IGNORECASE),
     "percentage": re.compile(rf"{_ANY_NUMBER} ?(?:%|percent|per cent|percentage points|basis points)", re.I),
     "quantity": re.compile(
-        rf"{_ANY_NUMBER} ?[^\W\d][\w/²³°%]*(?: [^\W\d][\w/²³°]*){{0,3}}(?: {_NUMBER} [^\W\d]+)?|{_ANY_NUMBER} ?°[CF]?"
+        rf"{_ANY_NUMBER} ?[^\W\d][\w/²³°%]*(?: [^\W\d][\w/²³°]*){{0,3}}(?: {_NUMBER} [^\W\d]+)?|"
+        rf"{_ANY_NUMBER} ?°[CF]?"
         rf"|unlimited|{_ANY_NUMBER} (?:to|-) {_ANY_NUMBER} .*",
         re.IGNORECASE,
     ),
@@ -151,10 +157,8 @@ def _cue(kind: str, text: str) -> bool:
         return True
     words = [word.strip('",').lower() for word in text.split(" of ")[0].split()]
     words = words[1:] if words[:1] in (["the"], ["a"], ["an"]) else words
-    return (
-        len(words) > 1
-        and bool({words[0], words[-1]} & _words()[kind])
-        or (len(words) == 1 and " of " in text and words[0] in _words()[kind])
+    return (len(words) > 1 and bool({words[0], words[-1]} & _words()[kind])) or (
+        len(words) == 1 and " of " in text and words[0] in _words()[kind]
     )
 
 
@@ -186,10 +190,15 @@ def _named(kind: str) -> Callable[[str], float | None]:
 
 #: A name in small letters at its end: "the Orion phone", "the Danish national football team".
 _TAIL = re.compile(r"^(?!.*(?:ly|ed)$)[a-z][a-z-]*$")
-_NO_LEAD = frozenset(
-    "in on at for with to and or numbers number majority most many some all both several few part parts rest percent members".split()
-)
-_NO_TAIL = frozenset("and or of in on at to for with the a an its no so too very more most less".split())
+_NO_LEAD_TEXT = """
+in on at for with to and or numbers number majority most many some all both several few part parts rest
+percent members
+"""
+_NO_LEAD = frozenset(_NO_LEAD_TEXT.split())
+_NO_TAIL_TEXT = """
+and or of in on at to for with the a an its no so too very more most less
+"""
+_NO_TAIL = frozenset(_NO_TAIL_TEXT.split())
 MOST_TAIL_WORDS = 3
 
 

@@ -1,11 +1,12 @@
-"""Sentences that say what is no longer so beside what is: turned into the plain sentence and the old target."""
+"""Sentences that say what is no longer so beside what is: turned into the plain sentence and the old "
+"target."""
 
 import re
 from collections.abc import Iterator
 
 from daemon.intake.reading.wording import Wording
 
-_PREPOSITIONS = frozenset("in at on to of from by for under with into as".split())
+_PREPOSITIONS = frozenset(["in", "at", "on", "to", "of", "from", "by", "for", "under", "with", "into", "as"])
 _BE = "(?:is|are|was|were|has been|have been)"
 _DO = "(?:is|are|does|do|has|have)"
 
@@ -23,18 +24,21 @@ _CLEFT_NOT = re.compile(
     rf"It {_BE} not (?P<old>.+?)(?: ,)? but (?P<new>.+?)(?: ,)? (?:who|that|which) (?P<rest>.+)"
 )
 _STEP = (
-    r"(?:is|are|was|does|do|has|holds (?:it|the .+)|took over|has taken over|takes over|has replaced (?:him|her|them|it)"
-    r"|replaced (?:him|her|them|it)|replaces (?:him|her|them|it)|has succeeded (?:him|her)|succeeded (?:him|her)"
+    r"(?:is|are|was|does|do|has|holds (?:it|the .+)|took over|has taken over|takes over|"
+    r"has replaced (?:him|her|them|it)"
+    r"|replaced (?:him|her|them|it)|replaces (?:him|her|them|it)|has succeeded (?:him|her)|"
+    r"succeeded (?:him|her)"
     r"|has (?:the|that|this) (?:job|post|role|title|office)|is the new one|is it)"
 )
 _NO_MORE = re.compile(
     rf"(?P<old>.+?) {_BE} not (?P<rest>.+?)(?: [;,])?(?: and| but| , but)? (?P<new>[^;,]+?) {_STEP} "
 )
 _THEN_IT = re.compile(
-    rf"(?P<head>.+?) (?P<be>{_BE})(?P<no> not) (?P<old>.+?) [;,] (?:but |instead )?(?:it|he|she|they) {_BE} (?P<new>.+)"
+    rf"(?P<head>.+?) (?P<be>{_BE})(?P<no> not) (?P<old>.+?) [;,] (?:but |instead )?(?:it|he|she|"
+    rf"they) {_BE} (?P<new>.+)"
 )
 _WAS_THEN_IT = re.compile(
-    rf"(?P<head>.+?) (?P<be>is|are|has been) not (?P<old>.+?) [;,] (?:but |instead )?(?:it|he|she|they) "
+    r"(?P<head>.+?) (?P<be>is|are|has been) not (?P<old>.+?) [;,] (?:but |instead )?(?:it|he|she|they) "
     r"(?P<verb>[a-z]+(?: [a-z]+)?) (?P<new>.+)"
 )
 
@@ -80,7 +84,8 @@ def _inside(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _parted(head: str, old: str, new: str) -> tuple[str, str]:
-    """ "belongs to Nordmed" and "to Helix Group": the words before the shared preposition belong to the plain sentence."""
+    """ "belongs to Nordmed" and "to Helix Group": the words before the shared preposition belong to the "
+    "plain sentence."""
     first, *_ = new.split()
     if first in _PREPOSITIONS and f" {first} " in f" {old} ":
         before, _, after = f" {old} ".rpartition(f" {first} ")

@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from daemon.intake.reading.dates import FIXED
 from daemon.intake.reading.pattern import CLAUSE_WORDS
 
 _JOINT = re.compile(r" (?:, and|; and|and|;|, while|while|, whereas|whereas|, and also|, but|but|, as|,) ")
+#: A sentence is parted at the first so many places; one with more is a list or an article.
+MOST_JOINTS = 6
 _OWN = re.compile(r"(?<![^ ])(?:its|their|his|her) ")
 _IT = re.compile(
     r"^(?:it|they|he|she|It|They|He|She|the company|the club|the university|The company|the bank) (?=[a-z])"
@@ -19,7 +22,7 @@ def parts(text: str, subject_of: Callable[[str], str | None]) -> Iterator[tuple[
 
     The second sentence may lack its subject, or its subject and verb: it takes those of the first.
     """
-    for joint in _JOINT.finditer(text):
+    for joint in islice(_JOINT.finditer(text), MOST_JOINTS):
         first, second = text[: joint.start()] + " ", text[joint.end() :]
         if len(first.split()) < 3 or len(second.split()) < 2:
             continue
@@ -43,7 +46,8 @@ def _beginning(first: str) -> str | None:
 
 #: "Port Hadley , the capital of Tarnia , has …"
 _ASIDE = re.compile(
-    r"(?P<name>[^,]+) , (?P<told>(?:[a-z]|\d\d )(?!ot )[^,]*) , (?P<rest>(?!(?:and|or|but|who|which|while|as well|with|in|on|at) )[a-z].+)"
+    r"(?P<name>[^,]+) , (?P<told>(?:[a-z]|\d\d )(?!ot )[^,]*) , (?P<rest>(?!(?:and|or|but|who|which|"
+    r"while|as well|with|in|on|at) )[a-z].+)"
 )
 
 
@@ -55,7 +59,10 @@ def aside(text: str) -> tuple[str, str] | None:
     return f"{found['name']} {found['rest']}", f"{found['name']} is {found['told']} "
 
 
-_MADE = "(?P<head>.+? (?:born|died|founded|established|opened|released|launched|built|created|completed|published|held|premiered))"
+_MADE = (
+    "(?P<head>.+? (?:born|died|founded|established|opened|released|launched|built|created|completed"
+    "|published|held|premiered))"
+)
 _TWICE = (
     re.compile(rf"{_MADE} (?P<one>(?:in|by|at|on) .+?) (?P<two>(?:in|on|from) (?:{FIXED})) "),
     re.compile(rf"{_MADE} (?P<two>(?:in|on|from) (?:{FIXED})) (?P<one>(?:in|by|at) .+?) "),

@@ -1,7 +1,7 @@
 """The small language of the lexicon's sentence patterns, and what it becomes: a regular expression.
 
-A pattern is matched against a sentence whose words and signs are separated by one space each ("Norway 's
-minister"), with a space at the end. `{s}` subject, `{t}` target, `{w}` old target, `{n}` a noun of a relation,
+A pattern is matched against a sentence whose words and signs are separated by one space each, with a space at
+the end: "Norway 's minister ". `{s}` subject, `{t}` target, `{w}` old target, `{n}` a noun of a relation,
 `{x}` somebody, `{rest}` the rest; `(a|b)` one of them, `[a]` may be left out, `<name>` a named part.
 """
 
@@ -15,15 +15,17 @@ from daemon.intake.reading.wording import BARE_POSSESSIVE
 SLOTS = frozenset({"s", "t", "w", "n", "x", "rest"})
 #: A noun of a relation, as it stands in the sentence.
 NOUN = "\u27e6noun\u27e7"
-#: Words of a name at most. The longest titles of works have some twenty; a clause has more.
-MOST_WORDS = 16
+#: Words of a name at most, beside its first: without a bound, matching a list of names would take minutes.
+MOST_WORDS = 15
 #: Words that no name holds in small letters: they begin a clause, or carry it.
-CLAUSE_WORDS = """
-is are was were be been being am has have had having will would shall should can could may might must do does did
-who which that whose whom where when while because although though if unless after before until since than as by
-he she it they we you i him them us this these those not but or his its their her our your my said says there here
-became becomes become got gets went goes moved moves resigned retired named appointed elected from into whether instead rather formerly previously called named known
-""".split()
+_CLAUSE_TEXT = """
+is are was were be been being am has have had having will would shall should can could may might must do
+does did who which that whose whom where when while because although though if unless after before until
+since than as by he she it they we you i him them us this these those not but or his its their her our
+your my said says there here became becomes become got gets went goes moved moves resigned retired named
+appointed elected from into whether instead rather formerly previously called named known
+"""
+CLAUSE_WORDS = _CLAUSE_TEXT.split()
 #: A club, a team and "the Jazz Days" take the plural: patterns are written in the singular.
 _PLURALS = {
     "is": ("is", "are"),
@@ -60,7 +62,9 @@ class Pattern:
 
     @cached_property
     def _compiled(self) -> tuple[re.Pattern[str], re.Pattern[str]]:
-        return re.compile(self.expression), re.compile(self.expression.replace(")*?)", ")*)"))
+        return re.compile(self.expression), re.compile(
+            self.expression.replace(f"{{0,{MOST_WORDS}}}?)", f"{{0,{MOST_WORDS}}})")
+        )
 
     def may_match(self, words: frozenset[str]) -> bool:
         """Whether the words of a sentence, in small letters, are such that it may match."""
@@ -176,4 +180,4 @@ def _slot(name: str) -> str:
         return f"{NOUN} "
     if name == "rest":
         return "(?P<rest>[a-z].+)"
-    return f"(?P<{name}>{_NO_NAME_STARTS}{_WORD}(?:{_WORD})*?)"
+    return f"(?P<{name}>{_NO_NAME_STARTS}{_WORD}(?:{_WORD}){{0,{MOST_WORDS}}}?)"

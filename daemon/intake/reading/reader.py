@@ -18,8 +18,8 @@ from daemon.intake.reading.wording import Wording, bare, join, prepare, sentence
 MARGIN = 0.15
 #: Confidence of a reading for which nothing but its pattern speaks, and of the surest.
 LEAST, MOST = 0.6, 0.99
-#: Characters of a statement; longer text is an article, not a fact.
-MAX_STATEMENT = 600
+#: Characters and words of a statement; longer text is an article, not a fact.
+MAX_STATEMENT, MAX_WORDS = 600, 60
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Reading:
         return parse_correction(fields | {"questions": list(self.questions)})
 
     def told(self) -> str:
-        """ "The director of *Vale University* is → *Amara Singh*; was …", as people are asked to confirm it."""
+        """ "The director of *Vale University* is → *Amara Singh*; was …", as people are asked to "
+        "confirm it."""
         text = f"{self.prompt.replace('{}', f'*{self.subject}*')} → *{self.target}*"
         if self.was:
             text += f"; was *{self.was}*"
@@ -88,9 +89,10 @@ class LexiconReader:
         self.lexicon = lexicon
 
     def read(self, statement: str) -> Read:
-        """The readings of one statement, or the reason why it is refused. Never both, unless it is ambiguous."""
-        if len(statement) > MAX_STATEMENT:
-            why = f"It has {len(statement)} characters. State one fact in at most {MAX_STATEMENT}."
+        """The readings of one statement, or the reason why it is refused. Never both, unless it is "
+        "ambiguous."""
+        if len(statement) > MAX_STATEMENT or len(statement.split()) > MAX_WORDS:
+            why = f"It is longer than {MAX_STATEMENT} characters or {MAX_WORDS} words. State one fact."
             return Read(statement, refused=Refusal("no_fact", why))
         whole = refused(statement)
         if whole is not None:
@@ -217,7 +219,8 @@ def _two() -> Refusal:
 
 def _unknown(plain: str, text: str) -> Refusal:
     noun = re.match(
-        r"(?:[Tt]he|[Ii]ts|[A-Z][^ ]*(?: [A-Z][^ ]*)* 's) (?P<noun>(?:[a-z][\w-]* ){1,4}?)(?:of|for|in|at|is|are) ",
+        r"(?:[Tt]he|[Ii]ts|[A-Z][^ ]*(?: [A-Z][^ ]*)* 's) (?P<noun>(?:[a-z][\w-]* ){1,4}?)(?:of|for|in|"
+        r"at|is|are) ",
         text,
     )
     what = (

@@ -1,4 +1,4 @@
-"""Brings a sentence into the form that patterns are matched against, and takes off what only surrounds the fact.
+"""Brings a sentence into the form that patterns are matched against, without what only surrounds the fact.
 
 Words and signs are separated by one space each. Quoted text is one word: its spaces become no-break spaces.
 """
@@ -22,46 +22,62 @@ _SHORT_FORMS = (
     (r"\b([Tt]hey|[Ww]e|[Yy]ou)'re\b", r"\1 are"),
     (r"\b([Ii])'m\b", r"\1 am"),
 )
-_ABBREVIATIONS = frozenset(
-    "Mr Mrs Ms Dr Prof St Jr Sr Inc Ltd Corp Co No Gen Gov Sen Rep Lt Col Capt Rev Mt Ft Mohd Md Bros".split()
-)
+_SHORTENED = """
+Mr Mrs Ms Dr Prof St Jr Sr Inc Ltd Corp Co No Gen Gov Sen Rep Lt Col Capt Rev Mt Ft Mohd Md Bros
+"""
+_ABBREVIATIONS = frozenset(_SHORTENED.split())
 #: Words that say when or how firmly, and nothing of what.
 _ADVERBS = re.compile(
-    r"(?<![^ ])(?<!from )(?:now(?! (?:called|known|named|goes|trades|operates))|currently|officially|formally|recently|just|already|also(?! (?:known|called|named|referred))|finally|actually|presently|henceforth|"
+    r"(?<![^ ])(?<!from )(?:now(?! (?:called|known|named|goes|trades|operates))|currently|officially|"
+    r"formally|recently|just|already|also(?! (?:known|called|named|referred))|finally|actually|presently|"
+    r"henceforth|"
     r"permanently|successfully|as of now|these days|at present|at the moment|once again|again|"
     r"meanwhile|nowadays|at last|in fact|indeed|of course|both sides confirmed|unanimously|still|immediately|"
     r"today|subsequently|in turn|duly|jointly|since then|"
     r"hereby|eventually|ultimately|definitively|simply|only|however|as well|too) "
 )
 _START_ADVERBS = re.compile(
-    r"^(?:Now|Currently|Officially|Today|Recently|Actually|Finally|Also|Meanwhile|In fact|Indeed|Since then|Nowadays|"
-    r"At present|At the moment|As of now|As of today|Henceforth|Instead(?! of)|However|And|But|So|Yes|No|Well|Ok|OK|Okay|"
+    r"^(?:Now|Currently|Officially|Today|Recently|Actually|Finally|Also|Meanwhile|In fact|Indeed|"
+    r"Since then|Nowadays|"
+    r"At present|At the moment|As of now|As of today|Henceforth|Instead(?! of)|However|And|But|So|Yes|No|"
+    r"Well|Ok|OK|Okay|"
     r"Hi|Hello|Hey|Effective immediately|With immediate effect|From now on|These days|Here|Presently|Again|"
-    r"For the record|To be clear|To be precise|For your information|Just so you know|As everybody knows|Moreover|"
+    r"For the record|To be clear|To be precise|For your information|Just so you know|As everybody knows|"
+    r"Moreover|"
     r"Furthermore|In addition|Earlier|Later|Yesterday) (?:, )?"
 )
 _SAID = (
-    "(?:announced|said|says|confirmed|confirms|reported|reports|stated|states|revealed|declared|announces|writes|wrote|"
-    "told reporters|told us|informs us|informed us|explained|disclosed|ruled|decided|has announced|has confirmed|"
-    "has said|has reported|has decided|have announced|have confirmed|noted|notes|published|made public|announcing)"
+    "(?:announced|said|says|confirmed|confirms|reported|reports|stated|states|revealed|declared|"
+    "announces|writes|wrote|"
+    "told reporters|told us|informs us|informed us|explained|disclosed|ruled|decided|has announced|"
+    "has confirmed|"
+    "has said|has reported|has decided|have announced|have confirmed|noted|notes|published|made public|"
+    "announcing)"
 )
 _WHO = r"(?:(?!(?:is|are|was|were|has|have|,|;) )[^ ]+ ){1,8}?"
 _LEADS = tuple(
     re.compile(expression)
     for expression in (
-        r"^(?i:correction|update|updated|fyi|note|nb|breaking|breaking news|news|fact|attention|info|information|reminder"
-        r"|fix|erratum|errata|new|change|changed|psa|heads up|notice|important|announcement|please note|please correct"
+        r"^(?i:correction|update|updated|fyi|note|nb|breaking|breaking news|news|fact|attention|info|"
+        r"information|reminder"
+        r"|fix|erratum|errata|new|change|changed|psa|heads up|notice|important|announcement|please note|"
+        r"please correct"
         r"|clarification|for the record|to correct the record|correct is|the truth is|fact check) [:,] ",
-        r"^(?i:please )?(?i:note|be aware|be advised|remember|keep in mind|be informed|take note|know|record|notice) that ",
+        r"^(?i:please )?(?i:note|be aware|be advised|remember|keep in mind|be informed|take note|know|"
+        r"record|notice) that ",
         r"^(?i:please note|note) ",
         r"^(?i:according to|as reported by|as announced by|as per|as stated by|per) [^,]+ , ",
         rf"^(?:As )?{_WHO}{_SAID} (?:{WHEN} )?(?:, )?(?:that )?(?=[^ ]+ [^ ]+ [^ ]+ )",
-        rf"^It (?:was|has been|is) (?i:{_SAID}|known|official|true|correct|a fact|clear|certain) (?:{WHEN} )?(?:by {_WHO})?that ",
-        r"^(?i:the fact is|fact is|the truth is|it turns out|we can confirm|i can confirm|we confirm|we inform you"
-        r"|we have learned|we announce|we are pleased to announce|i am pleased to announce|we are happy to announce"
+        rf"^It (?:was|has been|is) (?i:{_SAID}|known|official|true|correct|a fact|clear|"
+        rf"certain) (?:{WHEN} )?(?:by {_WHO})?that ",
+        r"^(?i:the fact is|fact is|the truth is|it turns out|we can confirm|i can confirm|we confirm|"
+        r"we inform you"
+        r"|we have learned|we announce|we are pleased to announce|i am pleased to announce|"
+        r"we are happy to announce"
         r"|we are proud to announce|this is to confirm|this is to inform you|let it be known) (?:that )?",
         r"^(?i:contrary to|in contrast to|unlike) [^,]+ , ",
-        r"^(?:[^ ]+ ){1,6}(?:wrong|outdated|incorrect|mistaken|false|out of date|not true|not right|obsolete|stale) [:;,] ",
+        r"^(?:[^ ]+ ){1,6}(?:wrong|outdated|incorrect|mistaken|false|out of date|not true|not right|"
+        r"obsolete|stale) [:;,] ",
         rf"^(?i:{WHEN}) (?:, )?",
         r"^(?i:in a (?:move|step|statement|vote|letter|press release|ceremony|surprise)[^,]*) , ",
     )
@@ -70,29 +86,39 @@ _LEADS = tuple(
 _MIDDLE = re.compile(rf"(?<=[a-z] )(?:, )?(?!from ){WHEN} (?:, )?(?=(?:as|by|to|from|that|and) )")
 #: Lead-ins with a comma that may tell the old holder.
 _OCCASION = re.compile(
-    r"^(?:After|Following|Upon|With|Under|Despite|Amid|Due to|Because of|Thanks to|As part of|For|During|On|At|In|By) "
+    r"^(?:After|Following|Upon|With|Under|Despite|Amid|Due to|Because of|Thanks to|As part of|For|During|"
+    r"On|At|In|By) "
     r"(?P<told>(?:(?! , ).)+) , (?P<rest>.+)"
 )
 _OLD = re.compile(
-    r"(?:the |its |their )?(?:sudden |unexpected |long |recent )?(?:resignation|retirement|death|departure|dismissal|exit|"
+    r"(?:the |its |their )?(?:sudden |unexpected |long |recent )?(?:resignation|retirement|death|"
+    r"departure|dismissal|exit|"
     r"removal|ouster|sacking|firing|passing|defeat|expulsion|suspension) of (?P<a>[^,]+?)"
-    r"|(?P<b>[^,]+?) 's (?:sudden |unexpected |recent )?(?:resignation|retirement|death|departure|dismissal|exit|removal|"
+    r"|(?P<b>[^,]+?) 's (?:sudden |unexpected |recent )?(?:resignation|retirement|death|departure|"
+    r"dismissal|exit|removal|"
     r"ouster|sacking|firing|passing|defeat)|(?:[^ ]+ ){1,3}under (?P<c>[^,]+?)"
-    r"|(?P<d>(?:[^ ]+ ){1,4}?)(?:resigned|stepped down|retired|left|died|quit|was (?:dismissed|sacked|fired|ousted|voted out|"
-    r"removed)|passed away|had (?:resigned|stepped down|retired|left|died|quit)|stood down|resigning|bowed out)(?: .*)?"
+    r"|(?P<d>(?:[^ ]+ ){1,4}?)(?:resigned|stepped down|retired|left|died|quit|was (?:dismissed|sacked|"
+    r"fired|ousted|voted out|"
+    r"removed)|passed away|had (?:resigned|stepped down|retired|left|died|quit)|stood down|resigning|"
+    r"bowed out)(?: .*)?"
 )
 _TRAILS = tuple(
     re.compile(expression)
     for expression in (
         r" , according to .+ $",
         rf" , (?:[^ ,]+ ){{1,6}}{_SAID}(?: [^,]+)? $",
-        r" (?:to|in|at|with) (?:an |a )?(?:unanimous vote|landslide|close vote|runoff|run-off|snap election|general election"
+        r" (?:to|in|at|with) (?:an |a )?(?:unanimous vote|landslide|close vote|runoff|run-off|"
+        r"snap election|general election"
         r"|second round|first round|ballot|vote|deal|press release|statement|ceremony) $",
-        r" for (?:an undisclosed (?:sum|amount|price)|[$€£¥] ?[\d.,]+(?: (?:million|billion|bn|m))?(?: in [^ ]+)?"
-        r"|(?:about |around |some )?[\d.,]+ (?:million |billion )?(?:dollars|euros|pounds|yen|francs|crowns|kroner|lira)) $",
+        r" for (?:an undisclosed (?:sum|amount|price)|[$€£¥] ?[\d.,]+(?: (?:million|billion|bn|"
+        r"m))?(?: in [^ ]+)?"
+        r"|(?:about |around |some )?[\d.,]+ (?:million |billion )?(?:dollars|euros|pounds|yen|francs|"
+        r"crowns|kroner|lira)) $",
         r" (?:by|with|at) (?:a margin|a majority|[\d.]+ votes|[\d.]+ percent|[\d.]+ ?%)(?: .*)? $",
-        r" , (?:which|who|where|becoming|ending|making|marking|as part of|(?:a|an|the)(?= [a-z])|in a|with a|effective|one of|having|after|"
-        r"following|despite|amid|thanks to|due to|because of|only|its|his|her|their|where|beating|defeating|just|despite|"
+        r" , (?:which|who|where|becoming|ending|making|marking|as part of|(?:a|an|the)(?= [a-z])|in a|"
+        r"with a|effective|one of|having|after|"
+        r"following|despite|amid|thanks to|due to|because of|only|its|his|her|their|where|beating|"
+        r"defeating|just|despite|"
         r"aged|an?d so|starting|beginning|bringing|leaving|much to) [^;]+ $",
         r" , not far from .+ $",
         r" \( [^)]* \) $",
@@ -102,15 +128,22 @@ _WHEN_TRAIL = re.compile(rf"(?: ,)? {WHEN} $")
 _OLD_TRAILS = tuple(
     re.compile(expression)
     for expression in (
-        r"(?: ,)? (?:who )?(?:replacing|succeeding|replaces|replaced|succeeds|succeeded|taking over from|in place of|in succession to|in "
-        r"replacement of|as (?:the )?successor (?:of|to)|as (?:a |the )?replacement (?:for|of)|to replace|to succeed|"
-        r"instead of|rather than|and not|up from|down from|previously|formerly|where he replaced|where she replaced|thereby "
-        r"replacing|thus replacing|thereby succeeding|compared with|superseding|ousting|unseating|who took over from|having replaced"
-        r"|taking the place of|in lieu of|who takes over from|and succeeds|and replaces|and succeeded|and replaced|before it was"
-        r"|it was previously|it used to be|the old one was|previously it was|earlier it was|as opposed to|no longer|"
+        r"(?: ,)? (?:who )?(?:replacing|succeeding|replaces|replaced|succeeds|succeeded|taking over from|"
+        r"in place of|in succession to|in "
+        r"replacement of|as (?:the )?successor (?:of|to)|as (?:a |the )?replacement (?:for|of)|"
+        r"to replace|to succeed|"
+        r"instead of|rather than|and not|up from|down from|previously|formerly|where he replaced|"
+        r"where she replaced|thereby "
+        r"replacing|thus replacing|thereby succeeding|compared with|superseding|ousting|unseating|"
+        r"who took over from|having replaced"
+        r"|taking the place of|in lieu of|who takes over from|and succeeds|and replaces|and succeeded|"
+        r"and replaced|before it was"
+        r"|it was previously|it used to be|the old one was|previously it was|earlier it was|"
+        r"as opposed to|no longer|"
         r"and no longer|not any longer|formerly held by|a post previously held by|a role previously held by) "
         r"(?P<w>[^,;]+?)(?: ,[^;]*)? $",
-        r" , (?P<w>[^,;]+?) (?:no longer does|no longer is|not any more|before|previously|earlier|until now) $",
+        r" , (?P<w>[^,;]+?) (?:no longer does|no longer is|not any more|before|previously|earlier|"
+        r"until now) $",
         r"(?: ,)? (?:after|following|upon|when|since) (?P<old>[^,;]+?) $",
         r" \( (?:previously|formerly|before|was|not|old|until now|earlier|ex)[ :]+(?P<w>[^)]+?) \) $",
     )
