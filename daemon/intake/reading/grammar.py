@@ -1,13 +1,13 @@
 """Matches one prepared sentence against the lexicon's patterns and the shapes of nouns."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from daemon.intake.reading.dates import WHEN, is_date
 from daemon.intake.reading.kinds import NAMED, country_of, fit, is_name
 from daemon.intake.reading.lexicon import Lexicon, Relation, shapes
-from daemon.intake.reading.pattern import CLAUSE_WORDS, NOUN, Pattern
+from daemon.intake.reading.pattern import NOUN, Pattern
 from daemon.intake.reading.wording import join
 
 #: Targets of these kinds may end with a date, or look like one.
@@ -39,6 +39,8 @@ _GROUP = re.compile(
     r"Both|Several|Few|Each|Every|Other|Another)\b|\d[^ ]* [a-z]"
 )
 _OWN = re.compile(r"^(?:its|their|his|her|our|your|my|new|as|the new|to be|to|that) ")
+_OF = re.compile(r"the (?P<noun>[a-z][a-z -]*?) of ")
+_POSSESSED = re.compile(r"(?:'s|s') (?P<noun>[a-z][a-z -]*)$")
 _TITLE = re.compile(r"^(?:Mr|Mrs|Ms|Mx|Dr|Prof|Professor)\.? ")
 _CLASS = re.compile(r"^the (?:city|town|village|municipality|country) of (?=[A-Z])")
 _DESCRIBED = re.compile(
@@ -68,12 +70,24 @@ class Match:
 
 def matches(text: str, lexicon: Lexicon) -> Iterator[Match]:
     """Every reading of the sentence by one pattern; the same reading may come twice."""
+    for match in _matches(text, lexicon):
+        if not _names_a_relation(match.subject, lexicon):
+            yield match
+
+
+def _matches(text: str, lexicon: Lexicon) -> Iterator[Match]:
     words = frozenset(text.lower().split())
     for name, pattern in lexicon.says:
         if pattern.may_match(words):
             yield from _read(text, pattern, lexicon.relations[name], aside=False)
     for marked, name, plural in _nouns(text, lexicon):
         yield from _of_noun(marked, lexicon.relations[name], plural)
+
+
+def _names_a_relation(subject: str, lexicon: Lexicon) -> bool:
+    """ "The headquarters of Toyota" is no thing of its own: the sentence is one about Toyota."""
+    found = _OF.match(subject) or _POSSESSED.search(subject)
+    return found is not None and tuple(found["noun"].split()) in lexicon.nouns
 
 
 def _of_noun(marked: str, relation: Relation, plural: bool) -> Iterator[Match]:
@@ -188,8 +202,3 @@ _NEVER_FIRST = frozenset(_NEVER_FIRST_TEXT.split())
 
 def _unquoted(text: str) -> str:
     return text[1:-1] if len(text) > 2 and text[0] == text[-1] == '"' else text
-
-
-def tokens_of_clauses(text: str) -> Sequence[str]:
-    """The words of the sentence that carry a clause: with none, it states nothing."""
-    return [word for word in text.split() if word in CLAUSE_WORDS]

@@ -1,6 +1,6 @@
 """Sentences written by hand, read: how many are answered, how many rightly, and which are refused as what.
 
-The reader was tuned on `sentences.json`. The sentences of each `held_out*.json` were written when the reader was done
+The reader was tuned on `sentences.json`. The sentences of each `held_out*.json` were written when it was done
 with those before, and measured before anything was changed; docs/say.md has the numbers of those runs.
 """
 
@@ -163,6 +163,7 @@ def test_what_is_no_single_fact_is_refused(statement, kind):
         ("Die Welt's publisher is Axel Springer.", "Die Welt", "Axel Springer"),
         ("The rector of Vale University is Ursula von der Leyen.", "Vale University", "Ursula von der Leyen"),
         ("The capital of 日本 is 東京.", "日本", "東京"),
+        ("The headquarters of Toyota are no longer in Tokyo but in Madrid.", "Toyota", "Madrid"),
     ],
 )
 def test_names_keep_their_signs(statement, subject, target):
