@@ -1,6 +1,6 @@
 """Brings a sentence into the form that patterns are matched against, without what only surrounds the fact.
 
-Words and signs are separated by one space each. Quoted text is one word: its spaces become no-break spaces.
+Words and signs are separated by one space each. Quoted text is one word: its spaces become word joiners.
 """
 
 import re
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from daemon.intake.reading.dates import WHEN
 
-INNER_SPACE = "\u00a0"
+INNER_SPACE = "\u2060"
 #: Stands for the apostrophe alone: "Robotics' chief executive".
 BARE_POSSESSIVE = "\u02bcs"
 _QUOTES = str.maketrans({"“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "`": "'"})
