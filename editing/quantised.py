@@ -29,7 +29,8 @@ def quantisation_of(path: Path) -> str | None:
         if not (path / name).is_file():
             continue
         content: dict[str, Any] = json.loads((path / name).read_text())
-        parts = [content] if key is None else [content.get(key), (content.get("text_config") or {}).get(key)]
+        inner: dict[str, Any] = content.get("text_config") or {}
+        parts: list[Any] = [content] if key is None else [content.get(key), inner.get(key)]
         for told in parts:
             if told:
                 return f"{key or name}: {_method(told)}"

@@ -22,6 +22,14 @@ COMMANDS = {
     "api": Entry("daemon.cli.run.api:api", "Run the HTTP API with /metrics and the status page."),
     "doctor": Entry("daemon.cli.run.doctor:doctor", "Check the environment and say what to mend."),
     "post": Entry("daemon.cli.act.post:post", "Post corrections through the queue and print their ids."),
+    "say": Entry(
+        "daemon.cli.act.say:say",
+        "Read plain sentences into corrections, show what was understood, and post what is confirmed.",
+    ),
+    "relations": Entry(
+        "daemon.cli.ask.relations:app",
+        "List the relations that sentences are read by, or check a file of them.",
+    ),
     "status": Entry("daemon.cli.ask.status:status", "Show what happened: to one correction, or as a whole."),
     "facts": Entry("daemon.cli.ask.facts:facts", "List the facts that are live."),
     "corrections": Entry(

@@ -103,6 +103,9 @@ class Settings(BaseSettings):
     #: free port when this one is taken
     serving_port: int = Field(8320, ge=0, le=65535)
 
+    #: a file of relations of your own (TOML): `factd say` and the status page read sentences by them too
+    relations: Path | None = None
+
     #: editing method: rome, memit, memit-seq, pmet, emmet, alphaedit, encore, nse, deltaedit, eac, rect,
     #: prune, ft or lora
     method: str = "memit-seq"
@@ -121,11 +124,10 @@ class Settings(BaseSettings):
     #: longer, once, and unrelated text then changes less
     tokens: int | None = Field(None, ge=1)
 
-    #: in which forms a correction is written: "prompt" (always), "chat" (the prompt as a chat message),
-    #: "questions" (those posted with it, in chat), "plain questions", "paraphrases", "chat paraphrases". A
-    #: model without a chat template is asked nothing in chat
+    #: in which forms a correction is written (docs/asking.md): prompt (always), chat, questions, plain
+    #: questions, paraphrases, chat paraphrases. A model without a chat template is asked nothing in chat
     forms: Annotated[tuple[Kind, ...], NoDecode] = ("prompt", "chat", "questions")
-    #: in which of these a correction must be said to go live. One that is said in fewer is refused
+    #: in which of these a correction must be said to go live
     require_forms: Annotated[tuple[Kind, ...], NoDecode] = ("prompt", "chat")
 
     #: at most so many corrections are written by one solve
@@ -237,7 +239,7 @@ class Settings(BaseSettings):
             raise ValueError("needs a state directory of its own; set FACTD_STATE_DIR")
         return value
 
-    @field_validator("state_dir", "statistics_dir", "publish_dir", "keys_dir")
+    @field_validator("state_dir", "statistics_dir", "publish_dir", "keys_dir", "relations")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value is not None else None

@@ -11,14 +11,14 @@ def corrections_schema() -> dict[str, Any]:
     one = Correction.model_json_schema()
     one["properties"]["neighbours"]["items"] = one.pop("$defs")["Neighbour"]
     many = {"type": "array", "minItems": 1, "items": one}
-    return _body_schema({"anyOf": [one, many]})
+    return body_schema({"anyOf": [one, many]})
 
 
 def alerts_schema() -> dict[str, Any]:
     webhook = Webhook.model_json_schema()
     webhook["properties"]["alerts"]["items"] = webhook.pop("$defs")["Alert"]
-    return _body_schema(webhook)
+    return body_schema(webhook)
 
 
-def _body_schema(schema: dict[str, Any]) -> dict[str, Any]:
+def body_schema(schema: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

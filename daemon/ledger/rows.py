@@ -191,7 +191,7 @@ class LedgerStatus:
     last_step: TransitionRow | None = None
     watched_at: float | None = None
     forecast: dict[str, Any] | None = None
-    workers: Mapping[str, Sign] = field(default_factory=dict)
+    workers: Mapping[str, Sign] = field(default_factory=dict[str, Sign])
 
 
 #: columns of whole rows, in the tables' order

@@ -71,12 +71,9 @@ def post(
     with reported(as_json):
         corrections = _read(file, {name: value for name, value in fields.items() if value is not None})
         settings = settings_for(state)
-        ids = _send(settings, corrections)
+        ids = send(settings, corrections)
         if wait:
-            try:
-                _wait(settings, ids, timeout, as_json)
-            except KeyboardInterrupt:
-                raise _interrupted(ids) from None
+            show_ended(settings, ids, timeout, as_json)
         elif as_json:
             show_json({"ids": ids})
         else:
@@ -91,7 +88,7 @@ def _read(file: Path | None, fields: dict[str, Any]) -> list[Correction]:
     try:
         if file is None:
             return [parse_correction(fields)]
-        return parse_lines(_text(file))
+        return parse_lines(read_text(file))
     except CorrectionError as error:
         problems = [{"field": p.field, "value": p.value, "mend": p.mend, "line": p.line} for p in error.shown]
         what = f"the correction cannot be taken; nothing was posted\n{indent(str(error), '  ')}"
@@ -100,7 +97,7 @@ def _read(file: Path | None, fields: dict[str, Any]) -> list[Correction]:
         ) from None
 
 
-def _text(file: Path) -> str:
+def read_text(file: Path) -> str:
     try:
         if str(file) == "-":
             raw = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
@@ -121,7 +118,8 @@ def _text(file: Path) -> str:
         ) from None
 
 
-def _send(settings: Settings, corrections: Sequence[Correction]) -> list[str]:
+def send(settings: Settings, corrections: Sequence[Correction]) -> list[str]:
+    """Puts them on the queue and returns their ids."""
     _check_room(settings, len(corrections))
     try:
         # Not as Celery messages: a killed worker may lose a message that it has just fetched, and nobody
@@ -144,7 +142,15 @@ def _check_room(settings: Settings, count: int) -> None:
             raise CommandError(Exit.BUSY, str(error), mend, retry_after=error.seconds) from None
 
 
-def _wait(settings: Settings, ids: Sequence[str], timeout: float, as_json: bool) -> None:
+def show_ended(settings: Settings, ids: Sequence[str], timeout: float, as_json: bool) -> None:
+    """Waits until all have ended, shows them, and exits with what became of them."""
+    try:
+        _show_ended(settings, ids, timeout, as_json)
+    except KeyboardInterrupt:
+        raise _interrupted(ids) from None
+
+
+def _show_ended(settings: Settings, ids: Sequence[str], timeout: float, as_json: bool) -> None:
     with closing(Ledger.open(settings.ledger_url)) as ledger:
         with waiting(f"waiting for {_counted(ids)}"):
             rows = wait_for(ledger, ids, timeout)

@@ -16,14 +16,15 @@ export const forget = () => sessionStorage.removeItem(KEY);
 export const remember = (value) => sessionStorage.setItem(KEY, value);
 
 export const get = (path, with_ = token()) => call("GET", path, with_);
-export const post = (path) => call("POST", path, token());
+export const post = (path, content) => call("POST", path, token(), content);
 
-async function call(method, path, bearer) {
+async function call(method, path, bearer, content) {
   const headers = bearer ? { Authorization: `Bearer ${bearer}` } : {};
+  const sent = content === undefined ? {} : { body: JSON.stringify(content) };
   const signal = AbortSignal.timeout(PATIENCE_MS);
   let answer, body;
   try {
-    answer = await fetch(path, { method, headers, signal, cache: "no-store", redirect: "error" });
+    answer = await fetch(path, { ...sent, method, headers, signal, cache: "no-store", redirect: "error" });
     body = await answer.json();
   } catch (error) {
     throw new ApiError(answer?.status ?? 0, answer ? `no JSON came back (${answer.status})` : error.message);

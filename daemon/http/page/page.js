@@ -5,6 +5,7 @@ import { notify, retract, rollBack, setScope, start } from "./actions.js";
 import { byId, count, el, say, show, span, words } from "./dom.js";
 import { showCorrections, showVersions } from "./lists.js";
 import { showOverview } from "./overview.js";
+import { startSaying } from "./say.js";
 
 const POLL_MS = 5000, TYPING_MS = 300, TICK_MS = 1000, ROWS = 20, MOST_ROWS = 1000;
 
@@ -44,6 +45,7 @@ function draw(status, corrections) {
   showVersions(status, rollBack);
   const mayRead = Boolean(status.scope);
   show(byId("filter"), mayRead);
+  show(byId("say-form"), mayRead);
   show(byId("corrections-list"), corrections.length > 0);
   show(byId("corrections-note"), !mayRead);
   show(byId("no-corrections"), mayRead && corrections.length === 0);
@@ -77,6 +79,7 @@ function tick() {
 }
 
 start(refresh);
+startSaying(refresh);
 byId("filter").addEventListener("submit", (event) => event.preventDefault());
 byId("search").addEventListener("input", () => {
   clearTimeout(typing);

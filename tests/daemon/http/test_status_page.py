@@ -414,3 +414,43 @@ def test_the_headline_tells_the_worst_first(own_day, visit):
     poll(page)
     expect(page.locator("#headline-text")).to_have_text("2 of 2 replicas do not answer")
     expect(page.locator("#headline")).to_have_attribute("data-level", "limit")
+
+
+def test_a_sentence_is_read_shown_and_posted(own_day, visit):
+    page = visit(own_day, token=SUBMIT)
+    field = page.get_by_label("State a fact in a plain sentence")
+    field.fill("Amara Singh has succeeded Victor Hale as director of Vale University.")
+    page.keyboard.press("Enter")
+    expect(page.locator("#understood > li")).to_have_text(
+        "I understood: The director of Vale University is → Amara Singh; was Victor Hale; "
+        "asked in chat as: Who is the director of Vale University?"
+    )
+    check_accessible(page)
+    page.get_by_role("button", name="Post it").click()
+    expect(page.locator("#notice")).to_contain_text("1 correction recorded: ")
+    expect(field).to_have_value("")
+    expect(field).to_be_focused()
+    posted = own_day.world.ledger.questions.corrections()[-1]
+    assert (posted.subject, posted.target, posted.was) == ("Vale University", "Amara Singh", "Victor Hale")
+
+
+def test_a_sentence_that_is_refused_or_was_changed_cannot_be_posted(own_day, visit):
+    before = len(own_day.world.ledger.questions.corrections())
+    page = visit(own_day, token=SUBMIT)
+    field, button = page.locator("#sentence"), page.get_by_role("button", name="Post it")
+    field.fill("Allegedly, <b>Helix Group</b> owns Solace Pharma.")
+    page.get_by_role("button", name="Read").click()
+    expect(page.locator("#say-fault")).to_contain_text("Not taken (rumour): It is a rumour")
+    expect(button).to_be_hidden()
+    field.fill("Helix Group owns Solace Pharma.")
+    page.get_by_role("button", name="Read").click()
+    expect(button).to_be_visible()
+    field.press("End")
+    field.press("Backspace")
+    expect(button).to_be_hidden()
+    expect(page.locator("#understood > li")).to_have_count(0)
+    assert len(own_day.world.ledger.questions.corrections()) == before
+
+
+def test_without_a_token_there_is_no_field_for_a_sentence(day, visit):
+    expect(visit(day).locator("#say-form")).to_be_hidden()

@@ -1,0 +1,64 @@
+// A fact as a plain sentence: read by the API, shown back, and posted once somebody confirms it.
+
+import { post } from "./api.js";
+import { notify } from "./actions.js";
+import { byId, count, el, say, show } from "./dom.js";
+
+let understood = null; // the sentence whose readings are shown
+
+/** `changed` is called after a post. */
+export function startSaying(changed) {
+  byId("say-form").addEventListener("submit", (event) => (event.preventDefault(), read()));
+  byId("sentence").addEventListener("input", forgetReading);
+  byId("say-post").addEventListener("click", () => confirmed(changed));
+}
+
+function forgetReading() {
+  understood = null;
+  byId("understood").replaceChildren();
+  say(byId("say-fault"), "");
+  show(byId("say-post"), false);
+}
+
+async function ask(content) {
+  for (const id of ["say-read", "say-post"]) byId(id).disabled = true;
+  try {
+    return await post("v1/statements", content);
+  } catch (error) {
+    say(byId("say-fault"), error.status ? error.message : "The API does not answer; nothing was recorded.");
+    return null;
+  } finally {
+    for (const id of ["say-read", "say-post"]) byId(id).disabled = false;
+  }
+}
+
+async function read() {
+  const statement = byId("sentence").value.trim();
+  forgetReading();
+  const answer = await ask({ statement });
+  // Somebody who has typed on meanwhile would confirm what is not on the screen.
+  if (answer === null || byId("sentence").value.trim() !== statement) return;
+  const [{ readings, refused }] = answer.statements;
+  byId("understood").replaceChildren(...readings.map(item));
+  if (refused) return say(byId("say-fault"), `Not taken (${refused.kind.replaceAll("_", " ")}): ${refused.why}`);
+  understood = statement;
+  say(byId("say-post"), readings.length > 1 ? `Post these ${readings.length}` : "Post it");
+  show(byId("say-post"), true);
+}
+
+function item(reading) {
+  const [before, after] = reading.prompt.split("{}");
+  const asked = reading.questions.map((question) => question.replace("{}", reading.subject)).join(" / ");
+  return el("li", {}, "I understood: ", before, el("em", {}, reading.subject), after, " → ", el("strong", {}, reading.target),
+    reading.was ? `; was ${reading.was}` : "", el("span", { class: "muted" }, `; asked in chat as: ${asked}`));
+}
+
+async function confirmed(changed) {
+  const answer = await ask({ statement: understood, confirm: true });
+  if (answer === null) return;
+  byId("sentence").value = "";
+  forgetReading();
+  byId("sentence").focus();
+  await changed();
+  notify(`${count(answer.ids.length, "correction")} recorded: ${answer.ids.join(", ")}`, "ok");
+}

@@ -1,0 +1,61 @@
+"""Route of plain sentences: read, shown back, and posted when they are confirmed."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, HTTPException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from daemon.core.errors import CorrectionError
+from daemon.core.messages import parse_json, problem
+from daemon.http.schemas import body_schema
+from daemon.http.service import Body, Service, ServiceOf, may_submit
+from daemon.intake.reading.reader import Read
+
+#: Statements of one request. A statement takes some milliseconds to read; a feed of more is `factd import`'s.
+MOST_STATEMENTS = 200
+
+router = APIRouter()
+
+
+class Statements(BaseModel):
+    """What is sent: one statement or many, and whether what is understood shall be posted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    statement: str | Annotated[list[str], Field(min_length=1, max_length=MOST_STATEMENTS)]
+    confirm: bool = False
+
+
+@router.post("/v1/statements", openapi_extra=body_schema(Statements.model_json_schema()))
+def post_statements(
+    service: ServiceOf, token: Annotated[str, Depends(may_submit)], body: Body
+) -> dict[str, Any]:
+    """Reads statements into corrections. With `confirm`, those that are not refused are recorded."""
+    sent = _sent(parse_json(body))
+    many = sent.statement if isinstance(sent.statement, list) else [sent.statement]
+    found = [service.reader.read(statement) for statement in many]
+    answer: dict[str, Any] = {"statements": [read.view() for read in found]}
+    return answer | {"ids": _record(service, token, found)} if sent.confirm else answer
+
+
+def _sent(content: object) -> Statements:
+    try:
+        return Statements.model_validate(content)
+    except ValidationError as error:
+        raise CorrectionError([problem(item) for item in error.errors()]) from None
+
+
+def _record(service: Service, token: str, found: list[Read]) -> list[str]:
+    corrections = [correction for read in found for correction in read.corrections()]
+    if not corrections:
+        return []
+    most = min(service.rates.most("corrections"), service.room.most)
+    if len(corrections) > most:
+        raise HTTPException(
+            413, f"{len(corrections)} corrections in one request; send {most} at once at most"
+        )
+    service.rates.spend("corrections", token, len(corrections))
+    service.room.take(len(corrections))
+    ids = service.writer.submit([(None, correction) for correction in corrections], "http")
+    service.ring()
+    return list(ids)

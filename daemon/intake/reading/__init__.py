@@ -1,0 +1,1 @@
+"""Reads plain sentences into corrections, by a lexicon of relations; it needs no model and no network."""
