@@ -140,7 +140,8 @@ def _judge(relation: Relation, slots: Mapping[str, str | None], score: float, pl
     target = clean(slots["t"] or "", relation.object)
     if not subject or not target or subject == target:
         return None
-    was = clean(slots["w"], relation.object) if slots.get("w") else None
+    told = slots.get("w")
+    was = clean(told, relation.object) if told else None
     of_subject, of_target = fit_subject(relation.subject, subject), fit(relation.object, target)
     if of_subject is None or of_target is None:
         return None
