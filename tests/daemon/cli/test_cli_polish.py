@@ -22,7 +22,7 @@ from daemon.cli.exits import CommandError
 from daemon.cli.main import app
 from daemon.cli.output import show_table
 from daemon.cli.reporting import nearest
-from daemon.supervise.doctor import check_clock, check_ledger_clock, examine
+from daemon.supervise.doctor import check_clock, check_ledger, check_ledger_clock, examine
 
 ROOT = Path(__file__).parents[3]
 ID = "29f4f3aa-71f0-4679-b3c7-9971d61a4010"
@@ -133,7 +133,7 @@ def test_completion_is_offered(cli):
 def test_moments_are_spans_or_iso_times():
     assert moment("10m", 1000.0) == 400.0
     assert moment("0.5h", 3600.0) == 1800.0
-    assert moment("1970-01-01T00:01:00+00:00", 0.0) == 60.0
+    assert moment("1970-01-01T00:01:00+00:00", 100.0) == 60.0
     assert moment("-5m", 1000.0) == 700.0
     for text, what in {"yesterday": "no time", "nans": "no time", "2099-01-01": "in the future"}.items():
         with pytest.raises(CommandError, match=f"{text}.*{what}"):
@@ -248,10 +248,11 @@ def test_clocks_apart_are_found():
 
 
 def test_every_check_has_a_mend_or_cannot_fail(tmp_path):
-    checks = list(examine("/nowhere", tmp_path, None, {}))
+    ledger = [check_ledger("here", "opens"), check_ledger_clock(-math.inf, 1000.0)]
+    checks = list(examine("/nowhere", tmp_path, None, {}, ledger))
     names = {check.name for check in checks}
     assert names >= {"packages", "bench extra", "bfloat16", "model", "state directory", "tokens", "clock"}
-    assert names >= {"broker", "vLLM"}
+    assert names >= {"ledger", "broker", "vLLM"}
     dtype = next(check.found for check in checks if check.name == "bfloat16")
     assert dtype.endswith(("FACTD_DTYPE=auto is float32 here", "FACTD_DTYPE=auto is bfloat16 here"))
     assert all(check.mend for check in checks if not check.ok)
