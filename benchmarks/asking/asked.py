@@ -199,6 +199,7 @@ COLUMNS = (
     "form",
     "before",
     "after",
+    "said",
     "ceiling",
     "others same",
     "EM",
