@@ -1,9 +1,10 @@
 """How people ask: corrections said in the posted words, in others, and in chat, by free generation.
 
 The rows tell of each form how many answers hold the target as words of its own, before the edits and after
-them. The ceiling is what prompting does: the unedited model is told the fact in its prompt. `said` is stricter: the answer is the target, and ends there. A row's shares are of all facts written so far;
-intervals are Wilson's. Questions come from a file of templates: `given` may be posted with a correction,
-`asked` is only ever asked here.
+them. The ceiling is what prompting does: the unedited model is told the fact in its prompt. `said` is
+stricter: the answer is the target, and ends there. A row's shares are of all facts written so far; intervals
+are Wilson's. Questions come from a file of templates: `given` may be posted with a correction, `asked` is
+only ever asked here.
 """
 
 import itertools
