@@ -58,12 +58,9 @@ def on_the_processor():
         yield
 
 
-@pytest.fixture(autouse=True)
-def databases_closed() -> Iterator[None]:
-    """A test stands for a process, and the end of a process closes its databases.
-
-    Python 3.13 warns of a connection that nobody closed. A test that lets an applier die leaves some open.
-    """
+@pytest.fixture(scope="session", autouse=True)
+def engines() -> Iterator[list[Engine]]:
+    """The database engines in use, also those that fixtures of a whole module open."""
     used: list[Engine] = []
 
     def remember(connection: Connection) -> None:
@@ -71,10 +68,20 @@ def databases_closed() -> Iterator[None]:
             used.append(connection.engine)
 
     event.listen(Engine, "engine_connect", remember)
-    yield
+    yield used
     event.remove(Engine, "engine_connect", remember)
-    for engine in used:
+
+
+@pytest.fixture(autouse=True)
+def databases_closed(engines: list[Engine]) -> Iterator[None]:
+    """A test stands for a process, and the end of a process closes its databases.
+
+    Python 3.13 warns of a connection that nobody closed. A test that lets an applier die leaves some open.
+    """
+    yield
+    for engine in engines:
         engine.dispose()
+    engines.clear()
 
 
 @pytest.fixture(scope="session")

@@ -418,7 +418,7 @@ def test_the_headline_tells_the_worst_first(own_day, visit):
 
 def test_a_sentence_is_read_shown_and_posted(own_day, visit):
     page = visit(own_day, token=SUBMIT)
-    field = page.get_by_label("State a fact in a plain sentence")
+    field = page.get_by_label("Tell a fact in a plain sentence")
     field.fill("Amara Singh has succeeded Victor Hale as director of Vale University.")
     page.keyboard.press("Enter")
     expect(page.locator("#understood > li")).to_have_text(

@@ -85,7 +85,7 @@ def test_another_base_model_is_refused(store):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"schema": 2}, {"version": "v000009"}, {"tensors": []}, {"tensors": {NAME: {}}},
+    [{"schema": 3}, {"version": "v000009"}, {"tensors": []}, {"tensors": {NAME: {}}},
      {"tensors": {NAME: None}},
      {"tensors": {}}, {"files": {}}, {"files": {"factors.safetensors": "0" * 64}}],
 )  # fmt: skip
