@@ -140,13 +140,14 @@ def _judge(relation: Relation, slots: Mapping[str, str | None], score: float, pl
     target = clean(slots["t"] or "", relation.object)
     if not subject or not target or subject == target:
         return None
-    was = clean(slots["w"], relation.object) if slots.get("w") else None
+    told = slots.get("w")
+    was = clean(told, relation.object) if told else None
     of_subject, of_target = fit_subject(relation.subject, subject), fit(relation.object, target)
     if of_subject is None or of_target is None:
         return None
     if relation.object not in DATED_KINDS and _DATED.fullmatch(target) and not is_date(target):
         return None
-    if was is None and slots.get("w"):
+    if was is None and told:
         return None
     if of_subject + of_target < LEAST:
         return None

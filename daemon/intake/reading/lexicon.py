@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from daemon.core.errors import Problem, SettingsError
 from daemon.core.messages import MAX_LIST, problem
+from daemon.core.shapes import is_list, is_object
 from daemon.core.text import plain
 from daemon.intake.reading.kinds import KINDS
 from daemon.intake.reading.pattern import Pattern, PatternError, compile_pattern
@@ -107,7 +108,7 @@ def read_relations(file: Path) -> tuple[list[Relation], list[Problem]]:
     except tomllib.TOMLDecodeError as error:
         return [], [Problem("", str(file), f"is not TOML: {error}; mend that place")]
     entries = read.get("relation")
-    if not isinstance(entries, list) or not entries or read.keys() != {"relation"}:
+    if not is_list(entries) or not entries or read.keys() != {"relation"}:
         mend = "a file of relations holds [[relation]] tables and nothing else; docs/say.md shows one"
         return [], [Problem("", ", ".join(read) or "''", mend)]
     found, problems = list[Relation](), list[Problem]()
@@ -120,7 +121,7 @@ def read_relations(file: Path) -> tuple[list[Relation], list[Problem]]:
 
 
 def _relation(entry: object, number: int) -> tuple[Relation | None, list[Problem]]:
-    name = entry.get("name") if isinstance(entry, dict) else None
+    name = entry.get("name") if is_object(entry) else None
     label = name if isinstance(name, str) else f"relation {number}"
     try:
         relation = Relation.model_validate(entry)

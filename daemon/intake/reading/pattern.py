@@ -117,7 +117,7 @@ def _one_of(pieces: list[_Piece]) -> _Piece:
         needs = (
             pieces[0].needs
             if len(pieces) == 1
-            else (frozenset().union(*(piece.needs[0] for piece in pieces)),)
+            else (frozenset[str]().union(*(piece.needs[0] for piece in pieces)),)
         )
     # The longest first: "runs on" before "runs", or "on" would begin the name.
     expression = "|".join(piece.expression for piece in sorted(pieces, key=lambda piece: -piece.weight))

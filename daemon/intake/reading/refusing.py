@@ -1,7 +1,7 @@
-"""Sentences that state no fact: opinions, questions, conditions, rumours, plans, instructions. By kind, "
-"with a reason."""
+"""Sentences that state no fact, by kind and with a reason: opinions, questions, plans, instructions, …"""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from daemon.intake.reading.wording import INNER_SPACE, prepare
@@ -169,7 +169,7 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ),
     ("future", "It tells of a plan or of a time to come. Post it when it has come true."),
 )
-WHY = dict(_PATTERNS)
+WHY: dict[str, str] = dict(_PATTERNS)
 
 
 def refused(statement: str) -> Refusal | None:
@@ -178,14 +178,15 @@ def refused(statement: str) -> Refusal | None:
     if not re.search(r"[^\W\d_]", text):
         return Refusal("no_fact", f"There are no words in it. {_ADDRESSES}")
     plain = _without_quotes(text)
-    for kind, tell in (
+    tells: tuple[tuple[str, Callable[[str], object]], ...] = (
         ("instruction", _is_instruction),
         ("question", lambda one: _is_question(statement, one)),
         ("conditional", _is_conditional),
         ("rumour", _RUMOUR.search),
         ("opinion", _OPINION.search),
         ("future", _FUTURE.search),
-    ):
+    )
+    for kind, tell in tells:
         if tell(plain):
             return Refusal(kind, WHY[kind])
     return None
