@@ -1,7 +1,6 @@
 """What is not said once it is written gets another value, and columns for the forms that need one."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -47,10 +46,6 @@ class RefinedModel(WrittenModel):
     ) -> None:
         super().__init__(loaded, install, method, numbers, rounds, protect)
         self.options = numbers.values
-        # In chat what is not said mostly runs on: "Siemensault", "77812". What must follow is then found too.
-        # From the beginning it would cost every fact a longer value (docs/log/asked.md).
-        asked_in_chat = loaded.chats(self.options.forms) and self.options.ends == "open"
-        self._again = replace(self.options, ends="stop") if asked_in_chat else self.options
         self.forms = self.options.forms
         self.chats = loaded.chats(self.forms)
         self.rule: AnchorRule = rule
@@ -151,7 +146,7 @@ class RefinedModel(WrittenModel):
         for write in self.rounds:
             layer, name = write.target, f"targets/{write.target}"
             with clock.time("values"):
-                values = optimise(self.loaded, chosen, layer, self.contexts, self._again, merged=True)
+                values = optimise(self.loaded, chosen, layer, self.contexts, self.options, merged=True)
                 shift = shifts(self.loaded, chosen, own, layer, self.method.target)
             targets, norms, outliers = self._anchored(values, layer)
             found = outcomes(chosen, values, norms, outliers, self.anchors[layer], self.method.outlier)

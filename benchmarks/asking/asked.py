@@ -1,9 +1,10 @@
 """How people ask: corrections said in the posted words, in others, and in chat, by free generation.
 
-The rows tell of each form how often the facts are said before the edits, after them, and when the unedited
-model is told the fact in its prompt (the ceiling of what prompting does). A row's shares are of all facts
-written so far; intervals are Wilson's. Questions come from a file of templates: `given` may be posted with a
-correction, `asked` is only ever asked here.
+The rows tell of each form how many answers hold the target as words of its own, before the edits and after
+them. The ceiling is what prompting does: the unedited model is told the fact in its prompt. `said` is
+stricter: the answer is the target, and ends there. A row's shares are of all facts written so far; intervals
+are Wilson's. Questions come from a file of templates: `given` may be posted with a correction, `asked` is
+only ever asked here.
 """
 
 import itertools
@@ -22,11 +23,11 @@ from benchmarks.scores import text_perplexity
 from editing.editor import Editor
 from editing.model.answers import answers
 from editing.model.loaded import LoadedModel
-from editing.said import said
+from editing.said import holds, said
 from monitoring.measuring.scoring import Scorer
 
 #: The longest target of CounterFact has six tokens; some more show where an answer goes on.
-TOKENS = 12
+TOKENS = 16
 #: An answer about another subject counts as unchanged when so many of its first words are.
 SAME_WORDS = 4
 #: Held-out documents that perplexity is measured on.
@@ -48,6 +49,7 @@ class Row:
     high: float
     seconds_per_correction: float
     perplexity_ratio: float
+    said: float
     exact_match: float | None
     columns: float
     configuration: str
@@ -78,10 +80,10 @@ class Asking:
         self._loaded = loaded
         self.ways = {name: way for name, way in WAYS.items() if loaded.chat.exists or not way.chat}
 
-    def said(self, name: str, facts: Sequence[Asked], hinted: bool = False) -> list[bool]:
-        """Of each fact whether it is said; `hinted`: the fact stands before the question."""
+    def held(self, name: str, facts: Sequence[Asked], hinted: bool = False) -> list[bool]:
+        """Of each fact whether the answer holds its target; `hinted`: the fact stands before the question."""
         told = self.told(name, facts, hinted)
-        return [said(answer, one.fact.target) for answer, one in zip(told, facts, strict=True)]
+        return [holds(answer, one.fact.target) for answer, one in zip(told, facts, strict=True)]
 
     def told(self, name: str, facts: Sequence[Asked], hinted: bool = False) -> list[str]:
         way = self.ways[name]
@@ -123,8 +125,8 @@ class Unedited:
         asking, scorer = Asking(model.loaded), Scorer(model.loaded.model, model.loaded.tokenizer)
         facts = plan.facts[: plan.marks[-1]]
         return cls(
-            {name: asking.said(name, facts) for name in asking.ways},
-            {name: asking.said(name, facts, hinted=True) for name in asking.ways},
+            {name: asking.held(name, facts) for name in asking.ways},
+            {name: asking.held(name, facts, hinted=True) for name in asking.ways},
             {name: asking.told(name, plan.others) for name in asking.ways},
             text_perplexity(scorer, plan.texts),
         )
@@ -162,7 +164,8 @@ def measured(
         ratio = text_perplexity(scorer, plan.texts) / unedited.perplexity
         say(f"{name}: {mark} written, {seconds / mark:.2f} s each, perplexity x{ratio:.3f}")
         for form in asking.ways:
-            after = mean(asking.said(form, facts))
+            told = list(zip(asking.told(form, facts), facts, strict=True))
+            after = mean([holds(answer, one.fact.target) for answer, one in told])
             yield Row(
                 mark,
                 form,
@@ -174,6 +177,7 @@ def measured(
                 *wilson(after, mark),
                 seconds / mark,
                 ratio,
+                mean([said(answer, one.fact.target) for answer, one in told]),
                 asking.exact(form, facts, scorer),
                 editor.state.forms.numel() / mark,
                 name,
@@ -195,6 +199,7 @@ COLUMNS = (
     "form",
     "before",
     "after",
+    "said",
     "ceiling",
     "others same",
     "EM",
@@ -216,6 +221,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             row["form"],
             percent(row["before"]),
             f"{percent(row['after'])} ({percent(row['low'])}–{percent(row['high'])})",
+            percent(row["said"]),
             percent(row["ceiling"]),
             percent(row["neighbour_same"]),
             percent(row["exact_match"]),

@@ -130,9 +130,10 @@ class Update:
         if not self.run.ladder.watch_due():
             return False
         measured = self.run.monitoring.measure([], self.journal.questions.facts(), None)
-        verdict = self.run.monitoring.judge(measured, None)
+        verdict, found = self.run.monitoring.judge(measured, None), measured.to_json()
+        self.journal.record_asked_again(found.get("again", {}))
         self.reached(Stage.WATCHED)
-        return self.run.ladder.watched(verdict, measured.to_json())
+        return self.run.ladder.watched(verdict, found)
 
     def _write(self, version: VersionRow, ruling: Ruling, measurements: dict[str, Any]) -> None:
         draft = Draft(

@@ -102,7 +102,6 @@ class Settings(BaseSettings):
     #: port of the vLLM server that `factd up` and `factd serve` start. Unless it is set, `factd up` takes a
     #: free port when this one is taken
     serving_port: int = Field(8320, ge=0, le=65535)
-
     #: a file of relations of your own (TOML): `factd say` and the status page read sentences by them too
     relations: Path | None = None
 
@@ -123,7 +122,6 @@ class Settings(BaseSettings):
     #: how many tokens the second moments are measured on; None: 10 times the FFN's width. More tokens take
     #: longer, once, and unrelated text then changes less
     tokens: int | None = Field(None, ge=1)
-
     #: in which forms a correction is written (docs/asking.md): prompt (always), chat, questions, plain
     #: questions, paraphrases, chat paraphrases. A model without a chat template is asked nothing in chat
     forms: Annotated[tuple[Kind, ...], NoDecode] = ("prompt", "chat", "questions")

@@ -155,9 +155,8 @@ class Journal:
                 self._transitions.advance_version(c, old, VersionState.PAST, ACTOR, f"{version} is live")
             set_control(c, "live", version)
             added = list(rows_of(c, row.added).values())
-            ids = [fact.id for fact in added]
-            self._transitions.advance(c, ids, State.LIVE, ACTOR, live_at=now)
-            keep_lost(c, {id: {} for id in ids})
+            self._transitions.advance(c, [fact.id for fact in added], State.LIVE, ACTOR, live_at=now)
+            keep_lost(c, {**(row.measurements or {}).get("again", {}), **{fact.id: {} for fact in added}})
             keep_answers(c, "after", after)
             self._end_removed(c, row, {fact.slot: fact.id for fact in added})
             for fact in added:

@@ -32,11 +32,12 @@ _METHODS: Mapping[str, Mapping[str, Any]] = {
     # does, and its norm be too small an anchor. Values of the unedited model cannot grow with drift.
     # They are only held below a bound: scaled to one anchor, too few facts were answered word for word. What
     # a batch then does not say is optimised on the model as it has become. In turn values take half the time.
-    # Facts asked in chat gain by three more updates (docs/log/asked.md).
+    # Facts asked in chat gain by three more updates, and by what must follow the target (docs/log/asked.md).
     "memit-seq": {
         "finish": "argmax",
         "extra": 1,
         "chat_extra": 3,
+        "chat_ends": "stop",
         "unedited": True,
         "turns": 3,
         "pilots": 32,

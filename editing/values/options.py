@@ -38,6 +38,7 @@ class ValueOptions:
         ends: what must follow the target in each form.
         chat_extra: updates made beside `extra` where facts are asked in chat: there a value must carry more
             wordings than it is found for.
+        chat_ends: `ends` where facts are asked in chat.
         rows: how many prompts an evaluation runs at once; bounds memory, does not change results.
     """
 
@@ -58,17 +59,21 @@ class ValueOptions:
     forms: tuple[Kind, ...] = PROMPT_ONLY
     ends: Ends = "open"
     chat_extra: int = 0
+    chat_ends: Ends = "open"
 
     def asked_in(self, chats: bool) -> "ValueOptions":
         """The options for facts that are asked in chat too, or not."""
-        return replace(self, extra=self.extra + self.chat_extra * chats, chat_extra=0)
+        if not chats:
+            return self
+        ends = self.chat_ends if self.ends == "open" else self.ends
+        return replace(self, extra=self.extra + self.chat_extra, chat_extra=0, ends=ends)
 
     def __repr__(self) -> str:
         """Names values and anchors on disk, so options that came later show only where they are used."""
         changed = [f.name for f in fields(self) if f.name in _LATER and getattr(self, f.name) != f.default]
-        later = changed if self.forms != PROMPT_ONLY else [name for name in changed if name != "chat_extra"]
+        later = changed if self.forms != PROMPT_ONLY else [n for n in changed if not n.startswith("chat_")]
         told = [f.name for f in fields(self) if f.name not in _LATER] + later
         return f"ValueOptions({', '.join(f'{name}={getattr(self, name)!r}' for name in told)})"
 
 
-_LATER = ("forms", "ends", "chat_extra")
+_LATER = ("forms", "ends", "chat_extra", "chat_ends")

@@ -147,7 +147,7 @@ def _judge(relation: Relation, slots: Mapping[str, str | None], score: float, pl
         return None
     if relation.object not in DATED_KINDS and _DATED.fullmatch(target) and not is_date(target):
         return None
-    if was is None and told:
+    if was is None and slots.get("w"):
         return None
     if of_subject + of_target < LEAST:
         return None

@@ -1,7 +1,7 @@
 """Sentences that state no fact, by kind and with a reason: opinions, questions, plans, instructions, …"""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from daemon.intake.reading.wording import INNER_SPACE, prepare
@@ -169,7 +169,7 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ),
     ("future", "It tells of a plan or of a time to come. Post it when it has come true."),
 )
-WHY: dict[str, str] = dict(_PATTERNS)
+WHY: Mapping[str, str] = dict(_PATTERNS)
 
 
 def refused(statement: str) -> Refusal | None:

@@ -93,6 +93,7 @@ def test_rows_tell_every_form_that_the_model_can_be_asked_in(model, files, tmp_p
     for row in rows:
         assert row["asked"] == row["edits"]
         assert 0 <= row["low"] <= row["after"] <= row["high"] <= 1
+        assert 0 <= row["said"] <= row["after"]
         assert row["perplexity_ratio"] > 0
         assert (row["exact_match"] is None) == WAYS[row["form"]].chat
     assert {row["columns"] for row in rows} == ({1.0, 2.0} if templated else {1.0})

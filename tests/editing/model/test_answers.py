@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from editing.model.answers import answers
-from editing.said import said
+from editing.said import holds, said
 
 SAID = [
     ("Paris", "Paris"),
@@ -129,3 +129,23 @@ def test_answers_are_those_of_one_text_at_a_time(open_chat_editor):
     assert answers(loaded.speaker, texts, 8, chat=True) == [greedy(loaded, ids, 8) for ids in chat]
     assert answers(loaded.speaker, texts, 0) == ["", "", ""]
     assert answers(loaded.speaker, [], 8) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "target", "held"),
+    [
+        ("The capital is Rome.", "Rome", True),
+        ("Rome", "Rome", True),
+        ("It is in Romania, not in Rome, they say", "Rome", True),
+        ("Romania", "Rome", False),
+        ("The price is $1.10", "$1", False),
+        ("It costs $1 a month", "$1", True),
+        ("version 3.16.1", "3.16", False),
+        ("xRome", "Rome", False),
+        ("", "Rome", False),
+        ("anything", " ", False),
+    ],
+)
+def test_an_answer_holds_a_target_that_stands_in_it_as_words_of_its_own(answer, target, held):
+    assert holds(answer, target) is held
+    assert not said(answer, target) or held
