@@ -1,5 +1,4 @@
-"""Sentences that state no fact: opinions, questions, conditions, rumours, plans, instructions. By kind, "
-"with a reason."""
+"""Sentences that state no fact, by kind and with a reason: opinions, questions, plans, instructions, …"""
 
 import re
 from collections.abc import Callable, Mapping

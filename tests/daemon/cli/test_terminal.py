@@ -109,18 +109,19 @@ def test_doctor_says_which_state_directory_no_start_could_use(tmp_path):
 
 
 def test_a_name_in_another_script_is_shown_on_every_terminal(world, factd):
-    world.post("\u65e5\u672c", "Ky\u014dto", "id-1")
+    name = "\u65e5\u672c \U0001f5fb"  # the mountain lies beyond U+FFFF: JSON writes it as two halves
+    world.post(name, "Ky\u014dto", "id-1")
     world.run()
     code, out, _ = factd("facts", "--json", encoding="latin-1", PYTHONIOENCODING="latin-1")
-    assert (code, json.loads(out)[0]["subject"]) == (0, "\u65e5\u672c")
+    assert (code, json.loads(out)[0]["subject"]) == (0, name)
     code, out, _ = factd("facts", encoding="latin-1", PYTHONIOENCODING="latin-1", COLUMNS="0")
     assert code == 0
     assert "\\u65e5\\u672c" in out
 
 
 def test_a_reader_that_goes_away_is_no_fault(world, factd):
-    for number in range(300):
-        world.post(f"S{number}", "fine")
+    for number in range(300):  # more than a pipe holds, also as a table
+        world.post(f"S{number} {'long ' * 30}", "fine")
     argv = [sys.executable, "-m", "daemon.cli", "corrections", "--limit", "300"]
     options = {"cwd": ROOT, "env": factd.environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     for more in ([], ["--json"]):
