@@ -1,6 +1,6 @@
 """In which forms corrections are written, asked and judged."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from daemon.apply.editor import Editor
 from daemon.core.asks import PROMPT, Ask
@@ -60,6 +60,19 @@ class Asking:
             return told is not None and told["asked"] == ask.text and "before" in told
 
         return [ask for ask in self.asks(rows) if not known(ask)]
+
+    def lost(self, rows: Sequence[CorrectionRow], told: Mapping[Ask, str]) -> dict[str, dict[str, str]]:
+        """Of each correction what a replica answers in the forms that it must be said in and is not.
+
+        The gate asks the model in memory. A replica rounds otherwise, and a near tie may fall the other way.
+        """
+        found: dict[str, dict[str, str]] = {row.id: {} for row in rows}
+        required = {(row.id, form.name) for row in rows for form in self.case(row).forms if form.required}
+        targets = {row.id: row.target for row in rows}
+        for ask, answer in told.items():
+            if (ask.id, ask.form) in required and not said(answer, targets[ask.id]):
+                found[ask.id][ask.form] = answer
+        return found
 
     def case(self, row: CorrectionRow) -> Case:
         """A correction as monitoring asks about it; paraphrases and neighbours may hold the slot."""

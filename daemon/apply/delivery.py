@@ -55,9 +55,10 @@ class Delivery:
             self.reached(Stage.PUBLISHED)
         with self.run.timed(version.id, "confirm"):
             publication.prove()
-            after = self.publisher.answers(self.run.asking.asks(self.journal.questions.rows(version.added)))
+            added, asking = self.journal.questions.rows(version.added), self.run.asking
+            after = self.publisher.answers(asking.asks(added))
         self.reached(Stage.CONFIRMED)
-        self.journal.record_live(version.id, after)
+        self.journal.record_live(version.id, after, asking.lost(added, after))
         self.reached(Stage.LIVE)
 
     def _fall_back(self, version: VersionRow, error: Exception, told: Publisher) -> Refused | Held:

@@ -15,7 +15,7 @@ from daemon.ledger.database import Database
 from daemon.ledger.lease import Fence
 from daemon.ledger.questions import Questions
 from daemon.ledger.reading import find_version, live_version, of_slot, rows_of
-from daemon.ledger.record.answers import When, keep_answers, keep_lost
+from daemon.ledger.record.answers import Lost, When, keep_answers, keep_lost
 from daemon.ledger.record.endings import Discard, roll_back
 from daemon.ledger.record.guard import ACTOR, GuardRecord
 from daemon.ledger.record.stages import StageSeconds
@@ -116,7 +116,7 @@ class Journal:
         with self.writing() as c:
             keep_answers(c, when, told)
 
-    def record_asked_again(self, found: Mapping[str, Mapping[str, str]]) -> None:
+    def record_asked_again(self, found: Lost) -> None:
         """What facts said that were asked again: id → name of a form that is lost → what was said there."""
         with self.writing() as c:
             keep_lost(c, found)
@@ -146,7 +146,7 @@ class Journal:
             self._transitions.advance_version(c, version, VersionState.PUBLISHED, ACTOR)
             self._transitions.advance(c, find_version(c, version).added, State.PUBLISHED, ACTOR)
 
-    def record_live(self, version: str, after: Mapping[Ask, str]) -> None:
+    def record_live(self, version: str, after: Mapping[Ask, str], lost: Lost | None = None) -> None:
         """The commit: the version is live, its facts are, what it removed is not, its operation is done."""
         with self.writing() as c:
             now, row, old = self.clock(), find_version(c, version), live_version(c)
@@ -156,7 +156,8 @@ class Journal:
             set_control(c, "live", version)
             added = list(rows_of(c, row.added).values())
             self._transitions.advance(c, [fact.id for fact in added], State.LIVE, ACTOR, live_at=now)
-            keep_lost(c, {**(row.measurements or {}).get("again", {}), **{fact.id: {} for fact in added}})
+            found = dict((row.measurements or {}).get("again", {})) | {fact.id: {} for fact in added}
+            keep_lost(c, found | dict(lost or {}))
             keep_answers(c, "after", after)
             self._end_removed(c, row, {fact.slot: fact.id for fact in added})
             for fact in added:

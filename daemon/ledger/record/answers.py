@@ -11,6 +11,8 @@ from daemon.ledger.rows import FormAnswer
 from daemon.ledger.tables import corrections
 
 When = Literal["before", "after"]
+#: id → name of a form that is lost → what was said there instead
+Lost = Mapping[str, Mapping[str, str]]
 
 
 def keep_answers(c: Connection, when: When, told: Mapping[Ask, str]) -> None:
@@ -30,7 +32,7 @@ def keep_answers(c: Connection, when: When, told: Mapping[Ask, str]) -> None:
     _set(c, "answers", {ask.id: kept[ask.id] for ask in told if ask.form != PROMPT})
 
 
-def keep_lost(c: Connection, found: Mapping[str, Mapping[str, str]]) -> None:
+def keep_lost(c: Connection, found: Lost) -> None:
     """Stores of facts that were asked again what they said in the forms that are lost; {}: all are said."""
     _set(c, "lost", {id: dict(forms) or None for id, forms in found.items()})
 

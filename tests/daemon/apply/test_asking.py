@@ -100,6 +100,7 @@ def test_the_ledger_keeps_what_is_answered_in_chat_before_and_after(chatting):
         },
     }
     view = correction_view(row)
+    assert view["lost"] == {"chat": f"{asked}: v000001"}
     assert view["questions"] == ["What is {}?"]
     assert view["answers"]["chat"]["said"] is False
     assert chatting.editor.state.facts[0].questions == ("What is {}?",)
