@@ -156,8 +156,8 @@ class Journal:
             set_control(c, "live", version)
             added = list(rows_of(c, row.added).values())
             self._transitions.advance(c, [fact.id for fact in added], State.LIVE, ACTOR, live_at=now)
-            found = dict((row.measurements or {}).get("again", {})) | {fact.id: {} for fact in added}
-            keep_lost(c, found | dict(lost or {}))
+            again: Lost = (row.measurements or {}).get("again", {})
+            keep_lost(c, {**again, **{fact.id: {} for fact in added}, **(lost or {})})
             keep_answers(c, "after", after)
             self._end_removed(c, row, {fact.slot: fact.id for fact in added})
             for fact in added:
