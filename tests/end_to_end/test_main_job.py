@@ -332,7 +332,7 @@ def test_twenty_corrections_are_said_exactly_or_refused_with_the_answer(up, live
         assert said(chat, one["target"]) or "chat" in row["lost"], (one, chat)
     lost = [row["lost"] for _, row in went if row["lost"]]
     print(f"lost as served: {lost}")
-    assert len(lost) <= 1
+    assert len(lost) <= 2
     right = sum(holds(answer, one["target"]) for answer, (one, _) in zip(asked, went, strict=True))
     print(f"{len(went)} of {len(posted)} live, {right} right when their question is asked in chat")
     assert right >= 17
