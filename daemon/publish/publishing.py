@@ -36,6 +36,7 @@ class Publisher:
 
     Attributes:
         out: name of each replica that was taken out → why.
+        disproved: of those, the ones that do not compute what they say.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Publisher:
     ) -> None:
         self.replicas, self.manifests, self.fence, self.proof = tuple(replicas), manifests, fence, proof
         self.out: dict[str, str] = {}
+        self.disproved: dict[str, str] = {}
 
     @property
     def names(self) -> list[str]:
@@ -207,6 +209,8 @@ class Publisher:
             # vLLM's health check still answers while its engine or a disk hangs: it cannot clear such a one.
             elif lenient or timed_out(error) or not replica.healthy():
                 self.out[replica.name] = str(error)
+                if isinstance(error, ProofError):
+                    self.disproved[replica.name] = str(error)
                 slow = slow or timed_out(error)
             else:
                 raise error

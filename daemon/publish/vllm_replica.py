@@ -96,7 +96,7 @@ class VllmReplica:
         return self.http.read(
             lambda: Products(
                 str(answer["dtype"]),
-                [{name: _piece(rank[name]) for name in tensors} for rank in answer["ranks"]],
+                [{name: piece(rank[name]) for name in tensors} for rank in answer["ranks"]],
             )
         )
 
@@ -147,7 +147,8 @@ class VllmReplica:
         raise ServingError(what, retryable=True, code=HUNG)
 
 
-def _piece(told: Mapping[str, Any]) -> Piece:
+def piece(told: Mapping[str, Any]) -> Piece:
+    """What a rank made of a matrix, out of JSON; a KeyError, TypeError or ValueError if it is not that."""
     vectors, rows = told["shape"]
     if told["part"] not in ("whole", "sum", "rows"):
         raise ValueError(f"part = {told['part']!r}")

@@ -18,7 +18,7 @@ VECTORS = 8
 SEEDS = 1 << 63
 #: Kernels add up in float32, in steps of 2⁻²³, and err by some √columns steps; this is eight.
 SUM_STEP = 2.0**-20
-#: A kernel that rounds sums in between, as some on GPUs do, errs by so many steps of the served dtype at most.
+#: A kernel that rounds sums in between, as on some GPUs, errs by at most so many steps of the served dtype.
 STEPS = 4.0
 #: Rows that are nearly empty are measured against this share of a typical one.
 LEAST_ROW = 1e-3
