@@ -122,7 +122,8 @@ class Applier:
             proved, self._proved = self._proved, Proved()
             run = self._run(Journal(self.ledger.database, lease.fence), proved, stopping)
             report = _go(run, drains)
-            record_disproved(run.journal, run.publisher.disproved)
+            with run.journal.writing() as c:
+                record_disproved(c, run.publisher.disproved)
             self._proved, self.ran_at = run.restorer.proved, time.monotonic()
             return report
 

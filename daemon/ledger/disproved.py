@@ -6,18 +6,18 @@ A replica cannot tell this of itself. It stands in the ledger, where whoever ask
 from collections.abc import Mapping
 from typing import Any
 
-from daemon.ledger.journal import Journal
+from sqlalchemy import Connection
+
 from daemon.ledger.reading import get_control
 from daemon.ledger.record.transitions import set_control
 
 _ROW = "disproved"
 
 
-def record_disproved(journal: Journal, found: Mapping[str, str]) -> None:
+def record_disproved(c: Connection, found: Mapping[str, str]) -> None:
     """Keeps name of replica → why, in the place of what an earlier run found."""
-    with journal.writing() as c:
-        if (get_control(c, _ROW) or {}) != dict(found):
-            set_control(c, _ROW, dict(found))
+    if (get_control(c, _ROW) or {}) != dict(found):
+        set_control(c, _ROW, dict(found))
 
 
 def disproved(controls: Mapping[str, Any]) -> dict[str, str]:

@@ -100,8 +100,10 @@ ELEMENTS = (1000.0, 100.0, 10.0)
 SCALES = (0.8, 0.9, 0.0)
 NOISE = 0.05
 #: Shares of a matrix's standard deviation, and values of one element: how small may they be, and be found?
-WEAKER_NOISE = (0.02, 0.01, 0.005, 0.002, 0.001)
-WEAKER_ELEMENTS = (1.0, 0.3, 0.1, 0.03)
+WEAKER_NOISE = (0.01, 0.001, 1e-4, 1e-5, 1e-6)
+WEAKER_ELEMENTS = (1.0, 0.1, 0.03)
+#: Challenges that each look for the smallest change there is: one element one step of bfloat16 away.
+SMALLEST = 20
 #: Seeds that an undamaged replica must pass with.
 HONEST = 5
 
@@ -352,7 +354,15 @@ def test_how_little_is_found(site):
         scenario.found(f"noise of {share} sigma on a matrix", {name: with_noise(now[name], share)})
     for value in WEAKER_ELEMENTS:
         scenario.found(f"one element := {value:g}", {name: with_element(now[name], value)})
-    print(f"sigma {float(now[name].std()):.4f}")
+    stepped = with_element(now[name], 0.0)
+    place = (stepped == 0).nonzero()[0].tolist()
+    stepped[*place] = float(now[name][*place].bfloat16()) * (1 + 2**-7)
+    found = [scenario.found("one element one step away", {name: stepped}) for _ in range(SMALLEST)]
+    changed = {
+        s: int((with_noise(now[name], s).bfloat16() != now[name].bfloat16()).sum()) for s in WEAKER_NOISE
+    }
+    print(f"one step: {sum(map(bool, found))} of {SMALLEST}; sigma {float(now[name].std()):.4f}")
+    print(f"elements that noise changes, of {now[name].numel()}: {changed}")
     site.damage(None)
     site.replica.publish(live, site.fence)
     site.proof.check(site.replica, live, site.proof.challenge())

@@ -93,8 +93,8 @@ def test_a_replica_that_is_silent_is_told_so(served, factd):
 def test_a_replica_that_computes_something_else_is_no_more_in_sync(served, factd):
     """The applier found it out; the replica itself says that all is well."""
     with Lease(served.ledger.database, 30) as lease:
-        journal = Journal(served.ledger.database, lease.fence)
-        record_disproved(journal, {"http://two": "2 of 5 matrices do not multiply"})
+        with Journal(served.ledger.database, lease.fence).writing() as c:
+            record_disproved(c, {"http://two": "2 of 5 matrices do not multiply"})
     wrong = "replica http://two says that it serves v000001 and computes something else: 2 of 5 matrices"
     assert said(served)[0][0].startswith(wrong)
     assert said(served)[1] == {"http://one": "in_sync", "http://two": "disproved"}
@@ -105,7 +105,8 @@ def test_a_replica_that_computes_something_else_is_no_more_in_sync(served, factd
     quiet = numbers_only(page_view(served.ledger, served.replicas))
     assert quiet["mismatches"] == ["replica 1 says that it serves v000001 and computes something else"]
     with Lease(served.ledger.database, 30) as lease:
-        record_disproved(Journal(served.ledger.database, lease.fence), {})
+        with Journal(served.ledger.database, lease.fence).writing() as c:
+            record_disproved(c, {})
     assert said(served)[0] == []
 
 
