@@ -278,11 +278,12 @@ class Scenario:
         noise = site.proof.noise[site.replica.name]
         challenge = self.challenge
         told = multiplied(site.replica, self.version, challenge)
-        faults = heard(site.replica, challenge.passages).faults(noise)
+        said = heard(site.replica, challenge.passages)
+        faults = said.faults(noise)
         by = {(True, True): "both", (True, False): "products", (False, True): "behaviour"}
         found = by.get((bool(told.faults(noise)), bool(faults)), "")
         site.rows.append((self.name, what, f"{told.worst:.4%}", found or "nothing"))
-        print(site.rows[-1], "; ".join(faults), flush=True)
+        print(site.rows[-1], said.noise, "; ".join(faults), flush=True)
         return found
 
 
