@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from daemon.apply.applier import Applier
 from daemon.apply.building import build_proof
+from daemon.apply.building import open_editor as build_editor
 from daemon.apply.measuring import Monitoring
 from daemon.core.errors import ProofError, PublishError
 from daemon.core.messages import parse_correction
@@ -177,8 +178,8 @@ def install(root: Path) -> dict[str, str]:
 def open_editor(root: Path) -> Editor:
     named = os.environ.get("FACTD_TEST_MODEL")
     if named:
-        statistics = Path(os.environ["FACTD_TEST_STATISTICS"])
-        return Editor.open(named, state_dir=statistics, dtype="float32", forms=("prompt",))
+        shipped = Settings(model=named, statistics_dir=Path(os.environ["FACTD_TEST_STATISTICS"]))
+        return build_editor(shipped, lambda *told: print(*told, flush=True))
     model = save_checkpoint(root / "model", **(SIZES | {"num_hidden_layers": 8}))
     options = ValueOptions(steps=25)
     return Editor.open(
