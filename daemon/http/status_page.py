@@ -129,7 +129,7 @@ def numbers_only(view: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_names(view: dict[str, Any]) -> list[str]:
-    live, wrong = view["live"], []
+    live, wrong = view["live"], list[str]()
     for i, replica in enumerate(view["replicas"]):
         if replica["state"] == "disproved":
             wrong.append(f"replica {i} says that it serves {live} and computes something else")

@@ -50,7 +50,7 @@ def difference(weight: Tensor, told: Sequence[Tensor], vectors: Tensor) -> float
     if not torch.isfinite(parts).all():
         return float("inf")
     exact = weight.double()
-    sizes = exact.norm(dim=1)
+    sizes = exact.square().sum(1).sqrt()
     typical = float(sizes.square().mean().sqrt()) or 1.0
     rounded = parts.abs().sum(0) * torch.finfo(weight.dtype).eps / 2
     wrong = (vectors.double() @ exact.T - parts.sum(0)).abs() - rounded

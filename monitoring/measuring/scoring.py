@@ -111,7 +111,7 @@ class Scorer:
         """Log-probability of each scored token, in the order given; none for an item without one."""
         found: list[list[float]] = [[] for _ in encoded]
         for i, loss, _ in self._scored(encoded):
-            found[i] = (-loss).tolist()
+            found[i] = [-float(each) for each in loss]
         return found
 
     def _scored(self, encoded: Sequence[Encoded]) -> Iterator[tuple[int, Tensor, Tensor]]:
