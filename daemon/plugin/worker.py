@@ -26,6 +26,7 @@ from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from daemon.core.publication import UNPUBLISHED
+from daemon.plugin.multiplying import answer
 from daemon.plugin.routes import PublishPlugin
 from daemon.plugin.staging import (
     SERVE_FLOAT,
@@ -168,6 +169,17 @@ class _Rank:
             self._load(self._absolute(self.previous, self.served.tensors.keys()))
             self.served, self.previous = self.previous, None
 
+    def products(self, version: str, seed: int, tensors: Collection[str]) -> dict[str, Any]:
+        """What the named matrices make of a challenge as they are held, while a version is served."""
+        if version != self.served.version:
+            return _failure("refused", f"served is {self.served.version}, not {version}; publish it first")
+        dtype = self.worker.model_config.dtype
+        try:
+            told = {name: answer(self._module(name), name, seed, dtype) for name in tensors}
+        except (StagingError, ValueError) as error:
+            return _failure("refused", str(error))
+        return {"dtype": str(dtype).removeprefix("torch."), "tensors": told}
+
     def _absolute(self, version: Staged, names: Collection[str]) -> dict[str, torch.Tensor]:
         dtype = self.worker.model_config.dtype
         absent = set(names) - version.tensors.keys()
@@ -236,6 +248,9 @@ class WorkerExtension:
 
     def factd_undo(self) -> None:
         self._factd().undo()
+
+    def factd_products(self, version: str, seed: int, tensors: list[str]) -> dict[str, Any]:
+        return self._factd().products(version, seed, tensors)
 
     def factd_served(self) -> dict[str, Any]:
         rank = self._factd()

@@ -176,6 +176,10 @@ def check_served(truth: Truth) -> Iterator[Check]:
     for told in truth.told:
         state = truth.state(told)
         found = f"{told.name} serves {told.version or 'nothing that it tells'}, {truth.live} is live"
+        if state == "disproved":
+            found = (
+                f"{told.name} says {told.version} and computes something else: {truth.disproved[told.name]}"
+            )
         mend = "see that the apply worker runs: it brings the live version to every replica that answers"
         yield Check(f"{SERVED} {told.name}", state in ("in_sync", "publishing"), found, mend)
     for kind, sign in truth.workers.items():

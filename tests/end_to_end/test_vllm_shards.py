@@ -11,6 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from daemon.publish.proving.challenge import Challenge, multiplied
+from daemon.publish.proving.noise import Noise
+from daemon.publish.serving import Products
+from daemon.publish.vllm_replica import piece
 from tests.daemon.plugin.test_vllm_plugin import NAME, write
 
 pytest.importorskip("vllm")
@@ -101,3 +105,36 @@ def test_the_ranks_together_compute_with_the_published_tensor_and_with_the_base_
     for publisher, _ in made:
         publisher.undo()
     assert torch.equal(product(made, x), before)
+
+
+class Replica:
+    """Asks the ranks as the plugin's route does."""
+
+    name = "two ranks"
+
+    def __init__(self, made) -> None:
+        self.made = made
+
+    def products(self, version, seed, tensors):
+        told = [publisher.products(version, seed, tensors) for publisher, _ in self.made]
+        return Products(told[0]["dtype"], [{n: piece(each["tensors"][n]) for n in tensors} for each in told])
+
+
+def test_the_ranks_multiply_their_slices_and_a_stale_slice_is_found(ranks):
+    base, made = ranks
+    replica, edited = Replica(made), base + 2 / 9
+    for publisher, _ in made:
+        publisher.begin("v000001", 3)
+        while publisher.outcome is None:
+            time.sleep(0.01)
+        assert "error" not in publisher.swap("v000001", 3)
+    strict = Noise(0, 0, 0, product=0)
+    told = replica.products("v000001", 1, [NAME])
+    assert {rank[NAME].part for rank in told.ranks} == {"sum"}
+    assert multiplied(replica, "v000001", Challenge((), {NAME: edited}, 5)).faults(strict) == []
+    assert multiplied(replica, "v000001", Challenge((), {NAME: base}, 5)).faults(None)
+    made[1][0].undo()
+    assert made[1][0].products("v000001", 1, [NAME])["error"]["code"] == "refused"
+    made[1][0].served = made[0][0].served  # the label is right, the slice is the old one
+    assert multiplied(replica, "v000001", Challenge((), {NAME: edited}, 5)).faults(None)
+    assert made[0][0].products("v000001", 1, ["model.norm.weight"])["error"]["code"] == "refused"
