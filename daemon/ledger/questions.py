@@ -23,6 +23,7 @@ from daemon.ledger.reading import (
     recent_ancestry,
     rows_of,
 )
+from daemon.ledger.record.schedule import over
 from daemon.ledger.rows import (
     Candidate,
     CorrectionRow,
@@ -88,9 +89,18 @@ class Questions:
             return waiting, facts_about(c, {row.subject for row in waiting})
 
     def pending_count(self) -> int:
-        """How many corrections wait."""
+        """How many corrections wait: for a batch, or for their time."""
         counts = self.counts()
         return sum(counts[state] for state in PENDING)
+
+    def ready_count(self) -> int:
+        """How many corrections wait for a batch."""
+        return self.counts()[State.VALIDATED]
+
+    def over(self, limit: int) -> list[str]:
+        """Ids of live facts whose time is over, the oldest end first."""
+        with self._read() as c:
+            return over(c, [State.LIVE], self._database.clock(), limit)
 
     def counts(self) -> dict[str, int]:
         """Corrections by state; every state is there."""
