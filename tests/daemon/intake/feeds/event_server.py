@@ -58,18 +58,15 @@ class EventServer:
             return
         chunked = self._chance.random() < 0.5
         kind = b"Transfer-Encoding: chunked" if chunked else b"Connection: close"
-        connection.sendall(
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
-            + kind
-            + b"\r\n\r\n: hello\n\n"[: 4 if chunked else None]
-        )
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n" + kind + b"\r\n\r\n"
+        connection.sendall(head if chunked else head + b": hello\n\n")
         self._send(connection, b"".join(left), chunked)
 
     def _send(self, connection, body, chunked):
         end = len(body)
         if self.cuts:
             self.cuts -= 1
-            end = self._chance.randrange(min(len(body), 1500))
+            end = self._chance.randrange(min(len(body), 900))
         place = 0
         while place < end:
             piece = body[place : min(end, place + self._chance.randrange(1, 400))]

@@ -20,7 +20,7 @@ event_server = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(event_server)
 serving = event_server.serving
 
-CUTS, EVENTS = 100, 600
+CUTS, EVENTS = 100, 800
 
 
 def body(n):
