@@ -9,7 +9,6 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 
 import httpx
@@ -118,19 +117,18 @@ class Follower:
 
     def _connect(self, parser: Parser) -> bool:
         """Reads one response to its end; False when the server wants no further request."""
-        headers = {"Accept": b"text/event-stream", "Cache-Control": b"no-store"}
+        headers = {b"Accept": b"text/event-stream", b"Cache-Control": b"no-store"}
         if parser.last_id:
-            headers["Last-Event-ID"] = parser.last_id.encode()
+            headers[b"Last-Event-ID"] = parser.last_id.encode()
         with self.client.stream("GET", self.url, headers=headers) as answer:
             if answer.status_code == 204:
                 return False
             _check(answer)
             self.followed.connections += 1
-            with closing(answer.iter_bytes()) as chunks:
-                for chunk in chunks:
-                    self._take(list(parser.feed(chunk)))
-                    if self._enough():
-                        break
+            for chunk in answer.iter_bytes():
+                self._take(list(parser.feed(chunk)))
+                if self._enough():
+                    break
         return True
 
     def _take(self, events: Sequence[Event]) -> None:

@@ -41,7 +41,7 @@ class Sheet:
         numbered = _Numbered(file, advance)
         rows = csv.reader(numbered, delimiter=self.delimiter, strict=True)
         try:
-            header = [name.strip() for name in next(rows, [])]
+            header = [name.strip() for name in next(rows, list[str]())]
             places, problem = self._places(header)
             if problem is not None:
                 yield problem

@@ -58,7 +58,7 @@ def _benchmark(item: Mapping[str, Any], number: int) -> dict[str, Any]:
         "prompt": _slot(_text(item, "src", number), subject, number),
     }
     if isinstance(item.get("rephrase"), str) and item["rephrase"].strip():
-        fields["paraphrases"] = [item["rephrase"]]
+        fields["paraphrases"] = [_templated(item["rephrase"], subject)]
     new, old = item.get("alt") or None, item.get("old") or None
     if new is None:
         return fields | {"change": Change.OBSOLETE, "was": old}
@@ -71,8 +71,9 @@ def _published(item: Mapping[str, Any], number: int) -> dict[str, Any]:
     subject = _label(item, number)
     prompt = _slot(_before_blank(_text(item, "update_prompt", number), number), subject, number)
     fields: dict[str, Any] = {"subject": subject, "prompt": prompt}
-    again = [text for text in item.get("generalization_prompts") or [] if isinstance(text, str)]
-    words = [text.split(BLANK)[0].rstrip() for text in again if _blank_ends(text)]
+    given = item.get("generalization_prompts")
+    again = [text for text in given if isinstance(text, str)] if is_list(given) else []
+    words = [_templated(text.split(BLANK)[0].rstrip(), subject) for text in again if _blank_ends(text)]
     if words:
         fields["paraphrases"] = words
     return fields | _decided(item, number)
@@ -133,6 +134,11 @@ def _before_blank(prompt: str, number: int) -> str:
         mend = f"needs its blank {BLANK} at the end: the model goes on from there"
         raise wrong("update_prompt", prompt, mend, number)
     return prompt.split(BLANK)[0].rstrip()
+
+
+def _templated(text: str, subject: str) -> str:
+    """With {} in the subject's place where that is plain: only then the fact can be written for it too."""
+    return text.replace(subject, "{}") if text.count(subject) == 1 else text
 
 
 def _slot(prompt: str, subject: str, number: int) -> str:

@@ -146,7 +146,7 @@ def test_wikifactdiff_as_it_is_published(read):
         PUBLISHED | {"subject": {"id": "Q142"}},
     ]
     found = read(wikifactdiff.read, "\n".join(map(json.dumps, records)))
-    said = GOOD | {"paraphrases": ["France's capital is"]}
+    said = GOOD | {"paraphrases": ["{}'s capital is"]}
     assert found[0] == ("new", said | {"was": "Paris"})
     assert found[1] == ("obsolete", said | {"target": "Paris"})
     assert found[2] == ("unchanged", said | {"target": "Paris"})
@@ -167,7 +167,7 @@ def test_wikifactdiff_as_benchmarks_hold_it(read):
     }
     one |= {"rephrase": "France's capital is", "loc": "The capital of Spain is", "loc_ans": "Madrid"}
     records = [{"en": one}, {"en": one | {"alt": "Paris"}}, {"en": one | {"alt": ""}}]
-    said = GOOD | {"paraphrases": ["France's capital is"]}
+    said = GOOD | {"paraphrases": ["{}'s capital is"]}
     assert read(wikifactdiff.read, json.dumps(records)) == [
         ("new", said | {"was": "Paris"}),
         ("unchanged", said | {"target": "Paris"}),
