@@ -103,15 +103,11 @@ def _readable(name: str, value: Any | None) -> object:
         return "; ".join(f"{form}: {answer!r}" for form, answer in value.items())
     if name == "questions":
         return "; ".join(value or [])
+    if name in ("valid_from", "valid_until") and value is not None:
+        return local_time(seconds_of(value))
     if name == "paused" and value is not None:
         since = f" since {local_time(value['at'])}" if value.get("at") else ""
         return f"by {value['actor']}{since}: {value.get('why') or 'no reason given'}"
     if name.endswith("_seconds") and value is not None:
         return f"{value:.1f} s"
-    return value if value is None else _local(name, value)
-
-
-def _local(name: str, value: Any) -> object:
-    if name in ("valid_from", "valid_until"):
-        return local_time(seconds_of(value))
-    return local_time(value) if name == "at" or name.endswith("_at") else value
+    return local_time(value) if (name == "at" or name.endswith("_at")) and value is not None else value
