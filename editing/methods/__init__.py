@@ -3,6 +3,7 @@
 joint       all live facts in one solve from the base weights: memit-seq, encore, alphaedit, deltaedit
 chain       batch after batch, each a small solve: memit, pmet, emmet, rome, nse, eac; and with the
             written update regularised: rect, prune
+evoedit     batch after batch, in a null space that shrinks with each
 tuning      gradient descent on the weights themselves: ft, lora
 """
 
@@ -10,6 +11,7 @@ from dataclasses import replace
 
 from editing.errors import OptionError
 from editing.methods.chain import METHODS as BATCH_METHODS
+from editing.methods.evoedit import METHODS as EVOLVING_METHODS
 from editing.methods.joint import METHODS as JOINT_METHODS
 from editing.methods.method import Method, Solver
 from editing.methods.parameters import Parameters
@@ -19,7 +21,7 @@ from editing.model.loaded import LoadedModel
 
 __all__ = ["METHODS", "Method", "Solver", "named", "numbers_of"]
 
-METHODS: dict[str, Method] = JOINT_METHODS | BATCH_METHODS | TUNING_METHODS
+METHODS: dict[str, Method] = JOINT_METHODS | BATCH_METHODS | EVOLVING_METHODS | TUNING_METHODS
 
 
 def named(name: str) -> Method:

@@ -28,6 +28,7 @@ _METHODS: Mapping[str, Mapping[str, Any]] = {
     "emmet": {"moment_weight": 1.0},
     "rome": {"clamp": 4.0},
     "encore": {"extra": 1},
+    "evoedit": {"nullspace_ridge": 1.0},
     # Ours, measured (docs/experiments.md). It stops like ENCORE; a bare pilot would stop long before an edit
     # does, and its norm be too small an anchor. Values of the unedited model cannot grow with drift.
     # They are only held below a bound: scaled to one anchor, too few facts were answered word for word. What

@@ -28,6 +28,7 @@ MORE = [
 
 def test_every_name_of_the_contract_is_a_method():
     names = "rome memit memit-seq pmet emmet alphaedit encore nse deltaedit eac rect prune ft lora"
+    names += " evoedit"
     assert set(METHODS) == set(names.split())
 
 
@@ -89,7 +90,7 @@ def test_two_batches_are_written_restored_and_one_fact_is_retracted(
     assert editor.state == EditState()
 
 
-@pytest.mark.parametrize("method", ["memit", "rome", "nse", "rect", "prune"])
+@pytest.mark.parametrize("method", ["memit", "rome", "nse", "rect", "prune", "evoedit"])
 def test_state_is_the_same_bits_whether_grown_or_folded_anew(open_editor, facts, method):
     editor = open_editor(method=method, placement="single", anchor="none")
     editor.apply(facts)
