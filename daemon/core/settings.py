@@ -106,9 +106,9 @@ class Settings(BaseSettings):
     relations: Path | None = None
 
     #: editing method: rome, memit, memit-seq, pmet, emmet, alphaedit, encore, nse, deltaedit, eac, rect,
-    #: prune, ft or lora
+    #: prune, evoedit, ultraedit, stableedit, locft, ft or lora
     method: str = "memit-seq"
-    #: which layers are written: spread, boundary (BLUE) or single; the method's own choice when None
+    #: which layers are written: spread, boundary (BLUE), single or replay (FE); the method's own when None
     placement: str | None = None
     #: what values are scaled to: nas, nas-cap or none; the method's own choice when None
     anchor: str | None = None
