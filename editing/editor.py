@@ -51,7 +51,7 @@ class Editor(TrainedModel):
         method: a name of `editing.methods`.
         placement: "spread", "boundary", "single" or "replay"; the method's own when None.
         anchor: "nas", "nas-cap" or "none"; the method's own when None.
-        protect: "revive", "revive-after" or "none".
+        protect: "revive", "revive-after", "crisp" (locft alone) or "none".
         options: how values are optimised; what makes a method's its own is kept. Published or measured
             ones when None.
         numbers: of the method; published or measured ones when None.

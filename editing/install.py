@@ -78,6 +78,10 @@ class Installation:
         """C [d_in, d_in] float64 of each layer; `chat`: half of it over chats."""
         return self._moments.of(layers, chat)
 
+    def output_moments(self, layers: Sequence[int]) -> dict[int, Tensor]:
+        """S [d, d] float64 of each layer: how the loss on text curves by a projection's output."""
+        return self._moments.outputs(layers)
+
     def anchor(self, layer: int, numbers: Parameters) -> float:
         """NAS's anchor of a layer for a method's numbers."""
         # A pilot has one form: what a value's length is measured against does not change with the forms.

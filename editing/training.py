@@ -1,6 +1,7 @@
 """Methods without values: they train the weights, or step along gradients."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,22 +15,23 @@ from editing.methods.tuning import grown, tune
 from editing.outcomes import trained
 from editing.refining import RefinedModel
 from editing.report import Clock, Outcome
+from editing.solve.crisp import LowCurvature
 from editing.values.gradients import gradients
 
 
 class TrainedModel(RefinedModel):
     """A model that facts can be written into without a value."""
 
-    def _train(
-        self, facts: Sequence[Fact], remove: Sequence[str], clock: Clock
-    ) -> dict[str, Outcome]:
+    def _train(self, facts: Sequence[Fact], remove: Sequence[str], clock: Clock) -> dict[str, Outcome]:
         """Writes new facts and takes others out; outcomes of the new ones by id."""
         if self.method.whole:
             return self._tune_all(facts, remove, clock)
         self._drop(remove)
         if not facts:
             return {}
-        return self._step(facts, self._layout(facts), clock) if self.method.steps else self._tune(facts, clock)
+        return (
+            self._step(facts, self._layout(facts), clock) if self.method.steps else self._tune(facts, clock)
+        )
 
     def _train_anew(self) -> None:
         """Writes all live facts from the base weights in one batch, in the forms that they have."""
@@ -50,9 +52,7 @@ class TrainedModel(RefinedModel):
             self.restore(EditState(old.facts + tuple(facts), factors))
         return trained(facts, losses, self.numbers.tuning.tuning_steps)
 
-    def _tune_all(
-        self, facts: Sequence[Fact], remove: Sequence[str], clock: Clock
-    ) -> dict[str, Outcome]:
+    def _tune_all(self, facts: Sequence[Fact], remove: Sequence[str], clock: Clock) -> dict[str, Outcome]:
         """Trains the weights on all live facts, from the base; see `editing.methods.locft`."""
         out = set(remove)
         live = (*(fact for fact in self.state.facts if fact.id not in out), *facts)
@@ -62,9 +62,18 @@ class TrainedModel(RefinedModel):
         (layer,) = self.layers
         with clock.time("solve"):
             with self._unedited():
-                update, losses = train(self.loaded, live, layer, self.numbers)
+                update, losses = train(self.loaded, live, layer, self.numbers, self._low_curvature)
             self.restore(EditState(live, {self.loaded.tensor_name(layer): update}))
         return trained(facts, losses[len(live) - len(facts) :], self.numbers.tuning.tuning_steps)
+
+    @cached_property
+    def _low_curvature(self) -> LowCurvature | None:
+        """Must first be asked for on the unedited weights."""
+        if self.protect != "crisp":
+            return None
+        (layer,) = self.layers
+        inputs, outputs = self._moments()[layer], self.install.output_moments(self.layers)[layer]
+        return LowCurvature(inputs, outputs, self.numbers.tuning.curvature_energy)
 
     def _step(self, facts: Sequence[Fact], forms: Tensor, clock: Clock) -> dict[str, Outcome]:
         """One step along the gradients of a batch; see `editing.methods.ultraedit`."""

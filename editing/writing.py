@@ -30,6 +30,7 @@ class WrittenModel(EditedModel):
         numbers: its numbers.
         rounds: which layers a target is written into.
         contexts: texts put before a prompt; the first is empty.
+        protect: what updates leave alone.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class WrittenModel(EditedModel):
         super().__init__(loaded, sorted({layer for write in rounds for layer in write.layers}))
         self.install, self.method, self.numbers, self.rounds = install, method, numbers, tuple(rounds)
         self.contexts = install.contexts()
+        self.protect = protect
         self._solvers = self._made_solvers(protect)
 
     def _made_solvers(self, protect: str) -> dict[int, Solver]:

@@ -112,7 +112,7 @@ class Settings(BaseSettings):
     placement: str | None = None
     #: what values are scaled to: nas, nas-cap or none; the method's own choice when None
     anchor: str | None = None
-    #: which dominant directions updates leave alone: revive, revive-after or none
+    #: which dominant directions updates leave alone: revive, revive-after, crisp (locft) or none
     protect: str = "none"
     #: number format of the editor's forward passes: auto, float32 or bfloat16; auto takes bfloat16 where that
     #: is faster

@@ -47,6 +47,7 @@ def numbers_of(name: str, loaded: LoadedModel, numbers: Parameters | None = None
     if numbers.batch.compensated and not named(name).projects:
         able = ", ".join(method for method, made in METHODS.items() if made.projects)
         raise OptionError(
-            f"compensated = True does not combine with method = {name!r}, which projects no update; use {able}"
+            f"compensated = True does not combine with method = {name!r}, "
+            f"which projects no update; use {able}"
         )
     return replace(numbers, values=replace(numbers.values, **named(name).variant))

@@ -3,7 +3,8 @@
 P₀ projects on the directions that text does not use, as in AlphaEdit. With every batch of keys K_b it loses
 what they reach of it:
 
-    Q_b from the SVD of P_{b−1}K_b,    P_b = P_{b−1} − Q_bQ_bᵀ,    Δ_b = R_b(K_bᵀP_{b−1}K_b + L2·I)⁻¹K_bᵀP_{b−1}
+    Δ_b = R_b(K_bᵀP_{b−1}K_b + L2·I)⁻¹K_bᵀP_{b−1}
+    P_b = P_{b−1} − Q_bQ_bᵀ,    Q_b from the SVD of P_{b−1}K_b
 
 so that P_bK = 0 for all keys K written so far: no later batch changes what they give. In the paper L2 = 1.
 """

@@ -2,12 +2,14 @@
 
     min over one W:   Σ −log p(target ⊕ end | prompt)      over all live facts
 
-by Adam in epochs of mini-batches over all facts, never one fact after the other. Here every batch and every
-retraction trains anew, from the base over all live facts: the weights follow from the set of facts, and a fact
-taken out is as if it had never been there. The price is that each takes as long as all of them.
+by Adam in epochs of mini-batches over all facts, never one fact after the other.
+
+Here every batch and every retraction trains anew, from the base over all live facts. The weights follow from
+the set of facts, and a fact taken out is as if it had never been there. The price is that each takes as long
+as all of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -20,6 +22,7 @@ from editing.methods.parameters import Parameters
 from editing.methods.tuning import added
 from editing.model.loaded import LoadedModel
 from editing.model.tokens import Prompt
+from editing.solve.crisp import LowCurvature
 from editing.solve.ridge import Factors
 from editing.typed import backward, step, whole_numbers
 from editing.values.endings import ending
@@ -28,8 +31,17 @@ from editing.values.gradients import surprise
 METHODS = {"locft": Method(None, placements=("single",), whole=True)}
 
 
-def train(loaded: LoadedModel, facts: Sequence[Fact], layer: int, p: Parameters) -> tuple[Factors, Tensor]:
+def train(
+    loaded: LoadedModel,
+    facts: Sequence[Fact],
+    layer: int,
+    p: Parameters,
+    crisp: LowCurvature | None = None,
+) -> tuple[Factors, Tensor]:
     """Must be called on the unedited weights.
+
+    Args:
+        crisp: what gradients and steps are projected on (CrispEdit).
 
     Returns:
         Factors of the update: the identity and its transpose; and each fact's loss when it was last asked,
@@ -56,8 +68,19 @@ def train(loaded: LoadedModel, facts: Sequence[Fact], layer: int, p: Parameters)
                     loss = surprise(loaded, [prompts[i] for i in rows])
                     backward(loss.sum() / len(batch))
                     losses[[order[i] for i in rows]] = loss.detach().cpu()
-                step(optimiser)
+                _moved(change, crisp, lambda: step(optimiser))
     return (identity.cpu(), change.detach().cpu()), losses
+
+
+def _moved(change: Tensor, crisp: LowCurvature | None, move: Callable[[], None]) -> None:
+    """Makes a step. Adam divides entry by entry and leaves the subspace: its step is projected too."""
+    if crisp is None:
+        return move()
+    assert change.grad is not None
+    change.grad.copy_(crisp.projected(change.grad.T).T)
+    move()
+    with torch.no_grad():
+        change.copy_(crisp.projected(change.T).T)
 
 
 def ended(loaded: LoadedModel, fact: Fact) -> Prompt:

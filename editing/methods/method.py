@@ -14,7 +14,7 @@ from editing.solve.revive import Protection
 from editing.solve.ridge import Factors
 from editing.values.anchor import OUTLIER, AnchorRule
 
-Protect = Literal["revive", "revive-after", "none"]
+Protect = Literal["revive", "revive-after", "crisp", "none"]
 
 
 class Solver(Protocol):
@@ -73,6 +73,12 @@ class Method:
         return self.solver is not None
 
     @property
+    def _protects(self) -> tuple[Protect, ...]:
+        if self.valued:
+            return "revive", "revive-after", "none"
+        return ("crisp", "none") if self.whole else ("none",)
+
+    @property
     def tuned(self) -> bool:
         """Whether weights are trained, and no columns are recorded."""
         return self.solver is None and self.steps is None
@@ -86,11 +92,10 @@ class Method:
             OptionError: one is unknown or does not combine with the method.
         """
         anchors = self.anchors if self.valued else ("none",)
-        protects = get_args(Protect) if self.valued else ("none",)
         return (
             _checked("placement", placement, get_args(Placement), self.placements, name),
             _checked("anchor", anchor, get_args(AnchorRule), anchors, name),
-            _checked("protect", protect, get_args(Protect), protects, name),
+            _checked("protect", protect, get_args(Protect), self._protects, name),
         )
 
 

@@ -80,12 +80,14 @@ class TuningNumbers:
         tuning_rate, tuning_steps: Adam's; a step of locft is an epoch.
         tuning_rank: of lora.
         tuning_batch: facts of a mini-batch of locft.
+        curvature_energy: γ of `protect` "crisp", see `editing.solve.crisp`.
     """
 
     tuning_rate: float = 5e-4
     tuning_steps: int = 25
     tuning_rank: int = 8
     tuning_batch: int = 100
+    curvature_energy: float = 0.9
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ _DESCRIBED = (
 
 #: Numbers that came later show only where they differ from these.
 _LATER: Mapping[str, Any] = {
-    **{"columns": "each", "compensated": False, "tuning_batch": 100},
+    **{"columns": "each", "compensated": False, "tuning_batch": 100, "curvature_energy": 0.9},
     **{number.name: number.default for number in fields(LifelongNumbers)},
 }
 

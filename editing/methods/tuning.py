@@ -82,4 +82,3 @@ def added(update: Factors) -> Callable[..., Tensor]:
         return output + ((inputs[0].float() @ b) @ a.T).to(output.dtype)
 
     return hook
-

@@ -1,11 +1,11 @@
 """How likely the answers of prompts are, and what would make them likelier: the gradient at a projection."""
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 
 import torch
 from torch import Tensor
 
+from editing.model.forward import hooks, nudged
 from editing.model.loaded import LoadedModel
 from editing.model.tokens import Prompt, pad
 from editing.typed import backward
@@ -55,26 +55,21 @@ def _gradients(
 ) -> tuple[Gradients, Tensor]:
     # The token before the answer predicts its first one.
     at = torch.arange(len(prompts)), torch.tensor([p.target_start - 1 for p in prompts])
-    keys, changes = dict[int, Tensor](), dict[int, Tensor]()
+    keys = dict[int, Tensor]()
 
-    def hook(layer: int) -> Callable[..., Tensor]:
-        def on_projection(_module: object, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def hook(layer: int) -> Callable[..., None]:
+        def on_projection(_module: object, inputs: tuple[Tensor, ...]) -> None:
             keys[layer] = inputs[0].detach()[at].float().T.cpu()
-            # Its gradient is that by the output; a leaf, since no weight asks for one.
-            changes[layer] = torch.zeros_like(output).requires_grad_(True)
-            return output + changes[layer]
 
         return on_projection
 
-    with ExitStack() as hooks:
-        for layer in layers:
-            hooks.callback(loaded.projection(layer).register_forward_hook(hook(layer)).remove)
+    handles = [loaded.projection(layer).register_forward_pre_hook(hook(layer)) for layer in layers]
+    with hooks(handles), nudged(loaded, layers) as nudges:
         losses = surprise(loaded, prompts)
     # Prompts do not see each other: the sum's gradient at one is that of its own loss.
     backward(losses.sum())
     found: Gradients = {}
-    for layer, change in changes.items():
-        gradient = change.grad
-        assert gradient is not None
-        found[layer] = keys[layer], gradient[at].float().T.cpu()
+    for layer, nudge in nudges.items():
+        assert nudge.grad is not None
+        found[layer] = keys[layer], nudge.grad[at].float().T.cpu()
     return found, losses.detach().cpu()

@@ -61,7 +61,9 @@ def test_it_equals_the_recursion_of_the_paper(base, moment, table):
     for part in PARTS:
         keys, values = table.keys[:, part].double(), table.values[:, part].double()
         identity = torch.eye(keys.shape[1], dtype=torch.float64)
-        weight = weight + (values - weight @ keys) @ torch.linalg.inv(keys.T @ p @ keys + identity) @ keys.T @ p
+        weight = (
+            weight + (values - weight @ keys) @ torch.linalg.inv(keys.T @ p @ keys + identity) @ keys.T @ p
+        )
         q = torch.linalg.svd(p @ keys, full_matrices=False).U
         p = p - q @ q.T
     found = written(base, made(base, moment).factors(table))

@@ -88,7 +88,9 @@ def test_it_equals_the_equations_with_the_statistics_of_the_whole_life(method, n
 def test_whitening_waits_for_more_columns_than_dimensions_and_one(base, table):
     few = first(table, 5)
     assert few.keys.shape[1] == D + 1
-    plain, stable = (written(method(base, nothing(), NUMBERS).factors(few)) for method in (ultraedit, stableedit))
+    plain, stable = (
+        written(method(base, nothing(), NUMBERS).factors(few)) for method in (ultraedit, stableedit)
+    )
     assert torch.equal(plain, stable)
     plain, stable = (
         written(method(base, nothing(), NUMBERS).factors(table)) for method in (ultraedit, stableedit)
@@ -100,9 +102,7 @@ def test_normalised_columns_have_mean_zero_and_deviation_one():
     seen = 5 * torch.randn(D, 50, generator=torch.Generator().manual_seed(4), dtype=torch.float64) + 3
     near = {"atol": 1e-6, "rtol": 1e-6}
     torch.testing.assert_close(scaled(seen, seen).std(1), torch.ones(D, dtype=torch.float64), **near)
-    torch.testing.assert_close(
-        torch.cov(whitened(seen, seen)), torch.eye(D, dtype=torch.float64), **near
-    )
+    torch.testing.assert_close(torch.cov(whitened(seen, seen)), torch.eye(D, dtype=torch.float64), **near)
     assert float(whitened(seen, seen).mean(1).abs().max()) < 1e-6
 
 

@@ -47,7 +47,9 @@ def test_targets_are_what_a_forward_pass_with_the_value_gives(editor, facts, cha
     for i, fact in enumerate(facts):
         expected = passed(editor.loaded, editor.loaded.encode(fact, target=False), change[:, i])
         for layer in ABOVE:
-            torch.testing.assert_close(columns[f"targets/{layer}"][:, i], expected[layer], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(
+                columns[f"targets/{layer}"][:, i], expected[layer], atol=1e-4, rtol=1e-4
+            )
 
 
 def test_a_form_in_chat_has_a_target_of_its_own_forward_pass(open_chat_editor, facts, change):
@@ -71,7 +73,10 @@ def test_without_a_change_the_targets_are_what_is_there(editor, facts):
 
 
 def test_a_subject_that_begins_another_does_not_change_it(editor, change):
-    pair = [Fact("Red", "The height of {} is", "low", "a"), Fact("Red Hill", "The height of {} is", "low", "b")]
+    pair = [
+        Fact("Red", "The height of {} is", "low", "a"),
+        Fact("Red Hill", "The height of {} is", "low", "b"),
+    ]
     both, _ = replay(editor.loaded, pair, BARE[:2], LAYER, ABOVE, change[:, :2], "hidden")
     alone, _ = replay(editor.loaded, pair[1:], BARE[:1], LAYER, ABOVE, change[:, 1:2], "hidden")
     assert all(torch.equal(both[name][:, 1:], alone[name]) for name in alone)
@@ -129,9 +134,12 @@ def test_each_layer_aims_and_shares_as_its_placement_says(placement):
         for write in rounds(placement, layers)
         for layer in write.layers
     ]
-    assert told == {
-        "spread": [(4, 6, 3), (5, 6, 2), (6, 6, 1)],
-        "boundary": [(4, 4, 1), (6, 6, 1)],
-        "single": [(6, 6, 1)],
-        "replay": [(4, 4, 1), (5, 5, 1), (6, 6, 1)],
-    }[placement]
+    assert (
+        told
+        == {
+            "spread": [(4, 6, 3), (5, 6, 2), (6, 6, 1)],
+            "boundary": [(4, 4, 1), (6, 6, 1)],
+            "single": [(6, 6, 1)],
+            "replay": [(4, 4, 1), (5, 5, 1), (6, 6, 1)],
+        }[placement]
+    )
