@@ -71,7 +71,7 @@ def test_epochs_lower_the_loss_and_no_epoch_changes_nothing(open_editor, facts):
     prompts = [ended(editor.loaded, fact) for fact in facts]
     before = surprise(editor.loaded, prompts)
     editor.apply(facts)
-    assert (surprise(editor.loaded, prompts) < 0.5 * before).all()
+    assert (surprise(editor.loaded, prompts) < 0.7 * before).all()
     (_, b), _ = train(editor.loaded, facts, 3, editor.numbers.changed(tuning_steps=0))
     assert b.norm() == 0
 
