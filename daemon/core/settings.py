@@ -108,13 +108,13 @@ class Settings(BaseSettings):
     no_answer: str = ""
 
     #: editing method: rome, memit, memit-seq, pmet, emmet, alphaedit, encore, nse, deltaedit, eac, rect,
-    #: prune, ft or lora
+    #: prune, evoedit, ultraedit, stableedit, locft, ft or lora
     method: str = "memit-seq"
-    #: which layers are written: spread, boundary (BLUE) or single; the method's own choice when None
+    #: which layers are written: spread, boundary (BLUE), single or replay (FE); the method's own when None
     placement: str | None = None
     #: what values are scaled to: nas, nas-cap or none; the method's own choice when None
     anchor: str | None = None
-    #: which dominant directions updates leave alone: revive, revive-after or none
+    #: which dominant directions updates leave alone: revive, revive-after, crisp (locft) or none
     protect: str = "none"
     #: number format of the editor's forward passes: auto, float32 or bfloat16; auto takes bfloat16 where that
     #: is faster
