@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from editing.model.chat import ChatTemplate
-from editing.model.families import CausalModel, soft_capped
+from editing.model.families import CausalModel, after_head
 from editing.model.tokens import fill_token, pad
 from editing.typed import entries, whole_numbers
 
@@ -93,7 +93,7 @@ def _continued(
         out = torch.func.functional_call(speaker.model.base_model, dict(weights), (), given)
         # Copied: with a slice of bfloat16 oneDNN multiplies 200 times slower.
         last = out.last_hidden_state[:, -1].contiguous()
-        logits = soft_capped(speaker.model, speaker.model.get_output_embeddings()(last))
+        logits = after_head(speaker.model, speaker.model.get_output_embeddings()(last))
         cache, ids = out.past_key_values, logits.argmax(-1, keepdim=True)
         mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
         known = entries(logits.isfinite().all(-1))
