@@ -2,7 +2,8 @@
 
 A small vLLM server spends most of its start importing torch and vLLM, twice over: in the API server and in
 the engine. Here a server is a fork of a process that has imported both, and its engine a fork of that. All
-else is as ever: command line, environment, processes, HTTP.
+else is as ever: command line, environment, processes, HTTP. (vLLM also looks at the class of a model in a new
+process, when it meets a class for the first time. Here it looks at once.)
 
 Orders come over a socket, a JSON object a line: {"argv", "env", "log"} starts a server and is answered with
 {"pid"}; {"stop": pid} ends it and its descendants. Usage: python -m benchmarks.families.nursery FD MODULE…
@@ -11,6 +12,7 @@ Orders come over a socket, a JSON object a line: {"argv", "env", "log"} starts a
 import contextlib
 import importlib
 import json
+import multiprocessing.context as contexts
 import os
 import runpy
 import signal
@@ -23,6 +25,8 @@ from typing import Any
 #: From SIGTERM to SIGKILL; a server with nothing to answer ends within two seconds.
 GRACE_SECONDS = 10.0
 POLL_SECONDS = 0.02
+#: Where vLLM looks at the classes of models.
+REGISTRY = "vllm.model_executor.models.registry"
 
 
 def main(fd: int, modules: Sequence[str]) -> None:
@@ -55,6 +59,7 @@ def _become(order: dict[str, Any]) -> None:
         os.dup2(log, 2)
         os.environ.clear()
         os.environ.update(order["env"])
+        _import_nothing_anew()
         module, *sys.argv[1:] = order["argv"]
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         status = 0
@@ -64,6 +69,15 @@ def _become(order: dict[str, Any]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def _import_nothing_anew() -> None:
+    """Makes the processes that vLLM would start by a new import forks of this one."""
+    started: Any = contexts
+    # vLLM's processor build asks for "spawn", whatever its own setting says.
+    started._concrete_contexts["spawn"] = started._concrete_contexts["fork"]
+    registry: Any = importlib.import_module(REGISTRY)
+    registry._run_in_subprocess = lambda look: look()
 
 
 def _end(pid: int) -> int:

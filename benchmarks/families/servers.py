@@ -4,7 +4,7 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -32,11 +32,14 @@ class Servers:
     Args:
         options: of the servers; what they import depends on their environment.
         log: of the process that is forked.
+        environment: what all of them get besides.
     """
 
-    def __init__(self, options: VllmOptions, log: Path) -> None:
+    def __init__(self, options: VllmOptions, log: Path, environment: Mapping[str, str] | None = None) -> None:
         ours, theirs = socket.socketpair()
+        self._environment = dict(environment or {})
         _, env = vllm_command(Path("."), 0, options)
+        env |= self._environment
         argv = [sys.executable, "-m", "benchmarks.families.nursery", str(theirs.fileno()), *PRELOADED]
         fds = (theirs.fileno(),)
         self._process = ManagedProcess("nursery", argv, log=log, env=env, pass_fds=fds)
@@ -63,9 +66,9 @@ class Servers:
         """
         port = free_port()
         argv, env = vllm_command(model, port, options)
-        env["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
         _, _, *command = argv  # python -m
-        pid = self._ask({"argv": command, "env": env, "log": str(log)})["pid"]
+        order = {"argv": command, "env": env | self._environment, "log": str(log)}
+        pid = self._ask(order)["pid"]
         try:
             _wait(f"http://127.0.0.1:{port}", int(pid), log)
             yield f"http://127.0.0.1:{port}"
