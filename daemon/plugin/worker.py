@@ -199,9 +199,9 @@ def _plain(module: torch.nn.Module) -> bool:
     return isinstance(weight, torch.Tensor) and weight.is_cuda and method == "UnquantizedLinearMethod"
 
 
-def _renaming(model: Any) -> Callable[[str], str]:
+def _renaming(model: torch.nn.Module) -> Callable[[str], str]:
     """Checkpoint name → the served model's own. They differ where vLLM runs transformers' code (GPT-NeoX)."""
-    mapper = getattr(model, "hf_to_vllm_mapper", None)
+    mapper: Any = getattr(model, "hf_to_vllm_mapper", None)
     if mapper is None:
         return str
     renames = mapper.get_rename_mapper()  # what is left out of it fuses layers
@@ -226,15 +226,16 @@ def _pack(module: torch.nn.Module, weight: torch.Tensor) -> Any:
     return stand_in.cpu_linear if stand_in.weight.numel() == 0 else None
 
 
-def _part(module: Any, weight: torch.Tensor) -> torch.Tensor | None:
+def _part(module: torch.nn.Module, weight: torch.Tensor) -> torch.Tensor | None:
     """What this rank multiplies with: the weight, or its columns of it; None where it is cut otherwise."""
-    ranks = getattr(module, "tp_size", 1)
+    layer = cast(Any, module)
+    ranks = getattr(layer, "tp_size", 1)
     if ranks == 1:
         return weight
-    width = getattr(module, "input_size_per_partition", 0)
+    width = getattr(layer, "input_size_per_partition", 0)
     if width * ranks != weight.shape[1]:
         return None
-    return weight.narrow(1, module.tp_rank * width, width).contiguous()
+    return weight.narrow(1, layer.tp_rank * width, width).contiguous()
 
 
 def _failure(code: str, message: str) -> dict[str, Any]:

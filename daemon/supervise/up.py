@@ -25,7 +25,7 @@ from daemon.supervise.running import (
     withdraw,
     write_private,
 )
-from daemon.supervise.vllm import VllmOptions, serving_key, vllm_command, vllm_process
+from daemon.supervise.vllm import VllmOptions, refused, serving_key, vllm_command, vllm_process
 from daemon.supervise.watching import Say, Watcher
 from daemon.versions.keys import accepted_keys, writers_key
 
@@ -74,6 +74,8 @@ class Up:
                 f"FACTD_PUBLISH = {self.settings.publish}: `factd up` needs the plugin; unset it, or "
                 "run `factd worker` and `factd api` beside your own servers"
             )
+        if (why := refused(self.vllm_arguments)) is not None:
+            raise ProcessError(f"vLLM cannot be started so: {why}")
         self.state_dir.mkdir(parents=True, exist_ok=True)
         Ledger.of(self.settings).close()  # made here once; no process below may make another
         self.tokens = self._tokens()

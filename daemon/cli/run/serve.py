@@ -11,7 +11,7 @@ from daemon.cli.exits import CommandError, Exit, fail
 from daemon.cli.options import ModelOption, StateOption
 from daemon.core.publication import BASE_VERSION
 from daemon.supervise.running import settings_for
-from daemon.supervise.vllm import BASE_HASH, VllmOptions, serving_key, vllm_command
+from daemon.supervise.vllm import BASE_HASH, VllmOptions, refused, serving_key, vllm_command
 from daemon.versions.format import ABOUT_FILE
 from daemon.versions.keys import accepted_keys
 from editing.errors import ModelError
@@ -32,6 +32,8 @@ def serve(
     if settings.admin_token is None:
         mend = "set FACTD_ADMIN_TOKEN to the token that the apply worker uses"
         fail(CommandError(Exit.BAD_INPUT, "vLLM with the plugin needs an admin token", mend), False)
+    if (why := refused(vllm_arguments or ())) is not None:
+        fail(CommandError(Exit.BAD_INPUT, why, "nothing was started"), False)
     try:
         checkpoint = servable_checkpoint(settings.model, settings.statistics)
     except ModelError as error:

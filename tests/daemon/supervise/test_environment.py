@@ -101,6 +101,21 @@ def test_vllms_own_arguments_win_and_ranks_share_the_threads(tmp_path, monkeypat
     assert env["FACTD_BASE_HASH"] == checkpoint_hash(model)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--pipeline-parallel-size", "2"], "use --tensor-parallel-size"),
+        (["-dp", "2"], "FACTD_REPLICAS"),
+        (["--data_parallel_size=2"], "FACTD_REPLICAS"),
+    ],
+)
+def test_ranks_that_cannot_be_published_to_are_refused_before_anything_starts(tmp_path, arguments, said):
+    services = Up(load_settings(state_dir=tmp_path / "state"), vllm_arguments=arguments)
+    with pytest.raises(ProcessError, match=said):
+        services.start()
+    assert not (tmp_path / "state").exists()
+
+
 def test_an_address_that_up_has_chosen_wins_over_the_callers(tmp_path, monkeypatch):
     monkeypatch.setenv("FACTD_ADMIN_TOKEN", "another")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
