@@ -30,7 +30,7 @@ _OWN: dict[str, dict[str, Any]] = {
     "gemma2": _SMALL | {"query_pre_attn_scalar": 8},
     "gemma3_text": _SMALL | {"query_pre_attn_scalar": 8},
     "phi3": {"pad_token_id": 0},
-    "granite": {"residual_multiplier": 0.22, "logits_scaling": 8.0, "embedding_multiplier": 12.0},
+    "granite": {"residual_multiplier": 0.5, "logits_scaling": 2.0, "embedding_multiplier": 2.0},
     "smollm3": {"pad_token_id": 0, "no_rope_layer_interval": 2},
     "glm": _SMALL,
     "glm4": _SMALL,
