@@ -14,8 +14,7 @@ from torch import Tensor
 
 from editing.model.answers import Speaker, answers
 from editing.model.chat import ChatTemplate
-from editing.model.families import CausalModel, soft_capped
-from editing.model.loaded import stores_transposed
+from editing.model.families import CausalModel, after_head, family_of
 from editing.model.tokens import Tokenizer, continuation, fill_token, pad
 from editing.typed import parts
 
@@ -165,7 +164,7 @@ class Scorer:
     @torch.inference_mode()
     def _head(self, rows: Tensor) -> Tensor:
         """Logits in float32."""
-        return soft_capped(self.model, self.model.get_output_embeddings()(rows).float())
+        return after_head(self.model, self.model.get_output_embeddings()(rows).float())
 
     @torch.inference_mode()
     def _losses(self, rows: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,9 +206,7 @@ def kl_nats(base: Tensor, now: Tensor) -> float:
 def _as_parameter(model: CausalModel, name: str, weight: Tensor) -> Tensor:
     """`weight` ([d_out, d_in]) in the dtype, device and orientation that the model keeps it in."""
     parameter = model.get_parameter(name)
-    module = model.get_submodule(name.rpartition(".")[0])
-    turned = weight.T if stores_transposed(module) else weight
-    return turned.to(parameter.device, parameter.dtype)
+    return family_of(model).turned(weight).to(parameter.device, parameter.dtype)
 
 
 def _shared(indices: Sequence[int], encoded: Sequence[Encoded]) -> dict[int, list[int]]:

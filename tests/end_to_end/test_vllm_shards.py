@@ -65,12 +65,18 @@ def ranks(tmp_path, monkeypatch):
             monkeypatch.setattr(module, "get_tensor_model_parallel_world_size", lambda: 2)
         with set_current_vllm_config(config):
             layer = linear.RowParallelLinear(
-                COLUMNS, ROWS, bias=False, params_dtype=torch.bfloat16, reduce_results=False
+                COLUMNS,
+                ROWS,
+                bias=True,
+                params_dtype=torch.bfloat16,
+                skip_bias_add=True,
+                reduce_results=False,
             )
         model = Model(layer)
         record_metadata_for_reloading(model)
         model.load_weights([(NAME, base.bfloat16())])
         layer.quant_method.process_weights_after_loading(layer)
+        layer.bias.data.fill_(0.5)
         worker = SimpleNamespace(
             model_runner=SimpleNamespace(get_model=lambda model=model: model),
             model_config=config.model_config,
@@ -87,8 +93,15 @@ def product(made, x):
     return sum(layer.quant_method.apply(layer, half).float() for (_, layer), half in pairs)
 
 
-def test_the_ranks_together_compute_with_the_published_tensor_and_with_the_base_again(ranks):
+@pytest.mark.parametrize("ahead", [True, False], ids=["packed before the pause", "loaded in the pause"])
+def test_the_ranks_together_compute_with_the_published_tensor_and_with_the_base_again(
+    ranks, monkeypatch, ahead
+):
+    from daemon.plugin import worker
+
     base, made = ranks
+    if not ahead:
+        monkeypatch.setattr(worker, "_pack", lambda module, weight: None)
     edited = base + 2 / 9
     x = torch.randn(3, COLUMNS, generator=torch.Generator().manual_seed(1)).bfloat16().float()
     torch.testing.assert_close(product(made, x), x @ base.bfloat16().float().T, atol=0.05, rtol=0.02)
@@ -98,12 +111,14 @@ def test_the_ranks_together_compute_with_the_published_tensor_and_with_the_base_
         while publisher.outcome is None:
             time.sleep(0.01)
         assert "error" not in publisher.outcome
-        assert publisher.packed == {}  # no rank holds the whole tensor
+        assert list(publisher.packed) == ([NAME] if ahead else [])
         assert "error" not in publisher.swap("v000001", 3)
     torch.testing.assert_close(product(made, x), x @ edited.bfloat16().float().T, atol=0.05, rtol=0.02)
     assert made[0][0].served.sha256 == made[1][0].served.sha256 != {}
-    for publisher, _ in made:
+    for publisher, layer in made:
+        assert torch.equal(layer.bias, torch.full_like(layer.bias, 0.5)), "what is not edited stays"
         publisher.undo()
+        assert torch.equal(layer.bias, torch.full_like(layer.bias, 0.5))
     assert torch.equal(product(made, x), before)
 
 
