@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from daemon.core.publication import ANSWER_SECONDS, IN_FLIGHT_SECONDS, PUBLISH_SECONDS, InFlight
+from daemon.core.publication import ANSWER_SECONDS, IN_FLIGHT, IN_FLIGHT_SECONDS, PUBLISH_SECONDS, InFlight
 from daemon.publish import vllm_http
 from daemon.publish.serving import HUNG, PublishResult, Served, ServingError
 from daemon.publish.vllm_http import VllmHttp
@@ -40,7 +40,7 @@ class VllmReplica:
         admin_token: str,
         api_key: str | None = None,
         *,
-        in_flight: InFlight = "keep",
+        in_flight: InFlight = IN_FLIGHT,
         in_flight_seconds: float = IN_FLIGHT_SECONDS,
         publish_seconds: float = PUBLISH_SECONDS,
         answer_seconds: float = ANSWER_SECONDS,
