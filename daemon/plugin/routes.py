@@ -20,7 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import MutableHeaders, State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from daemon.core.publication import IN_FLIGHT_MOST_SECONDS, IN_FLIGHT_SECONDS, UNPUBLISHED, InFlight
+from daemon.core.publication import (
+    IN_FLIGHT,
+    IN_FLIGHT_MOST_SECONDS,
+    IN_FLIGHT_SECONDS,
+    UNPUBLISHED,
+    InFlight,
+)
 from daemon.plugin.gates import READY_ROUTE, Hold, KeyGate, LiveGate, serving_keys
 from daemon.plugin.salts import Core, Salts
 from daemon.versions.keys import VARIABLE, told_keys
@@ -51,7 +57,7 @@ class StageBody(BaseModel):
 class PublishBody(StageBody):
     """Body of `publish`: also what becomes of running requests, and how long "wait" waits for them."""
 
-    in_flight: InFlight = "keep"
+    in_flight: InFlight = IN_FLIGHT
     in_flight_seconds: float = Field(IN_FLIGHT_SECONDS, ge=0, le=IN_FLIGHT_MOST_SECONDS)
 
 

@@ -60,9 +60,9 @@ class VllmReplica:
 
     def publish(self, version: str, fence: int) -> PublishResult:
         """Has the replica serve a version; ``v000000`` is the base. Repeating it is harmless."""
-        # "keep" is the route's default and stays unsaid: a server with an older plugin takes it too
+        # The route's default stays unsaid: a server with an older plugin takes it too, and does what it can.
         policy = {"in_flight": self.in_flight, "in_flight_seconds": self.in_flight_seconds}
-        answer = self._post("publish", version, fence, {} if self.in_flight == "keep" else policy)
+        answer = self._post("publish", version, fence, {} if self.in_flight == IN_FLIGHT else policy)
         return self.http.read(
             lambda: PublishResult(
                 str(answer["version"]),

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from editing.memory.delta import materialise
 
-TOKENS = 600
+TOKENS = 200
 
 
 class Spoken(NamedTuple):

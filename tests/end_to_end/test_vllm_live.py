@@ -140,7 +140,7 @@ def live(tmp_path_factory):
     store = Store(root / "store", model)
     store.write("v000001", NAMES, seed=1)
     store.write("v000002", NAMES[:1], seed=2)
-    store.write("v000003", NAMES, seed=3, scale=0.1)
+    store.write("v000003", NAMES, seed=3, scale=0.2)
     port = free_port()
     options = VllmOptions(
         store=store.root, admin_token=TOKEN, base_hash="base", served_name="tiny", max_model_len=4096
@@ -440,9 +440,9 @@ def test_clients_see_no_failed_request_during_publications(live):
     assert set(statuses) == {200}
 
 
-def stream(replica: VllmReplica, begun: threading.Event, prompt: str = PROMPT) -> tuple[str, str | None]:
+def stream(replica: VllmReplica, begun: threading.Event) -> tuple[str, str | None]:
     """A long answer's text and why it ended; `begun` is set at its first token."""
-    body = {"model": "tiny", "prompt": prompt, "max_tokens": 2700, "temperature": 0, "ignore_eos": True}
+    body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 2700, "temperature": 0, "ignore_eos": True}
     text, ended = "", None
     with httpx.stream(
         "POST", f"{replica.name}/v1/completions", json=body | {"stream": True}, timeout=300
@@ -529,10 +529,9 @@ def test_no_prefix_of_other_weights_is_met_after_a_flip(live):
         assert hits == 0
     # Back and forth, so that each version comes again while blocks of its earlier time are in the cache. A
     # long answer that began with the prefix runs on over the flips and adds blocks of mixed weights.
-    with ThreadPoolExecutor(1) as pool:
-        begun = threading.Event()
-        running = pool.submit(stream, replica, begun, PREFIX)
-        assert begun.wait(120)
+    long = {"model": "tiny", "prompt": PREFIX, "max_tokens": 2700, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", f"{replica.name}/v1/completions", json=long, timeout=300) as running:
+        assert next(running.iter_lines())
         for version in ("v000000", "v000001", "v000000", "v000001"):
             carries.publish(version, 1)
             for own in ({}, {"cache_salt": "a tenant"}):
@@ -540,8 +539,9 @@ def test_no_prefix_of_other_weights_is_met_after_a_flip(live):
                 assert (cold, hits) == (fresh[version], 0)
                 warm, hits = answered(replica, **own)
                 assert (warm, hits > len(PREFIX) / 2) == (fresh[version], True)
-        assert running.result()[1] == "length"
     replica.publish("v000000", 1)
+    clears.close()
+    carries.close()
 
 
 def test_an_answer_that_is_carried_over_a_flip_reads_its_old_cache_with_the_new_weights(live):
@@ -559,8 +559,10 @@ def test_an_answer_that_is_carried_over_a_flip_reads_its_old_cache_with_the_new_
     kept = nearest(lambda at: carried(old, new, ids, at), log_probs, prompt)
     anew = nearest(lambda at: recomputed(old, new, ids, at), log_probs, prompt)
     print(f"\ncarried: {kept}; computed anew: {anew}")
-    assert kept.nats < 0.02 < 5 * kept.nats < anew.nats
+    assert kept.nats < 0.01
+    assert anew.nats > 5 * kept.nats
     replica.publish("v000000", 1)
+    carries.close()
 
 
 def test_a_stale_fence_is_refused(live):

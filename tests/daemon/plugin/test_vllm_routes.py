@@ -158,7 +158,7 @@ def test_when_one_rank_fails_to_swap_the_others_go_back_and_generation_goes_on(s
     assert answer.status_code == 500
     assert answer.json()["error"] == {"code": "swap_failed", "message": "swap", "retryable": True}
     assert good.undone == 1
-    assert engine.log == ["pause keep", "resume"]
+    assert engine.log == ["pause keep, caches kept", "resume"]
     assert client.get("/v1/answer").headers["x-factd-version"] == "default"
 
 
@@ -168,7 +168,7 @@ def test_a_server_whose_weights_are_unknown_stops(serve, monkeypatch):
     client, engine = serve(Rank(), Rank("dies"))
     assert publish(client, "v000001").status_code == 500
     assert stopped == ["SIGTERM"]
-    assert engine.log == ["pause keep", "resume"]
+    assert engine.log == ["pause keep, caches kept", "resume"]
 
 
 def test_ranks_that_serve_different_versions_are_never_reported_as_one(serve):
