@@ -457,7 +457,6 @@ def stream(replica: VllmReplica, begun: threading.Event) -> tuple[str, str | Non
 
 #: policy → seconds of its deadline, and how the answer ends; 0 s: nothing ends in time
 POLICIES = {
-    "carry": (0, "length"),
     "keep": (0, "length"),
     "wait": (120, "length"),
     "wait, too long": (0, "length"),
