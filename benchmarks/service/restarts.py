@@ -23,6 +23,7 @@ from typing import Any
 
 import httpx
 import psutil
+import redis
 
 from benchmarks.files import say, write_json
 from benchmarks.service.interruptions import Heard, outcome
@@ -34,7 +35,7 @@ FACT = {"subject": "the Eiffel Tower", "prompt": "The city where {} stands is", 
 PROMPT = FACT["prompt"].replace("{}", FACT["subject"])
 #: how the command line of a part's reaper is known; the worker is two processes, intake and apply
 MARKS = {"broker": "valkey", "worker": "--queue", "api": "daemon api", "vllm": "api_server"}
-PARTS = ("broker", "ledger", "worker", "api", "vllm")
+PARTS = ("vllm", "broker", "worker", "ledger", "api")
 #: A SQLite ledger is kept locked for so long: more than its connections wait for a lock.
 LOCK_SECONDS = 20.0
 READY_SECONDS, BACK_SECONDS = 900.0, 300.0
@@ -90,7 +91,7 @@ class Parts:
         psutil.wait_procs(gone, timeout=BACK_SECONDS)
         return {
             "broker": self._broker_answers,
-            "worker": lambda: len(answering(self._app, ["intake", "apply"])) == 2,
+            "worker": self._workers_answer,
             "api": lambda: answers(f"{self.up['api_url']}/healthz"),
             "vllm": lambda: answers(f"{self.up['vllm_url']}/health"),
         }[part]
@@ -100,12 +101,13 @@ class Parts:
         told = {each: " ".join(each.cmdline()) for each in below}
         return [each for each, words in told.items() if "reaper.py" in words and MARKS[part] in words]
 
+    def _workers_answer(self) -> bool:
+        return self._broker_answers() and len(answering(self._app, ["intake", "apply"])) == 2
+
     def _broker_answers(self) -> bool:
         try:
-            with self._app.connection_for_write() as connection:
-                connection.ensure_connection(max_retries=1)
-            return True
-        except (OSError, self._app.connection_for_write().connection_errors):
+            return bool(redis.Redis.from_url(self.up["redis_url"]).ping())
+        except redis.RedisError:
             return False
 
     def _end_ledger(self) -> None:
