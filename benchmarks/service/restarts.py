@@ -38,7 +38,7 @@ MARKS = {"broker": "valkey", "worker": "--queue", "api": "daemon api", "vllm": "
 PARTS = ("vllm", "broker", "worker", "ledger", "api")
 #: A SQLite ledger is kept locked for so long: more than its connections wait for a lock.
 LOCK_SECONDS = 20.0
-READY_SECONDS, BACK_SECONDS = 900.0, 300.0
+READY_SECONDS, BACK_SECONDS = 1800.0, 900.0
 ASK_EVERY_SECONDS, LOOK_EVERY_SECONDS = 0.1, 0.2
 #: Clients go on asking for so long when all is back.
 CALM_SECONDS = 5.0
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ["FACTD_STATE_DIR"] = str(told.state)
     with factd_up(told.state, told.out) as up:
         client = Client(up["api_url"], json.loads(Path(up["tokens_file"]).read_text())["admin"])
-        client.wait(client.post([FACT]))
+        client.wait(client.post([FACT]), READY_SECONDS)
         live, rows = client.versions()["live"], list[dict[str, Any]]()
         say(f"live: {live}")
         parts = Parts(up, told.stop_ledger, told.start_ledger)

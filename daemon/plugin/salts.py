@@ -6,16 +6,22 @@ running requests may keep theirs.
 """
 
 import secrets
-from typing import Any, Protocol
+from typing import Protocol
 
 #: Random, not counted: a prefix store outside vLLM outlives the process, and a version can come back.
 SALT_BYTES = 16
 
 
+class Salted(Protocol):
+    """A request as vLLM hands it to its engine."""
+
+    cache_salt: str | None
+
+
 class Core(Protocol):
     """vLLM's client of its engine process. Whatever route a request came by, it goes in here."""
 
-    async def add_request_async(self, request: Any) -> None: ...
+    async def add_request_async(self, request: Salted) -> None: ...
 
 
 class Salts:
@@ -44,7 +50,7 @@ class Salts:
         """
         add = core.add_request_async
 
-        async def salted(request: Any) -> None:
+        async def salted(request: Salted) -> None:
             request.cache_salt = self.of(request.cache_salt)
             await add(request)
 
