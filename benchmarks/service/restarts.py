@@ -23,12 +23,13 @@ from typing import Any
 
 import httpx
 import psutil
-import redis
+from redis import RedisError
 
 from benchmarks.files import say, write_json
 from benchmarks.service.interruptions import Heard, outcome
 from daemon.http.client import Client
 from daemon.intake.posting import answering, producer
+from daemon.intake.server import policy_and_clock
 from daemon.supervise.processes import answers
 
 FACT = {"subject": "the Eiffel Tower", "prompt": "The city where {} stands is", "target": "Rome"}
@@ -40,6 +41,8 @@ PARTS = ("vllm", "broker", "worker", "ledger", "api")
 LOCK_SECONDS = 20.0
 READY_SECONDS, BACK_SECONDS = 1800.0, 900.0
 ASK_EVERY_SECONDS, LOOK_EVERY_SECONDS = 0.1, 0.2
+#: A broker that takes longer to answer is not back.
+ASK_SECONDS = 2.0
 #: Clients go on asking for so long when all is back.
 CALM_SECONDS = 5.0
 
@@ -106,8 +109,8 @@ class Parts:
 
     def _broker_answers(self) -> bool:
         try:
-            return bool(redis.Redis.from_url(self.up["redis_url"]).ping())
-        except redis.RedisError:
+            return bool(policy_and_clock(self.up["redis_url"], ASK_SECONDS))
+        except (RedisError, OSError):
             return False
 
     def _end_ledger(self) -> None:
