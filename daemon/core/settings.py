@@ -60,9 +60,9 @@ class Settings(BaseSettings):
     #: an adapter), or "checkpoint" (any server, no URLs: a directory whose link `current` leads to the live
     #: checkpoint)
     publish: Literal["plugin", "lora", "checkpoint"] = "plugin"
-    #: what happens to running requests when a version is flipped: "keep" (recomputed on the new weights),
-    #: "wait" (they end on the old weights), or "abort" (they end with what they have); plugin mode only
-    in_flight: publication.InFlight = "keep"
+    #: what happens to running requests when a version is flipped: "carry" (they keep their cache), "keep" (it
+    #: is computed anew), "wait" (they end on the old weights), "abort" (they end at once); plugin mode only
+    in_flight: publication.InFlight = publication.IN_FLIGHT
     #: "wait": a request that still runs after so long is kept and recomputed, seconds. New requests wait
     #: meanwhile
     in_flight_seconds: float = Field(

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from daemon.core.publication import ANSWER_SECONDS, IN_FLIGHT_SECONDS, PUBLISH_SECONDS, InFlight
+from daemon.core.publication import ANSWER_SECONDS, IN_FLIGHT, IN_FLIGHT_SECONDS, PUBLISH_SECONDS, InFlight
 from daemon.publish import vllm_http
 from daemon.publish.serving import HUNG, Piece, Products, PublishResult, Served, ServingError
 from daemon.publish.vllm_http import VllmHttp
@@ -41,7 +41,7 @@ class VllmReplica:
         admin_token: str,
         api_key: str | None = None,
         *,
-        in_flight: InFlight = "keep",
+        in_flight: InFlight = IN_FLIGHT,
         in_flight_seconds: float = IN_FLIGHT_SECONDS,
         publish_seconds: float = PUBLISH_SECONDS,
         answer_seconds: float = ANSWER_SECONDS,
@@ -61,9 +61,9 @@ class VllmReplica:
 
     def publish(self, version: str, fence: int) -> PublishResult:
         """Has the replica serve a version; ``v000000`` is the base. Repeating it is harmless."""
-        # "keep" is the route's default and stays unsaid: a server with an older plugin takes it too
+        # The route's default stays unsaid: a server with an older plugin takes it too, and does what it can.
         policy = {"in_flight": self.in_flight, "in_flight_seconds": self.in_flight_seconds}
-        answer = self._post("publish", version, fence, {} if self.in_flight == "keep" else policy)
+        answer = self._post("publish", version, fence, {} if self.in_flight == IN_FLIGHT else policy)
         return self.http.read(
             lambda: PublishResult(
                 str(answer["version"]),
