@@ -21,7 +21,8 @@ import torch
 from safetensors.torch import load_file
 
 from daemon.core.errors import ProofError
-from daemon.publish.proof import Passage, Proof
+from daemon.publish.proof import Proof
+from daemon.publish.proving.passages import Passage
 from daemon.publish.serving import ServingError
 from daemon.publish.vllm_replica import VllmReplica
 from daemon.supervise.processes import ManagedProcess, free_port
@@ -239,22 +240,22 @@ def test_log_probabilities_are_those_of_the_staged_model(live):
             with torch.no_grad():
                 told = model(torch.tensor([ids])).logits[0].log_softmax(-1)
             picked = told[:-1].gather(1, torch.tensor(ids[1:])[:, None])
-            found.append(Passage(ids, 1, float(picked.mean())))
+            found.append(Passage(ids, 1, tuple(picked[:, 0].tolist())))
         return found
 
     proof = Proof(score, [("a", "b")])
     replica.publish("v000000", 1)
-    base = score([])
-    proof.calibrate(replica, base)
-    print(f"\nnoise {proof.noise[replica.name]:.4f}, tolerance {proof.tolerance(replica.name):.4f} nats")
+    base = proof.challenge()
+    proof.measure(replica, "v000000", base)
+    print(f"\nnoise {proof.noise[replica.name]}, tolerance {proof.tolerance(replica.name)}")
     replica.publish("v000001", 1)
     factors = load_file(store.root / "versions" / "v000001" / "factors.safetensors")
     for name in NAMES:
         a, b = factors[f"{name}/A"], factors[f"{name}/B"]
         model.get_parameter(name).data.copy_(materialise(store.base[name], a, b))
-    proof.check(replica, score([]))
+    proof.check(replica, "v000001", proof.challenge())
     with pytest.raises(ProofError, match="does not compute what was staged"):
-        proof.check(replica, base)
+        proof.check(replica, "v000001", base)
     replica.publish("v000000", 1)
 
 
