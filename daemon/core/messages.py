@@ -85,6 +85,8 @@ class Correction(BaseModel):
     key: Annotated[str, _Name] | None = None
     source: Annotated[str, _Name] | None = None
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    aliases: Annotated[list[Annotated[str, _Name]], Field(max_length=MAX_LIST)] = []
+    parent: Annotated[str, _Name] | None = None
 
     @field_validator("prompt")
     @classmethod
@@ -120,6 +122,9 @@ class Correction(BaseModel):
         if not self.questions:
             # Corrections had no questions once; what was posted then must still be known as the same.
             del body["questions"]
+        for name in ("aliases", "parent"):
+            if not body[name]:
+                del body[name]
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 

@@ -43,7 +43,7 @@ def post_corrections(
         ]
     service.rates.spend("corrections", token, len(corrections))
     service.room.take(len(corrections))
-    ids = service.writer.submit([(None, correction) for correction in corrections], "http")
+    ids = service.writer.submit([(None, correction) for correction in corrections], f"http:{token}")
     service.ring()
     return {"ids": ids}
 
@@ -105,7 +105,7 @@ async def get_correction(
     deadline = time.monotonic() + wait
     while True:
         view = correction_view(await run_in_threadpool(service.ledger.questions.get, id))
-        if view["state"] in FINAL or time.monotonic() >= deadline:
+        if view["state"] in {*FINAL, State.HELD} or time.monotonic() >= deadline:
             return view
         # Not in a thread: there are forty, and as many waiting clients would leave none for a post.
         await asyncio.sleep(POLL_SECONDS)

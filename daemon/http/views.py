@@ -34,10 +34,19 @@ def correction_view(row: CorrectionRow) -> dict[str, Any]:
         "attempts": row.attempts,
         "key": row.key,
         "source": row.source,
+        "score": row.score,
+        "findings": list(row.findings),
+        "reviewed_by": row.reviewed_by,
+        "parent": row.parent,
         "received_at": row.received_at,
         "live_at": row.live_at,
         "post_to_live_seconds": row.post_to_live_seconds,
     }
+
+
+def review_view(row: CorrectionRow, poster: str | None) -> dict[str, Any]:
+    """A correction as a reviewer sees it: what it says, who posted it, and what speaks against it."""
+    return correction_view(row) | {"posted_by": poster}
 
 
 def _answer_view(told: FormAnswer, target: str) -> dict[str, Any]:

@@ -11,9 +11,11 @@ from daemon.core.errors import TransitionError, UnknownIdError
 from daemon.core.lifecycle import OperationKind, State, VersionState
 from daemon.core.messages import Correction
 from daemon.core.publication import BASE_VERSION
+from daemon.core.trust import Gate, Judge, Judgement, accept
 from daemon.ledger.chain import ledger_id
 from daemon.ledger.database import Database
 from daemon.ledger.reading import find_correction, find_version
+from daemon.ledger.record.past import LedgerPast
 from daemon.ledger.record.repetition import Known
 from daemon.ledger.record.transitions import Transitions, entry
 from daemon.ledger.tables import aliases, corrections
@@ -28,6 +30,9 @@ class Intake:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._transitions = Transitions(database.clock)
+        #: decides what may be planned; None accepts everything. Set once, by whoever opens the ledger to
+        #: take posts
+        self.gate: Gate | None = None
 
     # -- corrections ----------------------------------------------------------------------------
 
@@ -38,6 +43,7 @@ class Intake:
 
         Raises:
             ConflictError: the id or the key is known with other content.
+            CorrectionError: its source may not post it.
         """
         return self.submit_many([(id, correction)], actor=actor)[0]
 
@@ -53,23 +59,33 @@ class Intake:
         with self._database.writing() as c:
             known = Known(c, known_ids, [post.key for _, post in posts if post.key is not None])
             now = self._database.clock()
+            judge = self._judging(c, posts, actor, now)
+            arrived: list[dict[str, Any]] = []
             for given, correction in posts:
                 id = ledger_id(given) if given else str(uuid.uuid4())
                 content_hash = correction.content_hash
                 first, fresh = known.first(id, correction, content_hash)
                 if first is None:
-                    rows.append(_row(id, correction, content_hash, now))
+                    judged = judge(correction)
+                    rows.append(_row(id, judged, content_hash, now))
+                    arrived += _arrival(id, actor, judged.held)
                 elif fresh:
                     repeats.append({"id": id, "correction": first})
                 known.add(id, correction.key, first or id, content_hash)
                 firsts.append(first or id)
             if rows:
                 c.execute(insert(corrections), rows)
-                arrived = [each for row in rows for each in _arrival(row["id"], actor)]
                 self._transitions.note_all(c, arrived)
             if repeats:
                 c.execute(insert(aliases), repeats)
         return firsts
+
+    def _judging(
+        self, c: Connection, posts: Sequence[tuple[str | None, Correction]], actor: str, now: float
+    ) -> Judge:
+        if self.gate is None:
+            return accept
+        return self.gate.judging(LedgerPast(c, [post.subject for _, post in posts]), actor, now)
 
     def refuse(self, id: str, reason: str, *, actor: str = "submit") -> None:
         """Records that a message with this id was refused; does nothing when the id is known."""
@@ -159,15 +175,22 @@ class Intake:
         return number
 
 
-def _row(id: str, correction: Correction, content_hash: str, now: float) -> dict[str, Any]:
-    return correction.model_dump() | {
-        "id": id,
-        "content_hash": content_hash,
-        "state": State.VALIDATED,
-        "attempts": 0,
-        "not_before": 0.0,
-        "received_at": now,
-    }
+def _row(id: str, judged: Judgement, content_hash: str, now: float) -> dict[str, Any]:
+    findings = [one.to_json() for one in judged.findings] or None
+    thought = {"score": judged.score, "findings": findings, "consequences": judged.consequences()}
+    return (
+        judged.correction.model_dump()
+        | thought
+        | {
+            "id": id,
+            "content_hash": content_hash,
+            "state": State.VALIDATED if judged.held is None else State.HELD,
+            "reason": judged.held,
+            "attempts": 0,
+            "not_before": 0.0,
+            "received_at": now,
+        }
+    )
 
 
 def _blank() -> dict[str, Any]:
@@ -177,10 +200,11 @@ def _blank() -> dict[str, Any]:
     return blank | lists | {"priority": 0, "attempts": 0, "not_before": 0.0}
 
 
-def _arrival(id: str, actor: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _arrival(id: str, actor: str, held: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    state = State.VALIDATED if held is None else State.HELD
     return (
         entry("correction", id, None, State.RECEIVED, actor),
-        entry("correction", id, State.RECEIVED, State.VALIDATED, actor),
+        entry("correction", id, State.RECEIVED, state, actor, held),
     )
 
 

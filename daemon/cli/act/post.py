@@ -16,7 +16,7 @@ from daemon.cli.options import JsonOption, StateOption
 from daemon.cli.output import show_json, show_lines, show_table, tell, waiting
 from daemon.cli.reporting import reported
 from daemon.core.errors import CorrectionError, QueueFullError, UnknownIdError
-from daemon.core.lifecycle import FINAL
+from daemon.core.lifecycle import FINAL, State
 from daemon.core.messages import Correction, parse_correction, parse_lines
 from daemon.core.settings import Settings
 from daemon.http.views import correction_view
@@ -159,6 +159,10 @@ def _show_ended(settings: Settings, ids: Sequence[str], timeout: float, as_json:
     else:
         columns = ("id", "prompt", "before", "after", "state", "reason", "post_to_live_seconds")
         show_table("Corrections", columns, [[row[name] for name in columns] for row in rows])
+    held = [row["id"] for row in rows if row["state"] == State.HELD]
+    if held:
+        what = f"{len(held)} of {len(rows)} corrections are held for review"
+        raise typer.Exit(_say(Exit.HELD, what, "`factd review list` shows why; somebody else approves them"))
     unfinished = [row["id"] for row in rows if row["state"] not in FINAL]
     if unfinished:
         what = f"{len(unfinished)} of {len(rows)} corrections not finished after {timeout:.0f} s"
@@ -193,7 +197,7 @@ def wait_for(ledger: Ledger, ids: Sequence[str], timeout: float) -> list[dict[st
     deadline = time.monotonic() + timeout
     while True:
         rows = [correction_dict(ledger, id) for id in ids]
-        if all(row["state"] in FINAL for row in rows) or time.monotonic() > deadline:
+        if all(row["state"] in {*FINAL, State.HELD} for row in rows) or time.monotonic() > deadline:
             return rows
         time.sleep(POLL_SECONDS)
 

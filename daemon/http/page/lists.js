@@ -4,7 +4,7 @@ import { ago, byId, el, keyed, say, show, words } from "./dom.js";
 
 const LEVELS = {
   live: "ok", already_known: "ok", rejected: "limit", dead: "limit", rolled_back: "warn",
-  superseded: "unknown", retracted: "unknown", past: "unknown", discarded: "limit",
+  superseded: "unknown", retracted: "unknown", held: "warn", past: "unknown", discarded: "limit",
 };
 const CAN_GO_BACK = ["past", "rolled_back"];
 
