@@ -18,6 +18,7 @@ from daemon.apply.planning import Plan, plan_batch
 from daemon.apply.reconciling import Reconciliation
 from daemon.apply.restoring import Proved, Restorer
 from daemon.apply.run import Reached, Run
+from daemon.apply.trust.screening import screened
 from daemon.apply.update import Update
 from daemon.core.lifecycle import OperationState
 from daemon.core.publication import UNPUBLISHED
@@ -185,6 +186,8 @@ class Drain:
             return Went()
         for end in plan.settled:
             self.journal.settle(end.id, end.state, end.reason, superseded_by=end.by)
+        if screened(self.run.monitoring.screen, self.journal, plan):
+            return Went()
         if not plan.added:
             return Went() if plan.settled else Held("corrections wait for their next attempt")
         version = self.journal.plan([row.id for row in plan.added], plan.removed)

@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     serving_port: int = Field(8320, ge=0, le=65535)
     #: a file of relations of your own (TOML): `factd say` and the status page read sentences by them too
     relations: Path | None = None
-    #: a file of sources (TOML, docs/trust.md): who may post what, and what is held for review; None accepts all
+    #: a file of sources (TOML, docs/trust.md): who may post what, what is held for review; None: all is taken
     sources_file: Path | None = None
 
     #: editing method: rome, memit, memit-seq, pmet, emmet, alphaedit, encore, nse, deltaedit, eac, rect,

@@ -1,8 +1,8 @@
 """The ledger: the durable record of corrections, versions and operations, and the only truth.
 
 Four parts hold the one database, and none can do another's work: `Questions` reads, `Intake` takes
-corrections and requests, `Reviews` decides about held ones, and `daemon.ledger.journal.Journal` is what the holder of the lease writes. Every
-change of state is a row of `transitions`, committed together with the change.
+corrections and requests, `Reviews` decides about held ones, and `daemon.ledger.journal.Journal` is what the
+holder of the lease writes. Every change of state is a row of `transitions`, committed with the change.
 """
 
 import time

@@ -32,7 +32,7 @@ class Reviews:
             return [correction_row(row) for row in c.execute(query)]
 
     def poster(self, id: str) -> str | None:
-        """Who posted a correction, as the audit chain tells: `http:newsroom`, `stream`. Raises UnknownIdError."""
+        """Who posted it, as the audit chain tells: `http:newsroom`, `stream`. Raises UnknownIdError."""
         with self._database.reading() as c:
             return _poster(c, find_correction(c, id).id)
 

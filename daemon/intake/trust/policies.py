@@ -1,4 +1,4 @@
-"""The file of sources (FACTD_SOURCES_FILE): a policy each, the rules' weights, and the levels they hold at."""
+"""The file of sources (FACTD_SOURCES_FILE): a policy each, and the weights and levels of the rules."""
 
 import hashlib
 import hmac

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from daemon.core.lifecycle import State
 from daemon.core.messages import Correction
@@ -15,10 +16,9 @@ from daemon.intake.trust.texts import text_strength
 DAY_SECONDS = 86400.0
 #: Kinds that can be told from a text. Of others ("role", "thing", "job") nearly any words may be.
 FIRM = frozenset(
-    "person place organisation club date time number money percentage quantity language version".split()
+    {"person", "place", "organisation", "club", "date", "time", "number", "money", "percentage"}
+    | {"quantity", "language", "version"}
 )
-#: Kinds of names: another kind of name may speak against one.
-NAMES = ("person", "place", "organisation", "club", "event", "work", "product")
 #: How surely a target is of the wrong kind: it cannot be of it; words speak for another kind.
 CANNOT, UNLIKE = 1.0, 0.6
 #: States in which a correction did not change its slot.
@@ -84,7 +84,7 @@ def _flip_flop(case: Case) -> tuple[float, str]:
     since = case.now - case.rules.flip_flop_days * DAY_SECONDS
     targets = [one.target for one in case.earlier if one.received_at >= since and one.state not in _UNDONE]
     told = [*targets, case.correction.target]
-    changes = 1 + sum(before != after for before, after in zip(told, told[1:], strict=False))
+    changes = 1 + sum(before != after for before, after in pairwise(told))
     if changes < case.rules.flip_flop_changes or (targets and targets[-1] == case.correction.target):
         return 0.0, ""
     days = f"{case.rules.flip_flop_days:g} days"

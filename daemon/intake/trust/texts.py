@@ -14,26 +14,28 @@ MOST_TARGET_WORDS = 20
 SURE, LIKELY, WEAK = 1.0, 0.7, 0.4
 
 _TO_A_MODEL = re.compile(
-    r"\b(?:ignore|disregard|forget|override|bypass|neglect)\b.{0,40}\b(?:instruct\w*|rules?|prompts?|guid\w+|"
-    r"everything|anything|above|previous|prior|earlier|all|fact\w*|train\w*|polic\w+|safety|context)\b"
+    r"\b(?:ignore|disregard|forget|override|bypass|neglect)\b.{0,40}\b(?:instruct\w*|rules?|prompts?|"
+    r"guid\w+|everything|anything|above|previous|prior|earlier|all|fact\w*|train\w*|polic\w+|safety|"
+    r"context)\b"
     r"|\b(?:system|developer) (?:prompt|message|note|override)\b|\bjailbr\w+|\bas an ai\b|\blanguage model\b"
     r"|\byou (?:are|must|should|will|shall|have to|need to|can|may) (?:now |only |never |always |not )*\w+"
     r"|\b(?:answer|reply|respond|say|repeat|state|tell|output|print|write|claim|insist)\b.{0,30}"
-    r"\b(?:only|always|never|every|everyone|users?|questions?|whenever|instead|exactly|following|anyone|nothing)\b"
-    r"|\b(?:always|never|only|from now on|henceforth|whenever)\b.{0,20}\b(?:answer|reply|respond|say|tell|refuse|"
-    r"recommend|mention|use|claim|act|pretend|comply|obey|trust|believe)\b"
+    r"\b(?:only|always|never|every|everyone|users?|questions?|whenever|instead|exactly|following|anyone|"
+    r"nothing)\b"
+    r"|\b(?:always|never|only|from now on|henceforth|whenever)\b.{0,20}\b(?:answer|reply|respond|say|"
+    r"tell|refuse|recommend|mention|use|claim|act|pretend|comply|obey|trust|believe)\b"
     r"|\b(?:pretend|act as|roleplay|role-play|do anything now|developer mode|debug mode)\b"
-    r"|<\||\|>|\[/?inst\]|</?(?:s|sys|system|script|img|iframe)\b|^\s*(?:system|assistant|user|human) ?:|\n|###|```"
-    r"|\{\{|\$\{",
+    r"|<\||\|>|\[/?inst\]|</?(?:s|sys|system|script|img|iframe)\b|^\s*(?:system|assistant|user|human) ?:"
+    r"|###|```|\{\{|\$\{",
     re.IGNORECASE,
 )
 _LINK = re.compile(r"https?:|www\.|\b[\w-]+\.(?:com|net|org|io|ru|cn|xyz|info|biz)(?:/|\b)|@[\w-]+\.\w", re.I)
 _URGING = re.compile(
-    r"\b(?:click|visit|subscribe|buy|call|text|dm|download|install|sign up|log in|transfer|send|vote|donate|"
-    r"please|kindly|remember to|make sure|be sure|do not|don't|stop|trust me|tell (?:them|users?|people|everyone))\b",
+    r"\b(?:click|visit|subscribe|buy|call|text|dm|download|install|sign up|log in|transfer|send|vote|"
+    r"donate|please|kindly|remember to|make sure|be sure|do not|don't|stop|trust me|tell (?:them|users?|people|everyone))\b",
     re.IGNORECASE,
 )
-#: Sites and addresses are what some relations ask for: a link alone holds only where the relation has no such.
+#: Sites and addresses are what some relations ask for: there a link speaks against nothing.
 _LINKS = frozenset({"text", "thing"})
 
 
