@@ -118,6 +118,14 @@ class Past(Protocol):
         """How many corrections wait for a review."""
         ...
 
+    def last(self) -> int:
+        """A number that grows with each correction."""
+        ...
+
+    def live(self, most: int) -> Sequence[tuple[str, str]]:
+        """(prompt, target) of live facts, the newest `most` of them."""
+        ...
+
 
 #: Raises CorrectionError for what the source may not post.
 Judge = Callable[[Correction], Judgement]

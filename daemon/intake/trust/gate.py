@@ -10,9 +10,14 @@ from daemon.core.settings import Settings
 from daemon.core.trust import Judge, Judgement, Past, Told, reasons, score_of
 from daemon.intake.reading.lexicon import load_lexicon
 from daemon.intake.trust.consequences import children_of, ends_of
+from daemon.intake.trust.learned import Targets
 from daemon.intake.trust.policies import Policy, Source, Sources, load_sources
 from daemon.intake.trust.relating import Relations
-from daemon.intake.trust.rules import DAY_SECONDS, Case, findings, same_slot
+from daemon.intake.trust.rules import DAY_SECONDS, Case, findings, group_of, same_slot
+
+#: So many live facts teach what targets look like, and they are read again once the ledger has grown by this
+#: share: reading 10,000 takes a fraction of a second.
+TAUGHT_BY, GROWN = 10_000, 0.1
 
 
 def gate_of(settings: Settings) -> "SourceGate | None":
@@ -30,6 +35,19 @@ class SourceGate:
 
     def __init__(self, sources: Sources, relations: Relations) -> None:
         self.sources, self.relations = sources, relations
+        self._targets: Targets | None = None
+        self._taught_at = -1
+
+    def targets(self, past: Past) -> Targets:
+        """What the targets of live facts look like."""
+        last = past.last()
+        if self._targets is None or last > self._taught_at * (1 + GROWN):
+            live = (
+                (group_of(prompt, self.relations.of(prompt)), target)
+                for prompt, target in past.live(TAUGHT_BY)
+            )
+            self._targets, self._taught_at = Targets(live), last
+        return self._targets
 
     def judging(self, past: Past, actor: str, now: float) -> Judge:
         """A judge for the posts of one transaction.
@@ -86,7 +104,8 @@ class _Judging:
         rules = self.gate.sources.rules
         about = self._about(correction.subject)
         earlier = same_slot(self.gate.relations, correction, about)
-        found = findings(Case(correction, strictest, rules, relation, earlier, self.now))
+        targets = self.gate.targets(self.past)
+        found = findings(Case(correction, strictest, rules, relation, earlier, self.now, targets))
         score = score_of(found)
         held = f"held for review: {reasons(found)}" if score >= rules.hold_at else None
         if held is not None:

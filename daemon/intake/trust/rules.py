@@ -9,6 +9,7 @@ from daemon.core.messages import Correction
 from daemon.core.trust import Finding, Rule, Told
 from daemon.intake.reading.kinds import UNLIKELY, fit
 from daemon.intake.reading.lexicon import Relation
+from daemon.intake.trust.learned import SURELY_NATS, Targets
 from daemon.intake.trust.policies import Policy, Rules
 from daemon.intake.trust.relating import Relations
 from daemon.intake.trust.texts import text_strength
@@ -31,6 +32,7 @@ class Case:
 
     Attributes:
         relation: of its prompt; None when the lexicon does not know it.
+        targets: what the targets of live facts look like; None before any are.
         earlier: corrections of the same slot, oldest first. Prompts of one relation are one slot.
     """
 
@@ -40,6 +42,14 @@ class Case:
     relation: Relation | None
     earlier: Sequence[Told]
     now: float
+    targets: Targets | None = None
+
+
+def group_of(prompt: str, relation: Relation | None) -> str:
+    """The name of the prompts whose targets are of one kind, as far as the lexicon knows."""
+    if relation is None:
+        return prompt
+    return relation.object if relation.object in FIRM else relation.name
 
 
 def findings(case: Case) -> tuple[Finding, ...]:
@@ -52,12 +62,19 @@ def findings(case: Case) -> tuple[Finding, ...]:
 
 
 def same_slot(relations: Relations, correction: Correction, about: Sequence[Told]) -> list[Told]:
-    """Those earlier corrections of the subject that ask for the same, also in other words."""
+    """Those earlier corrections of the subject that ask for the same, also in other words.
+
+    They do if the prompt is the same, if both prompts have one relation of the lexicon with one answer at a
+    time, or if the earlier one is live and says what this one says was so.
+    """
     mine = relations.of(correction.prompt)
+    single = mine is not None and mine.single
     return [
         one
         for one in about
-        if one.prompt == correction.prompt or (mine is not None and relations.of(one.prompt) is mine)
+        if one.prompt == correction.prompt
+        or (single and relations.of(one.prompt) is mine)
+        or (one.state is State.LIVE and one.target == correction.was)
     ]
 
 
@@ -71,8 +88,6 @@ def _found(case: Case) -> Iterator[tuple[Rule, float, str]]:
 
 
 def _contradiction(case: Case) -> tuple[float, str]:
-    if case.relation is not None and not case.relation.single:
-        return 0.0, ""  # several answers may be true at a time
     for one in case.earlier:
         other = one.source != case.correction.source
         if one.state is State.LIVE and other and one.target != case.correction.target:
@@ -92,6 +107,10 @@ def _flip_flop(case: Case) -> tuple[float, str]:
 
 
 def _wrong_kind(case: Case) -> tuple[float, str]:
+    return max(_by_lexicon(case), _by_ledger(case), key=lambda one: one[0])
+
+
+def _by_lexicon(case: Case) -> tuple[float, str]:
     relation, target = case.relation, case.correction.target
     if relation is None or relation.object not in FIRM:
         return 0.0, ""
@@ -102,3 +121,12 @@ def _wrong_kind(case: Case) -> tuple[float, str]:
     if how <= UNLIKELY:
         return UNLIKE, f"{why}reads like another kind of thing"
     return 0.0, ""
+
+
+def _by_ledger(case: Case) -> tuple[float, str]:
+    if case.targets is None:
+        return 0.0, ""
+    group = group_of(case.correction.prompt, case.relation)
+    nats, other = case.targets.surprise(group, case.correction.target)
+    why = f"among the live facts the target looks like an answer to {other!r}, not to {group!r}"
+    return min(1.0, nats / SURELY_NATS), why

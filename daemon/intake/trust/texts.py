@@ -32,7 +32,8 @@ _TO_A_MODEL = re.compile(
 _LINK = re.compile(r"https?:|www\.|\b[\w-]+\.(?:com|net|org|io|ru|cn|xyz|info|biz)(?:/|\b)|@[\w-]+\.\w", re.I)
 _URGING = re.compile(
     r"\b(?:click|visit|subscribe|buy|call|text|dm|download|install|sign up|log in|transfer|send|vote|"
-    r"donate|please|kindly|remember to|make sure|be sure|do not|don't|stop|trust me|tell (?:them|users?|people|everyone))\b",
+    r"donate|please|kindly|remember to|make sure|be sure|do not|don't|stop|trust me|"
+    r"tell (?:them|users?|people|everyone))\b",
     re.IGNORECASE,
 )
 #: Sites and addresses are what some relations ask for: there a link speaks against nothing.

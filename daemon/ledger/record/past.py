@@ -39,5 +39,13 @@ class LedgerPast:
         recent = select(func.count()).select_from(corrections).where(mine, corrections.c.received_at >= at)
         return self._c.scalar(recent) or 0
 
+    def last(self) -> int:
+        return self._c.scalar(select(func.max(corrections.c.seq))) or 0
+
+    def live(self, most: int) -> Sequence[tuple[str, str]]:
+        query = select(corrections.c.prompt, corrections.c.target).where(corrections.c.state == State.LIVE)
+        newest = query.order_by(corrections.c.seq.desc()).limit(most)
+        return [(row[0], row[1]) for row in self._c.execute(newest)]
+
     def held(self) -> int:
         return corrections_by_state(self._c)[State.HELD]

@@ -16,6 +16,7 @@ NOW = 1_000_000.0
 DAY = 86400.0
 RELATIONS = Relations(load_lexicon())
 COACH = "{}'s head coach is"
+NAMES = [f"{a}{b}" for a in ("Ker", "Lin", "Mor", "Vas") for b in ("ano", "dal", "ek", "son")]
 
 
 class Before:
@@ -32,6 +33,14 @@ class Before:
 
     def held(self):
         return self.waiting
+
+    def last(self):
+        return len(self.live(0))
+
+    def live(self, most):
+        return [(COACH, f"Ada {name}") for name in NAMES] + [
+            ("{} plays in the", f"{n} League") for n in NAMES
+        ]
 
 
 def told(target, source="almanac", state=State.LIVE, days=30.0, prompt=COACH):
@@ -109,6 +118,21 @@ def test_a_target_of_the_wrong_kind_is_held(target):
 )
 def test_names_of_people_are_of_the_right_kind(target):
     assert judge_of()(correction(target)).held is None
+
+
+def test_what_the_ledger_holds_teaches_what_targets_look_like():
+    judge = judge_of()
+    found = judge(correction("Ada Kerek", prompt="{} plays in the"))
+    assert rules_of(found) == ["wrong_kind"]
+    assert "looks like an answer to 'person', not to '{} plays in the'" in found.findings[0].why
+    assert judge(correction("Second Vasek League", prompt="{} plays in the")).findings == ()
+
+
+def test_a_post_that_names_what_is_live_as_what_was_contradicts_it_in_any_words():
+    found = judge_of(told("Jon Arden"))(
+        correction(prompt="{} zorbles under", source="forum", was="Jon Arden")
+    )
+    assert rules_of(found) == ["contradiction"]
 
 
 def test_the_kinds_of_a_relation_that_the_lexicon_does_not_know_are_not_judged():
