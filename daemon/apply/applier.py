@@ -28,6 +28,7 @@ from daemon.core.stages import Stage
 from daemon.ledger.journal import Journal
 from daemon.ledger.lease import Lease
 from daemon.ledger.ledger import Ledger
+from daemon.ledger.record.following import Following
 from daemon.publish.canary import Canary
 from daemon.publish.proof import Proof
 from daemon.publish.publishing import Publisher
@@ -129,6 +130,7 @@ class Applier:
         publisher = Publisher(self.replicas, self.store, journal.fence, self.proof)
         return Run(
             journal=journal,
+            following=Following(self.ledger.database),
             store=self.store,
             editor=self.editor,
             restorer=Restorer(journal, self.store, self.editor, proved),
@@ -166,6 +168,7 @@ class Drain:
         return Went()
 
     def _waits(self) -> bool:
+        self.run.following.tick()
         if self.journal.questions.operations(OperationState.PENDING):
             return True
         return self.journal.questions.paused() is None and self.journal.questions.pending_count() > 0

@@ -14,7 +14,7 @@ from daemon.core.shapes import is_list
 from daemon.core.text import PLAIN, composed, plain
 from daemon.http.schemas import corrections_schema
 from daemon.http.service import SUBMIT, Body, Id, Service, ServiceOf, may_submit
-from daemon.http.views import correction_view
+from daemon.http.views import child_view, correction_view
 from daemon.ledger.reading import Only
 
 #: A request that waits for a correction looks at the ledger so often, and waits so long at most.
@@ -106,7 +106,8 @@ async def get_correction(
     while True:
         view = correction_view(await run_in_threadpool(service.ledger.questions.get, id))
         if view["state"] in {*FINAL, State.HELD} or time.monotonic() >= deadline:
-            return view
+            children = await run_in_threadpool(service.ledger.questions.children, view["id"])
+            return view | {"children": [child_view(child) for child in children]}
         # Not in a thread: there are forty, and as many waiting clients would leave none for a post.
         await asyncio.sleep(POLL_SECONDS)
 

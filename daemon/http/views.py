@@ -44,6 +44,11 @@ def correction_view(row: CorrectionRow) -> dict[str, Any]:
     }
 
 
+def child_view(row: CorrectionRow) -> dict[str, Any]:
+    """A correction that follows from another, in the view of that one."""
+    return {"id": row.id, "prompt": row.text, "target": row.target, "state": str(row.state)}
+
+
 def review_view(row: CorrectionRow, poster: str | None) -> dict[str, Any]:
     """A correction as a reviewer sees it: what it says, who posted it, and what speaks against it."""
     return correction_view(row) | {"posted_by": poster}

@@ -5,16 +5,16 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, update
 
-from daemon.core.errors import TransitionError, UnknownIdError
+from daemon.core.errors import CorrectionError, Problem, TransitionError, UnknownIdError
 from daemon.core.lifecycle import OperationKind, State, VersionState
-from daemon.core.messages import Correction
+from daemon.core.messages import Correction, shortened
 from daemon.core.publication import BASE_VERSION
 from daemon.core.trust import Gate, Judge, Judgement, accept
 from daemon.ledger.chain import ledger_id
 from daemon.ledger.database import Database
-from daemon.ledger.reading import find_correction, find_version
+from daemon.ledger.reading import find_correction, find_version, rows_of
 from daemon.ledger.record.past import LedgerPast
 from daemon.ledger.record.repetition import Known
 from daemon.ledger.record.transitions import Transitions, entry
@@ -59,6 +59,7 @@ class Intake:
         with self._database.writing() as c:
             known = Known(c, known_ids, [post.key for _, post in posts if post.key is not None])
             now = self._database.clock()
+            _check_parents(c, {post.parent for _, post in posts if post.parent is not None})
             judge = self._judging(c, posts, actor, now)
             arrived: list[dict[str, Any]] = []
             for given, correction in posts:
@@ -177,7 +178,9 @@ class Intake:
 
 def _row(id: str, judged: Judgement, content_hash: str, now: float) -> dict[str, Any]:
     findings = [one.to_json() for one in judged.findings] or None
-    thought = {"score": judged.score, "findings": findings, "consequences": judged.consequences()}
+    follows = judged.consequences()
+    thought = {"score": judged.score, "findings": findings, "consequences": follows}
+    thought["following"] = "due" if follows else None
     return (
         judged.correction.model_dump()
         | thought
@@ -206,6 +209,20 @@ def _arrival(id: str, actor: str, held: str | None) -> tuple[dict[str, Any], dic
         entry("correction", id, None, State.RECEIVED, actor),
         entry("correction", id, State.RECEIVED, state, actor, held),
     )
+
+
+def _check_parents(c: Connection, parents: set[str]) -> None:
+    """Raises CorrectionError for a parent that there is not; those that there are will be looked after."""
+    known = rows_of(c, sorted(parents))
+    problems = [
+        Problem("parent", shortened(id), "no correction has this id; post the parent before its children")
+        for id in sorted(parents - known.keys())
+    ]
+    if problems:
+        raise CorrectionError(problems)
+    for id, row in known.items():
+        if row.following is None:
+            c.execute(update(corrections).where(corrections.c.id == id).values(following="done"))
 
 
 def _check_rollback_target(c: Connection, target: str) -> None:

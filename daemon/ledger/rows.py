@@ -64,6 +64,7 @@ class CorrectionRow:
     aliases: tuple[str, ...] = ()
     consequences: dict[str, Any] | None = None
     parent: str | None = None
+    following: str | None = None
 
     @property
     def text(self) -> str:

@@ -84,6 +84,8 @@ corrections = Table(
     Column("aliases", JSON),
     Column("consequences", JSON),
     Column("parent", Name(200)),
+    # How far its consequences are (daemon.ledger.record.following); NULL where nothing follows.
+    Column("following", Name(20)),
     Index("corrections_state", "state", "seq"),
     # The order in which a batch is made up.
     Index("corrections_queue", "state", _URGENT_FIRST, "seq"),
@@ -93,6 +95,7 @@ corrections = Table(
     Index("corrections_subject", "subject", "state"),
     Index("corrections_source", "source", "received_at"),
     Index("corrections_parent", "parent"),
+    Index("corrections_following", "following", "state"),
     sqlite_autoincrement=True,
 )
 # A post with a known idempotency key under a new id is the same correction: the new id points to it.

@@ -14,7 +14,9 @@ def upgrade() -> None:
         ("aliases", sa.JSON),
         ("consequences", sa.JSON),
         ("parent", sa.String(200)),
+        ("following", sa.String(20)),
     ):
         op.add_column("corrections", sa.Column(name, kind))
     op.create_index("corrections_source", "corrections", ["source", "received_at"])
     op.create_index("corrections_parent", "corrections", ["parent"])
+    op.create_index("corrections_following", "corrections", ["following", "state"])

@@ -3,6 +3,7 @@
 import pytest
 
 from daemon.apply.trust.screening import Screen
+from daemon.core.errors import CorrectionError
 from daemon.intake.reading.lexicon import load_lexicon
 from daemon.intake.trust.gate import SourceGate
 from daemon.intake.trust.policies import Policy, Rules, Source, Sources, Weights
@@ -114,3 +115,100 @@ def test_without_a_gate_the_model_is_not_asked(world):
     id = world.post("Norway", "Bergen", was="Oslo")
     world.run()
     assert (state(world, id), asked) == ("live", [])
+
+
+# -- what follows from a correction
+
+
+VALE = "Vale University"
+DIRECTOR, INVERSE = "The director of {} is", "{} is the director of"
+
+
+def appoint(world, who, id, was=None, **more):
+    return world.post(VALE, who, id, prompt=DIRECTOR, was=was, **more)
+
+
+def test_children_come_once_the_parent_is_live_and_are_served_like_others(trusting):
+    world = trusting(consequences=["aliases", "inverse"])
+    parent = appoint(world, "Amara Singh", "p", aliases=["VU"])
+    assert world.ledger.questions.children(parent) == []
+    world.run()
+    children = {row.id: (row.subject, row.prompt, row.target) for row in world.ledger.questions.children("p")}
+    assert children == {
+        "p.alias1": ("VU", DIRECTOR, "Amara Singh"),
+        "p.inverse": ("Amara Singh", INVERSE, VALE),
+    }
+    assert set(world.states().values()) == {"live"}
+    whole(world)
+
+
+def test_without_a_policy_that_asks_for_them_there_are_no_children(trusting):
+    world = trusting()
+    appoint(world, "Amara Singh", "p", aliases=["VU"])
+    world.run()
+    assert world.states() == {"p": "live"}
+
+
+def test_children_are_retracted_with_the_parent_in_one_version(trusting):
+    world = trusting(consequences=["aliases", "inverse"])
+    appoint(world, "Amara Singh", "p", aliases=["VU"])
+    world.run()
+    before = len(world.ledger.questions.versions())
+    world.ledger.intake.request("retract", "p", actor="operator:ann")
+    world.run()
+    assert set(world.states().values()) == {"retracted"}
+    assert len(world.ledger.questions.versions()) == before + 1
+    whole(world)
+
+
+def test_the_old_holders_fact_ends_and_the_alias_changes_hands_without_a_gap(trusting):
+    world = trusting(consequences=["aliases", "inverse", "ended"])
+    appoint(world, "Victor Hale", "old", aliases=["VU"])
+    world.run()
+    appoint(world, "Amara Singh", "new", was="Victor Hale", aliases=["VU"])
+    world.run()
+    assert world.states() == {
+        "old": "superseded", "old.alias1": "superseded", "old.inverse": "retracted",
+        "new": "live", "new.alias1": "live", "new.inverse": "live",
+    }  # fmt: skip
+    whole(world)
+
+
+def test_the_old_holder_may_be_said_to_be_something_else(trusting):
+    world = trusting(consequences=["ended"], ended_says="nothing any more")
+    appoint(world, "Amara Singh", "new", was="Victor Hale")
+    world.run()
+    (child,) = world.ledger.questions.children("new")
+    assert (child.subject, child.prompt, child.target) == ("Victor Hale", INVERSE, "nothing any more")
+
+
+def test_children_of_a_held_correction_wait_for_its_approval(trusting):
+    world = trusting(policy="review", consequences=["inverse"])
+    appoint(world, "Amara Singh", "p")
+    world.run()
+    assert world.states() == {"p": "held"}
+    world.ledger.reviews.approve("p", reviewer="operator:ann", why="seen")
+    world.run()
+    assert world.states() == {"p": "live", "p.inverse": "live"}
+
+
+def test_a_rolled_back_parent_takes_its_children_along(trusting):
+    world = trusting(consequences=["inverse"])
+    appoint(world, "Amara Singh", "p")
+    world.run()
+    world.ledger.intake.request("rollback", "v000000", actor="operator:ann")
+    world.run()
+    assert set(world.states().values()) == {"rolled_back"}
+    whole(world)
+
+
+def test_a_posted_parent_must_be_known_and_takes_its_children_along(world):
+    world.post("Norway", "Oslo", "p")
+    world.post("Kenya", "Nairobi", "c", parent="p")
+    with pytest.raises(CorrectionError, match="parent = 'nobody': no correction has this id"):
+        world.post("Chad", "Faya", "d", parent="nobody")
+    world.run()
+    world.ledger.intake.request("retract", "p", actor="operator:ann")
+    world.run()
+    assert world.states() == {"p": "retracted", "c": "retracted"}
+    whole(world)
