@@ -8,7 +8,7 @@ attacker had the token of a trusted source.
 Poison says of a real subject, in the words of a real prompt:
 
 - `wrong_kind`: the target of a prompt for another kind of thing, from the other half of the data, by the
-  the slot's own source
+  slot's own source
 - `swap`: the new target of another subject of the same prompt, by the slot's own source
 - `contradiction`: the same, by a source that did not post the live fact, half of them in other words
 - `flip_flop`: a row of swapped targets for one slot within some days, by the slot's own source

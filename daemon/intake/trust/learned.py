@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 FEWEST_FACTS = 15
 #: Another group must explain a target so much better to speak surely against it, nats a feature. Less counts
 #: in proportion.
-SURELY_NATS = 0.9
+SURELY_NATS = 1.0
 #: Added to each count: a feature that was never seen is rare, not impossible.
 SMOOTHING = 0.1
 #: Letters of a word's end that tell its kind: -ov, -ia, -burg.

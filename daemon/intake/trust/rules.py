@@ -65,17 +65,12 @@ def same_slot(relations: Relations, correction: Correction, about: Sequence[Told
     """Those earlier corrections of the subject that ask for the same, also in other words.
 
     They do if the prompt is the same, if both prompts have one relation of the lexicon with one answer at a
-    time, or if the earlier one is live and says what this one says was so.
+    time, or if the earlier prompt has once had the answer that this correction says was so.
     """
     mine = relations.of(correction.prompt)
     single = mine is not None and mine.single
-    return [
-        one
-        for one in about
-        if one.prompt == correction.prompt
-        or (single and relations.of(one.prompt) is mine)
-        or (one.state is State.LIVE and one.target == correction.was)
-    ]
+    same = {correction.prompt, *(one.prompt for one in about if one.target == correction.was)}
+    return [one for one in about if one.prompt in same or (single and relations.of(one.prompt) is mine)]
 
 
 def _found(case: Case) -> Iterator[tuple[Rule, float, str]]:

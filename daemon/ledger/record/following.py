@@ -1,7 +1,7 @@
 """What follows from a correction: its children come once it is live, and leave when it ends.
 
-A pass over the ledger, asked before each batch. Each step may be repeated, so a kill between two loses nothing.
-A child's id follows from its parent's, and a retraction is asked for once.
+A pass over the ledger, asked before each batch. Each step may be repeated, so a kill between two loses
+nothing: a child's id follows from its parent's, and a retraction is asked for once.
 """
 
 from collections.abc import Sequence
