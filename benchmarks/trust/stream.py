@@ -196,7 +196,8 @@ class _Maker:
         return self.chance.choice([target for target in others if target not in (one.old, one.new)])
 
     def _of_another_kind(self, one: Change) -> str:
-        kinds = sorted({kind for kind in ASKS_FOR.values() if kind != ASKS_FOR[one.prompt]})
+        found = {ASKS_FOR[other.prompt] for other in self.others if other.prompt in ASKS_FOR}
+        kinds = sorted(found - {ASKS_FOR[one.prompt]})
         kind = self.chance.choice(kinds)
         return self.chance.choice([one.new for one in self.others if ASKS_FOR.get(one.prompt) == kind])
 
