@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.data import Record
 from benchmarks.errors import ChoiceError
+from daemon.core.settings import Settings
 from editing.facts import Fact
 
 #: Letters of targets that mean nothing.
@@ -108,6 +109,9 @@ SHARED = "unedited=true,clamp=0.75,finish=argmax,extra=1,turns=3"
 #: Nothing holds values back: all are as long as the longest that a drifting model asks for.
 LONG = f"{SHARED},pilots=32,pilot_contexts=6,anchor_factor=4"
 
+#: FACTD_FORMS, as it is when nobody sets it.
+SHIPPED_FORMS = ".".join(Settings.model_fields["forms"].default)
+
 STREAMS: dict[str, Stream] = {
     "plain-single": Stream(f"rome:single:nas:none:{LONG}", harmless, singly=True),
     # As published: each value is found on the model as it has become. λ = 1 writes it whole.
@@ -117,7 +121,7 @@ STREAMS: dict[str, Stream] = {
     "noise": Stream(f"memit:spread:none:none:{SHARED}", noisy),
     "wrong-moment": Stream(f"memit:spread:none:none:{SHARED}", harmless, wrong_moments=True),
     # Good edits, the default's: what the guard must not mind.
-    "default": Stream("memit-seq", harmless),
+    "default": Stream(f"memit-seq::::forms={SHIPPED_FORMS}", harmless),
 }
 
 

@@ -28,6 +28,15 @@ def said(answer: str, target: str) -> bool:
     return _ends(target[-1], answer[len(target) :])
 
 
+def settled(answer: str, target: str) -> bool:
+    """Whether an answer that is still being generated says the target, whatever follows."""
+    answer, wanted = (unicodedata.normalize("NFC", text).lstrip() for text in (answer, target))
+    rest = answer[len(wanted.rstrip()) :]
+    # What joins a word with the next needs at most three characters to show: U.S. and 3.16.1 do.
+    blank = rest[:1].isspace() and rest[0] not in _NARROW
+    return said(answer, target) and (blank or len(rest) >= 3)
+
+
 def holds(answer: str, target: str) -> bool:
     """Whether an answer has the target somewhere in it, as words of its own.
 

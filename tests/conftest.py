@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -56,6 +57,25 @@ def on_the_processor():
         if "torch" in sys.modules:
             patch.setattr("torch.cuda.is_available", lambda: False)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def connections() -> Iterator[None]:
+    """Remembers all connections to databases, so that none is forgotten unclosed in the middle of a test.
+
+    A test that lets an applier die leaves one open that no engine can close any more: the dead applier's
+    traceback holds it. Python 3.13 warns where it is forgotten, which may be in another test.
+    """
+    used: list[DBAPIConnection] = []
+
+    def remember(connection: DBAPIConnection, _record: object) -> None:
+        used.append(connection)
+
+    event.listen(Engine, "connect", remember)
+    yield
+    event.remove(Engine, "connect", remember)
+    for connection in used:
+        connection.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

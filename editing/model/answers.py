@@ -7,16 +7,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from editing.model.chat import ChatTemplate
 from editing.model.families import CausalModel, soft_capped
 from editing.model.tokens import fill_token, pad
+from editing.said import settled
 from editing.typed import entries, whole_numbers
 
 #: A turn of a chat: role and content.
 Message = dict[str, str]
 #: Prompts answered together.
 ROWS = 128
+#: A common beginning of so many tokens is read once for all prompts: a chat template has some twenty.
+SHARED = 8
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ def answers(
     *,
     chat: bool = False,
     weights: Mapping[str, Tensor] = MappingProxyType({}),
+    targets: Sequence[str] = (),
 ) -> list[str]:
     """What the model says behind each text by greedy generation, up to its end.
 
@@ -43,6 +48,7 @@ def answers(
         chat: whether the texts are messages of a user, or whole chats that end with one; otherwise the model
             goes on with them.
         weights: of its body, to be used in the place of its own for this call.
+        targets: of each text; an answer ends too where nothing can change any more that it says the target.
     """
     if not texts:
         return []
@@ -52,7 +58,9 @@ def answers(
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), ROWS):
         part = order[start : start + ROWS]
-        told = _continued(speaker, [prompts[i] for i in part], max_new_tokens, stops, weights)
+        wanted = [targets[i] for i in part] if targets else []
+        reader = _Reader.of(speaker, [prompts[i] for i in part], max_new_tokens, weights)
+        told = _continued(reader, max_new_tokens, stops, wanted)
         for i, ids in zip(part, told, strict=True):
             found[i] = speaker.tokenizer.decode(ids, skip_special_tokens=True)
     return [found[i] for i in range(len(texts))]
@@ -74,34 +82,86 @@ def _stops(speaker: Speaker, chat: bool) -> set[int]:
     return {token for token in (speaker.tokenizer.eos_token_id, *configured, *behind) if token is not None}
 
 
-def _continued(
-    speaker: Speaker,
-    prompts: Sequence[Sequence[int]],
-    count: int,
-    stops: set[int],
-    weights: Mapping[str, Tensor],
-) -> list[list[int]]:
-    """The most probable next tokens of each prompt, up to `count` or the first of `stops`."""
-    ids, mask = pad(prompts, fill_token(speaker.tokenizer), speaker.model.device, left=True)
-    mask = mask.long()
-    cache, told = None, [list[int]() for _ in prompts]
-    open_ = [True] * len(prompts)
-    for _ in range(count):
-        position = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        given = {"input_ids": ids, "attention_mask": mask, "position_ids": position}
-        given |= {"past_key_values": cache, "use_cache": True}
-        out = torch.func.functional_call(speaker.model.base_model, dict(weights), (), given)
+@dataclass
+class _Reader:
+    """Prompts on their way through the model, with what it has read of them.
+
+    Attributes:
+        ids: [rows, t] the tokens that are read next, padded on the left.
+        mask: [rows, p + t] which of the tokens read and to be read are real.
+        cache: of what was read.
+    """
+
+    speaker: Speaker
+    weights: Mapping[str, Tensor]
+    ids: Tensor
+    mask: Tensor
+    cache: DynamicCache
+
+    @staticmethod
+    def of(
+        speaker: Speaker, prompts: Sequence[Sequence[int]], count: int, weights: Mapping[str, Tensor]
+    ) -> "_Reader":
+        """Before the prompts, which will get `count` more tokens; behind their common beginning, if it is
+        long."""
+        device, fill = speaker.model.device, fill_token(speaker.tokenizer)
+        shared, cache = _common(prompts), DynamicCache()
+        window: int | None = getattr(speaker.model.config, "sliding_window", None)
+        # A window counts the padding behind the common beginning too.
+        if shared < SHARED or (window is not None and max(map(len, prompts)) + count > window):
+            shared = 0
+        ids, mask = pad([prompt[shared:] for prompt in prompts], fill, device, left=True)
+        if shared:
+            first = torch.tensor([list(prompts[0][:shared])], device=device)
+            _Reader(speaker, weights, first, torch.ones_like(first), cache).read()
+            cache.batch_repeat_interleave(len(prompts))
+        read = torch.ones(len(prompts), shared, dtype=torch.long, device=device)
+        return _Reader(speaker, weights, ids, torch.cat([read, mask.long()], dim=1), cache)
+
+    def read(self) -> Tensor:
+        """Logits [rows, vocabulary] behind the tokens that stood next."""
+        position = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -self.ids.shape[1] :]
+        given = {"input_ids": self.ids, "attention_mask": self.mask, "position_ids": position}
+        given |= {"past_key_values": self.cache, "use_cache": True}
+        model = self.speaker.model
+        out = torch.func.functional_call(model.base_model, dict(self.weights), (), given)
         # Copied: with a slice of bfloat16 oneDNN multiplies 200 times slower.
         last = out.last_hidden_state[:, -1].contiguous()
-        logits = soft_capped(speaker.model, speaker.model.get_output_embeddings()(last))
-        cache, ids = out.past_key_values, logits.argmax(-1, keepdim=True)
-        mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+        return soft_capped(model, model.get_output_embeddings()(last))
+
+    def go_on(self, ids: Tensor) -> None:
+        """Reads `ids` [rows, 1] next."""
+        self.ids, self.mask = ids, torch.cat([self.mask, torch.ones_like(ids)], dim=1)
+
+
+def _common(prompts: Sequence[Sequence[int]]) -> int:
+    """How many first tokens all prompts share; each keeps one of its own, and one prompt shares none."""
+    if len(prompts) < 2:
+        return 0
+    first, last, shared = min(prompts), max(prompts), 0
+    longest = min(map(len, prompts)) - 1
+    while shared < longest and first[shared] == last[shared]:
+        shared += 1
+    return shared
+
+
+def _continued(reader: _Reader, count: int, stops: set[int], targets: Sequence[str] = ()) -> list[list[int]]:
+    """The most probable next tokens of each prompt, up to `count`, the first of `stops`, or where it says
+    its target."""
+    rows, decode = len(reader.ids), reader.speaker.tokenizer.decode
+    told, open_ = [list[int]() for _ in range(rows)], [True] * rows
+    for _ in range(count):
+        logits = reader.read()
+        ids = logits.argmax(-1, keepdim=True)
+        reader.go_on(ids)
         known = entries(logits.isfinite().all(-1))
         for row, token in enumerate(whole_numbers(ids[:, 0])):
             # Of logits that are no numbers there is a largest one too; such a model says nothing.
             open_[row] = open_[row] and token not in stops and known[row]
             if open_[row]:
                 told[row].append(token)
+                if targets:
+                    open_[row] = not settled(decode(told[row], skip_special_tokens=True), targets[row])
         if not any(open_):
             break
     return told

@@ -75,7 +75,8 @@ def form_results(scorer: Scorer, cases: Sequence[Case], tokens: int = 0) -> list
     for chat in (False, True):
         part = [(i, form) for i, form in asked if form.chat == chat]
         long = max([tokens, *(_length(scorer, cases[i].target) for i, _ in part)])
-        told = scorer.answers([form.text for _, form in part], long, chat=chat)
+        targets = [cases[i].target for i, _ in part]
+        told = scorer.answers([form.text for _, form in part], long, chat=chat, targets=targets)
         for (i, form), text in zip(part, told, strict=True):
             line = (text.strip().splitlines() or [""])[0].strip()
             found[i][form.name] = FormResult(line, said(text, cases[i].target), form.required)

@@ -74,9 +74,12 @@ class Scorer:
     def _speaker(self) -> Speaker:
         return Speaker(self.model, self.tokenizer, ChatTemplate(self.tokenizer))
 
-    def answers(self, texts: Sequence[str], tokens: int, *, chat: bool = False) -> list[str]:
-        """The greedy answer behind each text, or to each chat message, up to its end."""
-        return answers(self._speaker, texts, tokens, chat=chat, weights=self._of_the_body)
+    def answers(
+        self, texts: Sequence[str], tokens: int, *, chat: bool = False, targets: Sequence[str] = ()
+    ) -> list[str]:
+        """The greedy answer behind each text, or to each chat message, up to its end; see
+        `editing.model.answers`."""
+        return answers(self._speaker, texts, tokens, chat=chat, weights=self._of_the_body, targets=targets)
 
     def chatted(self, messages: Sequence[str], tokens: int) -> list[str]:
         """The greedy answer to each chat message, on one line; none from a model without a chat template."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from editing.model.answers import answers
-from editing.said import holds, said
+from editing.said import holds, said, settled
 
 SAID = [
     ("Paris", "Paris"),
@@ -105,6 +105,20 @@ def test_is_not_said(answer, target):
     assert not said(answer, target)
 
 
+@pytest.mark.parametrize(("answer", "target"), SAID + UNSAID)
+def test_what_is_settled_stays_said(answer, target):
+    begun = [answer[:end] for end in range(len(answer) + 1) if settled(answer[:end], target)]
+    assert not begun or said(answer, target)
+
+
+def test_an_answer_is_settled_by_a_blank_or_three_more_characters():
+    assert [settled(text, "Rome") for text in ("Rome", "Rome.", "Rome. ", "Rome. I", "Rome ")] == [
+        *(False, False, False, True, True)
+    ]
+    assert not settled("1\u00a0", "1")
+    assert not settled("U.S", "U")
+
+
 def greedy(loaded, ids, count):
     """Full passes, one text at a time."""
     ids, told = list(ids), []
@@ -129,6 +143,31 @@ def test_answers_are_those_of_one_text_at_a_time(open_chat_editor):
     assert answers(loaded.speaker, texts, 8, chat=True) == [greedy(loaded, ids, 8) for ids in chat]
     assert answers(loaded.speaker, texts, 0) == ["", "", ""]
     assert answers(loaded.speaker, [], 8) == []
+
+
+def test_a_common_beginning_is_read_once(open_chat_editor, monkeypatch):
+    loaded = open_chat_editor().loaded
+    begin = "We know that Blue Lake lies near the town of the old mill and "
+    texts = [begin + end for end in ("the owner is", "a cat", "its town lies near the lake of")]
+    monkeypatch.setattr("editing.model.answers.SHARED", 1000)
+    apart = answers(loaded.speaker, texts, 8)
+    read = []
+    handle = loaded.model.base_model.register_forward_pre_hook(
+        lambda _m, _a, named: read.append(tuple(named["input_ids"].shape)), with_kwargs=True
+    )
+    monkeypatch.setattr("editing.model.answers.SHARED", 4)
+    assert answers(loaded.speaker, texts, 8) == apart
+    handle.remove()
+    assert read[0][0] == 1
+    assert read[0][1] + read[1][1] == max(len(loaded.tokenizer(text)["input_ids"]) for text in texts)
+
+
+def test_an_answer_ends_where_it_says_its_target(open_chat_editor, monkeypatch):
+    loaded = open_chat_editor().loaded
+    monkeypatch.setattr("editing.model.answers.settled", lambda answer, target: target == "said")
+    texts = ["The owner of the old mill is", "A cat"]
+    told = answers(loaded.speaker, texts, 8, targets=["said", "unsaid"])
+    assert told == [answers(loaded.speaker, texts[:1], 1)[0], answers(loaded.speaker, texts, 8)[1]]
 
 
 @pytest.mark.parametrize(
