@@ -29,6 +29,7 @@ from daemon.ledger.journal import Journal
 from daemon.ledger.lease import Lease
 from daemon.ledger.ledger import Ledger
 from daemon.ledger.record.following import Following
+from daemon.ledger.record.schedule import Schedule
 from daemon.publish.canary import Canary
 from daemon.publish.proof import Proof
 from daemon.publish.publishing import Publisher
@@ -131,6 +132,7 @@ class Applier:
         return Run(
             journal=journal,
             following=Following(self.ledger.database),
+            schedule=Schedule(self.ledger.database, journal.fence),
             store=self.store,
             editor=self.editor,
             restorer=Restorer(journal, self.store, self.editor, proved),
@@ -168,10 +170,11 @@ class Drain:
         return Went()
 
     def _waits(self) -> bool:
+        self.run.schedule.tick()
         self.run.following.tick()
         if self.journal.questions.operations(OperationState.PENDING):
             return True
-        return self.journal.questions.paused() is None and self.journal.questions.pending_count() > 0
+        return self.journal.questions.paused() is None and self.journal.questions.ready_count() > 0
 
     def step(self) -> Ended:
         """The next operation, or the next batch where there is none."""

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from daemon.core.errors import SettingsError
-from daemon.core.messages import MAX_ID
+from daemon.core.messages import MAX_ID, Correction
 from daemon.core.ruling import guard_policy
 from daemon.core.settings import Settings
 from daemon.core.text import PLAIN
@@ -35,7 +35,7 @@ class Service:
     def __init__(
         self, settings: Settings, ledger: Ledger, replicas: Sequence[Reports], ring: Callable[[], None]
     ) -> None:
-        self.ledger, self.replicas, self.ring = ledger, replicas, ring
+        self.settings, self.ledger, self.replicas, self.ring = settings, ledger, replicas, ring
         gate = ledger.intake.gate = gate_of(settings)
         self.sources = gate.sources if gate is not None else None
         submit, admin = settings.submit_token, settings.admin_token
@@ -53,6 +53,11 @@ class Service:
     def close(self) -> None:
         self.writer.close()
         self.ledger.close()
+
+    def signed(self, token: str, correction: Correction) -> Correction:
+        """An event's correction, as that of the source that the token is bound to: events name addresses."""
+        bound = self.sources is not None and token in self.sources.by_name
+        return correction.model_copy(update={"source": None}) if bound else correction
 
     def caller(self, authorization: str | None) -> "Caller":
         """Whose token it is, and what that token may."""

@@ -127,6 +127,7 @@ def numbers_only(view: dict[str, Any]) -> dict[str, Any]:
         "last_steps": [step | quiet for step in view["last_steps"]],
         "replicas": [r | {"name": f"replica {i}"} for i, r in enumerate(view["replicas"])],
         "mismatches": _without_names(view),
+        "coming": [{"change": one["change"], "at": one["at"]} for one in view["coming"]],
         "versions": [version | {"reason": None} for version in view["versions"]],
     }
 

@@ -1,7 +1,7 @@
 """Intake's half of the ledger: corrections are submitted or refused, operations are asked for."""
 
 import uuid
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from daemon.core.errors import CorrectionError, Problem, TransitionError, Unknow
 from daemon.core.lifecycle import OperationKind, State, VersionState
 from daemon.core.messages import Correction, shortened
 from daemon.core.publication import BASE_VERSION
+from daemon.core.times import seconds_of
 from daemon.core.trust import Gate, Judge, Judgement, accept
 from daemon.ledger.chain import ledger_id
 from daemon.ledger.database import Database
@@ -61,21 +62,19 @@ class Intake:
             now = self._database.clock()
             _check_parents(c, {post.parent for _, post in posts if post.parent is not None})
             judge = self._judging(c, posts, actor, now)
-            arrived: list[dict[str, Any]] = []
             for given, correction in posts:
                 id = ledger_id(given) if given else str(uuid.uuid4())
                 content_hash = correction.content_hash
                 first, fresh = known.first(id, correction, content_hash)
                 if first is None:
-                    judged = judge(correction)
-                    rows.append(_row(id, judged, content_hash, now))
-                    arrived += _arrival(id, actor, judged.held)
+                    rows.append(_row(id, judge(correction), content_hash, now))
                 elif fresh:
                     repeats.append({"id": id, "correction": first})
                 known.add(id, correction.key, first or id, content_hash)
                 firsts.append(first or id)
             if rows:
                 c.execute(insert(corrections), rows)
+                arrived = [each for row in rows for each in _arrival(row, actor)]
                 self._transitions.note_all(c, arrived)
             if repeats:
                 c.execute(insert(aliases), repeats)
@@ -177,23 +176,29 @@ class Intake:
 
 
 def _row(id: str, judged: Judgement, content_hash: str, now: float) -> dict[str, Any]:
-    findings = [one.to_json() for one in judged.findings] or None
-    follows = judged.consequences()
-    thought = {"score": judged.score, "findings": findings, "consequences": follows}
-    thought["following"] = "due" if follows else None
-    return (
-        judged.correction.model_dump()
-        | thought
-        | {
-            "id": id,
-            "content_hash": content_hash,
-            "state": State.VALIDATED if judged.held is None else State.HELD,
-            "reason": judged.held,
-            "attempts": 0,
-            "not_before": 0.0,
-            "received_at": now,
-        }
-    )
+    correction, follows = judged.correction, judged.consequences()
+    times = {"valid_from": _seconds(correction.valid_from), "valid_until": _seconds(correction.valid_until)}
+    ahead = (times["valid_from"] or now) > now
+    row = {
+        "id": id,
+        "content_hash": content_hash,
+        "state": State.RECEIVED if ahead else State.VALIDATED,
+        "reason": f"waits until {correction.valid_from}" if ahead else None,
+        "attempts": 0,
+        "not_before": 0.0,
+        "received_at": now,
+        "score": judged.score,
+        "findings": [one.to_json() for one in judged.findings] or None,
+        "consequences": follows,
+        "following": "due" if follows else None,
+        **times,
+    }
+    held = {"state": State.HELD, "reason": judged.held} if judged.held is not None else {}
+    return correction.model_dump() | row | held
+
+
+def _seconds(moment: str | None) -> float | None:
+    return None if moment is None else seconds_of(moment)
 
 
 def _blank() -> dict[str, Any]:
@@ -203,12 +208,11 @@ def _blank() -> dict[str, Any]:
     return blank | lists | {"priority": 0, "attempts": 0, "not_before": 0.0}
 
 
-def _arrival(id: str, actor: str, held: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    state = State.VALIDATED if held is None else State.HELD
-    return (
-        entry("correction", id, None, State.RECEIVED, actor),
-        entry("correction", id, State.RECEIVED, state, actor, held),
-    )
+def _arrival(row: Mapping[str, Any], actor: str) -> Iterator[dict[str, Any]]:
+    waits = row["state"] is State.RECEIVED
+    yield entry("correction", row["id"], None, State.RECEIVED, actor, row["reason"] if waits else None)
+    if not waits:
+        yield entry("correction", row["id"], State.RECEIVED, row["state"], actor, row["reason"])
 
 
 def _check_parents(c: Connection, parents: set[str]) -> None:

@@ -43,7 +43,7 @@ class Reviews:
             return {id: poster for id, poster in told if poster is not None}
 
     def approve(self, id: str, *, reviewer: str, why: str) -> CorrectionRow:
-        """Lets a held correction wait for its batch, as if it had just come.
+        """Lets a held correction wait for its batch or its time, as if it had just come.
 
         Args:
             reviewer: an actor: `http:NAME` with the token's name, or `operator:NAME`.
@@ -57,7 +57,8 @@ class Reviews:
             row = _to_decide(c, id, reviewer)
             reason = f"approved by {reviewer}: {why}"
             self._transitions.advance(c, [row.id], State.RECEIVED, reviewer, reason, reviewed_by=reviewer)
-            self._transitions.advance(c, [row.id], State.VALIDATED, reviewer, reason)
+            if (row.valid_from or 0.0) <= self._database.clock():
+                self._transitions.advance(c, [row.id], State.VALIDATED, reviewer, reason)
             return find_correction(c, row.id)
 
     def reject(self, id: str, *, reviewer: str, why: str) -> CorrectionRow:

@@ -86,6 +86,9 @@ corrections = Table(
     Column("parent", Name(200)),
     # How far its consequences are (daemon.ledger.record.following); NULL where nothing follows.
     Column("following", Name(20)),
+    # Unix seconds; NULL: from its arrival on, and without an end.
+    Column("valid_from", Float),
+    Column("valid_until", Float),
     Index("corrections_state", "state", "seq"),
     # The order in which a batch is made up.
     Index("corrections_queue", "state", _URGENT_FIRST, "seq"),
@@ -96,6 +99,8 @@ corrections = Table(
     Index("corrections_source", "source", "received_at"),
     Index("corrections_parent", "parent"),
     Index("corrections_following", "following", "state"),
+    Index("corrections_from", "state", "valid_from"),
+    Index("corrections_until", "state", "valid_until"),
     sqlite_autoincrement=True,
 )
 # A post with a known idempotency key under a new id is the same correction: the new id points to it.

@@ -37,10 +37,16 @@ def ends_of(correction: Correction, relation: Relation | None, wanted: Sequence[
 
 def _child(parent: Correction, *, subject: str, prompt: str) -> Correction:
     changed = {"subject": subject, "prompt": prompt, "key": None, "aliases": [], "neighbours": []}
+    changed["valid_from"] = None  # it is posted once the parent is live
     return parent.model_copy(update=changed)
 
 
 def _turned(parent: Correction, subject: str, prompt: str, target: str) -> Correction:
     return Correction(
-        subject=subject, prompt=prompt, target=target, source=parent.source, priority=parent.priority
+        subject=subject,
+        prompt=prompt,
+        target=target,
+        source=parent.source,
+        priority=parent.priority,
+        valid_until=parent.valid_until,
     )

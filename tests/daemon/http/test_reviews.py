@@ -223,3 +223,18 @@ def test_a_bad_file_is_an_error_that_names_every_field(make_client):
     assert "source.0.name = 'A B': must be small letters" in told
     assert "source.0.token_sha256 = (not shown): must be 64 hexadecimal digits" in told
     assert "source.0.hurry = 1: is not a setting of this table" in told
+
+
+def test_an_event_is_recorded_under_the_name_of_its_token(client, ledger):
+    event = {"specversion": "1.0", "id": "1", "source": "https://news.example", "type": "fact", "data": GOOD}
+    answer = client.post("/v1/events", json=event, headers=bearer("f-token"))
+    assert answer.status_code == 202, answer.text
+    row = ledger.questions.get(answer.json()["ids"][0])
+    assert (row.source, row.state.value) == ("forum", "held")
+
+
+def test_an_approved_correction_waits_for_its_time(client, ledger):
+    (id,) = post(client, "f-token", valid_from="2999-01-01T00:00:00Z").json()["ids"]
+    assert ledger.questions.get(id).state.value == "held"
+    view = client.post(f"/v1/reviews/{id}/approve?why=checked", headers=bearer("d-token")).json()
+    assert view["state"] == "received"
