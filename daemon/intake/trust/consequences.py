@@ -36,8 +36,9 @@ def ends_of(correction: Correction, relation: Relation | None, wanted: Sequence[
 
 
 def _child(parent: Correction, *, subject: str, prompt: str) -> Correction:
-    changed = {"subject": subject, "prompt": prompt, "key": None, "aliases": [], "neighbours": []}
-    changed["valid_from"] = None  # it is posted once the parent is live
+    # Without `valid_from`: it is posted once the parent is live.
+    blank: dict[str, object] = {"key": None, "aliases": [], "neighbours": [], "valid_from": None}
+    changed = {"subject": subject, "prompt": prompt, **blank}
     return parent.model_copy(update=changed)
 
 

@@ -113,14 +113,15 @@ class _Judging:
         state = State.HELD if held else State.VALIDATED
         about.append(Told(correction.prompt, correction.target, name, state, self.now))
         self._posted[name] = self._posted.get(name, 0) + 1
-        wanted = policies[-1].consequences if len(policies) > 1 else policies[0].consequences
+        # A name that anybody may write asks for nothing: consequences are those of the default then.
+        asks = policies[-1]
         return Judgement(
             correction,
             score,
             found,
             held,
-            tuple(children_of(correction, relation, wanted, policies[0].ended_says)),
-            tuple(ends_of(correction, relation, wanted)),
+            tuple(children_of(correction, relation, asks.consequences, asks.ended_says)),
+            tuple(ends_of(correction, relation, asks.consequences)),
         )
 
     def _about(self, subject: str) -> list[Told]:

@@ -27,8 +27,11 @@ class LedgerPast:
         self._about: dict[str, list[Told]] = {}
         for chunk in chunks(spellings(*set(subjects))):
             query = select(*_TOLD).where(corrections.c.subject.in_(chunk)).order_by(corrections.c.seq)
-            for subject, prompt, target, source, state, at in c.execute(query):
-                self._about.setdefault(subject, []).append(Told(prompt, target, source, State(state), at))
+            for row in c.execute(query).mappings():
+                told = Told(
+                    row["prompt"], row["target"], row["source"], State(row["state"]), row["received_at"]
+                )
+                self._about.setdefault(row["subject"], []).append(told)
 
     def about(self, subject: str) -> Sequence[Told]:
         found = [one for spelling in spellings(subject) for one in self._about.get(spelling, ())]
