@@ -1,6 +1,6 @@
 """`factd status`: what happened to one correction, or as a whole."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -102,7 +102,7 @@ def _sign(sign: dict[str, Any]) -> str:
     return "gone" if sign["seen_at"] is None else f"gone, last seen {local_time(sign['seen_at'])}"
 
 
-def _listed(name: str, value: Any) -> Iterator[str]:
+def _listed(name: str, value: Mapping[str, Any] | Sequence[Any]) -> Iterator[str]:
     """The entries of a field that holds several."""
     if name == "lost":
         return (f"{form}: {answer!r}" for form, answer in dict(value).items())

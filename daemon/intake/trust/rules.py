@@ -64,8 +64,8 @@ def findings(case: Case) -> tuple[Finding, ...]:
 def same_slot(relations: Relations, correction: Correction, about: Sequence[Told]) -> list[Told]:
     """Those earlier corrections of the subject that ask for the same, also in other words.
 
-    They do if the prompt is the same, or if both prompts have one relation of the lexicon with one answer at a
-    time. They also do if the earlier prompt has once had the answer that this correction says was so.
+    They do if the prompt is the same, or if both prompts have one relation of the lexicon, with one answer at
+    a time. They also do if the earlier prompt has once had the answer that this correction says was so.
     """
     mine = relations.of(correction.prompt)
     single = mine is not None and mine.single
