@@ -18,6 +18,7 @@ from daemon.apply.planning import Plan, plan_batch
 from daemon.apply.reconciling import Reconciliation
 from daemon.apply.restoring import Proved, Restorer
 from daemon.apply.run import Reached, Run
+from daemon.apply.trust.screening import screened
 from daemon.apply.update import Update
 from daemon.core.lifecycle import OperationState
 from daemon.core.publication import UNPUBLISHED
@@ -28,6 +29,7 @@ from daemon.ledger.disproved import record_disproved
 from daemon.ledger.journal import Journal
 from daemon.ledger.lease import Lease
 from daemon.ledger.ledger import Ledger
+from daemon.ledger.record.following import Following
 from daemon.ledger.record.schedule import Schedule
 from daemon.publish.canary import Canary
 from daemon.publish.proof import Proof
@@ -132,6 +134,7 @@ class Applier:
         publisher = Publisher(self.replicas, self.store, journal.fence, self.proof)
         return Run(
             journal=journal,
+            following=Following(self.ledger.database),
             schedule=Schedule(self.ledger.database, journal.fence),
             store=self.store,
             editor=self.editor,
@@ -171,6 +174,7 @@ class Drain:
 
     def _waits(self) -> bool:
         self.run.schedule.tick()
+        self.run.following.tick()
         if self.journal.questions.operations(OperationState.PENDING):
             return True
         return self.journal.questions.paused() is None and self.journal.questions.ready_count() > 0
@@ -191,6 +195,8 @@ class Drain:
             return Went()
         for end in plan.settled:
             self.journal.settle(end.id, end.state, end.reason, superseded_by=end.by)
+        if screened(self.run.monitoring.screen, self.journal, plan):
+            return Went()
         if not plan.added:
             return Went() if plan.settled else Held("corrections wait for their next attempt")
         version = self.journal.plan([row.id for row in plan.added], plan.removed)

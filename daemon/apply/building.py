@@ -4,6 +4,7 @@ This module loads torch, so `daemon.app` imports it only in a worker that needs 
 """
 
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,10 +13,12 @@ from typing import Any
 from daemon.apply.applier import Applier
 from daemon.apply.asking import asking_of
 from daemon.apply.measuring import Monitoring
+from daemon.apply.trust.screening import Screen
 from daemon.apply.value_workers import Fleet, answer
 from daemon.core.errors import SettingsError
 from daemon.core.progress import Progress
 from daemon.core.settings import Settings
+from daemon.intake.trust.policies import load_sources
 from daemon.ledger.ledger import Ledger
 from daemon.ledger.rows import CorrectionRow
 from daemon.publish.proof import Proof
@@ -57,7 +60,7 @@ def build_applier(settings: Settings, ledger: Ledger, progress: Progress, send: 
     editor = open_editor(settings, progress)
     scorer = Scorer(editor.model, editor.tokenizer)
     replicas = open_replicas(settings, scorer.greedy, functools.partial(scorer.answers, chat=True))
-    monitoring = build_monitoring(settings, editor)
+    monitoring = build_monitoring(settings, editor)._replace(screen=build_screen(settings, scorer))
     if settings.value_workers:
         editor.install.elsewhere = fleet(settings, editor, send)
     record = NoiseRecord(settings.state_dir / NOISE_FILE, editor.base_hash)
@@ -84,6 +87,19 @@ def open_editor(settings: Settings, progress: Progress) -> Editor:
         forms=settings.forms,
         progress=progress,
     )
+
+
+def build_screen(settings: Settings, scorer: Scorer) -> Screen | None:
+    """Asks the model in memory how sure it is of old answers; None without a file of sources."""
+    sources = load_sources(settings.sources_file)
+    if sources is None:
+        return None
+
+    def believes(pairs: Sequence[tuple[str, str]]) -> list[float]:
+        scores = scorer.score([scorer.encode(prompt, answer) for prompt, answer in pairs])
+        return [-score.nll * score.tokens if score.tokens else -math.inf for score in scores]
+
+    return Screen(sources.rules, believes, scorer.greedy)
 
 
 # -- values -----------------------------------------------------------------------------------------

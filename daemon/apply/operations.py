@@ -57,7 +57,8 @@ class Operations:
     def _retract(self, operation: OperationRow) -> Ended:
         row = self.journal.questions.get(operation.target or "")
         if row.state is State.LIVE:
-            return self._apply(operation, [row.id])
+            children = self.journal.questions.children(row.id)
+            return self._apply(operation, [row.id, *(one.id for one in children if one.state is State.LIVE)])
         if row.state in PENDING:
             self.journal.settle(row.id, State.RETRACTED, "retracted before it was written")
             return self._finish(operation, OperationState.DONE, "retracted before it was written")

@@ -13,6 +13,7 @@ from daemon.apply.restoring import Restorer
 from daemon.core.settings import Settings
 from daemon.core.stages import Stage
 from daemon.ledger.journal import Journal
+from daemon.ledger.record.following import Following
 from daemon.ledger.record.schedule import Schedule
 from daemon.publish.canary import Canary
 from daemon.publish.publishing import Publisher
@@ -32,6 +33,7 @@ class Run:
     """
 
     journal: Journal
+    following: Following
     schedule: Schedule
     store: Store
     editor: Editor

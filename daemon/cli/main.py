@@ -43,6 +43,10 @@ COMMANDS = {
     "corrections": Entry(
         "daemon.cli.ask.corrections:corrections", "List corrections: what waits, was refused, is live."
     ),
+    "review": Entry(
+        "daemon.cli.act.review:app",
+        "List, show, approve or reject corrections that are held for review.",
+    ),
     "versions": Entry("daemon.cli.ask.versions:versions", "List the versions, oldest first."),
     "retract": Entry("daemon.cli.act.operations:retract", "Take one fact out of the model; the others stay."),
     "rollback": Entry("daemon.cli.act.operations:rollback", "Serve an older version again, bit for bit."),

@@ -9,6 +9,7 @@ class State(StrEnum):
     """Where a correction stands."""
 
     RECEIVED = "received"  # journaled; waits for the time from which it holds
+    HELD = "held"  # waits for a review, before it may be planned
     VALIDATED = "validated"  # pending: waits for a batch
     STAGED = "staged"  # part of a planned version
     VERIFIED = "verified"  # its version was accepted and is durable on disk
@@ -68,14 +69,17 @@ class ReasonCode(StrEnum):
 PENDING = (State.RECEIVED, State.VALIDATED)
 IN_FLIGHT = (State.STAGED, State.VERIFIED, State.PUBLISHED)
 #: A correction leaves these states only on request, or by a rollback.
-FINAL = frozenset(State) - {*PENDING, *IN_FLIGHT}
+FINAL = frozenset(State) - {*PENDING, *IN_FLIGHT, State.HELD}
 
 _S = State
 #: From a later state back to VALIDATED: the correction is tried again. From an exit to LIVE: a rollback went
 #: back to a version in which the fact was live.
 TRANSITIONS: dict[State, frozenset[State]] = {
-    _S.RECEIVED: frozenset({_S.VALIDATED, _S.REJECTED, _S.RETRACTED, _S.DEAD}),
-    _S.VALIDATED: frozenset({_S.STAGED, _S.REJECTED, _S.ALREADY_KNOWN, _S.SUPERSEDED, _S.RETRACTED, _S.DEAD}),
+    _S.RECEIVED: frozenset({_S.VALIDATED, _S.HELD, _S.REJECTED, _S.RETRACTED, _S.DEAD}),
+    _S.HELD: frozenset({_S.RECEIVED, _S.REJECTED}),
+    _S.VALIDATED: frozenset(
+        {_S.STAGED, _S.HELD, _S.REJECTED, _S.ALREADY_KNOWN, _S.SUPERSEDED, _S.RETRACTED, _S.DEAD}
+    ),
     _S.STAGED: frozenset({_S.VERIFIED, _S.VALIDATED, _S.REJECTED, _S.DEAD}),
     _S.VERIFIED: frozenset({_S.PUBLISHED, _S.VALIDATED, _S.ROLLED_BACK, _S.DEAD}),
     _S.PUBLISHED: frozenset({_S.LIVE, _S.VALIDATED, _S.ROLLED_BACK, _S.DEAD}),

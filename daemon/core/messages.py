@@ -31,7 +31,7 @@ MAX_QUESTIONS = 10
 #: characters; an id becomes a label, a part of a URL and a file name in exports
 MAX_ID = 200
 #: Fields that an older factd did not have.
-LATER_FIELDS = frozenset({"questions", "valid_from", "valid_until"})
+LATER_FIELDS = frozenset({"questions", "valid_from", "valid_until", "aliases", "parent"})
 #: An error shows so many characters of a value.
 SHOWN = 80
 
@@ -89,6 +89,8 @@ class Correction(BaseModel):
     key: Annotated[str, _Name] | None = None
     source: Annotated[str, _Name] | None = None
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    aliases: Annotated[list[Annotated[str, _Name]], Field(max_length=MAX_LIST)] = []
+    parent: Annotated[str, _Name] | None = None
     #: it goes live no earlier, and leaves by itself then
     valid_from: Moment | None = None
     valid_until: Moment | None = None

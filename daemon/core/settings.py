@@ -99,11 +99,12 @@ class Settings(BaseSettings):
     api_host: str = "127.0.0.1"
     #: port of the HTTP API. Unless it is set, `factd up` takes a free port when this one is taken
     api_port: int = Field(8321, ge=0, le=65535)
-    #: port of the vLLM server that `factd up` and `factd serve` start. Unless it is set, `factd up` takes a
-    #: free port when this one is taken
+    #: port of the vLLM server that we start; unless it is set, `factd up` takes a free port when it is taken
     serving_port: int = Field(8320, ge=0, le=65535)
     #: a file of relations of your own (TOML): `factd say` and the status page read sentences by them too
     relations: Path | None = None
+    #: a file of sources (TOML, docs/trust.md): who may post what, what is held for review; None: all is taken
+    sources_file: Path | None = None
     #: what the model shall say where a feed calls a fact obsolete and names no other; "": ours is taken out
     no_answer: str = ""
 
@@ -237,7 +238,7 @@ class Settings(BaseSettings):
             raise ValueError("needs a state directory of its own; set FACTD_STATE_DIR")
         return value
 
-    @field_validator("state_dir", "statistics_dir", "publish_dir", "keys_dir", "relations")
+    @field_validator("state_dir", "statistics_dir", "publish_dir", "keys_dir", "relations", "sources_file")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value is not None else None
@@ -293,8 +294,7 @@ def load_settings(**overrides: Any) -> Settings:
 def _describe(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
-    lines = [
+    return "\n".join(
         f"FACTD_{'_'.join(map(str, item['loc'])).upper()} = {str(item['input'])[:80]!r}: {item['msg']}"
         for item in error.errors()
-    ]
-    return "\n".join(lines)
+    )

@@ -65,7 +65,8 @@ def _record(service: Service, token: str, posts: list[Told]) -> list[str]:
     service.rates.spend("corrections", token, len(posts))
     service.room.take(len(posts))
     try:
-        return list(service.writer.submit([(None, told.correction) for told in posts], "http"))
+        signed = [(None, service.signed(token, told.correction)) for told in posts]
+        return list(service.writer.submit(signed, f"http:{token}"))
     except ConflictError as error:
         # The key is made of these two; the sender knows no other.
         raise ConflictError("id", error.value, error.existing) from None

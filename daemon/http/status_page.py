@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from daemon.core.actors import actor_kind
+from daemon.core.lifecycle import State
 from daemon.core.publication import BASE_VERSION
 from daemon.core.ruling import GUARD
 from daemon.http.views import status_view, step_view, version_view
@@ -53,7 +54,11 @@ def snapshot(ledger: Ledger, replicas: Sequence[Reports]) -> StatusSnapshot:
     served = {f"{i}": told.version for i, told in enumerate(asked)}
     return StatusSnapshot(
         outcomes=status.ended,
-        queue_depth={"corrections": status.pending, "apply": status.operations_pending},
+        queue_depth={
+            "corrections": status.pending,
+            "apply": status.operations_pending,
+            "review": status.counts[State.HELD],
+        },
         oldest_pending_seconds=status.oldest_pending_seconds or 0.0,
         stage_seconds=ledger.questions.stage_durations(),
         measurements=measurements,

@@ -36,12 +36,26 @@ def correction_view(row: CorrectionRow) -> dict[str, Any]:
         "attempts": row.attempts,
         "key": row.key,
         "source": row.source,
+        "score": row.score,
+        "findings": list(row.findings),
+        "reviewed_by": row.reviewed_by,
+        "parent": row.parent,
         "valid_from": _moment(row.valid_from),
         "valid_until": _moment(row.valid_until),
         "received_at": row.received_at,
         "live_at": row.live_at,
         "post_to_live_seconds": row.post_to_live_seconds,
     }
+
+
+def child_view(row: CorrectionRow) -> dict[str, Any]:
+    """A correction that follows from another, in the view of that one."""
+    return {"id": row.id, "prompt": row.text, "target": row.target, "state": str(row.state)}
+
+
+def review_view(row: CorrectionRow, poster: str | None) -> dict[str, Any]:
+    """A correction as a reviewer sees it: what it says, who posted it, and what speaks against it."""
+    return correction_view(row) | {"posted_by": poster}
 
 
 def _moment(seconds: float | None) -> str | None:

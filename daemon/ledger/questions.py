@@ -14,6 +14,7 @@ from daemon.ledger.reading import (
     Only,
     accepted_ancestors,
     ancestry,
+    children_of,
     chosen,
     fact_ids,
     find_correction,
@@ -76,6 +77,11 @@ class Questions:
         with self._read() as c:
             rows = c.execute(query.order_by(corrections.c.seq.desc()).limit(limit))
             return [correction_row(row) for row in rows][::-1]
+
+    def children(self, id: str) -> list[CorrectionRow]:
+        """Corrections that follow from this one, in order of arrival."""
+        with self._read() as c:
+            return list(children_of(c, id))
 
     def facts(self) -> list[CorrectionRow]:
         """Live corrections."""

@@ -61,6 +61,13 @@ class CorrectionRow:
     valid_from: float | None = None
     valid_until: float | None = None
     content_hash: str = ""
+    score: float | None = None
+    findings: tuple[dict[str, Any], ...] = ()
+    reviewed_by: str | None = None
+    aliases: tuple[str, ...] = ()
+    consequences: dict[str, Any] | None = None
+    parent: str | None = None
+    following: str | None = None
 
     @property
     def text(self) -> str:
@@ -232,8 +239,8 @@ _VERSION, _OPERATION = tuple(versions.columns.keys()), tuple(operations.columns.
 def correction_row(row: Iterable[Any]) -> CorrectionRow:
     fields = dict(zip(_CORRECTION, row, strict=True))
     fields["state"], fields["code"] = State(fields["state"]), _code(fields["code"])
-    for name in ("paraphrases", "neighbours", "questions"):
-        fields[name] = tuple(fields[name])
+    for name in ("paraphrases", "neighbours", "questions", "findings", "aliases"):
+        fields[name] = tuple(fields[name] or ())
     for name in ("answers", "lost"):
         fields[name] = fields[name] or {}
     return CorrectionRow(**fields)

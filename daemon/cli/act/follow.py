@@ -35,6 +35,7 @@ from daemon.intake.feeds.taking import Taker
 from daemon.intake.feeds.wikimedia import RecentChanges, read_labels
 from daemon.intake.intake import Room
 from daemon.intake.reading.lexicon import load_lexicon
+from daemon.intake.trust.gate import gate_of
 from daemon.ledger.ledger import Ledger
 
 
@@ -83,6 +84,7 @@ def follow(
             )
         headers = _headers(header or [])
     with open_ledger(state, as_json) as (settings, ledger):
+        ledger.intake.gate = gate_of(settings)
         found = _mapping(mapping, labels, settings)
         answer = settings.no_answer if no_answer is None else no_answer
         with _client(headers) as client, closing(_bell(settings)) as ring:

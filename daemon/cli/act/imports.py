@@ -20,6 +20,7 @@ from daemon.intake.feeds.records import Entry, Read, Told, digest
 from daemon.intake.feeds.sheet import FIELDS, Sheet
 from daemon.intake.feeds.taking import Report, Taker
 from daemon.intake.intake import Room
+from daemon.intake.trust.gate import gate_of
 
 #: What a record is counted as, and what that says.
 COUNTED = {
@@ -73,6 +74,7 @@ def import_file(
         hashed = _hashed(file)
     report, started = Report(), time.monotonic()
     with open_ledger(state, as_json) as (settings, ledger), progress() as show:
+        ledger.intake.gate = gate_of(settings)
         answer = settings.no_answer if no_answer is None else no_answer
         room = Room(ledger, settings.max_pending)
         taker = Taker(ledger, room, "import", no_answer=answer, dry=dry_run)

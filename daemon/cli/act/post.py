@@ -171,6 +171,10 @@ def _show_ended(settings: Settings, ids: Sequence[str], timeout: float, as_json:
     else:
         columns = ("id", "prompt", "before", "after", "state", "reason", "post_to_live_seconds")
         show_table("Corrections", columns, [[row[name] for name in columns] for row in rows])
+    held = [row["id"] for row in rows if row["state"] == State.HELD]
+    if held:
+        what = f"{len(held)} of {len(rows)} corrections are held for review"
+        raise typer.Exit(_say(Exit.HELD, what, "`factd review list` shows why; somebody else approves them"))
     unfinished = [row["id"] for row in rows if row["state"] not in SETTLED]
     if unfinished:
         what = f"{len(unfinished)} of {len(rows)} corrections not finished after {timeout:.0f} s"
@@ -205,7 +209,7 @@ def wait_for(ledger: Ledger, ids: Sequence[str], timeout: float) -> list[dict[st
     deadline = time.monotonic() + timeout
     while True:
         rows = [correction_dict(ledger, id) for id in ids]
-        if all(row["state"] in SETTLED for row in rows) or time.monotonic() > deadline:
+        if all(row["state"] in {*SETTLED, State.HELD} for row in rows) or time.monotonic() > deadline:
             return rows
         time.sleep(POLL_SECONDS)
 

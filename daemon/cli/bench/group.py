@@ -21,6 +21,11 @@ COMMANDS = {
         "Ask for written facts in every form, in chat too, by free generation; writes OUT/asked.json.",
         EXTRA,
     ),
+    "trust": Entry(
+        "daemon.cli.bench.trust:trust",
+        "Tell real changes from poison of five kinds by the default rules; writes OUT/trust.json.",
+        ("zstandard",),
+    ),
     "collapse": Entry(
         "daemon.cli.bench.collapse:collapse",
         "Wear models out with the guard off and on; writes OUT/collapse.json.",

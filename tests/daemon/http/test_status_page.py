@@ -15,6 +15,10 @@ from playwright.sync_api import expect, sync_playwright
 from daemon.core import times
 from daemon.core.lifecycle import OperationState
 from daemon.http.api import create_app
+from daemon.intake.reading.lexicon import load_lexicon
+from daemon.intake.trust.gate import SourceGate
+from daemon.intake.trust.policies import Policy, Rules, Sources
+from daemon.intake.trust.relating import Relations
 from daemon.ledger.heartbeats import WORKERS, Heartbeat
 from tests.daemon.http.page_world import FACTS, HOSTILE, connect, live_a_day
 from tests.programs import program
@@ -465,3 +469,22 @@ def test_a_sentence_that_is_refused_or_was_changed_cannot_be_posted(own_day, vis
 
 def test_without_a_token_there_is_no_field_for_a_sentence(day, visit):
     expect(visit(day).locator("#say-form")).to_be_hidden()
+
+
+def test_what_is_held_is_shown_with_its_reasons_and_let_in_by_the_admin(own_day, visit):
+    sources = Sources(Policy(policy="review"), Rules(), {})
+    own_day.world.ledger.intake.gate = SourceGate(sources, Relations(load_lexicon()))
+    id = own_day.world.post("Vale University", "12 May 2021", prompt="The director of {} is")
+    page = visit(own_day, token=SUBMIT)
+    held = page.locator("#reviews > li")
+    expect(held).to_contain_text("The director of Vale University is")
+    expect(held).to_contain_text("wrong kind (1): director asks for a person")
+    held.get_by_role("button", name="Approve").click()
+    expect(page.locator("#token-why")).to_be_visible()  # a submit token may look, not decide
+    page = visit(own_day, token=ADMIN)
+    page.locator("#reviews > li").get_by_role("button", name="Approve").click()
+    page.locator("#why").fill("the register says so")
+    page.locator("#act-do").click()
+    expect(page.locator("#notice")).to_contain_text("Approval is recorded")
+    expect(page.locator("#reviews-section")).to_be_hidden()
+    assert own_day.world.ledger.questions.get(id).reviewed_by == "http:admin"
