@@ -21,7 +21,7 @@ def post_events(
 ) -> dict[str, Any]:
     """Records the corrections of CloudEvents 1.0, as a whole or not at all; `id` and `source` are the key."""
     found = _usable(events(request.headers.get("Content-Type", ""), dict(request.headers), body))
-    taker = Taker(service.ledger, service.room, "http", no_answer=service.settings.no_answer)
+    taker = Taker(service.ledger, service.room, f"http:{token}", no_answer=service.settings.no_answer)
     posts = [taker.answered(told) for told in found]
     ended = [told for told in posts if told.change is Change.OBSOLETE]
     _check_ended(service, ended, token)

@@ -57,7 +57,7 @@ class Schedule:
             return question(c, self._clock())
 
     def _ended(self, c: Connection, now: float) -> list[str]:
-        return over(c, PENDING, now, MOST)
+        return over(c, (*PENDING, State.HELD), now, MOST)
 
     def _end(self, c: Connection, ids: Sequence[str]) -> None:
         why, code = "its time (valid_until) was over before it was live", ReasonCode.EXPIRED

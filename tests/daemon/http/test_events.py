@@ -127,7 +127,7 @@ def test_a_fact_is_taken_out_by_the_admin_token_alone(client, ledger):
     assert "admin token" in refused.json()["problems"][0]["mend"]
     assert send(client, OBSOLETE, token=ADMIN).json() == {"ids": [None], "retracted": 1}
     (operation,) = ledger.questions.operations()
-    assert (operation.kind, operation.actor) == ("retract", "http")
+    assert (operation.kind, operation.actor) == ("retract", "http:admin")
 
 
 def test_a_fact_that_none_of_ours_says_cannot_be_taken_out(client, ledger):
