@@ -128,12 +128,20 @@ def _try(root: Path, family: str, servers: Servers, log: Path, row: dict[str, An
 
 def edited(model: Path, state_dir: Path, family: str) -> Editor:
     """An editor that writes one layer all but exactly."""
-    own = numbers(METHOD, family, *(SIZES[name] for name in MEASURES), PLACEMENT)
-    chosen = {"method": METHOD, "placement": PLACEMENT, "anchor": "none"}
+    hidden, inner, depth = (SIZES[name] for name in MEASURES)
+    own = numbers(METHOD, family, hidden, inner, depth, PLACEMENT)
     own = own.changed(moment_weight=MOMENT_WEIGHT, again=0)
     values = ValueOptions(steps=STEPS, clamp=CLAMP)
     return Editor.open(
-        str(model), state_dir=state_dir, dtype="float32", tokens=TOKENS, numbers=own, options=values, **chosen
+        str(model),
+        state_dir=state_dir,
+        method=METHOD,
+        placement=PLACEMENT,
+        anchor="none",
+        dtype="float32",
+        tokens=TOKENS,
+        numbers=own,
+        options=values,
     )
 
 

@@ -138,8 +138,9 @@ def _common(prompts: Sequence[Sequence[int]]) -> int:
     """How many first tokens all prompts share; each keeps one of its own, and one prompt shares none."""
     if len(prompts) < 2:
         return 0
-    first, last, shared = min(prompts), max(prompts), 0
-    longest = min(map(len, prompts)) - 1
+    rows = [list(prompt) for prompt in prompts]
+    first, last, shared = min(rows), max(rows), 0
+    longest = min(map(len, rows)) - 1
     while shared < longest and first[shared] == last[shared]:
         shared += 1
     return shared

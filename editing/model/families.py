@@ -115,7 +115,7 @@ def family_at(path: Path) -> Family:
     """The family of a Hugging Face directory; the commonest one where it does not say."""
     config = path / "config.json"
     name = json.loads(config.read_bytes()).get("model_type") if config.is_file() else None
-    return FAMILIES.get(name, PLAIN)
+    return FAMILIES.get(str(name), PLAIN)
 
 
 class CausalModel(Protocol):

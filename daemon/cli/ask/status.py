@@ -107,7 +107,8 @@ def _listed(name: str, value: Mapping[str, Any] | Sequence[Any]) -> Iterator[str
     if name == "lost":
         return (f"{form}: {answer!r}" for form, answer in dict(value).items())
     if name == "findings":
-        return (f"{one['rule']} {one['points']}: {one['why']}" for one in value)
+        findings: list[dict[str, Any]] = list(value)
+        return (f"{one['rule']} {one['points']}: {one['why']}" for one in findings)
     return iter(value)
 
 

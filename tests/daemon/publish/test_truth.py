@@ -11,7 +11,7 @@ from daemon.cli.exits import Exit
 from daemon.cli.main import app
 from daemon.cli.run import doctor as doctor_command
 from daemon.http.status_page import numbers_only, page_view, snapshot, truth_of
-from daemon.ledger.disproved import record_disproved
+from daemon.ledger.record.disproved import record_disproved
 from daemon.ledger.heartbeats import ALIVE_SECONDS, WORKERS, Heartbeat
 from daemon.ledger.journal import Journal
 from daemon.ledger.lease import Lease
