@@ -25,10 +25,10 @@ from daemon.core.publication import UNPUBLISHED
 from daemon.core.ruling import GUARD
 from daemon.core.settings import Settings
 from daemon.core.stages import Stage
-from daemon.ledger.record.disproved import record_disproved
 from daemon.ledger.journal import Journal
 from daemon.ledger.lease import Lease
 from daemon.ledger.ledger import Ledger
+from daemon.ledger.record.disproved import record_disproved
 from daemon.ledger.record.following import Following
 from daemon.ledger.record.schedule import Schedule
 from daemon.publish.canary import Canary

@@ -15,9 +15,9 @@ from daemon.core.actors import ActorKind
 from daemon.core.lifecycle import FINAL, OperationKind, OperationState, ReasonCode, State
 from daemon.core.publication import BASE_VERSION
 from daemon.core.ruling import GUARD
-from daemon.ledger.record.disproved import disproved
 from daemon.ledger.heartbeats import signs
 from daemon.ledger.reading import find_version
+from daemon.ledger.record.disproved import disproved
 from daemon.ledger.record.schedule import coming
 from daemon.ledger.rows import LedgerStatus, TransitionRow
 from daemon.ledger.tables import control, corrections, operations, tallies, transitions

@@ -1,7 +1,7 @@
 """`factd status`: what happened to one correction, or as a whole."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.markup import escape
@@ -107,7 +107,7 @@ def _listed(name: str, value: Mapping[str, Any] | Sequence[Any]) -> Iterator[str
     if name == "lost":
         return (f"{form}: {answer!r}" for form, answer in dict(value).items())
     if name == "findings":
-        findings: list[dict[str, Any]] = list(value)
+        findings = cast(Sequence[Mapping[str, Any]], value)
         return (f"{one['rule']} {one['points']}: {one['why']}" for one in findings)
     return iter(value)
 

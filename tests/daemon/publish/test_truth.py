@@ -11,11 +11,11 @@ from daemon.cli.exits import Exit
 from daemon.cli.main import app
 from daemon.cli.run import doctor as doctor_command
 from daemon.http.status_page import numbers_only, page_view, snapshot, truth_of
-from daemon.ledger.record.disproved import record_disproved
 from daemon.ledger.heartbeats import ALIVE_SECONDS, WORKERS, Heartbeat
 from daemon.ledger.journal import Journal
 from daemon.ledger.lease import Lease
 from daemon.ledger.ledger import Ledger
+from daemon.ledger.record.disproved import record_disproved
 from daemon.publish.stub import StubServing
 from daemon.supervise.doctor import check_served
 
