@@ -24,9 +24,11 @@ from daemon.core.publication import UNPUBLISHED
 from daemon.core.ruling import GUARD
 from daemon.core.settings import Settings
 from daemon.core.stages import Stage
+from daemon.ledger.disproved import record_disproved
 from daemon.ledger.journal import Journal
 from daemon.ledger.lease import Lease
 from daemon.ledger.ledger import Ledger
+from daemon.ledger.record.schedule import Schedule
 from daemon.publish.canary import Canary
 from daemon.publish.proof import Proof
 from daemon.publish.publishing import Publisher
@@ -121,6 +123,8 @@ class Applier:
             proved, self._proved = self._proved, Proved()
             run = self._run(Journal(self.ledger.database, lease.fence), proved, stopping)
             report = _go(run, drains)
+            with run.journal.writing() as c:
+                record_disproved(c, run.publisher.disproved)
             self._proved, self.ran_at = run.restorer.proved, time.monotonic()
             return report
 
@@ -128,6 +132,7 @@ class Applier:
         publisher = Publisher(self.replicas, self.store, journal.fence, self.proof)
         return Run(
             journal=journal,
+            schedule=Schedule(self.ledger.database, journal.fence),
             store=self.store,
             editor=self.editor,
             restorer=Restorer(journal, self.store, self.editor, proved),
@@ -165,9 +170,10 @@ class Drain:
         return Went()
 
     def _waits(self) -> bool:
+        self.run.schedule.tick()
         if self.journal.questions.operations(OperationState.PENDING):
             return True
-        return self.journal.questions.paused() is None and self.journal.questions.pending_count() > 0
+        return self.journal.questions.paused() is None and self.journal.questions.ready_count() > 0
 
     def step(self) -> Ended:
         """The next operation, or the next batch where there is none."""

@@ -13,6 +13,7 @@ from daemon.apply.restoring import Restorer
 from daemon.core.settings import Settings
 from daemon.core.stages import Stage
 from daemon.ledger.journal import Journal
+from daemon.ledger.record.schedule import Schedule
 from daemon.publish.canary import Canary
 from daemon.publish.publishing import Publisher
 from daemon.versions.store import Store
@@ -31,6 +32,7 @@ class Run:
     """
 
     journal: Journal
+    schedule: Schedule
     store: Store
     editor: Editor
     restorer: Restorer

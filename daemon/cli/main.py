@@ -26,6 +26,14 @@ COMMANDS = {
         "daemon.cli.act.say:say",
         "Read plain sentences into corrections, show what was understood, and post what is confirmed.",
     ),
+    "import": Entry(
+        "daemon.cli.act.imports:import_file",
+        "Import a file of corrections into the ledger; the same file twice is one import.",
+    ),
+    "follow": Entry(
+        "daemon.cli.act.follow:follow",
+        "Follow a stream of server-sent events into the ledger until Ctrl-C.",
+    ),
     "relations": Entry(
         "daemon.cli.ask.relations:app",
         "List the relations that sentences are read by, or check a file of them.",

@@ -104,15 +104,17 @@ class Settings(BaseSettings):
     serving_port: int = Field(8320, ge=0, le=65535)
     #: a file of relations of your own (TOML): `factd say` and the status page read sentences by them too
     relations: Path | None = None
+    #: what the model shall say where a feed calls a fact obsolete and names no other; "": ours is taken out
+    no_answer: str = ""
 
     #: editing method: rome, memit, memit-seq, pmet, emmet, alphaedit, encore, nse, deltaedit, eac, rect,
-    #: prune, ft or lora
+    #: prune, evoedit, ultraedit, stableedit, locft, ft or lora
     method: str = "memit-seq"
-    #: which layers are written: spread, boundary (BLUE) or single; the method's own choice when None
+    #: which layers are written: spread, boundary (BLUE), single or replay (FE); the method's own when None
     placement: str | None = None
     #: what values are scaled to: nas, nas-cap or none; the method's own choice when None
     anchor: str | None = None
-    #: which dominant directions updates leave alone: revive, revive-after or none
+    #: which dominant directions updates leave alone: revive, revive-after, crisp (locft) or none
     protect: str = "none"
     #: number format of the editor's forward passes: auto, float32 or bfloat16; auto takes bfloat16 where that
     #: is faster
@@ -140,8 +142,7 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, ge=1)
     #: pause before a held correction is tried again, seconds
     retry_seconds: float = Field(5.0, ge=0)
-    #: at most so many corrections may wait. Beyond that every intake answers "full" until a batch has made
-    #: room
+    #: at most so many corrections may wait; beyond that every intake answers "full" until there is room
     max_pending: int = Field(100_000, ge=1)
     #: how many requests a token may send to the HTTP API, such as "2000/second"; "" for no limit
     request_rate: str = "2000/second"
@@ -149,8 +150,7 @@ class Settings(BaseSettings):
     correction_rate: str = "100000/10 seconds"
     #: where rates are counted: memory:// in each API process alone, redis:// for several processes together
     rates_url: str = "memory://"
-    #: the single-writer lease ends so long after the last heartbeat, seconds. After a crash of its host no
-    #: other applier works before that
+    #: the single-writer lease lasts so long after a heartbeat, seconds; after a crash nobody applies before
     lease_seconds: float = Field(30.0, gt=0)
     #: Redis gives a message that nobody acknowledged to another worker after so long, seconds
     visibility_timeout_seconds: int = Field(3600, ge=60)

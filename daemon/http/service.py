@@ -33,7 +33,7 @@ class Service:
     def __init__(
         self, settings: Settings, ledger: Ledger, replicas: Sequence[Reports], ring: Callable[[], None]
     ) -> None:
-        self.ledger, self.replicas, self.ring = ledger, replicas, ring
+        self.settings, self.ledger, self.replicas, self.ring = settings, ledger, replicas, ring
         submit, admin = settings.submit_token, settings.admin_token
         if admin is None:
             raise SettingsError("the API needs FACTD_ADMIN_TOKEN (and FACTD_SUBMIT_TOKEN for clients)")

@@ -3,7 +3,9 @@
 from dataclasses import asdict
 from typing import Any
 
+from daemon.core.times import shown
 from daemon.ledger.rows import (
+    Coming,
     CorrectionRow,
     FormAnswer,
     LedgerStatus,
@@ -34,10 +36,22 @@ def correction_view(row: CorrectionRow) -> dict[str, Any]:
         "attempts": row.attempts,
         "key": row.key,
         "source": row.source,
+        "valid_from": _moment(row.valid_from),
+        "valid_until": _moment(row.valid_until),
         "received_at": row.received_at,
         "live_at": row.live_at,
         "post_to_live_seconds": row.post_to_live_seconds,
     }
+
+
+def _moment(seconds: float | None) -> str | None:
+    """As it was posted: a moment in UTC."""
+    return None if seconds is None else shown(seconds)
+
+
+def coming_view(one: Coming) -> dict[str, Any]:
+    """`change`: "live" or "leaves"."""
+    return asdict(one) | {"at": shown(one.at)}
 
 
 def _answer_view(told: FormAnswer, target: str) -> dict[str, Any]:
@@ -91,6 +105,8 @@ def status_view(status: LedgerStatus) -> dict[str, Any]:
         "paused": status.paused,
         "pending": status.pending,
         "oldest_pending_seconds": status.oldest_pending_seconds,
+        "scheduled": status.scheduled,
+        "coming": [coming_view(one) for one in status.coming],
         "operations_pending": status.operations_pending,
         "counts": status.counts,
         "rollbacks": status.rollbacks,

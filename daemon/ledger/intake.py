@@ -1,7 +1,7 @@
 """Intake's half of the ledger: corrections are submitted or refused, operations are asked for."""
 
 import uuid
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from daemon.core.errors import TransitionError, UnknownIdError
 from daemon.core.lifecycle import OperationKind, State, VersionState
 from daemon.core.messages import Correction
 from daemon.core.publication import BASE_VERSION
+from daemon.core.times import seconds_of
 from daemon.ledger.chain import ledger_id
 from daemon.ledger.database import Database
 from daemon.ledger.reading import find_correction, find_version
@@ -65,7 +66,7 @@ class Intake:
                 firsts.append(first or id)
             if rows:
                 c.execute(insert(corrections), rows)
-                arrived = [each for row in rows for each in _arrival(row["id"], actor)]
+                arrived = [each for row in rows for each in _arrival(row, actor)]
                 self._transitions.note_all(c, arrived)
             if repeats:
                 c.execute(insert(aliases), repeats)
@@ -160,14 +161,22 @@ class Intake:
 
 
 def _row(id: str, correction: Correction, content_hash: str, now: float) -> dict[str, Any]:
+    times = {"valid_from": _seconds(correction.valid_from), "valid_until": _seconds(correction.valid_until)}
+    ahead = (times["valid_from"] or now) > now
     return correction.model_dump() | {
         "id": id,
         "content_hash": content_hash,
-        "state": State.VALIDATED,
+        "state": State.RECEIVED if ahead else State.VALIDATED,
+        "reason": f"waits until {correction.valid_from}" if ahead else None,
         "attempts": 0,
         "not_before": 0.0,
         "received_at": now,
+        **times,
     }
+
+
+def _seconds(moment: str | None) -> float | None:
+    return None if moment is None else seconds_of(moment)
 
 
 def _blank() -> dict[str, Any]:
@@ -177,11 +186,10 @@ def _blank() -> dict[str, Any]:
     return blank | lists | {"priority": 0, "attempts": 0, "not_before": 0.0}
 
 
-def _arrival(id: str, actor: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    return (
-        entry("correction", id, None, State.RECEIVED, actor),
-        entry("correction", id, State.RECEIVED, State.VALIDATED, actor),
-    )
+def _arrival(row: Mapping[str, Any], actor: str) -> Iterator[dict[str, Any]]:
+    yield entry("correction", row["id"], None, State.RECEIVED, actor, row["reason"])
+    if row["state"] is State.VALIDATED:
+        yield entry("correction", row["id"], State.RECEIVED, State.VALIDATED, actor)
 
 
 def _check_rollback_target(c: Connection, target: str) -> None:

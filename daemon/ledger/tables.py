@@ -75,6 +75,9 @@ corrections = Table(
     Column("answers", JSON),
     # Of a live fact that was not said when it was last asked: name of the form → what was said instead.
     Column("lost", JSON),
+    # Unix seconds; NULL: from its arrival on, and without an end.
+    Column("valid_from", Float),
+    Column("valid_until", Float),
     Index("corrections_state", "state", "seq"),
     # The order in which a batch is made up.
     Index("corrections_queue", "state", _URGENT_FIRST, "seq"),
@@ -82,6 +85,8 @@ corrections = Table(
     Index("corrections_live", "live_at"),
     # Without the prompt, which may be longer than an index row of PostgreSQL.
     Index("corrections_subject", "subject", "state"),
+    Index("corrections_from", "state", "valid_from"),
+    Index("corrections_until", "state", "valid_until"),
     sqlite_autoincrement=True,
 )
 # A post with a known idempotency key under a new id is the same correction: the new id points to it.

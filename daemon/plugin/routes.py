@@ -28,6 +28,7 @@ from daemon.core.publication import (
     InFlight,
 )
 from daemon.plugin.gates import READY_ROUTE, Hold, KeyGate, LiveGate, serving_keys
+from daemon.plugin.product_route import add_product_route
 from daemon.plugin.salts import Core, Salts
 from daemon.versions.keys import VARIABLE, told_keys
 
@@ -182,6 +183,11 @@ class Publications:
             raise PublicationError(failed[0]["code"], failed[0]["message"])
         return answers
 
+    async def ask_alone(self, method: str, *args: object) -> list[Any]:
+        """Calls every worker while no publication is under way."""
+        async with self._alone():
+            return await self._all(method, *args)
+
     async def served(self) -> dict[str, Any]:
         answers = await self._all("factd_served")
         if any(answer["version"] != answers[0]["version"] for answer in answers):
@@ -275,6 +281,8 @@ class PublishPlugin:
         @app.get("/plugins/factd/version", dependencies=guarded)
         async def version(request: Request) -> Any:
             return await _answer(request.app.state.factd.served())
+
+        add_product_route(app, guarded, _answer)
 
     async def init_state(self, engine_client: Engine, state: State, args: Namespace) -> None:
         """Keeps the engine for the routes.

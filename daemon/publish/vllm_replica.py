@@ -1,5 +1,6 @@
 """A vLLM server with the factd plugin: the client of the plugin's routes."""
 
+import base64
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ import httpx
 
 from daemon.core.publication import ANSWER_SECONDS, IN_FLIGHT, IN_FLIGHT_SECONDS, PUBLISH_SECONDS, InFlight
 from daemon.publish import vllm_http
-from daemon.publish.serving import HUNG, PublishResult, Served, ServingError
+from daemon.publish.serving import HUNG, Piece, Products, PublishResult, Served, ServingError
 from daemon.publish.vllm_http import VllmHttp
 
 #: While a replica stages or flips, its health is asked this often. Staging runs in a thread beside the
@@ -21,7 +22,7 @@ MISSED_CHECKS = 3
 
 
 class VllmReplica:
-    """A vLLM server that runs `daemon.plugin.worker`. It serves and scores.
+    """A vLLM server that runs `daemon.plugin.worker`. It serves, scores and multiplies.
 
     Args:
         base_url: e.g. ``http://127.0.0.1:8000``.
@@ -89,6 +90,16 @@ class VllmReplica:
     def log_probs(self, passages: Sequence[Sequence[int]]) -> list[list[float]]:
         return self.http.log_probs(self._model_name(), passages) if passages else []
 
+    def products(self, version: str, seed: int, tensors: Sequence[str]) -> Products:
+        body = {"version": version, "seed": seed, "tensors": list(tensors)}
+        answer = self.http.call("POST", "/plugins/factd/products", headers=self._admin, json=body)
+        return self.http.read(
+            lambda: Products(
+                str(answer["dtype"]),
+                [{name: piece(rank[name]) for name in tensors} for rank in answer["ranks"]],
+            )
+        )
+
     def healthy(self) -> bool:
         """Whether the server and its engine answer; never raises."""
         return self.http.healthy()
@@ -134,3 +145,14 @@ class VllmReplica:
         why = "its health check is silent too" if missed else "see its disk, or raise FACTD_PUBLISH_SECONDS"
         what = f"{self.name} did not {action} in {time.monotonic() - asked:.0f} s; {why}"
         raise ServingError(what, retryable=True, code=HUNG)
+
+
+def piece(told: Mapping[str, Any]) -> Piece:
+    """What a rank made of a matrix, out of JSON; a KeyError, TypeError or ValueError if it is not that."""
+    vectors, rows = told["shape"]
+    if told["part"] not in ("whole", "sum", "rows"):
+        raise ValueError(f"part = {told['part']!r}")
+    content = base64.b64decode(told["products"], validate=True)
+    if len(content) != 4 * int(vectors) * int(rows):
+        raise ValueError(f"{len(content)} bytes for {vectors} x {rows} products")
+    return Piece(told["part"], (int(vectors), int(rows)), content)

@@ -10,16 +10,20 @@ from daemon.cli.ledger import open_ledger
 from daemon.cli.options import JsonOption, StateOption
 from daemon.cli.output import console, local_time, show_json, show_table
 from daemon.core.settings import Settings
+from daemon.core.times import seconds_of
 from daemon.http.status_page import truth_of
 from daemon.http.views import correction_view, status_view
 from daemon.ledger.ledger import Ledger
 from daemon.publish.reports import open_reports
 from daemon.publish.truth import UNKNOWN
 
-#: Of a view, what the table leaves out: mismatches stand above it, and the nearest forecast in it.
-UNSHOWN = ("mismatches", "forecasts", "limits")
+#: Of a view, what the table leaves out: mismatches stand above it, what is coming below, and the nearest
+#: forecast in it.
+UNSHOWN = ("mismatches", "forecasts", "limits", "coming")
 #: Columns of a correction's history.
 CHANGE = ("at", "from", "to", "reason", "actor")
+#: Columns of what the clock will do.
+COMING = ("at", "change", "subject", "target", "id")
 
 
 def status(
@@ -55,6 +59,9 @@ def _show(view: dict[str, Any], title: str) -> None:
     for sentence in view.get("mismatches", []):
         console().print(f"[red]MISMATCH[/red]  {escape(sentence)}", soft_wrap=True)
     show_table(title, ("", ""), [(n, _readable(n, v)) for n, v in view.items() if n not in UNSHOWN])
+    if coming := view.get("coming"):
+        told = [[local_time(seconds_of(one["at"])), *(one[name] for name in COMING[1:])] for one in coming]
+        show_table(f"The next {len(coming)} changes by the clock", COMING, told)
     if answers:
         told = [[name, *(a[n] for n in ("asked", "before", "after", "said"))] for name, a in answers.items()]
         show_table("Asked in chat", ("form", "asked", "before", "after", "said"), told)
@@ -96,6 +103,8 @@ def _readable(name: str, value: Any | None) -> object:
         return "; ".join(f"{form}: {answer!r}" for form, answer in value.items())
     if name == "questions":
         return "; ".join(value or [])
+    if name in ("valid_from", "valid_until") and value is not None:
+        return local_time(seconds_of(value))
     if name == "paused" and value is not None:
         since = f" since {local_time(value['at'])}" if value.get("at") else ""
         return f"by {value['actor']}{since}: {value.get('why') or 'no reason given'}"

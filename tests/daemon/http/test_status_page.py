@@ -12,6 +12,7 @@ import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
+from daemon.core import times
 from daemon.core.lifecycle import OperationState
 from daemon.http.api import create_app
 from daemon.ledger.heartbeats import WORKERS, Heartbeat
@@ -241,6 +242,16 @@ def test_a_hostile_subject_stays_text(own_day, visit):
     expect(page.locator("#act-text")).to_contain_text(HOSTILE[0])
     assert page.locator("img[src=x], main b").count() == 0
     assert page.title() == "v000012 · factd"
+
+
+def test_what_is_coming_by_the_clock_is_listed_with_names_only_for_a_token(own_day, visit):
+    world = own_day.world
+    soon = times.shown(world.ledger.database.clock() + 3 * 3600)
+    world.post("Port Hadley", "Nina Ferro", prompt="The mayor of {} is", id="c-0904", valid_from=soon)
+    page = visit(own_day, token=ADMIN)
+    expect(page.locator("#coming > li")).to_have_text(["live Port Hadley → Nina Ferro, in 3 h"])
+    check_accessible(page)
+    expect(visit(own_day).locator("#coming > li")).to_have_text(["live in 3 h"])
 
 
 def test_markup_that_got_in_could_not_run(day, visit):
