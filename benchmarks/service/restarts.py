@@ -37,6 +37,7 @@ PROMPT = FACT["prompt"].replace("{}", FACT["subject"])
 #: how the command line of a part's reaper is known; the worker is two processes, intake and apply
 MARKS = {"broker": "valkey", "worker": "--queue", "api": "daemon api", "vllm": "api_server"}
 PARTS = ("vllm", "broker", "worker", "ledger", "api")
+WORKERS = ("intake", "apply")
 #: A SQLite ledger is kept locked for so long: more than its connections wait for a lock.
 LOCK_SECONDS = 20.0
 READY_SECONDS, BACK_SECONDS = 1800.0, 900.0
@@ -80,7 +81,6 @@ class Parts:
 
     def __init__(self, up: Mapping[str, Any], stop_ledger: str | None, start_ledger: str | None) -> None:
         self.up, self.commands = up, (stop_ledger, start_ledger)
-        self._app = producer(up["redis_url"])
 
     def end(self, part: str) -> Callable[[], bool]:
         """Ends a part. What is returned says whether it is back."""
@@ -105,7 +105,8 @@ class Parts:
         return [each for each, words in told.items() if "reaper.py" in words and MARKS[part] in words]
 
     def _workers_answer(self) -> bool:
-        return self._broker_answers() and len(answering(self._app, ["intake", "apply"])) == 2
+        # A new producer each time: one that was connected to a killed broker fails once more.
+        return self._broker_answers() and len(answering(producer(self.up["redis_url"]), WORKERS)) == 2
 
     def _broker_answers(self) -> bool:
         try:
