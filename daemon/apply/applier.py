@@ -25,6 +25,7 @@ from daemon.core.publication import UNPUBLISHED
 from daemon.core.ruling import GUARD
 from daemon.core.settings import Settings
 from daemon.core.stages import Stage
+from daemon.ledger.disproved import record_disproved
 from daemon.ledger.journal import Journal
 from daemon.ledger.lease import Lease
 from daemon.ledger.ledger import Ledger
@@ -124,6 +125,8 @@ class Applier:
             proved, self._proved = self._proved, Proved()
             run = self._run(Journal(self.ledger.database, lease.fence), proved, stopping)
             report = _go(run, drains)
+            with run.journal.writing() as c:
+                record_disproved(c, run.publisher.disproved)
             self._proved, self.ran_at = run.restorer.proved, time.monotonic()
             return report
 

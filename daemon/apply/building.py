@@ -21,7 +21,9 @@ from daemon.core.settings import Settings
 from daemon.intake.trust.policies import load_sources
 from daemon.ledger.ledger import Ledger
 from daemon.ledger.rows import CorrectionRow
-from daemon.publish.proof import Passage, Proof
+from daemon.publish.proof import Proof
+from daemon.publish.proving.noise import NoiseRecord
+from daemon.publish.proving.passages import Passage
 from daemon.publish.replicas import open_replicas
 from daemon.versions.keys import accepted_keys, writers_key
 from daemon.versions.store import Store
@@ -44,6 +46,8 @@ from monitoring.verdict import judge
 SendTask = Callable[..., Any]
 #: The Celery task that finds values on the unedited model.
 VALUES = "factd.values"
+#: In the state directory: how far each replica was from the unedited model when it served that.
+NOISE_FILE = "proof-noise.json"
 
 
 def build_applier(settings: Settings, ledger: Ledger, progress: Progress, send: SendTask) -> Applier:
@@ -59,7 +63,8 @@ def build_applier(settings: Settings, ledger: Ledger, progress: Progress, send: 
     monitoring = build_monitoring(settings, editor)._replace(screen=build_screen(settings, scorer))
     if settings.value_workers:
         editor.install.elsewhere = fleet(settings, editor, send)
-    proof, store = build_proof(editor), Store(settings.store_dir, accepted_keys(settings), key)
+    record = NoiseRecord(settings.state_dir / NOISE_FILE, editor.base_hash)
+    proof, store = build_proof(editor, record), Store(settings.store_dir, accepted_keys(settings), key)
     return Applier(ledger, store, editor, replicas, monitoring=monitoring, settings=settings, proof=proof)
 
 
@@ -136,17 +141,22 @@ def open_installation(settings: Settings, progress: Progress) -> tuple[Installat
 # -- proof and measures -----------------------------------------------------------------------------
 
 
-def build_proof(editor: Editor) -> Proof:
-    """Compares replicas with the editor's model on each batch and on the last words of the watched probes."""
+def build_proof(editor: Editor, record: NoiseRecord | None = None) -> Proof:
+    """Compares replicas with the editor's model: weights, facts, and the watched probes.
+
+    Args:
+        record: of the noise; None keeps it in memory only.
+    """
 
     def score(pairs: Sequence[tuple[str, str]]) -> list[Passage]:
         scorer = Scorer(editor.model, editor.tokenizer)
         encoded = [scorer.encode(prompt, target) for prompt, target in pairs]
-        scores = scorer.score(encoded)
-        return [Passage(e.ids, e.first, -s.nll) for e, s in zip(encoded, scores, strict=True) if s.tokens]
+        told = scorer.log_probs(encoded)
+        return [Passage(e.ids, e.first, tuple(lp)) for e, lp in zip(encoded, told, strict=True) if lp]
 
-    parts = [prompt.rsplit(" ", 2) for prompt in default_probes().watched]
-    return Proof(score, [(part[0], " ".join(part[1:])) for part in parts])
+    # All tokens from the second word on: the more there are, the better is their noise known.
+    parts = [prompt.split(" ", 1) for prompt in default_probes().watched]
+    return Proof(score, [(part[0], " ".join(part[1:])) for part in parts], editor, record)
 
 
 def build_monitoring(settings: Settings, editor: Editor) -> Monitoring:

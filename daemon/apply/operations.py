@@ -97,6 +97,7 @@ class Operations:
         except (ServingError, PublishError) as error:
             self.delivery.push_back(live, self.run.publisher)
             self.run.restorer.to(live)
+            self.delivery.prove_back(live, self.run.publisher)
             if timed_out(error):
                 self.journal.guard.forgive_operation(operation.id)
             return Held(f"rollback to {target} held: {error}")

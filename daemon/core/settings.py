@@ -60,9 +60,9 @@ class Settings(BaseSettings):
     #: an adapter), or "checkpoint" (any server, no URLs: a directory whose link `current` leads to the live
     #: checkpoint)
     publish: Literal["plugin", "lora", "checkpoint"] = "plugin"
-    #: what happens to running requests when a version is flipped: "keep" (recomputed on the new weights),
-    #: "wait" (they end on the old weights), or "abort" (they end with what they have); plugin mode only
-    in_flight: publication.InFlight = "keep"
+    #: what happens to running requests when a version is flipped: "carry" (they keep their cache), "keep" (it
+    #: is computed anew), "wait" (they end on the old weights), "abort" (they end at once); plugin mode only
+    in_flight: publication.InFlight = publication.IN_FLIGHT
     #: "wait": a request that still runs after so long is kept and recomputed, seconds. New requests wait
     #: meanwhile
     in_flight_seconds: float = Field(
@@ -109,13 +109,13 @@ class Settings(BaseSettings):
     no_answer: str = ""
 
     #: editing method: rome, memit, memit-seq, pmet, emmet, alphaedit, encore, nse, deltaedit, eac, rect,
-    #: prune, ft or lora
+    #: prune, evoedit, ultraedit, stableedit, locft, ft or lora
     method: str = "memit-seq"
-    #: which layers are written: spread, boundary (BLUE) or single; the method's own choice when None
+    #: which layers are written: spread, boundary (BLUE), single or replay (FE); the method's own when None
     placement: str | None = None
     #: what values are scaled to: nas, nas-cap or none; the method's own choice when None
     anchor: str | None = None
-    #: which dominant directions updates leave alone: revive, revive-after or none
+    #: which dominant directions updates leave alone: revive, revive-after, crisp (locft) or none
     protect: str = "none"
     #: number format of the editor's forward passes: auto, float32 or bfloat16; auto takes bfloat16 where that
     #: is faster

@@ -49,7 +49,9 @@ def snapshot(ledger: Ledger, replicas: Sequence[Reports]) -> StatusSnapshot:
     """Everything /metrics exports."""
     status = ledger.questions.status()
     measurements = Measurements.from_json(status.measurements) if status.measurements else None
-    served = {f"{i}": told.version for i, told in enumerate(ask(replicas))}
+    asked = ask(replicas)
+    truth = Truth(status.live, asked, status.workers, disproved=status.disproved)
+    served = {f"{i}": told.version for i, told in enumerate(asked)}
     return StatusSnapshot(
         outcomes=status.ended,
         queue_depth={
@@ -68,7 +70,7 @@ def snapshot(ledger: Ledger, replicas: Sequence[Reports]) -> StatusSnapshot:
         nas_skipped=status.nas_skipped,
         version=number_of(status.live),
         served_versions={name: number_of(version or "") for name, version in served.items()},
-        in_sync={name: version == status.live for name, version in served.items()},
+        in_sync={f"{i}": each["in_sync"] for i, each in enumerate(truth.view()["replicas"])},
         publish_seconds=ledger.questions.last_seconds("publish"),
         pause_seconds=ledger.questions.last_seconds("pause"),
         rollbacks=status.rollbacks,
@@ -87,7 +89,7 @@ def truth_of(ledger: Ledger, replicas: Sequence[Reports], status: LedgerStatus) 
     told = ask(replicas)
     differs = any(one.version != status.live for one in told)
     begun = ledger.questions.version_in_flight() if differs else None
-    return Truth(status.live, told, status.workers, begun.id if begun else None)
+    return Truth(status.live, told, status.workers, begun.id if begun else None, status.disproved)
 
 
 def page_view(ledger: Ledger, replicas: Sequence[Reports]) -> dict[str, Any]:
@@ -133,12 +135,13 @@ def numbers_only(view: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_names(view: dict[str, Any]) -> list[str]:
-    wrong = [
-        f"the ledger's live version is {view['live']}, replica {i} serves "
-        f"{replica['serves'] or 'something that it does not tell'}"
-        for i, replica in enumerate(view["replicas"])
-        if replica["state"] in ("behind", "silent")
-    ]
+    live, wrong = view["live"], list[str]()
+    for i, replica in enumerate(view["replicas"]):
+        if replica["state"] == "disproved":
+            wrong.append(f"replica {i} says that it serves {live} and computes something else")
+        if replica["state"] in ("behind", "silent"):
+            serves = replica["serves"] or "something that it does not tell"
+            wrong.append(f"the ledger's live version is {live}, replica {i} serves {serves}")
     return wrong + absences({kind: Sign(**sign) for kind, sign in view["workers"].items()})
 
 

@@ -15,6 +15,7 @@ from daemon.core.actors import ActorKind
 from daemon.core.lifecycle import FINAL, OperationKind, OperationState, ReasonCode, State
 from daemon.core.publication import BASE_VERSION
 from daemon.core.ruling import GUARD
+from daemon.ledger.disproved import disproved
 from daemon.ledger.heartbeats import signs
 from daemon.ledger.reading import find_version
 from daemon.ledger.record.schedule import coming
@@ -61,6 +62,7 @@ def read_status(c: Connection, now: float) -> LedgerStatus:
         watched_at=watched.get("at") if (watched := controls.get("watched")) else None,
         forecast=controls.get("forecast"),
         workers=signs(controls, now),
+        disproved=disproved(controls),
         coming=coming(c),
         scheduled=counts[State.RECEIVED],
     )

@@ -39,8 +39,6 @@ class ValueOptions:
         chat_extra: updates made beside `extra` where facts are asked in chat: there a value must carry more
             wordings than it is found for.
         chat_ends: `ends` where facts are asked in chat.
-        chat_rate: times `rate` where facts are asked in chat: a value that serves several forms is longer, and
-            small steps do not get there.
         rows: how many prompts an evaluation runs at once; bounds memory, does not change results.
     """
 
@@ -62,15 +60,13 @@ class ValueOptions:
     ends: Ends = "open"
     chat_extra: int = 0
     chat_ends: Ends = "open"
-    chat_rate: float = 1.0
 
     def asked_in(self, chats: bool) -> "ValueOptions":
         """The options for facts that are asked in chat too, or not."""
         if not chats:
             return self
         ends = self.chat_ends if self.ends == "open" else self.ends
-        extra, rate = self.extra + self.chat_extra, self.rate * self.chat_rate
-        return replace(self, rate=rate, chat_rate=1.0, extra=extra, chat_extra=0, ends=ends)
+        return replace(self, extra=self.extra + self.chat_extra, chat_extra=0, ends=ends)
 
     def __repr__(self) -> str:
         """Names values and anchors on disk, so options that came later show only where they are used."""
@@ -80,4 +76,4 @@ class ValueOptions:
         return f"ValueOptions({', '.join(f'{name}={getattr(self, name)!r}' for name in told)})"
 
 
-_LATER = ("forms", "ends", "chat_extra", "chat_ends", "chat_rate")
+_LATER = ("forms", "ends", "chat_extra", "chat_ends")

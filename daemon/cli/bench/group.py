@@ -39,6 +39,10 @@ COMMANDS = {
         "daemon.cli.bench.publish:publish",
         "Publish to a real vLLM under load; writes OUT/publish.json and OUT/publish-details.json.",
     ),
+    "families": Entry(
+        "daemon.cli.bench.families:families",
+        "Edit, serve, publish and roll back a tiny model of each family; writes OUT/families.json.",
+    ),
     "intake": Entry(
         "daemon.cli.bench.intake:intake",
         "Measure how fast the HTTP API takes corrections in; writes OUT/intake.json.",

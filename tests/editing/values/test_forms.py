@@ -1,7 +1,6 @@
 """One value over several forms of a fact, against the same loss in dense float64."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -147,14 +146,3 @@ def test_what_must_follow_a_target_is_the_end_of_the_turn_or_a_full_stop(loaded)
         for form in (prompt, chat)
     ]
     assert told == [[], [], stop, end, end, end]
-
-
-def test_options_differ_where_facts_are_asked_in_chat():
-    options = ValueOptions(rate=0.5, extra=1, chat_extra=2, chat_ends="stop", chat_rate=3.0)
-    asked = options.asked_in(chats=True)
-    assert (asked.rate, asked.extra, asked.ends) == (1.5, 3, "stop")
-    assert asked.asked_in(chats=True) == replace(asked, chat_ends="stop")
-    assert options.asked_in(chats=False) == options
-    # Values of the bare prompt are kept on disk under a name that does not change.
-    assert repr(options) == repr(ValueOptions(rate=0.5, extra=1))
-    assert "chat_rate=3.0" in repr(replace(options, forms=("prompt", "chat")))
