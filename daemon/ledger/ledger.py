@@ -16,7 +16,7 @@ from daemon.core.settings import Settings
 from daemon.ledger.database import Database
 from daemon.ledger.intake import Intake
 from daemon.ledger.questions import Questions
-from daemon.ledger.reviews import Reviews
+from daemon.ledger.record.reviews import Reviews
 
 
 class Ledger:

@@ -13,8 +13,8 @@ from daemon.apply.planning import Plan
 from daemon.core.trust import Finding, Rule
 from daemon.intake.trust.policies import Rules
 from daemon.ledger.journal import Journal
+from daemon.ledger.record.reviews import hold
 from daemon.ledger.record.transitions import Transitions
-from daemon.ledger.reviews import hold
 from daemon.ledger.rows import CorrectionRow
 
 #: Who holds a correction here, in the audit chain.
