@@ -1,8 +1,8 @@
 """UltraEdit and StableEdit: a gradient step a batch, normalised by all that was seen so far.
 
 A column of the table holds the input k of the projection where a fact's answer begins. In the place of a
-value it holds the gradient g of the answer's loss by the projection's output there. With mean μ and deviation σ
-over all columns up to those of the batch,
+value it holds the gradient g of the answer's loss by the projection's output there. With mean μ and deviation
+σ over all columns up to those of the batch,
 
     k̂ = (k − μ_k) / σ_k,    ĝ = (g − μ_g) / σ_g,    v = −η ‖k̂‖² ĝ,    ΔW = V (KᵀK + λI)⁻¹ Kᵀ
 

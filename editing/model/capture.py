@@ -103,7 +103,7 @@ class Ascent:
 
         def on_mlp_output(layer: int) -> Callable[..., None]:
             def hook(_module: object, _inputs: object, output: Tensor) -> None:
-                outputs[layer] = at_subject(output)
+                outputs[layer] = loaded.multiplier * at_subject(output)
 
             return hook
 
