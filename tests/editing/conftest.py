@@ -68,7 +68,7 @@ def open_chat_editor(checkpoint, tmp_path_factory):
 
     def opened(changed: dict | None = None, **choices) -> Editor:
         method = choices.get("method", "memit-seq")
-        few = {"nullspace_threshold": 0.5, "again": 0} | (changed or {})
+        few = {"nullspace_threshold": 0.5, "again": 0, "warm_up": 8} | (changed or {})
         choices["numbers"] = numbers(method, "llama", 32, 64, 8).changed(**few)
         plain = {"options": ValueOptions(steps=6, unedited=True), "anchor": "none", "tokens": 640}
         return Editor.open(str(path), state_dir=state_dir, dtype="float32", **plain | choices)
