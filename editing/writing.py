@@ -59,6 +59,11 @@ class WrittenModel(EditedModel):
     def _moments(self) -> dict[int, Tensor]:
         return self.install.moments(self.layers, self.loaded.chats(self.numbers.values.forms))
 
+    def _recorded(self, state: EditState) -> dict[str, Tensor]:
+        """The columns that facts are written anew from."""
+        names = {f"{kind}/{w.target}" for kind in ("targets", "interference") for w in self.rounds}
+        return {name: column for name, column in state.columns.items() if name in names}
+
     def _write_on(
         self,
         start: EditState,

@@ -11,6 +11,7 @@ from typing import Any
 
 from daemon.apply.applier import Applier
 from daemon.apply.asking import asking_of
+from daemon.apply.background.jobs import Jobs
 from daemon.apply.measuring import Monitoring
 from daemon.apply.value_workers import Fleet, answer
 from daemon.core.errors import SettingsError
@@ -57,7 +58,10 @@ def build_applier(settings: Settings, ledger: Ledger, progress: Progress, send: 
     if settings.value_workers:
         editor.install.elsewhere = fleet(settings, editor, send)
     proof, store = build_proof(editor), Store(settings.store_dir, accepted_keys(settings), key)
-    return Applier(ledger, store, editor, replicas, monitoring=monitoring, settings=settings, proof=proof)
+    applier = Applier(ledger, store, editor, replicas, monitoring=monitoring, settings=settings, proof=proof)
+    if settings.background:
+        applier.jobs = Jobs(settings.state_dir / "background", editor.settings_hash)
+    return applier
 
 
 def open_editor(settings: Settings, progress: Progress) -> Editor:

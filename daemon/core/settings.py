@@ -138,10 +138,11 @@ class Settings(BaseSettings):
     batch_wait_seconds: float = Field(0.2, ge=0, le=60)
     #: after so many attempts that did not finish (crash, inconclusive, failed publish) a correction is dead
     max_attempts: int = Field(3, ge=1)
+    #: compactions are prepared in a process of its own, with a second copy of the model in memory
+    background: bool = True
     #: pause before a held correction is tried again, seconds
     retry_seconds: float = Field(5.0, ge=0)
-    #: at most so many corrections may wait. Beyond that every intake answers "full" until a batch has made
-    #: room
+    #: at most so many corrections may wait. Beyond that every intake answers "full"
     max_pending: int = Field(100_000, ge=1)
     #: how many requests a token may send to the HTTP API, such as "2000/second"; "" for no limit
     request_rate: str = "2000/second"
@@ -154,8 +155,7 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(30.0, gt=0)
     #: Redis gives a message that nobody acknowledged to another worker after so long, seconds
     visibility_timeout_seconds: int = Field(3600, ge=60)
-    #: versions hold whole weights beside their factors. Needed when the replicas' processors add numbers in
-    #: another order
+    #: versions hold whole weights beside their factors: needed where replicas' processors add in another way
     full_tensors: bool = False
     #: each measurement asks at most so many earlier facts again
     measure_sample: int = Field(32, ge=0)

@@ -173,6 +173,7 @@ class LedgerStatus:
         watched_at: when the live version was last measured again; None before the first time.
         forecast: what `daemon.apply.ladder.Foresee` said of the live version, or of the one before.
         workers: kind of worker → its sign of life.
+        background: how far work in the background is; None when none runs.
     """
 
     live: str
@@ -192,6 +193,7 @@ class LedgerStatus:
     watched_at: float | None = None
     forecast: dict[str, Any] | None = None
     workers: Mapping[str, Sign] = field(default_factory=dict[str, Sign])
+    background: dict[str, Any] | None = None
 
 
 #: columns of whole rows, in the tables' order

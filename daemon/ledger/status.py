@@ -60,6 +60,7 @@ def read_status(c: Connection, now: float) -> LedgerStatus:
         watched_at=watched.get("at") if (watched := controls.get("watched")) else None,
         forecast=controls.get("forecast"),
         workers=signs(controls, now),
+        background=controls.get("background"),
     )
 
 
