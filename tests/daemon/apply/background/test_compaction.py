@@ -1,4 +1,4 @@
-"""A compaction that is prepared beside the applier: corrections go on, and what comes meanwhile is taken over.
+"""A compaction that is prepared beside the applier: corrections go on, and changes meanwhile are taken over.
 
 The process is a stand-in that works when the test says so; `test_process.py` starts the real one.
 """
