@@ -5,6 +5,7 @@ decides as it does of any other version.
 """
 
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Collection
@@ -28,21 +29,42 @@ ATTEMPTS = 3
 
 
 class Process(Protocol):
-    """What `subprocess.Popen` is used for."""
+    """A process that works; `Beside` is the real one."""
 
-    def poll(self) -> int | None: ...
+    def poll(self) -> int | None:
+        """Its exit status; None while it runs."""
+        ...
+
     def kill(self) -> None: ...
-    def wait(self) -> int: ...
 
 
 #: Starts the process of a job's folder.
 Launch = Callable[[Path], Process]
 
 
-def launch(folder: Path) -> Process:
+class Beside:
     """A process that ends with this one: it reads a pipe whose other end is here."""
-    argv = [sys.executable, "-m", "daemon.apply.background.process", str(folder)]
-    return subprocess.Popen(argv, stdin=subprocess.PIPE)
+
+    def __init__(self, folder: Path) -> None:
+        argv = [sys.executable, "-m", "daemon.apply.background.process", str(folder)]
+        read_end, write_end = os.pipe()
+        self._pipe: int | None = write_end
+        self._process = subprocess.Popen(argv, stdin=read_end)
+        os.close(read_end)
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        status = self._process.poll()
+        if status is not None and self._pipe is not None:
+            os.close(self._pipe)
+            self._pipe = None
+        return status
+
+    def kill(self) -> None:
+        """Ends it and waits until it has ended."""
+        self._process.kill()
+        self._process.wait()
+        self.poll()
 
 
 class Jobs:
@@ -53,7 +75,7 @@ class Jobs:
         settings: names the editor's method and its numbers.
     """
 
-    def __init__(self, folder: Path, settings: str, launch: Launch = launch) -> None:
+    def __init__(self, folder: Path, settings: str, launch: Launch = Beside) -> None:
         self._folder, self._settings, self._launch = folder, settings, launch
         self._process: Process | None = None
         self._operation, self._ended = 0, 0
@@ -132,7 +154,6 @@ class Jobs:
         """Ends the process; what it has kept stays."""
         if self._process is not None and self._runs():
             self._process.kill()
-            self._process.wait()
         self._process = None
 
     # -- looking after it -----------------------------------------------------------------------

@@ -26,9 +26,6 @@ class FakeProcess:
     def kill(self):
         self.killed, self.status = True, -9
 
-    def wait(self):
-        return self.status
-
 
 class Beside:
     """A world whose compactions are prepared by a process that the test moves."""

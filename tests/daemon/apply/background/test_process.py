@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from daemon.apply.background.job import Job
-from daemon.apply.background.jobs import Jobs, launch
+from daemon.apply.background.jobs import Beside, Jobs
 from daemon.core.messages import parse_correction
 from daemon.core.settings import Settings
 from daemon.ledger.ledger import Ledger
@@ -57,7 +57,7 @@ class Daemon:
         self.applier.jobs, self.started = self.jobs, []
 
     def _launch(self, folder):
-        self.started.append(launch(folder))
+        self.started.append(Beside(folder))
         return self.started[-1]
 
     def post(self, subject, target):
@@ -82,7 +82,7 @@ def test_corrections_posted_while_a_killed_process_is_resumed_are_in_the_compact
     job = Job(daemon.settings.state_dir / "background" / f"op{operation:06d}")
     daemon.until(lambda: list(job.kept.glob("*/*.safetensors")))
     os.kill(daemon.started[0].pid, signal.SIGKILL)
-    daemon.started[0].wait()
+    daemon.until(lambda: daemon.started[0].poll() is not None)
     assert job.result() is None
     kept = {path: path.stat().st_mtime_ns for path in job.kept.glob("*/*.safetensors")}
     daemon.post("the place 9", "Eve")  # goes live, and starts the process again
@@ -90,7 +90,7 @@ def test_corrections_posted_while_a_killed_process_is_resumed_are_in_the_compact
     live = daemon.editor.state
     assert live.ids == tuple(f"the place {p}" for p in ("0-Ada", "2-Cy", "3-Dora", "9-Eve", "1-Finn"))
     daemon.until(lambda: daemon.started[-1].poll() is not None)
-    assert [each.wait() for each in daemon.started] == [-signal.SIGKILL, 0]
+    assert [each.poll() for each in daemon.started] == [-signal.SIGKILL, 0]
     assert {path: path.stat().st_mtime_ns for path in kept} == kept  # nothing was found twice
     daemon.applier.run()
     assert [str(each.state) for each in daemon.ledger.questions.operations()] == ["done"]
