@@ -25,6 +25,7 @@ from daemon.intake.letters import DeadLetters
 from daemon.intake.redelivery import GiveBack
 from daemon.intake.returning import Returning
 from daemon.intake.stream import StreamThread
+from daemon.intake.trust.gate import gate_of
 from daemon.intake.valve import Valve
 from daemon.ledger.heartbeats import Heartbeat
 from daemon.ledger.ledger import Ledger
@@ -74,7 +75,9 @@ class Services:
 
     @functools.cached_property
     def ledger(self) -> Ledger:
-        return Ledger.of(self.settings)
+        ledger = Ledger.of(self.settings)
+        ledger.intake.gate = gate_of(self.settings)
+        return ledger
 
     @functools.cached_property
     def room(self) -> Room:

@@ -10,7 +10,7 @@ from editing.model.loaded import LoadedModel
 
 def check_recorded(method: Method, operation: str) -> None:
     """Raises EditError where the method keeps no keys and values."""
-    if method.tuned:
+    if method.tuned and not method.whole:
         raise EditError(
             f"cannot {operation}: a method that tunes weights records no keys and values of its facts; "
             "restore an earlier version, or open the editor with another method, such as memit-seq"

@@ -10,7 +10,7 @@ from editing.facts import Fact
 from editing.forms import PROMPT, Columns
 from editing.memory.state import BARE, owners
 from editing.model.asked import Asked, numbered
-from editing.model.capture import capture, mean_keys
+from editing.model.capture import Ascent, capture, mean_keys
 from editing.model.loaded import LoadedModel
 from editing.model.tokens import Prompt
 from editing.typed import parts, whole_numbers
@@ -75,8 +75,8 @@ class Pieces:
         return total / torch.bincount(column, minlength=count)
 
 
-#: (id of a fact, number of a form) → how that form's target differs from the bare prompt's, [d].
-Shifts = dict[tuple[str, int], Tensor]
+#: (id of a fact, number of a form, layer) → how that form's target there differs from the bare prompt's, [d].
+Shifts = dict[tuple[str, int, int], Tensor]
 
 
 def shifts(loaded: LoadedModel, facts: Sequence[Fact], forms: Tensor, layer: int, target: str) -> Shifts:
@@ -89,17 +89,60 @@ def shifts(loaded: LoadedModel, facts: Sequence[Fact], forms: Tensor, layer: int
     """
     if bool((forms == BARE).all()):
         return {}
-    pieces = Pieces(loaded, facts, forms, [""])
-    captured = capture(loaded, pieces.bare, [layer])
+    captured = capture(loaded, Pieces(loaded, facts, forms, [""]).bare, [layer])
     found = (captured.hidden if target == "hidden" else captured.outputs)[layer].cpu()
-    told: Shifts = {}
+    return told_apart(facts, forms, layer, found)[1]
+
+
+def replay(
+    loaded: LoadedModel,
+    facts: Sequence[Fact],
+    forms: Tensor,
+    layer: int,
+    above: Sequence[int],
+    change: Tensor,
+    target: str,
+) -> tuple[dict[str, Tensor], Shifts]:
+    """Targets of the layers `above`: what they give when δ is at the output of block `layer`. FE's forward
+    replay (arXiv 2605.00358).
+
+    Must be called on the weights that the values were found on.
+
+    Args:
+        forms: of the facts' columns [m]; δ is added in each form, at its subject's last token.
+        change: δ [d, n] of each fact.
+        target: see `editing.methods.method.Method.target`.
+
+    Returns:
+        "targets/<layer>" [d, n] of the bare prompts, and how those of further forms differ.
+    """
+    owner = torch.tensor([i for i, _ in _places(forms)])
+    # One prompt a pass: a value must not feel those of the facts beside it.
+    ascent = Ascent(loaded, Pieces(loaded, facts, forms, [""]).bare, layer + 1, rows=1)
+    ascent.add(change.cpu()[:, owner])
+    captured = ascent.capture(above)
+    columns, shift = dict[str, Tensor](), Shifts()
+    for one in above:
+        found = (captured.hidden if target == "hidden" else captured.outputs)[one].cpu()
+        columns[f"targets/{one}"], further = told_apart(facts, forms, one, found)
+        shift |= further
+    return columns, shift
+
+
+def told_apart(facts: Sequence[Fact], forms: Tensor, layer: int, found: Tensor) -> tuple[Tensor, Shifts]:
+    """From what each form has at a layer [d, forms]: the bare prompts' [d, n], and how the others differ."""
+    places, bare, told = _places(forms), list[Tensor](), Shifts()
+    for (owner, number), own in zip(places, found.T, strict=True):
+        if number == PROMPT:
+            bare.append(own)
+        told[facts[owner].id, number, layer] = own - bare[-1]
+    return torch.stack(bare, dim=1), told
+
+
+def _places(forms: Tensor) -> list[tuple[int, int]]:
+    """(index of the fact, number of the form) of all forms, in the order of `Pieces.every`."""
     held = zip(whole_numbers(owners(forms)), whole_numbers(forms), strict=True)
-    keys = [(owner, number) for owner, form in held for number in numbers_in(form)]
-    bare = torch.empty(0)
-    for (owner, number), own in zip(keys, found.T, strict=True):
-        bare = own if number == PROMPT else bare
-        told[facts[owner].id, number] = own - bare
-    return told
+    return [(owner, number) for owner, form in held for number in numbers_in(form)]
 
 
 @dataclass(frozen=True)
@@ -107,7 +150,7 @@ class Sought:
     """What the table shall get of some facts at one layer beside keys and values.
 
     Attributes:
-        columns: name → [·, n], a column a fact; "targets/<layer>" are those of the bare prompts.
+        columns: name → [·, n], a column a fact; "targets/<layer>" are those of the bare prompts there.
         shift: how further forms' targets differ.
     """
 
@@ -126,13 +169,14 @@ class Sought:
         spread = {name: column[:, owner] for name, column in self.columns.items()}
         for name, column in spread.items():
             if name.startswith("targets/"):
-                spread[name] = column + self._mean_shift(facts, owner, forms)
+                layer = int(name.removeprefix("targets/"))
+                spread[name] = column + self._mean_shift(facts, owner, forms, layer)
         return spread
 
-    def _mean_shift(self, facts: Sequence[Fact], owner: Tensor, forms: Tensor) -> Tensor:
+    def _mean_shift(self, facts: Sequence[Fact], owner: Tensor, forms: Tensor, layer: int) -> Tensor:
         held = zip(whole_numbers(owner), whole_numbers(forms), strict=True)
         found = [
-            torch.stack([self.shift[facts[i].id, number] for number in numbers_in(form)]).mean(0)
+            torch.stack([self.shift[facts[i].id, number, layer] for number in numbers_in(form)]).mean(0)
             for i, form in held
         ]
         return torch.stack(found, dim=1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from editing.checks import check_facts, check_recorded
-from editing.columns import Shifts, Sought, layout, shifts
+from editing.columns import Sought, layout
 from editing.errors import OptionError
 from editing.facts import Fact
 from editing.forms import PROMPT_ONLY, Columns, checked_kinds, mates
@@ -22,15 +22,14 @@ from editing.methods import named, numbers_of
 from editing.methods.interference import bars
 from editing.methods.parameters import Parameters
 from editing.methods.published import parameters
-from editing.methods.tuning import grown, tune
 from editing.model.asked import left_out
 from editing.model.checkpoint import BUNDLED
 from editing.model.loaded import LoadedModel, load_model
-from editing.outcomes import outcomes, tuned
-from editing.refining import RefinedModel
+from editing.outcomes import outcomes
 from editing.report import Clock, Outcome, Report
-from editing.solve.placement import rounds
+from editing.solve.placement import Write, rounds
 from editing.solve.second_moment import Progress
+from editing.training import TrainedModel
 from editing.values.anchor import skipped
 from editing.values.descent import Barred
 from editing.values.kept import Work
@@ -44,7 +43,7 @@ DEFAULT_STATE_DIR = Path.home() / ".local" / "state" / "factd"
 COMPACT_ROUNDS = 2
 
 
-class Editor(RefinedModel):
+class Editor(TrainedModel):
     """Writes facts into a model and takes them out again.
 
     The method solves the state's factors from the table of all live facts. One editor is used by one thread
@@ -52,9 +51,9 @@ class Editor(RefinedModel):
 
     Args:
         method: a name of `editing.methods`.
-        placement: "spread", "boundary" or "single"; the method's own when None.
+        placement: "spread", "boundary", "single" or "replay"; the method's own when None.
         anchor: "nas", "nas-cap" or "none"; the method's own when None.
-        protect: "revive", "revive-after" or "none".
+        protect: "revive", "revive-after", "crisp" (locft alone) or "none".
         options: how values are optimised; what makes a method's its own is kept. Published or measured
             ones when None.
         numbers: of the method; published or measured ones when None.
@@ -172,6 +171,9 @@ class Editor(RefinedModel):
         check_recorded(self.method, "compact")
         if not (facts := self.state.facts):
             return
+        if not self.method.valued:
+            with self._all_or_nothing():
+                return self._train_anew()
         columns, forms = self._recorded(self.state), self.state.forms
         with self._all_or_nothing(), self._at(Work(folder, progress)):
             progress("writing", 0.0)
@@ -201,14 +203,14 @@ class Editor(RefinedModel):
 
     def _apply(self, facts: list[Fact], remove: Sequence[str], stay: Set[str] = frozenset()) -> Report:
         start, clock = self.state, Clock()
-        again = [] if self.method.tuned else mates(start.facts, facts, remove, stay, self.forms, self.chats)
+        if not self.method.valued:
+            return self._report(facts, self._train(facts, remove, clock), clock.seconds)
+        again = mates(start.facts, facts, remove, stay, self.forms, self.chats)
         self._drop([*remove, *(fact.id for fact in again)])
-        if self.method.tuned:
-            return self._tune(facts, clock)
         told: dict[str, Outcome] = {}
         batch, dropped, sought = [*again, *facts], self.state, list[Sought]()
         for write in self.rounds if batch else ():
-            found, outcome, outliers = self._sought(batch, write.target, clock)
+            found, outcome, outliers = self._sought(batch, write, clock)
             told |= outcome
             bad = skipped(outliers, batch)
             if bad and (write is not self.rounds[0] or any(fact.id in bad for fact in again)):
@@ -238,41 +240,24 @@ class Editor(RefinedModel):
         )
 
     def _sought(
-        self, batch: Sequence[Fact], layer: int, clock: Clock
+        self, batch: Sequence[Fact], write: Write, clock: Clock
     ) -> tuple[Sought, dict[str, Outcome], Tensor]:
         """What a round is to write of a batch, its outcomes by id, and which facts are outliers [n]."""
-        avoid, columns = None, dict[str, Tensor]()
+        layer, avoid, columns = write.target, None, dict[str, Tensor]()
         with clock.time("values"):
             if self.method.bars:
                 avoid, columns = bars(self.loaded, self.state, batch, layer, self.numbers)
-            values, shift = self._values(batch, layer, avoid)
-        targets, norms, outliers = self._anchored(values, layer)
-        columns[f"targets/{layer}"] = targets.cpu()
+            with self._unedited() if self.options.unedited else nullcontext():
+                values = self._values(batch, layer, avoid)
+                each = layout(self._numbers(batch), "each")
+                found, norms, outliers = self._aimed(values, batch, each, write)
         told = outcomes(batch, values, norms, outliers, self.anchors[layer], self.method.outlier)
-        return Sought(columns, shift), told, outliers
+        return replace(found, columns=columns | found.columns), told, outliers
 
-    def _values(self, facts: Sequence[Fact], layer: int, avoid: Barred | None) -> tuple[Values, Shifts]:
-        unedited, target = self.options.unedited, self.method.target
-        with self._unedited() if unedited else nullcontext():
-            if unedited and avoid is None:
-                values = self.install.values(facts, layer, self.options)
-            else:
-                values = optimise(
-                    self.loaded, facts, layer, self.contexts, self.options, barred=avoid, merged=True
-                )
-            return values, shifts(self.loaded, facts, layout(self._numbers(facts), "each"), layer, target)
-
-    def _tune(self, facts: Sequence[Fact], clock: Clock) -> Report:
-        """Trains the weights on a batch; see `editing.methods.tuning`."""
-        if not facts:
-            return Report((), clock.seconds)
-        with clock.time("solve"):
-            old, low_rank = self.state, self.method.low_rank
-            update, losses = tune(self.loaded, facts, self.layers, self.numbers, low_rank, len(old.facts))
-            names = {layer: self.loaded.tensor_name(layer) for layer in self.layers}
-            factors = {name: grown(old.factors.get(name), update[layer]) for layer, name in names.items()}
-            self.restore(EditState(old.facts + tuple(facts), factors))
-        return Report(tuned(facts, losses, self.numbers.tuning.tuning_steps), clock.seconds)
+    def _values(self, facts: Sequence[Fact], layer: int, avoid: Barred | None) -> Values:
+        if self.options.unedited and avoid is None:
+            return self.install.values(facts, layer, self.options)
+        return optimise(self.loaded, facts, layer, self.contexts, self.options, barred=avoid, merged=True)
 
 
 def _check_forms(method: str, tuned: bool, values: ValueOptions, columns: str) -> None:

@@ -22,7 +22,8 @@ from editing.model.loaded import LoadedModel
 from editing.moments import SEED, Moments, replace_file
 from editing.solve.second_moment import Progress, token_budget
 from editing.typed import load_tensors, save_tensors
-from editing.values.anchor import anchor_norm
+from editing.values.anchor import anchor_norm, pilot_facts
+from editing.values.gradients import Gradients, gradients
 from editing.values.options import ValueOptions
 from editing.values.search import Values, optimise
 
@@ -77,6 +78,10 @@ class Installation:
         """C [d_in, d_in] float64 of each layer; `chat`: half of it over chats."""
         return self._moments.of(layers, chat)
 
+    def output_moments(self, layers: Sequence[int]) -> dict[int, Tensor]:
+        """S [d, d] float64 of each layer: how the loss on text curves by a projection's output."""
+        return self._moments.outputs(layers)
+
     def anchor(self, layer: int, numbers: Parameters) -> float:
         """NAS's anchor of a layer for a method's numbers."""
         # A pilot has one form: what a value's length is measured against does not change with the forms.
@@ -92,6 +97,24 @@ class Installation:
             content |= {"options": str(options)}
             replace_file(path, lambda p: p.write_text(json.dumps(content, indent=1), encoding="utf-8"))
         return float(json.loads(path.read_text(encoding="utf-8"))["norm"])
+
+    def gradients(self, layers: Sequence[int], count: int) -> Gradients:
+        """Keys and gradients of so many pilot facts (as many as there are, at most) at each layer: what
+        StableEdit's statistics begin with."""
+        paths = {layer: self.directory / f"gradients-{layer}-{count}.safetensors" for layer in layers}
+        missing = [layer for layer, path in paths.items() if not path.exists()]
+        if missing and count:
+            self.progress("gradients of pilot facts", 0.0)
+            prompts = [self.loaded.encode(fact) for fact in pilot_facts(count)]
+            for layer, (keys, own) in gradients(self.loaded, prompts, missing)[0].items():
+                content = {"keys": keys, "gradients": own}
+                replace_file(paths[layer], lambda p, c=content: save_tensors(p, c))
+            self.progress("gradients of pilot facts", 1.0)
+        if not count:
+            none = torch.zeros(self.loaded.ffn_width, 0), torch.zeros(self.loaded.model.config.hidden_size, 0)
+            return dict.fromkeys(layers, none)
+        found = {layer: load_tensors(path)[0] for layer, path in paths.items()}
+        return {layer: (each["keys"], each["gradients"]) for layer, each in found.items()}
 
     def values(self, facts: Sequence[Fact], layer: int, options: ValueOptions) -> Values:
         """Values of facts at a layer; those found before are read.

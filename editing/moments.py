@@ -16,6 +16,7 @@ from torch import Tensor
 
 from editing.model.chat import MESSAGE
 from editing.model.loaded import LoadedModel
+from editing.solve.crisp import output_moments
 from editing.solve.second_moment import (
     CHAT_TOKENS,
     DOCUMENT_TOKENS,
@@ -71,6 +72,19 @@ class Moments:
             return text
         chats = self._found("chat", layers)
         return {layer: (text[layer] + chats[layer]) / 2 for layer in layers}
+
+    def outputs(self, layers: Sequence[int]) -> dict[int, Tensor]:
+        """S = E[g gᵀ] [d, d] float64 of each layer over text; see `editing.solve.crisp`."""
+        paths = {x: self._directory / f"output-moment-{x}-{self._tokens}.safetensors" for x in layers}
+        missing = [layer for layer, path in paths.items() if not path.exists()]
+        if missing:
+            stage = "output moments"
+            found = output_moments(
+                self._loaded, self.text("text"), missing, lambda fraction: self._progress(stage, fraction)
+            )
+            for layer, moment in found.items():
+                replace_file(paths[layer], lambda p, c=moment: save_tensors(p, {"moment": c}))
+        return {layer: load_tensors(path)[0]["moment"] for layer, path in paths.items()}
 
     def _found(self, source: Source, layers: Sequence[int]) -> dict[int, Tensor]:
         missing = [layer for layer in layers if not self._path(source, layer).exists()]

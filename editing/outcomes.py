@@ -30,10 +30,10 @@ def outcomes(
     }
 
 
-def tuned(facts: Sequence[Fact], losses: Tensor, steps: int) -> tuple[Outcome, ...]:
-    """Outcomes of facts that the weights were trained on."""
+def trained(facts: Sequence[Fact], losses: Tensor, steps: int) -> dict[str, Outcome]:
+    """Outcomes by id of facts that the weights were trained on."""
     nan = float("nan")
-    return tuple(
-        Outcome(fact.id, True, None, nan, nan, loss, steps)
+    return {
+        fact.id: Outcome(fact.id, True, None, nan, nan, loss, steps)
         for fact, loss in zip(facts, entries(losses), strict=True)
-    )
+    }

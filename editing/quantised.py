@@ -18,8 +18,8 @@ TOLD_IN = {
     "quant_config.json": None,
 }
 MEND = (
-    "give FACTD_MODEL the float checkpoint that it was made from. A server may still serve a quantised copy, "
-    "if the projections that are edited were left out of the quantisation (docs/serving.md)"
+    "give FACTD_MODEL the float checkpoint that it was made from. A server may still serve a quantised copy: "
+    "`factd export v000000 DIR --quantised` makes one that can be edited live (docs/serving.md)"
 )
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from editing.columns import Sought, layout, shifts
+from editing.columns import Sought, layout, replay, shifts
 from editing.facts import Fact
 from editing.forms import PROMPT, PROMPT_ONLY, units
 from editing.install import Installation
@@ -151,18 +151,17 @@ class RefinedModel(WrittenModel):
         places = [(owners(forms) == i).nonzero()[:, 0] for i in wanting]
         own = forms[torch.cat(places)]
         for write in self.rounds:
-            layer, name = write.target, f"targets/{write.target}"
+            layer = write.target
             with clock.time("values"):
                 values = self._optimised(chosen, layer, done)
-                shift = shifts(self.loaded, chosen, own, layer, self.method.target)
-            targets, norms, outliers = self._anchored(values, layer)
+                sought, norms, outliers = self._aimed(values, chosen, own, write)
             found = outcomes(chosen, values, norms, outliers, self.anchors[layer], self.method.outlier)
             # What the anchor refuses keeps the target it has.
             told |= {id: outcome for id, outcome in found.items() if outcome.written}
-            laid_out = Sought({name: targets.cpu()}, shift).laid_out(chosen, own)[name]
             kept = ~outliers.cpu()[owners(own)]
-            columns[name] = columns[name].clone()
-            columns[name][:, torch.cat(places)[kept]] = laid_out[:, kept]
+            for name, laid_out in sought.laid_out(chosen, own).items():
+                columns[name] = columns[name].clone()
+                columns[name][:, torch.cat(places)[kept]] = laid_out[:, kept]
         return columns, told
 
     @contextmanager
@@ -182,6 +181,27 @@ class RefinedModel(WrittenModel):
 
     def _tell(self, turn: int, turns: int, fraction: float) -> None:
         self._work.progress("values", (turn + fraction) / turns)
+
+    def _aimed(
+        self, values: Values, facts: Sequence[Fact], forms: Tensor, write: Write
+    ) -> tuple[Sought, Tensor, Tensor]:
+        """The targets of a round, on the weights that its values were found on.
+
+        Args:
+            forms: of the facts' columns [m].
+
+        Returns:
+            What the table gets; ‖v*‖ [n]; which facts are outliers [n].
+        """
+        layer, meant = write.target, self.method.target
+        targets, norms, outliers = self._anchored(values, layer)
+        columns = {f"targets/{layer}": targets.cpu()}
+        shift = shifts(self.loaded, facts, forms, layer, meant)
+        if above := [aim for aim in write.aims if aim > layer]:
+            change = targets - (values.hidden if meant == "hidden" else values.output)
+            further, differing = replay(self.loaded, facts, forms, layer, above, change, meant)
+            columns, shift = columns | further, shift | differing
+        return Sought(columns, shift), norms, outliers
 
     def _anchored(self, values: Values, layer: int) -> tuple[Tensor, Tensor, Tensor]:
         """See `editing.values.anchor.anchored`."""

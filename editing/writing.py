@@ -30,6 +30,7 @@ class WrittenModel(EditedModel):
         numbers: its numbers.
         rounds: which layers a target is written into.
         contexts: texts put before a prompt; the first is empty.
+        protect: what updates leave alone.
     """
 
     def __init__(
@@ -44,9 +45,14 @@ class WrittenModel(EditedModel):
         super().__init__(loaded, sorted({layer for write in rounds for layer in write.layers}))
         self.install, self.method, self.numbers, self.rounds = install, method, numbers, tuple(rounds)
         self.contexts = install.contexts()
+        self.protect = protect
         self._solvers = self._made_solvers(protect)
 
     def _made_solvers(self, protect: str) -> dict[int, Solver]:
+        if self.method.steps is not None:
+            warmed = self.install.gradients(self.layers, self.numbers.lifelong.warm_up)
+            bases = {layer: self._base[self.loaded.tensor_name(layer)] for layer in self.layers}
+            return {x: self.method.steps(bases[x], warmed[x], self.numbers) for x in self.layers}
         if self.method.solver is None:
             return {}
         moments, solvers = self._moments(), dict[int, Solver]()
@@ -61,7 +67,8 @@ class WrittenModel(EditedModel):
 
     def _recorded(self, state: EditState) -> dict[str, Tensor]:
         """The columns that facts are written anew from."""
-        names = {f"{kind}/{w.target}" for kind in ("targets", "interference") for w in self.rounds}
+        aims = [aim for write in self.rounds for aim in write.aims]
+        names = {f"{kind}/{aim}" for kind in ("targets", "interference") for aim in aims}
         return {name: column for name, column in state.columns.items() if name in names}
 
     def _write_on(
@@ -74,7 +81,8 @@ class WrittenModel(EditedModel):
     ) -> None:
         self.restore(start)
         for write in self.rounds:
-            own = {name: x for name, x in columns.items() if name.endswith(f"/{write.target}")}
+            ends = tuple(f"/{aim}" for aim in write.aims)
+            own = {name: x for name, x in columns.items() if name.endswith(ends)}
             self._write(facts, forms, write, own, clock)
 
     def _write(
@@ -87,7 +95,6 @@ class WrittenModel(EditedModel):
             columns: what the table gets of the facts beside keys and values; the targets among them.
         """
         pieces = Pieces(self.loaded, facts, forms, self.contexts)
-        targets = columns[f"targets/{write.target}"]
         with clock.time("keys"):
             # Blocks between two layers written run once, not once for each layer above.
             every = Ascent(self.loaded, pieces.prompts, write.layers[0])
@@ -96,16 +103,17 @@ class WrittenModel(EditedModel):
         if facts[0].id not in self.state.ids:
             known += tuple(facts)
             columns = columns | self._told_of_columns(forms)
-        for i, layer in enumerate(write.layers):
+        for layer in write.layers:
             with clock.time("keys"):
                 every.to(layer)
                 captured = every.capture([layer])
                 keys = pieces.mean(captured.keys[layer])
                 bare.to(layer)
-                current = self._current(pieces, captured, layer, bare, write.target)
+                current = self._current(pieces, captured, layer, bare, write.aim(layer))
             with clock.time("solve"):
                 name = self.loaded.tensor_name(layer)
-                residual = (targets - current) / self.method.share(len(write.layers) - i)
+                targets = columns[f"targets/{write.aim(layer)}"]
+                residual = (targets - current) / self.method.share(write.left(layer))
                 output = (self._weights[name].double() @ keys.double()).float()
                 values = self.loaded.projected(layer, output, residual)
                 columns = columns | {f"{name}/keys": keys, f"{name}/values": values}

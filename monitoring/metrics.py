@@ -21,7 +21,7 @@ from monitoring.verdict import State
 
 #: Ends of a correction's life (design: life of a correction). Others are counted as "other".
 OUTCOMES = ("live", "rejected", "already_known", "superseded", "retracted", "rolled_back", "dead", "other")
-QUEUES = ("corrections", "apply")
+QUEUES = ("corrections", "apply", "review")
 #: Of an update, in order (daemon.apply.update), and `pause`, the replicas' part of `publish`.
 STAGES = ("before_answers", "edit", "measure", "write", "canary", "publish", "pause", "confirm", "other")
 LADDER_STEPS = (

@@ -49,9 +49,8 @@ LATE = {
     "editing": 2,
     "editing.model.checkpoint": 1,
 }
-#: Parameters that are annotated with a bare `Any`: contexts of autograd and click, a config of transformers,
-#: a worker of vLLM.
-BARE_ANY = 7
+#: Parameters that are annotated with a bare `Any`: contexts of autograd and click, a worker of vLLM.
+BARE_ANY = 6
 
 PROBE = """
 import sys

@@ -1,66 +1,25 @@
-"""Tiny random models of every family and byte-level tokenizers, built in code."""
+"""Tokenizers of every kind, built in code; tiny models are those of `factd bench families`."""
 
-from pathlib import Path
-from typing import Any
-
-import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-_SIZES = {
-    "vocab_size": 257,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "initializer_range": 0.2,
-    "bos_token_id": None,
-    "eos_token_id": 0,
-}
-_GEMMA = {"head_dim": 8, "pad_token_id": 0}
-_OWN: dict[str, dict[str, Any]] = {
-    "gpt2": {"n_positions": 512},
-    "gptj": {"n_positions": 512, "rotary_dim": 4},
-    "gpt_neox": {
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
-    },
-    "gemma": _GEMMA,
-    "gemma2": _GEMMA | {"query_pre_attn_scalar": 8},
-    "gemma3_text": _GEMMA | {"query_pre_attn_scalar": 8},
-}
-#: The older families call some sizes by other names.
-_RENAMED = {
-    "hidden_size": "n_embd",
-    "intermediate_size": "n_inner",
-    "num_hidden_layers": "n_layer",
-    "num_attention_heads": "n_head",
-}
+from benchmarks.families.tiny import byte_tokenizer, fast, save_checkpoint, tiny_model
+
+__all__ = [
+    "CHAT_TEMPLATE",
+    "byte_tokenizer",
+    "merging_tokenizer",
+    "metaspace_tokenizer",
+    "save_checkpoint",
+    "tiny_model",
+    "word_piece_tokenizer",
+]
 
 #: Puts words around a message as templates do; the answer follows without a space.
 CHAT_TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}<pad>{% endfor %}"
     "{% if add_generation_prompt %}<assistant> {% endif %}"
 )
-
-
-def byte_tokenizer(*, bos: bool = False, eos: bool = True) -> PreTrainedTokenizerFast:
-    """One token a byte, 257 in all, the first for padding; `bos` puts that one before every text."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {"<pad>": 0} | {token: i + 1 for i, token in enumerate(alphabet)}
-    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    if bos:
-        core.post_processor = processors.TemplateProcessing(
-            single="<pad> $A", special_tokens=[("<pad>", vocabulary["<pad>"])]
-        )
-    special = {"bos_token": "<pad>"} if bos else {}
-    return _fast(core, **special, **({"eos_token": "<pad>"} if eos else {}))
-
-
-def _fast(core: Tokenizer, **special: str) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", **special)
 
 
 def _vocabulary(tokens: list[str]) -> dict[str, int]:
@@ -95,7 +54,7 @@ def merging_tokenizer(*, across_words: bool) -> PreTrainedTokenizerFast:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not across_words)
     core.post_processor = processors.ByteLevel(trim_offsets=not across_words)
     core.decoder = decoders.ByteLevel()
-    return _fast(core)
+    return fast(core)
 
 
 def metaspace_tokenizer() -> PreTrainedTokenizerFast:
@@ -120,7 +79,7 @@ def metaspace_tokenizer() -> PreTrainedTokenizerFast:
         single="<s> $A", special_tokens=[("<s>", vocabulary["<s>"])]
     )
     core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    return _fast(core, bos_token="<s>", unk_token="<unk>")
+    return fast(core, bos_token="<s>", unk_token="<unk>")
 
 
 def word_piece_tokenizer() -> PreTrainedTokenizerFast:
@@ -133,31 +92,4 @@ def word_piece_tokenizer() -> PreTrainedTokenizerFast:
     core.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[(t, vocabulary[t]) for t in ("<s>", "</s>")]
     )
-    return _fast(core, unk_token="<unk>")
-
-
-def tiny_model(family: str = "llama", *, vectors: float = 0.0, **changes: Any) -> Any:
-    """A random model: hidden 32, FFN 64, 8 layers, unless `changes` says otherwise.
-
-    Args:
-        family: its `model_type`.
-        vectors: standard deviation of what is added to biases and norm weights, which start as
-            zeros and ones.
-    """
-    settings = _SIZES | _OWN.get(family, {}) | changes
-    if family in ("gpt2", "gptj"):
-        settings = {_RENAMED.get(name, name): value for name, value in settings.items()}
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1 and vectors:
-                parameter.add_(vectors * torch.randn_like(parameter))
-    return model.eval()
-
-
-def save_checkpoint(path: Path, family: str = "llama", **changes: Any) -> Path:
-    """Saves a tiny model with its byte tokenizer as a Hugging Face directory."""
-    tiny_model(family, **changes).save_pretrained(path)
-    byte_tokenizer().save_pretrained(path)
-    return path
+    return fast(core, unk_token="<unk>")

@@ -17,7 +17,7 @@ import psutil
 from benchmarks.service.flips import Flip, felt_pauses, growth, longest_wait, ordinary_waits, percentile
 from benchmarks.service.streaming import Answer, Clients
 from benchmarks.service.updates import Updates
-from daemon.core.publication import BASE_VERSION, IN_FLIGHT_SECONDS, InFlight
+from daemon.core.publication import BASE_VERSION, IN_FLIGHT, IN_FLIGHT_SECONDS, InFlight
 from daemon.publish.publishing import Publisher
 from daemon.publish.serving import Serves
 from daemon.publish.vllm_replica import VllmReplica
@@ -65,7 +65,7 @@ class Plan:
     tokens: int = 64
     edits: int = 16
     seed: int = 0
-    in_flight: InFlight = "keep"
+    in_flight: InFlight = IN_FLIGHT
     in_flight_seconds: float = IN_FLIGHT_SECONDS
 
     @property

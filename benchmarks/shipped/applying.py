@@ -26,6 +26,7 @@ from daemon.core.messages import Correction
 from daemon.core.settings import Settings
 from daemon.ledger.ledger import Ledger
 from daemon.ledger.rows import TransitionRow, VersionRow
+from daemon.publish.serving import Serves
 from daemon.versions.store import Store
 from editing.editor import Editor
 
@@ -80,9 +81,10 @@ class ShippedDaemon:
         guard: whether what the guard says is done; else it is written down only.
         flipped: called with the version whenever other weights are served.
         monitoring: makes the measures and the judge; for tests.
+        replica: a server that is published to instead of the stub.
 
     Attributes:
-        replica: what is served.
+        replica: the stub that is served, unless there is a server.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class ShippedDaemon:
         guard: bool,
         flipped: Callable[[str], None] = lambda _version: None,
         monitoring: BuildMonitoring = build_monitoring,
+        replica: Serves | None = None,
     ) -> None:
         self.settings = settings = ShippedSettings.but(
             state_dir=root, statistics_dir=statistics, batch_size=batch, guard_dry_run=not guard
@@ -108,7 +111,7 @@ class ShippedDaemon:
             self.ledger,
             store,
             editor,
-            [self.replica],
+            [replica or self.replica],
             monitoring=monitoring(settings, editor),
             settings=settings,
             proof=build_proof(editor),

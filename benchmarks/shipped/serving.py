@@ -71,9 +71,8 @@ class HeldWeights:
 
     def log_probs(self, passages: Sequence[Sequence[int]]) -> list[list[float]]:
         """Each token given those before it; the first has none before it, and 0."""
-        asked = [Encoded(tuple(ids[: end + 1]), end) for ids in passages for end in range(1, len(ids))]
-        found = iter(self.scorer.score(asked))
-        return [[0.0] * bool(ids) + [-next(found).nll for _ in ids[1:]] for ids in passages]
+        found = self.scorer.log_probs([Encoded(tuple(ids), 1) for ids in passages])
+        return [[0.0] * bool(ids) + told for ids, told in zip(passages, found, strict=True)]
 
     def healthy(self) -> bool:
         return True

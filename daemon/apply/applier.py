@@ -19,6 +19,7 @@ from daemon.apply.planning import Plan, plan_batch
 from daemon.apply.reconciling import Reconciliation
 from daemon.apply.restoring import Proved, Restorer
 from daemon.apply.run import Reached, Run
+from daemon.apply.trust.screening import screened
 from daemon.apply.update import Update
 from daemon.core.lifecycle import OperationState
 from daemon.core.publication import UNPUBLISHED
@@ -28,6 +29,9 @@ from daemon.core.stages import Stage
 from daemon.ledger.journal import Journal
 from daemon.ledger.lease import Lease
 from daemon.ledger.ledger import Ledger
+from daemon.ledger.record.disproved import record_disproved
+from daemon.ledger.record.following import Following
+from daemon.ledger.record.schedule import Schedule
 from daemon.ledger.rows import OperationRow
 from daemon.publish.canary import Canary
 from daemon.publish.proof import Proof
@@ -127,6 +131,8 @@ class Applier:
             proved, self._proved = self._proved, Proved()
             run = self._run(Journal(self.ledger.database, lease.fence), proved, stopping)
             report = _go(run, drains)
+            with run.journal.writing() as c:
+                record_disproved(c, run.publisher.disproved)
             self._proved, self.ran_at = run.restorer.proved, time.monotonic()
             return report
 
@@ -134,6 +140,8 @@ class Applier:
         publisher = Publisher(self.replicas, self.store, journal.fence, self.proof)
         return Run(
             journal=journal,
+            following=Following(self.ledger.database),
+            schedule=Schedule(self.ledger.database, journal.fence),
             store=self.store,
             editor=self.editor,
             restorer=Restorer(journal, self.store, self.editor, proved),
@@ -177,9 +185,11 @@ class Drain:
         return [each for each in pending if self.operations.due(each, pending)]
 
     def _waits(self) -> bool:
+        self.run.schedule.tick()
+        self.run.following.tick()
         if self._operations():
             return True
-        return self.journal.questions.paused() is None and self.journal.questions.pending_count() > 0
+        return self.journal.questions.paused() is None and self.journal.questions.ready_count() > 0
 
     def step(self) -> Ended:
         """The next operation, or the next batch where there is none."""
@@ -197,6 +207,8 @@ class Drain:
             return Went()
         for end in plan.settled:
             self.journal.settle(end.id, end.state, end.reason, superseded_by=end.by)
+        if screened(self.run.monitoring.screen, self.journal, plan):
+            return Went()
         if not plan.added:
             return Went() if plan.settled else Held("corrections wait for their next attempt")
         version = self.journal.plan([row.id for row in plan.added], plan.removed)

@@ -4,6 +4,7 @@ This module loads torch, so `daemon.app` imports it only in a worker that needs 
 """
 
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,13 +14,17 @@ from daemon.apply.applier import Applier
 from daemon.apply.asking import asking_of
 from daemon.apply.background.jobs import Jobs
 from daemon.apply.measuring import Monitoring
+from daemon.apply.trust.screening import Screen
 from daemon.apply.value_workers import Fleet, answer
 from daemon.core.errors import SettingsError
 from daemon.core.progress import Progress
 from daemon.core.settings import Settings
+from daemon.intake.trust.policies import load_sources
 from daemon.ledger.ledger import Ledger
 from daemon.ledger.rows import CorrectionRow
-from daemon.publish.proof import Passage, Proof
+from daemon.publish.proof import Proof
+from daemon.publish.proving.noise import NoiseRecord
+from daemon.publish.proving.passages import Passage
 from daemon.publish.replicas import open_replicas
 from daemon.versions.keys import accepted_keys, writers_key
 from daemon.versions.store import Store
@@ -42,6 +47,8 @@ from monitoring.verdict import judge
 SendTask = Callable[..., Any]
 #: The Celery task that finds values on the unedited model.
 VALUES = "factd.values"
+#: In the state directory: how far each replica was from the unedited model when it served that.
+NOISE_FILE = "proof-noise.json"
 
 
 def build_applier(settings: Settings, ledger: Ledger, progress: Progress, send: SendTask) -> Applier:
@@ -54,12 +61,13 @@ def build_applier(settings: Settings, ledger: Ledger, progress: Progress, send: 
     editor = open_editor(settings, progress)
     scorer = Scorer(editor.model, editor.tokenizer)
     replicas = open_replicas(settings, scorer.greedy, functools.partial(scorer.answers, chat=True))
-    monitoring = build_monitoring(settings, editor)
+    monitoring = build_monitoring(settings, editor)._replace(screen=build_screen(settings, scorer))
     if settings.value_workers:
         editor.install.elsewhere = fleet(settings, editor, send)
-    proof, store = build_proof(editor), Store(settings.store_dir, accepted_keys(settings), key)
+    record = NoiseRecord(settings.state_dir / NOISE_FILE, editor.base_hash)
+    proof, store = build_proof(editor, record), Store(settings.store_dir, accepted_keys(settings), key)
     applier = Applier(ledger, store, editor, replicas, monitoring=monitoring, settings=settings, proof=proof)
-    if settings.background:
+    if settings.background and editor.method.valued:
         applier.jobs = Jobs(settings.state_dir / "background", editor.settings_hash)
     return applier
 
@@ -83,6 +91,19 @@ def open_editor(settings: Settings, progress: Progress) -> Editor:
         forms=settings.forms,
         progress=progress,
     )
+
+
+def build_screen(settings: Settings, scorer: Scorer) -> Screen | None:
+    """Asks the model in memory how sure it is of old answers; None without a file of sources."""
+    sources = load_sources(settings.sources_file)
+    if sources is None:
+        return None
+
+    def believes(pairs: Sequence[tuple[str, str]]) -> list[float]:
+        scores = scorer.score([scorer.encode(prompt, answer) for prompt, answer in pairs])
+        return [-score.nll * score.tokens if score.tokens else -math.inf for score in scores]
+
+    return Screen(sources.rules, believes, scorer.greedy)
 
 
 # -- values -----------------------------------------------------------------------------------------
@@ -124,17 +145,22 @@ def open_installation(settings: Settings, progress: Progress) -> tuple[Installat
 # -- proof and measures -----------------------------------------------------------------------------
 
 
-def build_proof(editor: Editor) -> Proof:
-    """Compares replicas with the editor's model on each batch and on the last words of the watched probes."""
+def build_proof(editor: Editor, record: NoiseRecord | None = None) -> Proof:
+    """Compares replicas with the editor's model: weights, facts, and the watched probes.
+
+    Args:
+        record: of the noise; None keeps it in memory only.
+    """
 
     def score(pairs: Sequence[tuple[str, str]]) -> list[Passage]:
         scorer = Scorer(editor.model, editor.tokenizer)
         encoded = [scorer.encode(prompt, target) for prompt, target in pairs]
-        scores = scorer.score(encoded)
-        return [Passage(e.ids, e.first, -s.nll) for e, s in zip(encoded, scores, strict=True) if s.tokens]
+        told = scorer.log_probs(encoded)
+        return [Passage(e.ids, e.first, tuple(lp)) for e, lp in zip(encoded, told, strict=True) if lp]
 
-    parts = [prompt.rsplit(" ", 2) for prompt in default_probes().watched]
-    return Proof(score, [(part[0], " ".join(part[1:])) for part in parts])
+    # All tokens from the second word on: the more there are, the better is their noise known.
+    parts = [prompt.split(" ", 1) for prompt in default_probes().watched]
+    return Proof(score, [(part[0], " ".join(part[1:])) for part in parts], editor, record)
 
 
 def build_monitoring(settings: Settings, editor: Editor) -> Monitoring:

@@ -87,11 +87,23 @@ class Delivery:
         return self.discards.hold(version, reason, code=ReasonCode.PUBLISH_FAILED)
 
     def _bring_back(self, told: Publisher) -> None:
-        self.push_back(self.journal.questions.live_version(), told)
+        live = self.journal.questions.live_version()
+        self.push_back(live, told)
         self.run.restorer.to_live()
+        self.prove_back(live, told)
 
     def push_back(self, live: str, told: Publisher) -> None:
         """Brings the live version back on the replicas that can be reached."""
         told.push_back(live)
         failures = [f"{name}: {why}" for name, why in told.out.items()]
         self.journal.record_publication(live, "push_back", told.names, failures=failures)
+
+    def prove_back(self, live: str, told: Publisher) -> None:
+        """Proves the version that was brought back, with the model in memory there too.
+
+        A replica that does not compute it is taken out, and the next run brings it there again.
+        """
+        wrong = told.prove_back(live)
+        if wrong:
+            failures = [f"{name}: {why}" for name, why in wrong.items()]
+            self.journal.record_publication(live, "push_back", told.names, failures=failures)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from daemon.apply.trust.screening import Screen
 from daemon.ledger.rows import CorrectionRow
 from monitoring.verdict import Verdict
 
@@ -23,8 +24,13 @@ Foresee = Callable[[Sequence[tuple[int, dict[str, Any]]]], dict[str, Any]]
 
 
 class Monitoring(NamedTuple):
-    """Measures a staged or the live version, judges it, and forecasts the next ones."""
+    """Measures a staged or the live version, judges it, and forecasts the next ones.
+
+    Attributes:
+        screen: asks the model of a correction before it is written; None without sources.
+    """
 
     measure: Measure
     judge: Judge
     foresee: Foresee
+    screen: Screen | None = None

@@ -1,4 +1,4 @@
-"""What operators, alerts and the guard ask for: pause, resume, compact, retract, roll back."""
+"""What is asked for by operators, alerts, the guard and the clock: pause, compact, retract, roll back."""
 
 from collections.abc import Sequence
 
@@ -10,6 +10,7 @@ from daemon.core.errors import PublishError, StoreError
 from daemon.core.lifecycle import PENDING, OperationKind, OperationState, State
 from daemon.core.publication import BASE_VERSION
 from daemon.core.stages import Stage
+from daemon.ledger.record.schedule import MOST
 from daemon.ledger.rows import OperationRow
 from daemon.publish.publication import Publication
 from daemon.publish.serving import ServingError, timed_out
@@ -39,6 +40,8 @@ class Operations:
             return self._finish(operation, OperationState.FAILED, "gave up: too many attempts")
         if operation.kind is OperationKind.COMPACT:
             return self._compact(operation)
+        if operation.kind is OperationKind.EXPIRE:
+            return self._expire(operation)
         retract = operation.kind is OperationKind.RETRACT
         return self._retract(operation) if retract else self._roll_back(operation)
 
@@ -66,7 +69,8 @@ class Operations:
     def _retract(self, operation: OperationRow) -> Ended:
         row = self.journal.questions.get(operation.target or "")
         if row.state is State.LIVE:
-            return self._apply(operation, [row.id])
+            children = self.journal.questions.children(row.id)
+            return self._apply(operation, [row.id, *(one.id for one in children if one.state is State.LIVE)])
         if row.state in PENDING:
             self.journal.settle(row.id, State.RETRACTED, "retracted before it was written")
             return self._finish(operation, OperationState.DONE, "retracted before it was written")
@@ -74,6 +78,13 @@ class Operations:
             return self._finish(operation, OperationState.DONE, "already retracted")
         reason = f"correction {row.id} is {row.state}; only a live or pending one can be retracted"
         return self._finish(operation, OperationState.FAILED, reason)
+
+    def _expire(self, operation: OperationRow) -> Ended:
+        """Those whose time is over leave in one version. The clock asks again for more than `MOST`."""
+        ids = self.journal.questions.over(MOST)
+        if not ids:
+            return self._finish(operation, OperationState.DONE, "no live fact's time is over")
+        return self._apply(operation, ids)
 
     def _apply(self, operation: OperationRow, removed: list[str]) -> Ended:
         version = self.journal.plan([], removed, operation.id)
@@ -98,6 +109,7 @@ class Operations:
         except (ServingError, PublishError) as error:
             self.delivery.push_back(live, self.run.publisher)
             self.run.restorer.to(live)
+            self.delivery.prove_back(live, self.run.publisher)
             if timed_out(error):
                 self.journal.guard.forgive_operation(operation.id)
             return Held(f"rollback to {target} held: {error}")

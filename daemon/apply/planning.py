@@ -110,8 +110,8 @@ def _settle(
         top = newest[row.slot]
         if fact.seq > row.seq:
             yield Settlement(row.id, State.SUPERSEDED, f"{fact.id} is newer and live", fact.id)
-        elif row is top and row.target == fact.target:
+        elif row is top and row.repeats(fact):
             yield Settlement(row.id, State.ALREADY_KNOWN, f"{fact.id} says the same and is live", fact.id)
-        elif row is not top and top.target == fact.target:
+        elif row is not top and top.repeats(fact):
             # The newest one wants what is live; an older wish must not come between.
             yield Settlement(row.id, State.SUPERSEDED, f"superseded by {top.id}", top.id)

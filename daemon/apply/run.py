@@ -14,6 +14,8 @@ from daemon.apply.restoring import Restorer
 from daemon.core.settings import Settings
 from daemon.core.stages import Stage
 from daemon.ledger.journal import Journal
+from daemon.ledger.record.following import Following
+from daemon.ledger.record.schedule import Schedule
 from daemon.publish.canary import Canary
 from daemon.publish.publishing import Publisher
 from daemon.versions.store import Store
@@ -33,6 +35,8 @@ class Run:
     """
 
     journal: Journal
+    following: Following
+    schedule: Schedule
     store: Store
     editor: Editor
     restorer: Restorer

@@ -26,7 +26,7 @@ from daemon.core import settings
 from daemon.core.messages import Correction, Neighbour
 from daemon.core.settings import Settings, load_settings
 from daemon.http.api import create_app, router
-from daemon.http.service import ADMIN, SUBMIT
+from daemon.http.service import ADMIN, SUBMIT, may_review
 from daemon.ledger.database import Database
 from daemon.ledger.ledger import Ledger
 from monitoring.reference import metrics_page
@@ -46,9 +46,11 @@ Read from the environment, once, by each process. A command's option wins over t
 code 2 and names every setting at fault. vLLM's own process reads `FACTD_STORE`, `FACTD_ADMIN_TOKEN`,
 `FACTD_VERSION_KEY` and `FACTD_BASE_HASH` ([serving](serving.md#starting-vllm))."""
 API = """\
-Bearer tokens: `submit` posts and asks, `admin` may do all that `submit` may, and operate. They are in
+Bearer tokens: `submit` posts and asks, `admin` may do all that `submit` may, operate, and review what others
+posted; tokens of sources are in [trust](trust.md). The first two are in
 `STATE/run/tokens.json`, or come from `FACTD_SUBMIT_TOKEN` and `FACTD_ADMIN_TOKEN`. The schema itself is
-served at `GET /v1/openapi.json`. Times are unix seconds. A refusal is `{"detail": …}`: 401 no token, 403 the
+served at `GET /v1/openapi.json`. Times are unix seconds; `valid_from`,
+`valid_until` and `coming` are ISO 8601 in UTC. A refusal is `{"detail": …}`: 401 no token, 403 the
 other scope's, 404 unknown id, 409 a contradiction of what is recorded, 413 too large a body, 422 a bad
 message, with `"problems": [{"field", "value", "mend", "line"}]` and `"more"`, how many are not listed, for a
 correction; nothing of it was recorded. Every `GET` route answers `HEAD`. Quote an id as one part of the
@@ -197,6 +199,7 @@ def described_app() -> FastAPI:
 
 def _route_rows() -> Iterator[tuple[str, str, str]]:
     scopes = {id(SUBMIT[0].dependency): "submit", id(ADMIN[0].dependency): "admin"}
+    scopes[id(may_review)] = "review"
     scope_of = {
         (method.lower(), route.path_format): scopes[id(given.call)]
         for route in router.routes

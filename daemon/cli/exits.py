@@ -19,6 +19,7 @@ class Exit(IntEnum):
     TIMED_OUT = 5
     BUSY = 6
     OUT_OF_SYNC = 7
+    HELD = 8
     INTERRUPTED = 130
 
 
@@ -33,6 +34,7 @@ EXIT_MEANINGS = {
     Exit.BUSY: "the queue is full; nothing was posted, come again later",
     Exit.OUT_OF_SYNC: "a replica does not serve the live version, or no worker gives a sign of life "
     "(`factd status`, `factd doctor`)",
+    Exit.HELD: "held for review: somebody else decides (`factd review list`), or four eyes are needed",
     Exit.INTERRUPTED: "Ctrl-C while it waited; what was posted stays posted",
 }
 
@@ -40,6 +42,7 @@ EPILOG = (
     "Exit codes: 0 ok, 1 failed, 2 bad input, 3 not found, 4 unavailable "
     "(broker, ledger or vLLM cannot be reached), 5 timed out, 6 busy: the queue is full, "
     "7 out of sync: a replica serves something else than the live version, or a worker is away, "
+    "8 held for review, or the reviewer is who posted it, "
     "130 interrupted by Ctrl-C."
 )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from daemon.cli.exits import CommandError, Exit
 from daemon.cli.output import tell
 from daemon.cli.reporting import nearest, reported
-from daemon.core.errors import TransitionError, UnknownIdError
+from daemon.core.errors import FourEyesError, TransitionError, UnknownIdError
 from daemon.core.settings import Settings
 from daemon.intake.doorbell import Doorbell
 from daemon.ledger.ledger import Ledger
@@ -30,6 +30,9 @@ def open_ledger(state: Path | None, as_json: bool) -> Generator[tuple[Settings, 
             rows = ledger.questions.versions() if error.kind == "version" else ledger.questions.corrections()
             what = f"there is no {error.kind} {error.id!r}"
             raise CommandError(Exit.NOT_FOUND, what, nearest(error.id, (row.id for row in rows))) from None
+        except FourEyesError as error:
+            mend = "somebody else approves it: another user here, or another token over HTTP"
+            raise CommandError(Exit.HELD, str(error), mend) from None
         except TransitionError as error:
             raise CommandError(Exit.BAD_INPUT, str(error), "nothing was changed") from None
         finally:

@@ -26,6 +26,14 @@ COMMANDS = {
         "daemon.cli.act.say:say",
         "Read plain sentences into corrections, show what was understood, and post what is confirmed.",
     ),
+    "import": Entry(
+        "daemon.cli.act.imports:import_file",
+        "Import a file of corrections into the ledger; the same file twice is one import.",
+    ),
+    "follow": Entry(
+        "daemon.cli.act.follow:follow",
+        "Follow a stream of server-sent events into the ledger until Ctrl-C.",
+    ),
     "relations": Entry(
         "daemon.cli.ask.relations:app",
         "List the relations that sentences are read by, or check a file of them.",
@@ -34,6 +42,10 @@ COMMANDS = {
     "facts": Entry("daemon.cli.ask.facts:facts", "List the facts that are live."),
     "corrections": Entry(
         "daemon.cli.ask.corrections:corrections", "List corrections: what waits, was refused, is live."
+    ),
+    "review": Entry(
+        "daemon.cli.act.review:app",
+        "List, show, approve or reject corrections that are held for review.",
     ),
     "versions": Entry("daemon.cli.ask.versions:versions", "List the versions, oldest first."),
     "retract": Entry("daemon.cli.act.operations:retract", "Take one fact out of the model; the others stay."),

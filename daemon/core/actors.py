@@ -2,6 +2,9 @@
 
 from enum import StrEnum
 
+#: Asks for what follows from the time alone: a fact goes live or leaves.
+CLOCK = "clock"
+
 
 class ActorKind(StrEnum):
     """The kinds that can ask for an operation; metrics and policies tell them apart."""

@@ -12,6 +12,7 @@ DaemonError                   anything below; `retryable` says whether the same 
 │   ├── ConflictError         an id or idempotency key comes back with other content
 │   ├── LedgerGoneError      its file was deleted or replaced while factd ran
 │   ├── TransitionError       a state change that the lifecycle does not allow
+│   ├── FourEyesError         who posted a correction may not approve it
 │   └── LedgerVersionError    the ledger was made by a newer factd
 ├── LeaseError                the single-writer lease
 │   ├── LeaseHeldError        another applier holds it (retryable)
@@ -180,6 +181,22 @@ class LedgerGoneError(LedgerError):
 
 class TransitionError(LedgerError):
     """Raised when the lifecycle does not allow a change of state."""
+
+
+class FourEyesError(LedgerError):
+    """Raised when somebody approves what they posted themselves.
+
+    Attributes:
+        id: of the correction.
+        reviewer: who asked.
+    """
+
+    def __init__(self, id: str, reviewer: str) -> None:
+        self.id, self.reviewer = id, reviewer
+        super().__init__(
+            f"correction {id} was posted by {reviewer}, who may not approve it; somebody else has to, with "
+            "another token (docs/trust.md), or reject it"
+        )
 
 
 class LedgerVersionError(LedgerError):

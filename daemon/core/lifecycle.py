@@ -8,7 +8,8 @@ from daemon.core.errors import TransitionError
 class State(StrEnum):
     """Where a correction stands."""
 
-    RECEIVED = "received"  # journaled, nothing looked at yet
+    RECEIVED = "received"  # journaled; waits for the time from which it holds
+    HELD = "held"  # waits for a review, before it may be planned
     VALIDATED = "validated"  # pending: waits for a batch
     STAGED = "staged"  # part of a planned version
     VERIFIED = "verified"  # its version was accepted and is durable on disk
@@ -51,6 +52,7 @@ class OperationKind(StrEnum):
     COMPACT = "compact"  # all live facts written anew from the base weights
     PAUSE = "pause"
     RESUME = "resume"
+    EXPIRE = "expire"  # live facts whose time is over leave together; the clock asks for it
     RETRY = "retry"  # a dead correction waits again; done by the ledger at once
     DROP = "drop"  # a dead correction is given up for good; done by the ledger at once
 
@@ -61,19 +63,23 @@ class ReasonCode(StrEnum):
     SKIPPED_OUTLIER = "skipped_outlier"  # not written: its value is too far from the anchor
     PUBLISH_FAILED = "publish_failed"  # a version that the replicas could not be brought to
     CANARY_FAILED = "canary_failed"  # the same, and only the canary was told
+    EXPIRED = "expired"  # a correction whose time (valid_until) was over
 
 
 PENDING = (State.RECEIVED, State.VALIDATED)
 IN_FLIGHT = (State.STAGED, State.VERIFIED, State.PUBLISHED)
 #: A correction leaves these states only on request, or by a rollback.
-FINAL = frozenset(State) - {*PENDING, *IN_FLIGHT}
+FINAL = frozenset(State) - {*PENDING, *IN_FLIGHT, State.HELD}
 
 _S = State
 #: From a later state back to VALIDATED: the correction is tried again. From an exit to LIVE: a rollback went
 #: back to a version in which the fact was live.
 TRANSITIONS: dict[State, frozenset[State]] = {
-    _S.RECEIVED: frozenset({_S.VALIDATED, _S.REJECTED, _S.DEAD}),
-    _S.VALIDATED: frozenset({_S.STAGED, _S.REJECTED, _S.ALREADY_KNOWN, _S.SUPERSEDED, _S.RETRACTED, _S.DEAD}),
+    _S.RECEIVED: frozenset({_S.VALIDATED, _S.HELD, _S.REJECTED, _S.RETRACTED, _S.DEAD}),
+    _S.HELD: frozenset({_S.RECEIVED, _S.REJECTED}),
+    _S.VALIDATED: frozenset(
+        {_S.STAGED, _S.HELD, _S.REJECTED, _S.ALREADY_KNOWN, _S.SUPERSEDED, _S.RETRACTED, _S.DEAD}
+    ),
     _S.STAGED: frozenset({_S.VERIFIED, _S.VALIDATED, _S.REJECTED, _S.DEAD}),
     _S.VERIFIED: frozenset({_S.PUBLISHED, _S.VALIDATED, _S.ROLLED_BACK, _S.DEAD}),
     _S.PUBLISHED: frozenset({_S.LIVE, _S.VALIDATED, _S.ROLLED_BACK, _S.DEAD}),

@@ -14,12 +14,14 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 from pydantic_core import ErrorDetails
 
 from daemon.core.errors import CorrectionError, Problem
 from daemon.core.text import composed, plain
+from daemon.core.times import Moment, seconds_of
 
 #: Characters, and entries of a list. A fact is a name and a short answer; longer text is a mistake or an
 #: attack.
@@ -28,6 +30,8 @@ MAX_NAME, MAX_PROMPT, MAX_LIST = 200, 1000, 20
 MAX_QUESTIONS = 10
 #: characters; an id becomes a label, a part of a URL and a file name in exports
 MAX_ID = 200
+#: Fields that an older factd did not have.
+LATER_FIELDS = frozenset({"questions", "valid_from", "valid_until", "aliases", "parent"})
 #: An error shows so many characters of a value.
 SHOWN = 80
 
@@ -85,6 +89,11 @@ class Correction(BaseModel):
     key: Annotated[str, _Name] | None = None
     source: Annotated[str, _Name] | None = None
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    aliases: Annotated[list[Annotated[str, _Name]], Field(max_length=MAX_LIST)] = []
+    parent: Annotated[str, _Name] | None = None
+    #: it goes live no earlier, and leaves by itself then
+    valid_from: Moment | None = None
+    valid_until: Moment | None = None
 
     @field_validator("prompt")
     @classmethod
@@ -108,6 +117,16 @@ class Correction(BaseModel):
             raise ValueError("holds {}; the slot belongs into the prompt")
         return value.strip()
 
+    @field_validator("valid_until")
+    @classmethod
+    def _ends_after_start(cls, value: str | None, info: ValidationInfo) -> str | None:
+        start: str | None = info.data.get("valid_from")
+        if value and start and seconds_of(value) <= seconds_of(start):
+            raise ValueError(
+                f"is not after valid_from ({start}); give a later time, or leave one of them out"
+            )
+        return value
+
     @property
     def text(self) -> str:
         """The prompt with the subject filled in."""
@@ -117,9 +136,8 @@ class Correction(BaseModel):
     def content_hash(self) -> str:
         """Equal for two posts of the same correction; key, source and priority do not count."""
         body = self.model_dump(exclude={"key", "source", "priority"})
-        if not self.questions:
-            # Corrections had no questions once; what was posted then must still be known as the same.
-            del body["questions"]
+        # Corrections had none of these once; what was posted then must still be known as the same.
+        body = {name: value for name, value in body.items() if value or name not in LATER_FIELDS}
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 

@@ -15,7 +15,8 @@ BeforeLive = Literal["wait", "refuse", "serve"]
 #: "wait" waits so long by default: an apply worker that prepares a model anew takes minutes.
 BEFORE_LIVE_SECONDS = 600.0
 #: What happens to running requests when a version is flipped, see docs/serving.md.
-InFlight = Literal["keep", "wait", "abort"]
+InFlight = Literal["carry", "keep", "wait", "abort"]
+IN_FLIGHT: InFlight = "carry"
 #: "wait" waits so long by default: on a GPU most answers end in this time. New requests wait meanwhile.
 IN_FLIGHT_SECONDS = 10.0
 #: The most that can be set: new requests wait meanwhile, and no client waits longer than this.

@@ -60,9 +60,9 @@ class Settings(BaseSettings):
     #: an adapter), or "checkpoint" (any server, no URLs: a directory whose link `current` leads to the live
     #: checkpoint)
     publish: Literal["plugin", "lora", "checkpoint"] = "plugin"
-    #: what happens to running requests when a version is flipped: "keep" (recomputed on the new weights),
-    #: "wait" (they end on the old weights), or "abort" (they end with what they have); plugin mode only
-    in_flight: publication.InFlight = "keep"
+    #: what happens to running requests when a version is flipped: "carry" (they keep their cache), "keep" (it
+    #: is computed anew), "wait" (they end on the old weights), "abort" (they end at once); plugin mode only
+    in_flight: publication.InFlight = publication.IN_FLIGHT
     #: "wait": a request that still runs after so long is kept and recomputed, seconds. New requests wait
     #: meanwhile
     in_flight_seconds: float = Field(
@@ -99,20 +99,23 @@ class Settings(BaseSettings):
     api_host: str = "127.0.0.1"
     #: port of the HTTP API. Unless it is set, `factd up` takes a free port when this one is taken
     api_port: int = Field(8321, ge=0, le=65535)
-    #: port of the vLLM server that `factd up` and `factd serve` start. Unless it is set, `factd up` takes a
-    #: free port when this one is taken
+    #: port of the vLLM server that we start; unless it is set, `factd up` takes a free port when it is taken
     serving_port: int = Field(8320, ge=0, le=65535)
     #: a file of relations of your own (TOML): `factd say` and the status page read sentences by them too
     relations: Path | None = None
+    #: a file of sources (TOML, docs/trust.md): who may post what, what is held for review; None: all is taken
+    sources_file: Path | None = None
+    #: what the model shall say where a feed calls a fact obsolete and names no other; "": ours is taken out
+    no_answer: str = ""
 
     #: editing method: rome, memit, memit-seq, pmet, emmet, alphaedit, encore, nse, deltaedit, eac, rect,
-    #: prune, ft or lora
+    #: prune, evoedit, ultraedit, stableedit, locft, ft or lora
     method: str = "memit-seq"
-    #: which layers are written: spread, boundary (BLUE) or single; the method's own choice when None
+    #: which layers are written: spread, boundary (BLUE), single or replay (FE); the method's own when None
     placement: str | None = None
     #: what values are scaled to: nas, nas-cap or none; the method's own choice when None
     anchor: str | None = None
-    #: which dominant directions updates leave alone: revive, revive-after or none
+    #: which dominant directions updates leave alone: revive, revive-after, crisp (locft) or none
     protect: str = "none"
     #: number format of the editor's forward passes: auto, float32 or bfloat16; auto takes bfloat16 where that
     #: is faster
@@ -142,7 +145,7 @@ class Settings(BaseSettings):
     background: bool = True
     #: pause before a held correction is tried again, seconds
     retry_seconds: float = Field(5.0, ge=0)
-    #: at most so many corrections may wait. Beyond that every intake answers "full"
+    #: at most so many corrections may wait; beyond that every intake answers "full" until there is room
     max_pending: int = Field(100_000, ge=1)
     #: how many requests a token may send to the HTTP API, such as "2000/second"; "" for no limit
     request_rate: str = "2000/second"
@@ -150,8 +153,7 @@ class Settings(BaseSettings):
     correction_rate: str = "100000/10 seconds"
     #: where rates are counted: memory:// in each API process alone, redis:// for several processes together
     rates_url: str = "memory://"
-    #: the single-writer lease ends so long after the last heartbeat, seconds. After a crash of its host no
-    #: other applier works before that
+    #: the single-writer lease lasts so long after a heartbeat, seconds; after a crash nobody applies before
     lease_seconds: float = Field(30.0, gt=0)
     #: Redis gives a message that nobody acknowledged to another worker after so long, seconds
     visibility_timeout_seconds: int = Field(3600, ge=60)
@@ -237,7 +239,7 @@ class Settings(BaseSettings):
             raise ValueError("needs a state directory of its own; set FACTD_STATE_DIR")
         return value
 
-    @field_validator("state_dir", "statistics_dir", "publish_dir", "keys_dir", "relations")
+    @field_validator("state_dir", "statistics_dir", "publish_dir", "keys_dir", "relations", "sources_file")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value is not None else None
@@ -293,8 +295,7 @@ def load_settings(**overrides: Any) -> Settings:
 def _describe(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
-    lines = [
+    return "\n".join(
         f"FACTD_{'_'.join(map(str, item['loc'])).upper()} = {str(item['input'])[:80]!r}: {item['msg']}"
         for item in error.errors()
-    ]
-    return "\n".join(lines)
+    )

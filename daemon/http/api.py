@@ -8,7 +8,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from daemon.core.settings import Settings
-from daemon.http import corrections, health, operations, statements
+from daemon.http import corrections, events, health, operations, reviews, statements
 from daemon.http.errors import responses
 from daemon.http.health import PAGE
 from daemon.http.service import Service
@@ -18,7 +18,7 @@ from daemon.publish.reports import open_reports
 from daemon.publish.serving import Reports
 
 router = APIRouter()
-for part in (corrections, statements, operations, health):
+for part in (corrections, statements, events, reviews, operations, health):
     router.include_router(part.router)
 
 

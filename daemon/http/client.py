@@ -14,7 +14,7 @@ from urllib.parse import quote
 import httpx
 
 from daemon.core.errors import ClientError
-from daemon.core.lifecycle import FINAL
+from daemon.core.lifecycle import FINAL, State
 from daemon.core.messages import Correction
 
 REQUEST_SECONDS = 60.0
@@ -86,7 +86,7 @@ class Client:
         views: list[dict[str, Any]] = []
         for id in ids:
             view = self.get(id)
-            while view["state"] not in FINAL and (left := deadline - time.monotonic()) > 0:
+            while view["state"] not in {*FINAL, State.HELD} and (left := deadline - time.monotonic()) > 0:
                 view = self.get(id, min(left, POLL_SECONDS))
             views.append(view)
         return views

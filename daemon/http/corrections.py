@@ -14,7 +14,7 @@ from daemon.core.shapes import is_list
 from daemon.core.text import PLAIN, composed, plain
 from daemon.http.schemas import corrections_schema
 from daemon.http.service import SUBMIT, Body, Id, Service, ServiceOf, may_submit
-from daemon.http.views import correction_view
+from daemon.http.views import child_view, correction_view
 from daemon.ledger.reading import Only
 
 #: A request that waits for a correction looks at the ledger so often, and waits so long at most.
@@ -43,7 +43,7 @@ def post_corrections(
         ]
     service.rates.spend("corrections", token, len(corrections))
     service.room.take(len(corrections))
-    ids = service.writer.submit([(None, correction) for correction in corrections], "http")
+    ids = service.writer.submit([(None, correction) for correction in corrections], f"http:{token}")
     service.ring()
     return {"ids": ids}
 
@@ -105,8 +105,9 @@ async def get_correction(
     deadline = time.monotonic() + wait
     while True:
         view = correction_view(await run_in_threadpool(service.ledger.questions.get, id))
-        if view["state"] in FINAL or time.monotonic() >= deadline:
-            return view
+        if view["state"] in {*FINAL, State.HELD} or time.monotonic() >= deadline:
+            children = await run_in_threadpool(service.ledger.questions.children, view["id"])
+            return view | {"children": [child_view(child) for child in children]}
         # Not in a thread: there are forty, and as many waiting clients would leave none for a post.
         await asyncio.sleep(POLL_SECONDS)
 

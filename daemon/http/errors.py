@@ -14,6 +14,7 @@ from daemon.core.errors import (
     BusyError,
     ConflictError,
     CorrectionError,
+    FourEyesError,
     QueueFullError,
     TransitionError,
     UnknownIdError,
@@ -37,6 +38,7 @@ def responses() -> Iterator[tuple[type[Exception], Respond]]:
     yield UnknownIdError, _plain(404)
     yield ConflictError, _plain(409)
     yield TransitionError, _plain(409)
+    yield FourEyesError, _plain(403)
 
 
 def _refused(_: Request, error: CorrectionError) -> JSONResponse:

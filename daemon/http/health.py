@@ -47,7 +47,7 @@ def status(service: ServiceOf, authorization: Annotated[str | None, Header()] = 
     if authorization and not scopes:
         raise HTTPException(401, "this token is not known", {"WWW-Authenticate": "Bearer"})
     view = page_view(service.ledger, service.replicas)
-    view["scope"] = next((scope for scope in ("admin", "submit") if scope in scopes), None)
+    view["scope"] = next((scope for scope in ("admin", "review", "submit") if scope in scopes), None)
     return view if scopes else numbers_only(view)
 
 

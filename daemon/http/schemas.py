@@ -20,5 +20,23 @@ def alerts_schema() -> dict[str, Any]:
     return body_schema(webhook)
 
 
+def events_schema() -> dict[str, Any]:
+    """The three ways in which HTTP carries CloudEvents; the data of each is a correction."""
+    text = {"type": "string", "minLength": 1}
+    required = ["specversion", "id", "source", "type"]
+    properties: dict[str, Any] = {name: text for name in (*required, "subject", "time")}
+    one = {
+        "type": "object",
+        "required": [*required, "data"],
+        "properties": properties | {"data": {"type": "object"}},
+    }
+    content = {
+        "application/cloudevents+json": {"schema": one},
+        "application/cloudevents-batch+json": {"schema": {"type": "array", "minItems": 1, "items": one}},
+        "application/json": {"schema": {"type": "object"}},
+    }
+    return {"requestBody": {"required": True, "content": content}}
+
+
 def body_schema(schema: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -2,6 +2,7 @@
 
 import hmac
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Header, HTTPException, Query, Request
@@ -11,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from daemon.core.errors import SettingsError
-from daemon.core.messages import MAX_ID
+from daemon.core.messages import MAX_ID, Correction
 from daemon.core.ruling import guard_policy
 from daemon.core.settings import Settings
 from daemon.core.text import PLAIN
@@ -19,6 +20,7 @@ from daemon.http.alerts import AlertDesk
 from daemon.intake.intake import Rates, Room, Writer
 from daemon.intake.reading.lexicon import load_lexicon
 from daemon.intake.reading.reader import LexiconReader, Reader
+from daemon.intake.trust.gate import gate_of
 from daemon.ledger.ledger import Ledger
 from daemon.publish.serving import Reports
 from monitoring.metrics import Metrics
@@ -33,7 +35,9 @@ class Service:
     def __init__(
         self, settings: Settings, ledger: Ledger, replicas: Sequence[Reports], ring: Callable[[], None]
     ) -> None:
-        self.ledger, self.replicas, self.ring = ledger, replicas, ring
+        self.settings, self.ledger, self.replicas, self.ring = settings, ledger, replicas, ring
+        gate = ledger.intake.gate = gate_of(settings)
+        self.sources = gate.sources if gate is not None else None
         submit, admin = settings.submit_token, settings.admin_token
         if admin is None:
             raise SettingsError("the API needs FACTD_ADMIN_TOKEN (and FACTD_SUBMIT_TOKEN for clients)")
@@ -50,12 +54,42 @@ class Service:
         self.writer.close()
         self.ledger.close()
 
-    def scopes(self, authorization: str | None) -> set[str]:
+    def signed(self, token: str, correction: Correction) -> Correction:
+        """An event's correction, as that of the source that the token is bound to: events name addresses."""
+        bound = self.sources is not None and token in self.sources.by_name
+        return correction.model_copy(update={"source": None}) if bound else correction
+
+    def caller(self, authorization: str | None) -> "Caller":
+        """Whose token it is, and what that token may."""
         token = (authorization or "").removeprefix("Bearer ").encode()
+        scopes = self._scopes(token)
+        source = self.sources.of_token(token) if self.sources is not None else None
+        if scopes or source is None:
+            name = next((known for known in ("admin", "submit") if known in scopes), "")
+            return Caller(name, scopes | ({"review"} if "admin" in scopes else set[str]()))
+        return Caller(source.name, {"submit", "review"} if source.reviews else {"submit"})
+
+    def scopes(self, authorization: str | None) -> set[str]:
+        return self.caller(authorization).scopes
+
+    def _scopes(self, token: bytes) -> set[str]:
         # Always both comparisons, each in constant time: the time of an answer tells nothing of the tokens.
         is_admin = hmac.compare_digest(token, self.admin)
         is_submit = hmac.compare_digest(token, self.submit)
         return {"admin", "submit"} if is_admin else {"submit"} if is_submit else set()
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks.
+
+    Attributes:
+        name: of the token: admin, submit, or the source that it is bound to; "" for nobody.
+        scopes: submit, review, admin.
+    """
+
+    name: str
+    scopes: set[str]
 
 
 class AnyText(StringConvertor):
@@ -79,17 +113,25 @@ Id = Annotated[str, PathParameter(min_length=1)]
 Why = Annotated[str | None, Query(max_length=1000, pattern=PLAIN)]
 
 
+#: What whoever lacks a scope is told.
+NEEDS = {
+    "submit": "this needs the submit token",
+    "admin": "this needs the admin token",
+    "review": "this needs the admin token, or the token of a source with `reviews = true`",
+}
+
+
 def scope(wanted: str) -> Callable[..., Awaitable[str]]:
     """A dependency that gives the name of the token, and counts the request against the token's rate."""
 
     # `check` and `service_of` are async: FastAPI would run plain functions in threads, three for each post.
     async def check(service: ServiceOf, authorization: Annotated[str | None, Header()] = None) -> str:
-        scopes = service.scopes(authorization)
-        if not scopes:
+        caller = service.caller(authorization)
+        if not caller.scopes:
             raise HTTPException(401, "send 'Authorization: Bearer TOKEN'", {"WWW-Authenticate": "Bearer"})
-        if wanted not in scopes:
-            raise HTTPException(403, f"this needs the {wanted} token")
-        token = "admin" if "admin" in scopes else "submit"
+        if wanted not in caller.scopes:
+            raise HTTPException(403, NEEDS[wanted])
+        token = caller.name
         if service.rates.in_memory:
             service.rates.spend("requests", token)
         else:
@@ -100,6 +142,7 @@ def scope(wanted: str) -> Callable[..., Awaitable[str]]:
 
 
 may_submit = scope("submit")
+may_review = scope("review")
 SUBMIT = [Depends(may_submit)]
 ADMIN = [Depends(scope("admin"))]
 

@@ -56,6 +56,6 @@ def _record(service: Service, token: str, found: list[Read]) -> list[str]:
         )
     service.rates.spend("corrections", token, len(corrections))
     service.room.take(len(corrections))
-    ids = service.writer.submit([(None, correction) for correction in corrections], "http")
+    ids = service.writer.submit([(None, correction) for correction in corrections], f"http:{token}")
     service.ring()
     return list(ids)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from daemon.core.actors import actor_kind
+from daemon.core.lifecycle import State
 from daemon.core.publication import BASE_VERSION
 from daemon.core.ruling import GUARD
 from daemon.http.views import status_view, step_view, version_view
@@ -48,10 +49,16 @@ def snapshot(ledger: Ledger, replicas: Sequence[Reports]) -> StatusSnapshot:
     """Everything /metrics exports."""
     status = ledger.questions.status()
     measurements = Measurements.from_json(status.measurements) if status.measurements else None
-    served = {f"{i}": told.version for i, told in enumerate(ask(replicas))}
+    asked = ask(replicas)
+    truth = Truth(status.live, asked, status.workers, disproved=status.disproved)
+    served = {f"{i}": told.version for i, told in enumerate(asked)}
     return StatusSnapshot(
         outcomes=status.ended,
-        queue_depth={"corrections": status.pending, "apply": status.operations_pending},
+        queue_depth={
+            "corrections": status.pending,
+            "apply": status.operations_pending,
+            "review": status.counts[State.HELD],
+        },
         oldest_pending_seconds=status.oldest_pending_seconds or 0.0,
         stage_seconds=ledger.questions.stage_durations(),
         measurements=measurements,
@@ -63,7 +70,7 @@ def snapshot(ledger: Ledger, replicas: Sequence[Reports]) -> StatusSnapshot:
         nas_skipped=status.nas_skipped,
         version=number_of(status.live),
         served_versions={name: number_of(version or "") for name, version in served.items()},
-        in_sync={name: version == status.live for name, version in served.items()},
+        in_sync={f"{i}": each["in_sync"] for i, each in enumerate(truth.view()["replicas"])},
         publish_seconds=ledger.questions.last_seconds("publish"),
         pause_seconds=ledger.questions.last_seconds("pause"),
         rollbacks=status.rollbacks,
@@ -83,7 +90,7 @@ def truth_of(ledger: Ledger, replicas: Sequence[Reports], status: LedgerStatus) 
     told = ask(replicas)
     differs = any(one.version != status.live for one in told)
     begun = ledger.questions.version_in_flight() if differs else None
-    return Truth(status.live, told, status.workers, begun.id if begun else None)
+    return Truth(status.live, told, status.workers, begun.id if begun else None, status.disproved)
 
 
 def page_view(ledger: Ledger, replicas: Sequence[Reports]) -> dict[str, Any]:
@@ -123,17 +130,19 @@ def numbers_only(view: dict[str, Any]) -> dict[str, Any]:
         "last_steps": [step | quiet for step in view["last_steps"]],
         "replicas": [r | {"name": f"replica {i}"} for i, r in enumerate(view["replicas"])],
         "mismatches": _without_names(view),
+        "coming": [{"change": one["change"], "at": one["at"]} for one in view["coming"]],
         "versions": [version | {"reason": None} for version in view["versions"]],
     }
 
 
 def _without_names(view: dict[str, Any]) -> list[str]:
-    wrong = [
-        f"the ledger's live version is {view['live']}, replica {i} serves "
-        f"{replica['serves'] or 'something that it does not tell'}"
-        for i, replica in enumerate(view["replicas"])
-        if replica["state"] in ("behind", "silent")
-    ]
+    live, wrong = view["live"], list[str]()
+    for i, replica in enumerate(view["replicas"]):
+        if replica["state"] == "disproved":
+            wrong.append(f"replica {i} says that it serves {live} and computes something else")
+        if replica["state"] in ("behind", "silent"):
+            serves = replica["serves"] or "something that it does not tell"
+            wrong.append(f"the ledger's live version is {live}, replica {i} serves {serves}")
     return wrong + absences({kind: Sign(**sign) for kind, sign in view["workers"].items()})
 
 

@@ -3,7 +3,9 @@
 from dataclasses import asdict
 from typing import Any
 
+from daemon.core.times import shown
 from daemon.ledger.rows import (
+    Coming,
     CorrectionRow,
     FormAnswer,
     LedgerStatus,
@@ -34,10 +36,36 @@ def correction_view(row: CorrectionRow) -> dict[str, Any]:
         "attempts": row.attempts,
         "key": row.key,
         "source": row.source,
+        "score": row.score,
+        "findings": list(row.findings),
+        "reviewed_by": row.reviewed_by,
+        "parent": row.parent,
+        "valid_from": _moment(row.valid_from),
+        "valid_until": _moment(row.valid_until),
         "received_at": row.received_at,
         "live_at": row.live_at,
         "post_to_live_seconds": row.post_to_live_seconds,
     }
+
+
+def child_view(row: CorrectionRow) -> dict[str, Any]:
+    """A correction that follows from another, in the view of that one."""
+    return {"id": row.id, "prompt": row.text, "target": row.target, "state": str(row.state)}
+
+
+def review_view(row: CorrectionRow, poster: str | None) -> dict[str, Any]:
+    """A correction as a reviewer sees it: what it says, who posted it, and what speaks against it."""
+    return correction_view(row) | {"posted_by": poster}
+
+
+def _moment(seconds: float | None) -> str | None:
+    """As it was posted: a moment in UTC."""
+    return None if seconds is None else shown(seconds)
+
+
+def coming_view(one: Coming) -> dict[str, Any]:
+    """`change`: "live" or "leaves"."""
+    return asdict(one) | {"at": shown(one.at)}
 
 
 def _answer_view(told: FormAnswer, target: str) -> dict[str, Any]:
@@ -91,6 +119,8 @@ def status_view(status: LedgerStatus) -> dict[str, Any]:
         "paused": status.paused,
         "pending": status.pending,
         "oldest_pending_seconds": status.oldest_pending_seconds,
+        "scheduled": status.scheduled,
+        "coming": [coming_view(one) for one in status.coming],
         "operations_pending": status.operations_pending,
         "counts": status.counts,
         "rollbacks": status.rollbacks,

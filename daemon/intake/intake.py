@@ -157,7 +157,7 @@ class Writer:
                 [post for posts, _, _ in group for post in posts], actor=actor
             )
         except Exception as error:  # it is raised where the request waits
-            if isinstance(error, ConflictError) and len(group) > 1:
+            if isinstance(error, ConflictError | CorrectionError) and len(group) > 1:
                 # One of the requests is at fault. Alone, each of the others is written.
                 for one in group:
                     self._write([one], actor)

@@ -1,19 +1,22 @@
 """Intake's half of the ledger: corrections are submitted or refused, operations are asked for."""
 
 import uuid
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, update
 
-from daemon.core.errors import TransitionError, UnknownIdError
+from daemon.core.errors import CorrectionError, Problem, TransitionError, UnknownIdError
 from daemon.core.lifecycle import OperationKind, State, VersionState
-from daemon.core.messages import Correction
+from daemon.core.messages import Correction, shortened
 from daemon.core.publication import BASE_VERSION
+from daemon.core.times import seconds_of
+from daemon.core.trust import Gate, Judge, Judgement, accept
 from daemon.ledger.chain import ledger_id
 from daemon.ledger.database import Database
-from daemon.ledger.reading import find_correction, find_version
+from daemon.ledger.reading import find_correction, find_version, rows_of
+from daemon.ledger.record.past import LedgerPast
 from daemon.ledger.record.repetition import Known
 from daemon.ledger.record.transitions import Transitions, entry
 from daemon.ledger.tables import aliases, corrections
@@ -28,6 +31,9 @@ class Intake:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._transitions = Transitions(database.clock)
+        #: decides what may be planned; None accepts everything. Set once, by whoever opens the ledger to
+        #: take posts
+        self.gate: Gate | None = None
 
     # -- corrections ----------------------------------------------------------------------------
 
@@ -38,6 +44,7 @@ class Intake:
 
         Raises:
             ConflictError: the id or the key is known with other content.
+            CorrectionError: its source may not post it.
         """
         return self.submit_many([(id, correction)], actor=actor)[0]
 
@@ -53,23 +60,32 @@ class Intake:
         with self._database.writing() as c:
             known = Known(c, known_ids, [post.key for _, post in posts if post.key is not None])
             now = self._database.clock()
+            _check_parents(c, {post.parent for _, post in posts if post.parent is not None})
+            judge = self._judging(c, posts, actor, now)
             for given, correction in posts:
                 id = ledger_id(given) if given else str(uuid.uuid4())
                 content_hash = correction.content_hash
                 first, fresh = known.first(id, correction, content_hash)
                 if first is None:
-                    rows.append(_row(id, correction, content_hash, now))
+                    rows.append(_row(id, judge(correction), content_hash, now))
                 elif fresh:
                     repeats.append({"id": id, "correction": first})
                 known.add(id, correction.key, first or id, content_hash)
                 firsts.append(first or id)
             if rows:
                 c.execute(insert(corrections), rows)
-                arrived = [each for row in rows for each in _arrival(row["id"], actor)]
+                arrived = [each for row in rows for each in _arrival(row, actor)]
                 self._transitions.note_all(c, arrived)
             if repeats:
                 c.execute(insert(aliases), repeats)
         return firsts
+
+    def _judging(
+        self, c: Connection, posts: Sequence[tuple[str | None, Correction]], actor: str, now: float
+    ) -> Judge:
+        if self.gate is None:
+            return accept
+        return self.gate.judging(LedgerPast(c, [post.subject for _, post in posts]), actor, now)
 
     def refuse(self, id: str, reason: str, *, actor: str = "submit") -> None:
         """Records that a message with this id was refused; does nothing when the id is known."""
@@ -159,15 +175,30 @@ class Intake:
         return number
 
 
-def _row(id: str, correction: Correction, content_hash: str, now: float) -> dict[str, Any]:
-    return correction.model_dump() | {
+def _row(id: str, judged: Judgement, content_hash: str, now: float) -> dict[str, Any]:
+    correction, follows = judged.correction, judged.consequences()
+    times = {"valid_from": _seconds(correction.valid_from), "valid_until": _seconds(correction.valid_until)}
+    ahead = (times["valid_from"] or now) > now
+    row = {
         "id": id,
         "content_hash": content_hash,
-        "state": State.VALIDATED,
+        "state": State.RECEIVED if ahead else State.VALIDATED,
+        "reason": f"waits until {correction.valid_from}" if ahead else None,
         "attempts": 0,
         "not_before": 0.0,
         "received_at": now,
+        "score": judged.score,
+        "findings": [one.to_json() for one in judged.findings] or None,
+        "consequences": follows,
+        "following": "due" if follows else None,
+        **times,
     }
+    held = {"state": State.HELD, "reason": judged.held} if judged.held is not None else {}
+    return correction.model_dump() | row | held
+
+
+def _seconds(moment: str | None) -> float | None:
+    return None if moment is None else seconds_of(moment)
 
 
 def _blank() -> dict[str, Any]:
@@ -177,11 +208,25 @@ def _blank() -> dict[str, Any]:
     return blank | lists | {"priority": 0, "attempts": 0, "not_before": 0.0}
 
 
-def _arrival(id: str, actor: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    return (
-        entry("correction", id, None, State.RECEIVED, actor),
-        entry("correction", id, State.RECEIVED, State.VALIDATED, actor),
-    )
+def _arrival(row: Mapping[str, Any], actor: str) -> Iterator[dict[str, Any]]:
+    waits = row["state"] is State.RECEIVED
+    yield entry("correction", row["id"], None, State.RECEIVED, actor, row["reason"] if waits else None)
+    if not waits:
+        yield entry("correction", row["id"], State.RECEIVED, row["state"], actor, row["reason"])
+
+
+def _check_parents(c: Connection, parents: set[str]) -> None:
+    """Raises CorrectionError for a parent that there is not; those that there are will be looked after."""
+    known = rows_of(c, sorted(parents))
+    problems = [
+        Problem("parent", shortened(id), "no correction has this id; post the parent before its children")
+        for id in sorted(parents - known.keys())
+    ]
+    if problems:
+        raise CorrectionError(problems)
+    for id, row in known.items():
+        if row.following is None:
+            c.execute(update(corrections).where(corrections.c.id == id).values(following="done"))
 
 
 def _check_rollback_target(c: Connection, target: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select, update
 
 from daemon.core.asks import Ask
-from daemon.core.lifecycle import PENDING, OperationState, ReasonCode, State, VersionState
+from daemon.core.lifecycle import OperationState, ReasonCode, State, VersionState
 from daemon.core.publication import BASE_VERSION
 from daemon.core.ruling import Ruling
 from daemon.ledger.database import Database
@@ -18,6 +18,7 @@ from daemon.ledger.reading import find_version, live_version, of_slot, rows_of
 from daemon.ledger.record.answers import Lost, When, keep_answers, keep_lost
 from daemon.ledger.record.endings import Discard, roll_back
 from daemon.ledger.record.guard import ACTOR, GuardRecord
+from daemon.ledger.record.schedule import retired
 from daemon.ledger.record.stages import StageSeconds
 from daemon.ledger.record.transitions import Transitions, set_control
 from daemon.ledger.rows import CorrectionRow, OperationRow, VersionRow
@@ -165,21 +166,19 @@ class Journal:
             if row.operation is not None:
                 self.guard.finish(c, row.operation, OperationState.DONE, f"live in {version}")
 
-    def _end_removed(
-        self, c: Connection, version: VersionRow, winners: Mapping[tuple[str, str], str]
-    ) -> None:
-        for fact in rows_of(c, version.removed).values():
+    def _end_removed(self, c: Connection, row: VersionRow, winners: Mapping[tuple[str, str], str]) -> None:
+        for fact in rows_of(c, row.removed).values():
             winner = winners.get(fact.slot)
             if winner is not None:
                 self._supersede(c, [fact.id], winner)
             else:
-                why = f"retracted in {version.id}"
-                self._transitions.advance(c, [fact.id], State.RETRACTED, ACTOR, why)
+                why, code = retired(row.id, fact.valid_until, self.clock())
+                self._transitions.advance(c, [fact.id], State.RETRACTED, ACTOR, why, code=code)
 
     def _end_older(self, c: Connection, winner: CorrectionRow) -> None:
-        """Older posts of the slot that still wait have lost."""
+        """Older posts of the slot that still wait have lost; not those whose time is still to come."""
         slot = of_slot(winner.subject, winner.prompt)
-        older = slot & corrections.c.state.in_(PENDING) & (corrections.c.seq < winner.seq)
+        older = slot & (corrections.c.state == State.VALIDATED) & (corrections.c.seq < winner.seq)
         ids = c.scalars(select(corrections.c.id).where(older).order_by(corrections.c.seq)).all()
         self._supersede(c, ids, winner.id)
 

@@ -1,8 +1,8 @@
 """The ledger: the durable record of corrections, versions and operations, and the only truth.
 
-Three parts hold the one database, and none can do another's work: `Questions` reads, `Intake` takes
-corrections and requests, and `daemon.ledger.journal.Journal` is what the holder of the lease writes. Every
-change of state is a row of `transitions`, committed together with the change.
+Four parts hold the one database, and none can do another's work: `Questions` reads, `Intake` takes
+corrections and requests, `Reviews` decides about held ones, and `daemon.ledger.journal.Journal` is what the
+holder of the lease writes. Every change of state is a row of `transitions`, committed with the change.
 """
 
 import time
@@ -16,6 +16,7 @@ from daemon.core.settings import Settings
 from daemon.ledger.database import Database
 from daemon.ledger.intake import Intake
 from daemon.ledger.questions import Questions
+from daemon.ledger.record.reviews import Reviews
 
 
 class Ledger:
@@ -24,6 +25,7 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.questions, self.intake = Questions(database), Intake(database)
+        self.reviews = Reviews(database)
 
     @classmethod
     def of(cls, settings: Settings) -> "Ledger":

@@ -10,7 +10,7 @@ from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, insp
 from daemon.core.errors import LedgerVersionError
 
 #: the newest script; a test compares the two
-NEWEST = "0004"
+NEWEST = "0006"
 #: the revision of a ledger that was made before there were migrations
 FIRST = "0001"
 SCRIPTS = Path(__file__).parent / "migrations"

@@ -14,15 +14,19 @@ from daemon.ledger.reading import (
     Only,
     accepted_ancestors,
     ancestry,
+    children_of,
     chosen,
     fact_ids,
     find_correction,
     find_version,
     get_control,
     live_version,
+    of_slot,
     recent_ancestry,
     rows_of,
 )
+from daemon.ledger.record.repetition import of_keys
+from daemon.ledger.record.schedule import over
 from daemon.ledger.rows import (
     Candidate,
     CorrectionRow,
@@ -74,6 +78,11 @@ class Questions:
             rows = c.execute(query.order_by(corrections.c.seq.desc()).limit(limit))
             return [correction_row(row) for row in rows][::-1]
 
+    def children(self, id: str) -> list[CorrectionRow]:
+        """Corrections that follow from this one, in order of arrival."""
+        with self._read() as c:
+            return list(children_of(c, id))
+
     def facts(self) -> list[CorrectionRow]:
         """Live corrections."""
         return self.corrections(State.LIVE)
@@ -88,9 +97,30 @@ class Questions:
             return waiting, facts_about(c, {row.subject for row in waiting})
 
     def pending_count(self) -> int:
-        """How many corrections wait."""
+        """How many corrections wait: for a batch, or for their time."""
         counts = self.counts()
         return sum(counts[state] for state in PENDING)
+
+    def ready_count(self) -> int:
+        """How many corrections wait for a batch."""
+        return self.counts()[State.VALIDATED]
+
+    def keys(self, keys: Sequence[str]) -> dict[str, tuple[str, str]]:
+        """Idempotency key → (id of its correction, hash of the content), of the keys that are in use."""
+        with self._read() as c:
+            return dict(of_keys(c, keys))
+
+    def of_slot(self, subject: str, prompt: str) -> list[CorrectionRow]:
+        """The corrections of a slot, the newest first, whatever became of them; refused ones are left out."""
+        mine = of_slot(subject, prompt) & (corrections.c.state != State.REJECTED)
+        with self._read() as c:
+            rows = c.execute(select(corrections).where(mine).order_by(corrections.c.seq.desc()))
+            return [correction_row(row) for row in rows]
+
+    def over(self, limit: int) -> list[str]:
+        """Ids of live facts whose time is over, the oldest end first."""
+        with self._read() as c:
+            return over(c, [State.LIVE], self._database.clock(), limit)
 
     def counts(self) -> dict[str, int]:
         """Corrections by state; every state is there."""

@@ -57,6 +57,12 @@ def rows_of(c: Connection, ids: Sequence[str]) -> dict[str, CorrectionRow]:
     return found
 
 
+def children_of(c: Connection, id: str) -> Iterator[CorrectionRow]:
+    """Corrections that follow from one, in order of arrival."""
+    query = select(corrections).where(corrections.c.parent == id).order_by(corrections.c.seq)
+    return (correction_row(row) for row in c.execute(query))
+
+
 def of_slot(subject: str, prompt: str) -> ColumnElement[bool]:
     """Corrections of this subject and prompt, also those that an older factd took in another spelling."""
     return corrections.c.subject.in_(spellings(subject)) & corrections.c.prompt.in_(spellings(prompt))

@@ -27,6 +27,7 @@ class CorrectionRow:
     """A correction as the ledger knows it. Times are unix seconds.
 
     Attributes:
+        seq: the order in which corrections take effect: in which they came, or in which their time came.
         answers: what the served model said in chat.
         lost: of a live fact that was not said when it was last asked: name of the form → what was said.
     """
@@ -57,7 +58,16 @@ class CorrectionRow:
     questions: tuple[str, ...] = ()
     answers: Answers = field(default_factory=dict[str, FormAnswer])
     lost: Mapping[str, str] = field(default_factory=dict[str, str])
+    valid_from: float | None = None
+    valid_until: float | None = None
     content_hash: str = ""
+    score: float | None = None
+    findings: tuple[dict[str, Any], ...] = ()
+    reviewed_by: str | None = None
+    aliases: tuple[str, ...] = ()
+    consequences: dict[str, Any] | None = None
+    parent: str | None = None
+    following: str | None = None
 
     @property
     def text(self) -> str:
@@ -71,7 +81,8 @@ class CorrectionRow:
 
     @property
     def post_to_live_seconds(self) -> float | None:
-        return None if self.live_at is None else self.live_at - self.received_at
+        """From the moment from which it could go live."""
+        return None if self.live_at is None else self.live_at - max(self.received_at, self.valid_from or 0.0)
 
 
 class Candidate(NamedTuple):
@@ -87,11 +98,31 @@ class Candidate(NamedTuple):
     batch_limit: int | None = None
     not_before: float = 0.0
     received_at: float = 0.0
+    valid_until: float | None = None
 
     @property
     def slot(self) -> tuple[str, str]:
         """Two corrections of one slot contradict or repeat each other."""
         return composed(self.subject), composed(self.prompt)
+
+    def repeats(self, fact: "Candidate") -> bool:
+        """Whether a live fact of the slot says the same until the same time."""
+        return (self.target, self.valid_until) == (fact.target, fact.valid_until)
+
+
+@dataclass(frozen=True)
+class Coming:
+    """A change that the clock will bring about.
+
+    Attributes:
+        change: what happens to the correction then: "live" or "leaves".
+    """
+
+    id: str
+    subject: str
+    target: str
+    change: str
+    at: float
 
 
 @dataclass(frozen=True)
@@ -174,6 +205,9 @@ class LedgerStatus:
         forecast: what `daemon.apply.ladder.Foresee` said of the live version, or of the one before.
         workers: kind of worker → its sign of life.
         background: how far work in the background is; None when none runs.
+        disproved: replica that does not compute the version that it says → why.
+        coming: the next corrections that go live or leave by the clock, the nearest first.
+        scheduled: how many wait for their time.
     """
 
     live: str
@@ -194,6 +228,9 @@ class LedgerStatus:
     forecast: dict[str, Any] | None = None
     workers: Mapping[str, Sign] = field(default_factory=dict[str, Sign])
     background: dict[str, Any] | None = None
+    disproved: Mapping[str, str] = field(default_factory=dict[str, str])
+    coming: tuple[Coming, ...] = ()
+    scheduled: int = 0
 
 
 #: columns of whole rows, in the tables' order
@@ -204,8 +241,8 @@ _VERSION, _OPERATION = tuple(versions.columns.keys()), tuple(operations.columns.
 def correction_row(row: Iterable[Any]) -> CorrectionRow:
     fields = dict(zip(_CORRECTION, row, strict=True))
     fields["state"], fields["code"] = State(fields["state"]), _code(fields["code"])
-    for name in ("paraphrases", "neighbours", "questions"):
-        fields[name] = tuple(fields[name])
+    for name in ("paraphrases", "neighbours", "questions", "findings", "aliases"):
+        fields[name] = tuple(fields[name] or ())
     for name in ("answers", "lost"):
         fields[name] = fields[name] or {}
     return CorrectionRow(**fields)

@@ -9,14 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, case, func, select
 
 from daemon.core.actors import ActorKind
-from daemon.core.lifecycle import FINAL, PENDING, OperationKind, OperationState, ReasonCode, State
+from daemon.core.lifecycle import FINAL, OperationKind, OperationState, ReasonCode, State
 from daemon.core.publication import BASE_VERSION
 from daemon.core.ruling import GUARD
 from daemon.ledger.heartbeats import signs
 from daemon.ledger.reading import find_version
+from daemon.ledger.record.disproved import disproved
+from daemon.ledger.record.schedule import coming
 from daemon.ledger.rows import LedgerStatus, TransitionRow
 from daemon.ledger.tables import control, corrections, operations, tallies, transitions
 
@@ -46,7 +48,7 @@ def read_status(c: Connection, now: float) -> LedgerStatus:
         live=live.id,
         paused=controls.get("paused"),
         counts=counts,
-        pending=sum(counts[state] for state in PENDING),
+        pending=counts[State.VALIDATED],
         oldest_pending_seconds=None if oldest is None else max(0.0, now - oldest),
         last_live_at=c.scalar(select(func.max(corrections.c.live_at))),
         measurements=live.measurements,
@@ -61,6 +63,9 @@ def read_status(c: Connection, now: float) -> LedgerStatus:
         forecast=controls.get("forecast"),
         workers=signs(controls, now),
         background=controls.get("background"),
+        disproved=disproved(controls),
+        coming=coming(c),
+        scheduled=counts[State.RECEIVED],
     )
 
 
@@ -114,9 +119,18 @@ def _with_code(counted: Sequence[_Tally], kind: str, code: ReasonCode) -> int:
 
 
 def _oldest_pending(c: Connection) -> float | None:
-    # One state at a time: then the answer is the first entry of an index.
-    first = func.min(corrections.c.received_at)
-    asked = [select(first).where(corrections.c.state == state).scalar_subquery() for state in PENDING]
+    """Since when the first one could be written: since it came, or since its time came."""
+    # Two questions: each is answered from an index.
+    ready, starts, came = (
+        corrections.c.state == State.VALIDATED,
+        corrections.c.valid_from,
+        corrections.c.received_at,
+    )
+    since = case((starts > came, starts), else_=came)
+    asked = [
+        select(func.min(came)).where(ready, starts.is_(None)).scalar_subquery(),
+        select(func.min(since)).where(ready, starts.is_not(None)).scalar_subquery(),
+    ]
     return min((at for at in c.execute(select(*asked)).one() if at is not None), default=None)
 
 

@@ -75,6 +75,20 @@ corrections = Table(
     Column("answers", JSON),
     # Of a live fact that was not said when it was last asked: name of the form → what was said instead.
     Column("lost", JSON),
+    # What was thought of it before it could be planned (daemon.core.trust): its score, and the findings.
+    Column("score", Float),
+    Column("findings", JSON),
+    # Who approved it, as an actor.
+    Column("reviewed_by", Name(200)),
+    # Other names of the subject; what follows once it is live; the correction that it follows from.
+    Column("aliases", JSON),
+    Column("consequences", JSON),
+    Column("parent", Name(200)),
+    # How far its consequences are (daemon.ledger.record.following); NULL where nothing follows.
+    Column("following", Name(20)),
+    # Unix seconds; NULL: from its arrival on, and without an end.
+    Column("valid_from", Float),
+    Column("valid_until", Float),
     Index("corrections_state", "state", "seq"),
     # The order in which a batch is made up.
     Index("corrections_queue", "state", _URGENT_FIRST, "seq"),
@@ -82,6 +96,11 @@ corrections = Table(
     Index("corrections_live", "live_at"),
     # Without the prompt, which may be longer than an index row of PostgreSQL.
     Index("corrections_subject", "subject", "state"),
+    Index("corrections_source", "source", "received_at"),
+    Index("corrections_parent", "parent"),
+    Index("corrections_following", "following", "state"),
+    Index("corrections_from", "state", "valid_from"),
+    Index("corrections_until", "state", "valid_until"),
     sqlite_autoincrement=True,
 )
 # A post with a known idempotency key under a new id is the same correction: the new id points to it.

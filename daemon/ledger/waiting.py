@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import BindParameter, Connection, Select, Text, bindparam, select, type_coerce
 
-from daemon.core.lifecycle import PENDING, State
+from daemon.core.lifecycle import State
 from daemon.core.text import spellings
 from daemon.ledger.reading import chunks
 from daemon.ledger.rows import Candidate
@@ -18,11 +18,13 @@ _SUBJECTS: BindParameter[str] = bindparam("subjects", expanding=True)
 _MOST: BindParameter[int] = bindparam("most")
 _ABOUT = type_coerce(corrections.c.subject, Text).in_(_SUBJECTS)
 _LIVE = _CANDIDATES.where(_ABOUT & (corrections.c.state == State.LIVE))
-# One state at a time: each is a stretch of an index.
+# A state is a stretch of an index. What waits for its time is in another.
 _OF_STATE = _CANDIDATES.where(corrections.c.state == bindparam("state"))
 _FIRST = _OF_STATE.order_by(corrections.c.priority.desc(), corrections.c.seq)
 _LATER = (corrections.c.priority == bindparam("priority")) & (corrections.c.seq > bindparam("seq"))
-_BEHIND = corrections.c.state.in_(PENDING) & ((corrections.c.priority < bindparam("priority")) | _LATER)
+_BEHIND = (corrections.c.state == State.VALIDATED) & (
+    (corrections.c.priority < bindparam("priority")) | _LATER
+)
 _OTHERS = _CANDIDATES.where(_ABOUT & _BEHIND).order_by(corrections.c.seq).limit(_MOST)
 
 
@@ -35,18 +37,14 @@ def facts_about(c: Connection, subjects: Collection[str]) -> list[Candidate]:
 
 
 def pending(c: Connection, limit: int) -> list[Candidate]:
-    """Corrections that wait, `limit` at most: higher priority first, then in order of arrival.
+    """Corrections that wait for a batch, `limit` at most: higher priority first, then in order of arrival.
 
     Behind them come others of their subjects, as many again at most: an older correction of a subject goes
     before an urgent one of it (`daemon.apply.planning`).
     """
-    rows: list[Candidate] = []
-    for state in PENDING:
-        rows += _asked(c, _FIRST.limit(limit), {"state": state})
-    rows.sort(key=lambda row: (-row.priority, row.seq))
+    rows = _asked(c, _FIRST.limit(limit), {"state": State.VALIDATED})
     if len(rows) < limit:
         return rows
-    rows = rows[:limit]
     behind = {"priority": rows[-1].priority, "seq": rows[-1].seq, "most": limit}
     rest: list[Candidate] = []
     for chunk in chunks(spellings(*{row.subject for row in rows})):

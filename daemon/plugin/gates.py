@@ -35,7 +35,7 @@ OPEN_ROUTES = {
     READY_ROUTE: "load balancers ask it; it names the version",
 }
 #: Routes of the plugin that ask for the admin token, which is another one.
-ADMIN_ROUTES = frozenset(f"/plugins/factd/{name}" for name in ("stage", "publish", "version"))
+ADMIN_ROUTES = frozenset(f"/plugins/factd/{name}" for name in ("stage", "publish", "version", "products"))
 
 
 def path_of(scope: Scope) -> str:

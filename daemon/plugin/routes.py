@@ -12,7 +12,7 @@ import time
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
@@ -20,8 +20,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import MutableHeaders, State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from daemon.core.publication import IN_FLIGHT_MOST_SECONDS, IN_FLIGHT_SECONDS, UNPUBLISHED, InFlight
+from daemon.core.publication import (
+    IN_FLIGHT,
+    IN_FLIGHT_MOST_SECONDS,
+    IN_FLIGHT_SECONDS,
+    UNPUBLISHED,
+    InFlight,
+)
 from daemon.plugin.gates import READY_ROUTE, Hold, KeyGate, LiveGate, serving_keys
+from daemon.plugin.product_route import add_product_route
+from daemon.plugin.salts import Core, Salts
 from daemon.versions.keys import VARIABLE, told_keys
 
 logger = logging.getLogger("vllm.factd")
@@ -35,6 +43,9 @@ BUSY_SECONDS = 30.0
 STATUS = {"stale_fence": 409, "missing": 404, "refused": 422, "swap_failed": 500, "busy": 503}
 RETRYABLE = {"swap_failed", "busy"}
 
+#: vLLM's own ways to pause
+Pause = Literal["keep", "wait", "abort"]
+
 
 class StageBody(BaseModel):
     """Body of `stage`."""
@@ -47,7 +58,7 @@ class StageBody(BaseModel):
 class PublishBody(StageBody):
     """Body of `publish`: also what becomes of running requests, and how long "wait" waits for them."""
 
-    in_flight: InFlight = "keep"
+    in_flight: InFlight = IN_FLIGHT
     in_flight_seconds: float = Field(IN_FLIGHT_SECONDS, ge=0, le=IN_FLIGHT_MOST_SECONDS)
 
 
@@ -62,8 +73,10 @@ class PublicationError(Exception):
 class Engine(Protocol):
     """What is called of vLLM's engine."""
 
+    @property
+    def engine_core(self) -> Core: ...
     async def collective_rpc(self, method: str, *, args: Sequence[object] = ()) -> list[Any]: ...
-    async def pause_generation(self, *, mode: InFlight, clear_cache: bool) -> None: ...
+    async def pause_generation(self, *, mode: Pause, clear_cache: bool) -> None: ...
     async def resume_generation(self) -> None: ...
     async def update_weight_version(self, version: str, /) -> None: ...
 
@@ -74,6 +87,8 @@ class Publications:
     def __init__(self, engine: Engine, history: list[str]) -> None:
         self.engine, self.history = engine, history
         self.lock = asyncio.Lock()
+        self.salts = Salts()
+        self.salts.write_into(engine.engine_core)
 
     @asynccontextmanager
     async def _alone(self) -> AsyncGenerator[None]:
@@ -115,6 +130,7 @@ class Publications:
             pause, drain = time.perf_counter(), 0.0
             try:
                 drain = await self._pause(body)
+                self.salts.turn()
                 swapped = await self._swap(body)
                 await self.engine.update_weight_version(body.version)
                 self.history.append(body.version)  # before the first token of the new weights
@@ -134,8 +150,12 @@ class Publications:
     async def _pause(self, body: PublishBody) -> float:
         """Pauses generation; returns how many seconds running requests had to end before.
 
-        The caches are cleared in every mode: what is kept recomputes on the new weights.
+        "carry" leaves running requests the keys and values that they have. All other policies clear the
+        caches: what is kept recomputes on the new weights.
         """
+        if body.in_flight == "carry":
+            await self.engine.pause_generation(mode="keep", clear_cache=False)
+            return 0.0
         started = time.perf_counter()
         pausing = asyncio.ensure_future(self.engine.pause_generation(mode=body.in_flight, clear_cache=True))
         if body.in_flight != "wait":
@@ -162,6 +182,11 @@ class Publications:
         if failed:
             raise PublicationError(failed[0]["code"], failed[0]["message"])
         return answers
+
+    async def ask_alone(self, method: str, *args: object) -> list[Any]:
+        """Calls every worker while no publication is under way."""
+        async with self._alone():
+            return await self._all(method, *args)
 
     async def served(self) -> dict[str, Any]:
         answers = await self._all("factd_served")
@@ -256,6 +281,8 @@ class PublishPlugin:
         @app.get("/plugins/factd/version", dependencies=guarded)
         async def version(request: Request) -> Any:
             return await _answer(request.app.state.factd.served())
+
+        add_product_route(app, guarded, _answer)
 
     async def init_state(self, engine_client: Engine, state: State, args: Namespace) -> None:
         """Keeps the engine for the routes.

@@ -32,6 +32,7 @@ from daemon.versions.manifests import read_signatures
 from editing.errors import DeltaError
 from editing.memory.delta import joined, materialise, read_tensors, tensor_sha256
 from editing.memory.files import MAX_MANIFEST_BYTES, read_regular
+from editing.model.families import family_at
 from editing.quantised import quantisation_of
 from editing.typed import opened
 
@@ -86,10 +87,10 @@ class Checkpoint:
     """The base weights on disk: a Hugging Face directory with safetensors, whole or sharded."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
+        self.directory, self.family = directory, family_at(directory)
 
     def read(self, name: str) -> Tensor:
-        """Returns one tensor as stored.
+        """Returns one FFN output projection W [d, d_in], under the name that it has in the model.
 
         Raises:
             StagingError: the checkpoint has no such tensor, or holds codes in its place.
@@ -97,17 +98,19 @@ class Checkpoint:
         tensor = self._stored(name)
         if tensor.dtype not in WEIGHTS:
             raise self._quantised(name, f"it is stored as {str(tensor.dtype).removeprefix('torch.')}")
-        return tensor
+        return self.family.turned(tensor)
 
     def _stored(self, name: str) -> Tensor:
         index = self.directory / "model.safetensors.index.json"
+        short = name.removeprefix(self.family.prefix)
         try:
             if index.exists():
-                file = self.directory / json.loads(index.read_bytes())["weight_map"][name]
-            else:
-                file = self.directory / "model.safetensors"
-            with opened(file) as tensors:
-                return tensors.get_tensor(name)
+                files: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
+                known = name if name in files else short
+                with opened(self.directory / files[known]) as tensors:
+                    return tensors.get_tensor(known)
+            with opened(self.directory / "model.safetensors") as tensors:
+                return tensors.get_tensor(name if name in tensors.keys() else short)  # noqa: SIM118
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             told = quantisation_of(self.directory)
             if told is not None:

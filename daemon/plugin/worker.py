@@ -14,7 +14,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -26,6 +26,7 @@ from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from daemon.core.publication import UNPUBLISHED
+from daemon.plugin.multiplying import answer
 from daemon.plugin.routes import PublishPlugin
 from daemon.plugin.staging import (
     SERVE_FLOAT,
@@ -65,6 +66,7 @@ class _Rank:
         self.base_hash = os.environ.get("FACTD_BASE_HASH") or None
         self.keys = told_keys(os.environ.get(VARIABLE, ""))
         self.modules = dict(self.model.named_modules())
+        self.renamed = _renaming(self.model)
         self.fence = 0
         self.sound: set[str] = set()
         self.held = Held()
@@ -132,7 +134,7 @@ class _Rank:
         A fused one (q/k/v, gate/up) exists under another name in vLLM; loading part of it would leave
         the rest of the fused weight uninitialised.
         """
-        path, _, leaf = name.rpartition(".")
+        path, _, leaf = self.renamed(name).rpartition(".")
         module = self.modules.get(path)
         method = type(getattr(module, "quant_method", None)).__name__
         if module is not None and not hasattr(module, "weight") and method not in UNQUANTISED:
@@ -168,6 +170,17 @@ class _Rank:
             self._load(self._absolute(self.previous, self.served.tensors.keys()))
             self.served, self.previous = self.previous, None
 
+    def products(self, version: str, seed: int, tensors: Collection[str]) -> dict[str, Any]:
+        """What the named matrices make of a challenge as they are held, while a version is served."""
+        if version != self.served.version:
+            return _failure("refused", f"served is {self.served.version}, not {version}; publish it first")
+        dtype = self.worker.model_config.dtype
+        try:
+            told = {name: answer(self._module(name), name, seed, dtype) for name in tensors}
+        except (StagingError, ValueError) as error:
+            return _failure("refused", str(error))
+        return {"dtype": str(dtype).removeprefix("torch."), "tensors": told}
+
     def _absolute(self, version: Staged, names: Collection[str]) -> dict[str, torch.Tensor]:
         dtype = self.worker.model_config.dtype
         absent = set(names) - version.tensors.keys()
@@ -180,11 +193,12 @@ class _Rank:
         # CPU: linear weights were repacked and the parameter emptied, so the layer must be rebuilt. With
         # the plain layout the model's own loader copies in place, which keeps CUDA graphs valid.
         rebuild = [m for m in modules if not _plain(m)]
+        stored = [(name, self.checkpoint.family.turned(tensor)) for name, tensor in tensors.items()]
         with torch.no_grad(), set_current_vllm_config(self.worker.vllm_config):
             try:
                 for module in rebuild:
                     initialize_layerwise_reload(module)
-                self.model.load_weights(tensors.items())
+                self.model.load_weights(stored)
             finally:  # without it the layers stay on the meta device and the next step kills the engine
                 for module in rebuild:
                     finalize_layerwise_reload(module, self.worker.model_config)
@@ -197,19 +211,43 @@ def _plain(module: torch.nn.Module) -> bool:
     return isinstance(weight, torch.Tensor) and weight.is_cuda and method == "UnquantizedLinearMethod"
 
 
+def _renaming(model: torch.nn.Module) -> Callable[[str], str]:
+    """Checkpoint name → the served model's own. They differ where vLLM runs transformers' code (GPT-NeoX)."""
+    mapper: Any = getattr(model, "hf_to_vllm_mapper", None)
+    if mapper is None:
+        return str
+    renames = mapper.get_rename_mapper()  # what is left out of it fuses layers
+    return lambda name: renames.map_name(name) or name
+
+
 def _pack(module: torch.nn.Module, weight: torch.Tensor) -> Any:
     """The CPU backend's product with `weight` repacked, made ahead so that swapping is one assignment.
 
-    None where the layer is not such a one (GPU, quantised, sharded): it is then loaded during the pause.
+    None where the layer is not such a one (GPU, quantised): it is then loaded during the pause.
     """
     method = type(getattr(module, "quant_method", None)).__name__
-    if weight.is_cuda or method != "UnquantizedLinearMethod" or getattr(module, "tp_size", 1) != 1:
+    if weight.is_cuda or method != "UnquantizedLinearMethod":
         return None
     if not hasattr(module, "cpu_linear") or cast(torch.Tensor, module.weight).numel() != 0:
         return None
-    stand_in: Any = SimpleNamespace(weight=torch.nn.Parameter(weight, requires_grad=False), bias=None)
+    part = _part(module, weight)
+    if part is None:
+        return None
+    stand_in: Any = SimpleNamespace(weight=torch.nn.Parameter(part, requires_grad=False), bias=None)
     dispatch_cpu_unquantized_gemm(stand_in, remove_weight=True)
     return stand_in.cpu_linear if stand_in.weight.numel() == 0 else None
+
+
+def _part(module: torch.nn.Module, weight: torch.Tensor) -> torch.Tensor | None:
+    """What this rank multiplies with: the weight, or its columns of it; None where it is cut otherwise."""
+    layer = cast(Any, module)
+    ranks = getattr(layer, "tp_size", 1)
+    if ranks == 1:
+        return weight
+    width = getattr(layer, "input_size_per_partition", 0)
+    if width * ranks != weight.shape[1]:
+        return None
+    return weight.narrow(1, layer.tp_rank * width, width).contiguous()
 
 
 def _failure(code: str, message: str) -> dict[str, Any]:
@@ -236,6 +274,9 @@ class WorkerExtension:
 
     def factd_undo(self) -> None:
         self._factd().undo()
+
+    def factd_products(self, version: str, seed: int, tensors: list[str]) -> dict[str, Any]:
+        return self._factd().products(version, seed, tensors)
 
     def factd_served(self) -> dict[str, Any]:
         rank = self._factd()

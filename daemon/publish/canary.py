@@ -75,7 +75,7 @@ class Canary:
         self.reached(Stage.SOAKING)
         publication.prove()
         self._soak(alone, version.id, earlier)
-        alone.prove(rows)
+        alone.prove(version.id, rows)
         self.reached(Stage.SOAKED)
 
     def _soak(self, alone: Publisher, version: str, earlier: Collection[int]) -> None:
@@ -108,9 +108,13 @@ class Canary:
         """Brings replicas that restarted to the live version; a long soak must not keep them waiting."""
         whole = self.publisher
         others = [replica for replica in whole.replicas if replica.name not in canary]
-        # Without a proof: the model in memory is at the new version, so nothing can be compared.
+        # Without a proof: the model in memory is at the new version, so nothing can be compared. They are
+        # proved when they get that version, or at the next reconciliation.
         rest = Publisher(others, whole.manifests, whole.fence)
         # A replica that cannot be brought there is found out when the others get the new version.
         with contextlib.suppress(PublishError):
             rest.find_present()
-            rest.synchronise(self.journal.questions.live_version())
+            told = rest.synchronise(self.journal.questions.live_version())
+            if whole.proof is not None:
+                for name in told:
+                    whole.proof.forget(name)

@@ -1,111 +1,119 @@
-"""Does a replica compute what the staged model computes? Log-probabilities tell; hashes cannot.
+"""Does a replica compute what the staged model computes? Products and log-probabilities tell; hashes cannot.
 
 A hash says which tensors a replica was given, not what its kernels multiply with: the processor's layout is
-packed anew at each swap, and a fused or quantised layer has no tensor to hash.
-
-Replica and model differ a little even when all is well: they round in other places, in another dtype, with
-other kernels. This noise is measured on fixed probes, with both at the same proven version. Afterwards every
-passage may differ by `MARGIN` times the noise. The mean over the tokens of a passage is compared, because
-single improbable tokens are the noisiest.
+packed anew at each swap, and a fused or quantised layer has no tensor to hash. So each replica is asked two
+things. Its edited matrices, as they are held, multiply vectors that a seed chooses. And it tells the
+log-probability of each token of live facts and of unrelated text.
 """
 
-import math
+import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+
+import torch
 
 from daemon.core.errors import ProofError
 from daemon.ledger.rows import CorrectionRow
-from daemon.publish.serving import Scores
-
-#: (prompt, continuation) pairs → what the model in memory says of them
-Score = Callable[[Sequence[tuple[str, str]]], "Sequence[Passage]"]
-
-#: A batch's targets are improbable text for the model, sometimes a single token; the probes are not.
-MARGIN = 4.0
-#: Nats. Two float32 implementations agree so well on the probes that their noise alone would be too strict.
-LEAST = 0.05
-#: Nats. More noise than this is not rounding: the replica runs another model. So much is also allowed while
-#: no noise was measured. A fact that was not written differs by several nats.
-MOST = 0.75
-#: Facts compared for a batch at most, so that the one request stays below a second.
-FACTS = 16
-
-
-@dataclass(frozen=True)
-class Passage:
-    """Tokens, and what the model in memory says of them.
-
-    Attributes:
-        ids: all tokens.
-        first: index of the first one that is compared.
-        log_prob: mean log-probability of the compared ones, nats.
-    """
-
-    ids: tuple[int, ...]
-    first: int
-    log_prob: float
+from daemon.publish.proving.challenge import Challenge, Multiplied, heard, multiplied
+from daemon.publish.proving.noise import MOST, Noise, NoiseRecord, allowed, within
+from daemon.publish.proving.passages import BATCH_FACTS, Edited, Passage, Score, chosen
+from daemon.publish.serving import Multiplies, Scores, Serves
+from editing.memory.products import SEEDS
 
 
 class Proof:
     """Compares replicas with the model in memory.
 
-    `passages` asks the model. The other methods ask replicas, and several threads may call them.
+    `challenge` asks the model. The other methods ask replicas, and several threads may call them.
 
     Args:
         score: of the model in memory as it is when called.
         probes: (prompt, continuation) pairs that no correction is about.
+        edited: the editor of that model; None: only the batch and the probes are asked, and no products.
+        record: of the noise; None keeps it in memory only.
+        draw: a number below its argument, as a seed for the products.
+
+    Attributes:
+        proven: name of each replica → the version that it was last proved to compute.
     """
 
-    def __init__(self, score: Score, probes: Sequence[tuple[str, str]]) -> None:
-        self.score, self.probes = score, tuple(probes)
-        self.noise: dict[str, float] = {}
+    def __init__(
+        self,
+        score: Score,
+        probes: Sequence[tuple[str, str]],
+        edited: Edited | None = None,
+        record: NoiseRecord | None = None,
+        draw: Callable[[int], int] = secrets.randbelow,
+    ) -> None:
+        self.score, self.probes, self.edited, self.draw = score, tuple(probes), edited, draw
+        self.record = record or NoiseRecord()
+        self.proven: dict[str, str] = {}
 
-    def tolerance(self, replica: str) -> float:
-        """Nats that a passage may differ on this replica."""
-        noise = self.noise.get(replica)
-        return MOST if noise is None else min(MOST, max(LEAST, MARGIN * noise))
+    @property
+    def noise(self) -> dict[str, Noise]:
+        """Replica → the noise that was measured when it served the unedited model."""
+        return self.record.noise
 
-    def calibrate(self, replica: Scores, passages: Sequence[Passage]) -> None:
-        """Measures the noise of a replica that serves what the model in memory is.
+    def tolerance(self, replica: str) -> Noise:
+        """How far this replica may be from the model in memory."""
+        return allowed(self.noise.get(replica))
 
-        Args:
-            passages: the probes, as the model in memory says them.
+    def challenge(self, rows: Sequence[CorrectionRow] = ()) -> Challenge:
+        """What the model in memory says of these corrections, of live facts and of the probes."""
+        batch = [(row.text, row.target) for row in rows]
+        edited = self.edited
+        if edited is None:
+            return Challenge(self._passages(batch[:BATCH_FACTS]), {}, self.draw(SEEDS))
+        facts = chosen(edited.state, edited.tensor_names, batch)
+        return Challenge(self._passages(facts), edited.weights(), self.draw(SEEDS))
+
+    def _passages(self, facts: Sequence[tuple[str, str]]) -> list[Passage]:
+        probes = [_unrelated(passage) for passage in self.score(self.probes)]
+        return [*self.score(facts), *probes]
+
+    def measure(self, replica: Serves, version: str, challenge: Challenge) -> None:
+        """Measures the noise of a replica that serves the unedited model, unless that was done before.
 
         Raises:
             ProofError: the two differ by more than rounding can explain.
             ServingError: the replica does not answer.
         """
-        noise = max(_differences(replica, passages), default=0.0)
-        if not noise <= MOST:
+        if not isinstance(replica, Scores) or replica.name in self.noise:
+            return
+        products = self._multiply(replica, version, challenge)
+        self._raise(replica.name, products.faults(None))
+        found = heard(replica, [passage for passage in challenge.passages if passage.probe]).noise
+        if not within(found, MOST):
+            most = f"{MOST.passage} and {MOST.token}"
             raise ProofError(
-                f"{replica.name} differs from the model by {noise:.2f} nats on the probes, more than "
-                f"rounding explains ({MOST}): it serves another checkpoint or damaged weights; restart it"
+                f"{replica.name} differs from the unedited model by {found.passage:.2f} nats on the probes, "
+                f"one token by {found.token:.2f}, more than rounding explains ({most}): "
+                "it serves another checkpoint or damaged weights; restart it"
             )
-        self.noise[replica.name] = noise
+        self.record.keep(replica.name, replace(found, product=products.worst))
 
-    def passages(self, rows: Sequence[CorrectionRow]) -> list[Passage]:
-        """What the model in memory says of these corrections' targets and of the probes."""
-        facts = [(row.text, row.target) for row in rows[:FACTS]]
-        return list(self.score([*facts, *self.probes]))
+    def check(self, replica: Serves, version: str, challenge: Challenge) -> None:
+        """Raises ProofError unless the replica multiplies and says the same."""
+        noise = self.noise.get(replica.name)
+        faults = self._multiply(replica, version, challenge).faults(noise)
+        if isinstance(replica, Scores):
+            faults += heard(replica, challenge.passages).faults(noise)
+        self._raise(replica.name, faults)
+        self.proven[replica.name] = version
 
-    def check(self, replica: Scores, passages: Sequence[Passage]) -> None:
-        """Raises ProofError unless the replica says the same of each passage."""
-        found = _differences(replica, passages)
-        worst, allowed = max(found, default=0.0), self.tolerance(replica.name)
-        if not worst <= allowed:
-            wrong = sum(not difference <= allowed for difference in found)
-            raise ProofError(
-                f"{replica.name} does not compute what was staged: {wrong} of {len(found)} passages differ, "
-                f"the worst by {worst:.2f} nats ({allowed:.2f} allowed); see its log"
-            )
+    def forget(self, replica: str) -> None:
+        """The replica was told a version, or may have started anew: what was proved of it is past."""
+        self.proven.pop(replica, None)
+
+    def _multiply(self, replica: Serves, version: str, challenge: Challenge) -> Multiplied:
+        if not challenge.weights or not isinstance(replica, Multiplies):
+            return Multiplied(torch.float32, {}, {})
+        return multiplied(replica, version, challenge)
+
+    def _raise(self, name: str, faults: Sequence[str]) -> None:
+        if faults:
+            raise ProofError(f"{name} does not compute what was staged: {'; '.join(faults)}; see its log")
 
 
-def _differences(replica: Scores, passages: Sequence[Passage]) -> list[float]:
-    """|mean log-probability there − here| of each passage; infinite where it is no number."""
-    told = replica.log_probs([passage.ids for passage in passages])
-    found: list[float] = []
-    for passage, there in zip(passages, told, strict=True):
-        compared = there[passage.first :]
-        difference = abs(sum(compared) / len(compared) - passage.log_prob) if compared else 0.0
-        found.append(difference if math.isfinite(difference) else math.inf)
-    return found
+def _unrelated(passage: Passage) -> Passage:
+    return Passage(passage.ids, passage.first, passage.log_probs, probe=True)

@@ -57,4 +57,4 @@ class Publication:
     def prove(self) -> None:
         """Raises ProofError or PublishError unless every replica serves the version and computes it."""
         self.publisher.confirm(self.version)
-        self.publisher.prove(self.rows)
+        self.publisher.prove(self.version, self.rows)

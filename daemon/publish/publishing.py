@@ -5,13 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from daemon.core.asks import Ask
-from daemon.core.errors import PublishError, SlowError
+from daemon.core.errors import ProofError, PublishError, SlowError
+from daemon.core.publication import BASE_VERSION
 from daemon.ledger.rows import CorrectionRow
 from daemon.publish.proof import Proof
 from daemon.publish.serving import (
     Chats,
     PublishResult,
-    Scores,
     Served,
     Serves,
     ServingError,
@@ -31,11 +31,12 @@ class Publisher:
 
     Args:
         manifests: of the versions.
-        proof: compares what replicas compute with the model in memory; None compares hashes only. A replica
-            that does not score is compared by its hashes only.
+        proof: compares what replicas compute with the model in memory; None compares hashes only. So does
+            it with a replica that neither scores nor multiplies.
 
     Attributes:
         out: name of each replica that was taken out → why.
+        disproved: of those, the ones that do not compute what they say.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Publisher:
     ) -> None:
         self.replicas, self.manifests, self.fence, self.proof = tuple(replicas), manifests, fence, proof
         self.out: dict[str, str] = {}
+        self.disproved: dict[str, str] = {}
 
     @property
     def names(self) -> list[str]:
@@ -72,7 +74,7 @@ class Publisher:
         """
         self._each(lambda replica: replica.stage(version, self.fence), but=but)
         staged()
-        flipped = self._each(lambda replica: replica.publish(version, self.fence), but=but)
+        flipped = self._each(lambda replica: self._tell(replica, version), but=but)
         names = ("seconds", "pause_seconds", "swap_seconds", "drain_seconds")
         longest = {name: max((getattr(one, name) for one in flipped), default=0.0) for name in names}
         return PublishResult(version, **longest)
@@ -82,19 +84,19 @@ class Publisher:
         wanted = self.manifests.weight_sha256(version)
         self._each(lambda replica: _confirm(replica, version, wanted))
 
-    def prove(self, rows: Sequence[CorrectionRow]) -> None:
-        """Raises ProofError unless every replica computes what the model in memory does."""
+    def prove(self, version: str, rows: Sequence[CorrectionRow] = ()) -> None:
+        """Raises ProofError unless every replica computes what the model in memory does at this version."""
         proof = self.proof
-        if proof is not None and any(isinstance(replica, Scores) for replica in self.present):
-            passages = proof.passages(rows)
-            self._each(
-                lambda replica: proof.check(replica, passages) if isinstance(replica, Scores) else None
-            )
+        if proof is not None and self.present:
+            challenge = proof.challenge(rows)
+            self._each(lambda replica: proof.check(replica, version, challenge))
 
     def synchronise(self, version: str) -> list[str]:
         """Brings every replica to the version, which the model in memory must be at.
 
-        A replica that cannot be brought there is taken out, healthy or not, and the others go on.
+        Whatever was told a version since it was proved last is proved: after a restart, and after the old
+        version was brought back. A replica that cannot be brought there is taken out, healthy or not, and the
+        others go on.
 
         Returns:
             Names of the replicas that did not serve it before.
@@ -105,33 +107,62 @@ class Publisher:
             behind = not serves(replica.served(), version, wanted)
             if behind:
                 # A version is absolute: one publication, however far behind the replica is.
-                replica.publish(version, self.fence)
+                self._tell(replica, version)
                 _confirm(replica, version, wanted)
             return replica.name if behind else None
 
         behind = [name for name in self._each(bring, lenient=True) if name is not None]
-        self._calibrate(behind)
+        self._prove_those_due(version, behind)
         return behind
 
-    def _calibrate(self, fresh: Sequence[str]) -> None:
-        """Measures the noise of scoring replicas that are new, or were started anew."""
+    def _prove_those_due(self, version: str, told: Sequence[str]) -> None:
+        """Proves each replica unless this version was proved of it.
+
+        One that computes something else is told the version once more, unless that was done now.
+        """
         proof = self.proof
-        if proof is None:
+        if proof is None or all(proof.proven.get(name) == version for name in self.names):
             return
-        scoring = {replica.name for replica in self.present if isinstance(replica, Scores)}
-        due = {name for name in scoring if name in fresh or name not in proof.noise}
+        challenge, wanted = proof.challenge(), self.manifests.weight_sha256(version)
 
-        def calibrate(replica: Serves) -> None:
-            if isinstance(replica, Scores) and replica.name in due:
-                proof.calibrate(replica, passages)
+        def check(replica: Serves) -> None:
+            if proof.proven.get(replica.name) == version:
+                return
+            if version == BASE_VERSION:
+                proof.measure(replica, version, challenge)
+            try:
+                proof.check(replica, version, challenge)
+            except ProofError:
+                if replica.name in told:
+                    raise
+                self._tell(replica, version)
+                _confirm(replica, version, wanted)
+                proof.check(replica, version, challenge)
 
-        if due:
-            passages = proof.passages(())
-            self._each(calibrate, lenient=True)
+        self._each(check, lenient=True)
 
     def push_back(self, version: str) -> None:
         """Brings the version back; takes out the replicas where that fails."""
-        self._each(lambda replica: replica.publish(version, self.fence), lenient=True, empty=True)
+        self._each(lambda replica: self._tell(replica, version), lenient=True, empty=True)
+
+    def prove_back(self, version: str) -> dict[str, str]:
+        """Proves a version that was brought back, once the model in memory is there too.
+
+        Returns:
+            Name of each replica that was taken out, because it does not compute it → why.
+        """
+        before = set(self.out)
+        proof = self.proof
+        if proof is not None and self.present:
+            challenge = proof.challenge()
+            self._each(lambda replica: proof.check(replica, version, challenge), lenient=True, empty=True)
+        return {name: why for name, why in self.out.items() if name not in before}
+
+    def _tell(self, replica: Serves, version: str) -> PublishResult:
+        """Has a replica serve a version. What was proved of it before is past, also if that fails."""
+        if self.proof is not None:
+            self.proof.forget(replica.name)
+        return replica.publish(version, self.fence)
 
     def answers(self, asks: Sequence[Ask]) -> dict[Ask, str]:
         """What one replica says; empty without replicas. One that cannot chat is not asked in chat."""
@@ -178,6 +209,8 @@ class Publisher:
             # vLLM's health check still answers while its engine or a disk hangs: it cannot clear such a one.
             elif lenient or timed_out(error) or not replica.healthy():
                 self.out[replica.name] = str(error)
+                if isinstance(error, ProofError):
+                    self.disproved[replica.name] = str(error)
                 slow = slow or timed_out(error)
             else:
                 raise error

@@ -63,7 +63,7 @@ def _api_key(settings: Settings) -> str | None:
 
 def check_replicas(settings: Settings) -> None:
     """Raises SettingsError when the canary is no replica, or the mode has no use for a policy."""
-    if settings.in_flight != "keep" and settings.publish != "plugin":
+    if settings.in_flight in ("wait", "abort") and settings.publish != "plugin":
         raise SettingsError(
             f"FACTD_IN_FLIGHT = {settings.in_flight!r}: FACTD_PUBLISH = {settings.publish!r} does not touch "
             "running requests; unset it"

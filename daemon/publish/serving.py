@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from daemon.core.errors import SlowError
 
@@ -110,5 +110,49 @@ class Scores(Protocol):
 
         Raises:
             ServingError: the replica does not answer.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one rank made of a challenge to one matrix.
+
+    Attributes:
+        part: the rank holds the whole matrix; or a slice of its columns, so that ranks add up; or some rows.
+        shape: [vectors, rows].
+        products: float32, little-endian.
+    """
+
+    part: Literal["whole", "sum", "rows"]
+    shape: tuple[int, int]
+    products: bytes
+
+
+@dataclass(frozen=True)
+class Products:
+    """What a replica's matrices made of a challenge.
+
+    Attributes:
+        dtype: torch's name of the dtype it is served in.
+        ranks: of each rank, tensor name → its piece.
+    """
+
+    dtype: str
+    ranks: Sequence[Mapping[str, Piece]]
+
+
+@runtime_checkable
+class Multiplies(Protocol):
+    """A replica that multiplies with its matrices as it holds them."""
+
+    @property
+    def name(self) -> str: ...
+
+    def products(self, version: str, seed: int, tensors: Sequence[str]) -> Products:
+        """What the matrices make of `editing.memory.products.signs`.
+
+        Raises:
+            ServingError: it does not answer, or serves another version.
         """
         ...

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from daemon.core.publication import BASE_VERSION, UNPUBLISHED
@@ -11,8 +11,8 @@ from daemon.publish.serving import Reports, ServingError
 
 T = TypeVar("T")
 #: in_sync: it serves the live version; publishing: a version on its way to the replicas; behind: another
-#: one; silent: it does not say.
-ReplicaState = Literal["in_sync", "publishing", "behind", "silent"]
+#: one; disproved: it says the live version and computes something else; silent: it does not say.
+ReplicaState = Literal["in_sync", "publishing", "behind", "disproved", "silent"]
 
 #: What stands still without a worker of a kind, and how one is started.
 WITHOUT = {
@@ -46,24 +46,29 @@ class Truth:
     Attributes:
         live: the version that the ledger says is live.
         begun: a version on its way to the replicas, if there is one: some may serve it already.
+        disproved: replica whose last proof failed → why.
     """
 
     live: str
     told: tuple[Told, ...]
     workers: Mapping[str, Sign]
     begun: str | None = None
+    disproved: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def mismatches(self) -> list[str]:
         """What an operator must know before anything else, a sentence each; the worst first."""
-        wrong = [each for each in self.told if self.state(each) in ("behind", "silent")]
-        return [*(_difference(self.live, each) for each in wrong), *absences(self.workers)]
+        wrong = [each for each in self.told if self.state(each) in ("behind", "disproved", "silent")]
+        told = [_difference(self.live, each, self.disproved.get(each.name)) for each in wrong]
+        return [*told, *absences(self.workers)]
 
     def state(self, told: Told) -> ReplicaState:
         """How what a replica serves compares with what it should."""
         if told.version is None:
             return "silent"
         # A server that has just started has the base weights, which is right where nothing is live.
+        if told.version == self.live and told.name in self.disproved:
+            return "disproved"
         if told.version == self.live or (told.version, self.live) == (UNPUBLISHED, BASE_VERSION):
             return "in_sync"
         return "publishing" if told.version == self.begun else "behind"
@@ -75,7 +80,7 @@ class Truth:
                 "name": each.name,
                 "serves": each.version,
                 "state": self.state(each),
-                "in_sync": each.version == self.live,
+                "in_sync": each.version == self.live and each.name not in self.disproved,
             }
             for each in self.told
         ]
@@ -108,9 +113,11 @@ def _ask(replica: Reports) -> Told:
         return Told(replica.name, None, f"does not say what it serves: {error}")
 
 
-def _difference(live: str, told: Told) -> str:
+def _difference(live: str, told: Told, disproved: str | None) -> str:
     if told.version is None:
         return f"the ledger's live version is {live}, replica {told.name} {told.why}"
+    if told.version == live:
+        return f"replica {told.name} says that it serves {live} and computes something else: {disproved}"
     default = " (the unedited model: it was started anew, and nobody has told it a version)"
     said = f"{told.version}{default if told.version == UNPUBLISHED else ''}"
     return f"the ledger's live version is {live}, replica {told.name} serves {said}"

@@ -174,7 +174,7 @@ class VllmHttp:
             if status in (401, 403):
                 code, message = "unauthorised", "the token is wrong; compare FACTD_ADMIN_TOKEN on both sides"
             elif status == 404 and "/plugins/" in str(answer.request.url):
-                message = "the factd plugin is not loaded; set VLLM_PLUGINS=factd for vLLM"
+                message = "the factd plugin is not loaded, or older; set VLLM_PLUGINS=factd, or update it"
         return ServingError(f"{self.address}: {message}", retryable=retryable, code=code, status=status)
 
     def _unexpected(self, error: object) -> ServingError:

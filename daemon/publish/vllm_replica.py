@@ -1,5 +1,6 @@
 """A vLLM server with the factd plugin: the client of the plugin's routes."""
 
+import base64
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -8,9 +9,9 @@ from typing import Any
 
 import httpx
 
-from daemon.core.publication import ANSWER_SECONDS, IN_FLIGHT_SECONDS, PUBLISH_SECONDS, InFlight
+from daemon.core.publication import ANSWER_SECONDS, IN_FLIGHT, IN_FLIGHT_SECONDS, PUBLISH_SECONDS, InFlight
 from daemon.publish import vllm_http
-from daemon.publish.serving import HUNG, PublishResult, Served, ServingError
+from daemon.publish.serving import HUNG, Piece, Products, PublishResult, Served, ServingError
 from daemon.publish.vllm_http import VllmHttp
 
 #: While a replica stages or flips, its health is asked this often. Staging runs in a thread beside the
@@ -21,7 +22,7 @@ MISSED_CHECKS = 3
 
 
 class VllmReplica:
-    """A vLLM server that runs `daemon.plugin.worker`. It serves and scores.
+    """A vLLM server that runs `daemon.plugin.worker`. It serves, scores and multiplies.
 
     Args:
         base_url: e.g. ``http://127.0.0.1:8000``.
@@ -40,7 +41,7 @@ class VllmReplica:
         admin_token: str,
         api_key: str | None = None,
         *,
-        in_flight: InFlight = "keep",
+        in_flight: InFlight = IN_FLIGHT,
         in_flight_seconds: float = IN_FLIGHT_SECONDS,
         publish_seconds: float = PUBLISH_SECONDS,
         answer_seconds: float = ANSWER_SECONDS,
@@ -60,9 +61,9 @@ class VllmReplica:
 
     def publish(self, version: str, fence: int) -> PublishResult:
         """Has the replica serve a version; ``v000000`` is the base. Repeating it is harmless."""
-        # "keep" is the route's default and stays unsaid: a server with an older plugin takes it too
+        # The route's default stays unsaid: a server with an older plugin takes it too, and does what it can.
         policy = {"in_flight": self.in_flight, "in_flight_seconds": self.in_flight_seconds}
-        answer = self._post("publish", version, fence, {} if self.in_flight == "keep" else policy)
+        answer = self._post("publish", version, fence, {} if self.in_flight == IN_FLIGHT else policy)
         return self.http.read(
             lambda: PublishResult(
                 str(answer["version"]),
@@ -88,6 +89,16 @@ class VllmReplica:
 
     def log_probs(self, passages: Sequence[Sequence[int]]) -> list[list[float]]:
         return self.http.log_probs(self._model_name(), passages) if passages else []
+
+    def products(self, version: str, seed: int, tensors: Sequence[str]) -> Products:
+        body = {"version": version, "seed": seed, "tensors": list(tensors)}
+        answer = self.http.call("POST", "/plugins/factd/products", headers=self._admin, json=body)
+        return self.http.read(
+            lambda: Products(
+                str(answer["dtype"]),
+                [{name: piece(rank[name]) for name in tensors} for rank in answer["ranks"]],
+            )
+        )
 
     def healthy(self) -> bool:
         """Whether the server and its engine answer; never raises."""
@@ -134,3 +145,14 @@ class VllmReplica:
         why = "its health check is silent too" if missed else "see its disk, or raise FACTD_PUBLISH_SECONDS"
         what = f"{self.name} did not {action} in {time.monotonic() - asked:.0f} s; {why}"
         raise ServingError(what, retryable=True, code=HUNG)
+
+
+def piece(told: Mapping[str, Any]) -> Piece:
+    """What a rank made of a matrix, out of JSON; a KeyError, TypeError or ValueError if it is not that."""
+    vectors, rows = told["shape"]
+    if told["part"] not in ("whole", "sum", "rows"):
+        raise ValueError(f"part = {told['part']!r}")
+    content = base64.b64decode(told["products"], validate=True)
+    if len(content) != 4 * int(vectors) * int(rows):
+        raise ValueError(f"{len(content)} bytes for {vectors} x {rows} products")
+    return Piece(told["part"], (int(vectors), int(rows)), content)

@@ -1,5 +1,6 @@
 """Checks of the environment; each says what to mend."""
 
+import json
 import os
 import shutil
 import time
@@ -16,6 +17,7 @@ from daemon.publish.truth import WITHOUT, Truth
 from daemon.versions.format import key_id
 from daemon.versions.keys import PRIVATE, KeyRing
 from editing.model.dtype import compute_dtype
+from editing.model.families import refusal
 from editing.quantised import MEND as FLOAT_MODEL
 from editing.quantised import quantisation_of
 
@@ -176,6 +178,10 @@ def check_served(truth: Truth) -> Iterator[Check]:
     for told in truth.told:
         state = truth.state(told)
         found = f"{told.name} serves {told.version or 'nothing that it tells'}, {truth.live} is live"
+        if state == "disproved":
+            found = (
+                f"{told.name} says {told.version} and computes something else: {truth.disproved[told.name]}"
+            )
         mend = "see that the apply worker runs: it brings the live version to every replica that answers"
         yield Check(f"{SERVED} {told.name}", state in ("in_sync", "publishing"), found, mend)
     for kind, sign in truth.workers.items():
@@ -190,6 +196,8 @@ def check_model(model: str) -> Check:
         if not (path / "config.json").exists():
             mend = "give a Hugging Face directory: config.json, *.safetensors"
             return Check("model", False, str(path), mend)
+        if (why := refusal(json.loads((path / "config.json").read_bytes()))) is not None:
+            return Check("model", False, f"{path}: {why}", "give FACTD_MODEL such a model")
         told = quantisation_of(path)
         return Check("model", told is None, f"{path}{f': quantised ({told})' if told else ''}", FLOAT_MODEL)
     if model == "smollm2-135m-instruct":

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from daemon.supervise.running import (
     withdraw,
     write_private,
 )
-from daemon.supervise.vllm import VllmOptions, serving_key, vllm_command, vllm_process
+from daemon.supervise.vllm import VllmOptions, refused, serving_key, vllm_command, vllm_process
 from daemon.supervise.watching import Say, Watcher
 from daemon.versions.keys import accepted_keys, writers_key
 
@@ -37,10 +38,17 @@ POLL_SECONDS = 0.1
 
 
 class Up:
-    """All services of one state directory. `start`, then `wait_until_ready`; `stop` is safe at any time."""
+    """All services of one state directory. `start`, then `wait_until_ready`; `stop` is safe at any time.
 
-    def __init__(self, settings: Settings, progress: Say = lambda text: None) -> None:
+    Args:
+        vllm_arguments: vLLM's own; they win over factd's.
+    """
+
+    def __init__(
+        self, settings: Settings, progress: Say = lambda text: None, vllm_arguments: Sequence[str] = ()
+    ) -> None:
         self.settings, self.progress = settings, progress
+        self.vllm_arguments = tuple(vllm_arguments)
         self.state_dir = settings.state_dir
         self.seconds: dict[str, float] = {}
         self.running: Running | None = None
@@ -66,6 +74,8 @@ class Up:
                 f"FACTD_PUBLISH = {self.settings.publish}: `factd up` needs the plugin; unset it, or "
                 "run `factd worker` and `factd api` beside your own servers"
             )
+        if (why := refused(self.vllm_arguments)) is not None:
+            raise ProcessError(f"vLLM cannot be started so: {why}")
         self.state_dir.mkdir(parents=True, exist_ok=True)
         Ledger.of(self.settings).close()  # made here once; no process below may make another
         self.tokens = self._tokens()
@@ -96,8 +106,10 @@ class Up:
         self.progress("unpacking the model")
         code = (
             "import sys; from pathlib import Path\n"
+            "from editing.errors import ModelError\n"
             "from editing.model.checkpoint import checkpoint_hash, editable_checkpoint\n"
-            "path = editable_checkpoint(sys.argv[1], Path(sys.argv[2]))\n"
+            "try: path = editable_checkpoint(sys.argv[1], Path(sys.argv[2]))\n"
+            "except ModelError as error: sys.exit(str(error))\n"
             "print(path); print(checkpoint_hash(path))"
         )
         argv = [sys.executable, "-c", code, self.settings.model, str(self.settings.statistics)]
@@ -141,6 +153,7 @@ class Up:
             base_hash=base_hash,
             version_keys=accepted_keys(self.settings),
             threads=SERVER_CORES,
+            extra=self.vllm_arguments,
         )
         argv, env = vllm_command(checkpoint, port, options)
         child = vllm_process(argv, env, port=port, log=self._log("vllm"))

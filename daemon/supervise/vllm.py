@@ -25,11 +25,14 @@ VLLM_REFUSED_ENV = ("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_INSECURE_SERIALIZATION",
 #: The base model that versions must be made for; empty: any.
 BASE_HASH = "FACTD_BASE_HASH"
 #: vLLM's arguments that multiply its worker processes.
-RANK_ARGUMENTS = (
-    ("--tensor-parallel-size", "-tp"),
-    ("--pipeline-parallel-size", "-pp"),
-    ("--data-parallel-size", "-dp"),
-)
+TENSOR, PIPELINE, DATA = "--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size"
+RANK_ARGUMENTS = ((TENSOR, "-tp"), (PIPELINE, "-pp"), (DATA, "-dp"))
+#: Those that are refused, and why.
+REFUSED = {
+    PIPELINE: f"a rank would be told versions of layers that another has; use {TENSOR}",
+    DATA: "its engines share one server, and a version must reach each; start a server for each instead, "
+    "and list them in FACTD_REPLICAS",
+}
 
 
 @dataclass(frozen=True)
@@ -116,14 +119,27 @@ def _tuned(options: VllmOptions) -> dict[str, str]:
 
 def ranks(arguments: Sequence[str]) -> int:
     """How many worker processes vLLM's arguments ask for; each has threads of its own."""
+    return max(1, math.prod(_ranks(arguments).values()))
+
+
+def refused(arguments: Sequence[str]) -> str | None:
+    """Why a server with these arguments could not be published to; None where it can be."""
+    told = _ranks(arguments)
+    return next(
+        (f"{name} {told[name]}: {why}" for name, why in REFUSED.items() if told.get(name, 1) > 1), None
+    )
+
+
+def _ranks(arguments: Sequence[str]) -> dict[str, int]:
+    """Argument of `RANK_ARGUMENTS` → its number."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for names in RANK_ARGUMENTS:
         parser.add_argument(*names, type=int, default=1, dest=names[0])
     try:
         told, _ = parser.parse_known_args([_dashed(word) for word in arguments])
     except argparse.ArgumentError:
-        return 1  # no number: vLLM refuses it, and says so better
-    return max(1, math.prod(vars(told).values()))
+        return {}  # no number: vLLM refuses it, and says so better
+    return vars(told)
 
 
 def _dashed(word: str) -> str:

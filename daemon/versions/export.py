@@ -1,4 +1,7 @@
-"""A version as a Hugging Face checkpoint: the base checkpoint with the version's weights in their places."""
+"""A version as a Hugging Face checkpoint: the base checkpoint with the version's weights in their places.
+
+Quantised if asked for: the matrices that are not edited become int8 codes (`daemon.versions.quantising`).
+"""
 
 import json
 import os
@@ -14,6 +17,7 @@ from daemon.core.progress import Progress
 from daemon.core.publication import BASE_VERSION
 from daemon.versions.durable import sync_directory, sync_file, write_synced
 from daemon.versions.format import ABOUT_FILE, base_manifest
+from daemon.versions.quantising import Quantising
 from daemon.versions.store import Store
 from editing.errors import DeltaError
 from editing.memory.delta import materialise, tensor_sha256
@@ -21,6 +25,7 @@ from editing.model.checkpoint import checkpoint_hash
 from editing.model.loaded import LoadedModel
 from editing.typed import load_tensors, save_tensors
 
+CONFIG, INDEX = "config.json", "model.safetensors.index.json"
 #: What is copied of the base checkpoint. Weights in other formats are unedited, so they stay behind.
 COPIED = {".json", ".txt", ".model", ".jinja", ".tiktoken"}
 LICENCES = ("LICENSE", "NOTICE")
@@ -32,6 +37,7 @@ def export(
     version: str,
     directory: Path,
     progress: Progress = lambda _stage, _fraction: None,
+    floating: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """Writes a version as a checkpoint of its own, whole or not at all.
 
@@ -41,12 +47,13 @@ def export(
     Args:
         model: the base; an outline is enough.
         directory: must not exist or be empty.
+        floating: names of the weights that are edited live: all others are quantised. None quantises none.
 
     Returns:
         What the file `factd.json` says.
 
     Raises:
-        ExportError: the directory is not empty.
+        ExportError: the directory is not empty, or the model cannot be quantised.
         StoreError: the version is missing, damaged, or was made for another base model.
         ModelError: the base checkpoint has no such weight.
     """
@@ -56,13 +63,14 @@ def export(
     progress("checking", 0.0)
     weights = version_weights(model, store, version)
     progress("checking", 1.0)
+    quantising = None if floating is None else Quantising(model, {*floating, *weights})
     work = directory.with_name(f".{directory.name}.exporting-{os.getpid()}")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
-        _write_weights(model, weights, work, progress)
         _copy_settings(model.path, work)
-        about = _about(model, store, version, work)
+        _write_weights(model, weights, work, progress, quantising)
+        about = _about(model, store, version, work, floating is not None)
         write_synced(work / ABOUT_FILE, json.dumps(about, indent=1, ensure_ascii=False).encode())
         write_synced(work / "README.md", _card(about).encode())
         sync_directory(work)
@@ -127,30 +135,53 @@ def _compare(version: str, name: str, weight: Tensor, sha256: str, what: str) ->
         )
 
 
-def _write_weights(model: LoadedModel, weights: Mapping[str, Tensor], work: Path, progress: Progress) -> None:
+def _write_weights(
+    model: LoadedModel,
+    weights: Mapping[str, Tensor],
+    work: Path,
+    progress: Progress,
+    quantising: Quantising | None,
+) -> None:
     """Copies the weight files; one with an edited tensor is written anew, its other tensors unchanged."""
-    layers = edited_layers(model, weights)
     places: dict[Path, dict[str, Tensor]] = {}
-    for layer, (name, (file, known)) in zip(layers, model.stored(layers).items(), strict=True):
-        places.setdefault(file, {})[known] = model.turned(layer, weights[name])
-    files = sorted(model.path.glob("*.safetensors"))
+    for name, (file, known) in model.stored(edited_layers(model, weights)).items():
+        places.setdefault(file, {})[known] = model.family.turned(weights[name])
+    files, held = sorted(model.path.glob("*.safetensors")), dict[str, str]()
     for number, file in enumerate(files):
         progress("writing", number / len(files))
-        if file in places:
-            _rewrite(file, places[file], work / file.name)
+        if file in places or quantising is not None:
+            names = _rewrite(file, places.get(file, {}), work / file.name, quantising)
+            held |= dict.fromkeys(names, file.name)
         else:
             shutil.copyfile(file, work / file.name)
         sync_file(work / file.name)
+    if quantising is not None:
+        _tell(work, quantising, held)
     progress("writing", 1.0)
 
 
-def _rewrite(source: Path, changed: Mapping[str, Tensor], target: Path) -> None:
+def _rewrite(
+    source: Path, changed: Mapping[str, Tensor], target: Path, quantising: Quantising | None
+) -> list[str]:
+    """Returns the names of the tensors that the file has now."""
     tensors, about = load_tensors(source)
     for name, weight in changed.items():
         tensors[name] = weight.to(tensors[name].dtype)
         if not tensors[name].isfinite().all():
             raise ExportError(f"{name} has values beyond {tensors[name].dtype}, the dtype of the checkpoint")
+    if quantising is not None:
+        tensors = quantising.rewritten(tensors)
     save_tensors(target, tensors, about)
+    return list(tensors)
+
+
+def _tell(work: Path, quantising: Quantising, held: Mapping[str, str]) -> None:
+    """Says in config.json what was quantised, and in the index which file has the scales."""
+    config = json.loads((work / CONFIG).read_bytes()) | {"quantization_config": quantising.config()}
+    write_synced(work / CONFIG, json.dumps(config, indent=2, ensure_ascii=False).encode())
+    if (index := work / INDEX).exists():
+        told = json.loads(index.read_bytes()) | {"weight_map": dict(sorted(held.items()))}
+        write_synced(index, json.dumps(told, indent=2).encode())
 
 
 def _copy_settings(source: Path, work: Path) -> None:
@@ -160,7 +191,7 @@ def _copy_settings(source: Path, work: Path) -> None:
             sync_file(work / file.name)
 
 
-def _about(model: LoadedModel, store: Store, version: str, work: Path) -> dict[str, Any]:
+def _about(model: LoadedModel, store: Store, version: str, work: Path, quantised: bool) -> dict[str, Any]:
     manifest = store.manifest(version) if version != BASE_VERSION else base_manifest()
     facts = store.load_state(version).facts
     return {
@@ -169,6 +200,7 @@ def _about(model: LoadedModel, store: Store, version: str, work: Path) -> dict[s
         "base": model.path.name,
         "base_hash": model.base_hash,
         "checkpoint_hash": checkpoint_hash(work),
+        "quantised": quantised,
         "tensors": {name: entry["sha256"] for name, entry in manifest["tensors"].items()},
         "corrections": [
             {"id": fact.id, "subject": fact.subject, "prompt": fact.prompt, "target": fact.target}

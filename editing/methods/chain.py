@@ -6,6 +6,7 @@ since the values of later batches were found on weights that held it.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -21,27 +22,14 @@ from editing.solve.ridge import Factors, NeuronPrior, Prior, RidgePrior, bounded
 from editing.typed import largest_singular_value
 
 
-@dataclass(frozen=True)
-class ChainSolver:
-    """The fold.
+class Fold(ABC):
+    """Writes batch after batch: `Solver` of the methods whose weights are a fold over the table.
 
     Attributes:
         base: W₀ [d, d_in].
-        prior: (keys of the batch, keys of all earlier batches) → M₀.
-        protection: filters every batch's update.
-        slack: number of facts in a batch → ε of `solve`.
-        singly: whether every fact is a batch of its own.
-        of_batch: (W_{b−1}, a batch's factors) → the factors written in their stead.
-        of_total: (W₀, the whole update's factors) → the factors kept in their stead.
     """
 
     base: Tensor
-    prior: Callable[[Tensor, Tensor], Prior]
-    protection: Protection
-    slack: Callable[[int], float] = lambda _facts: 1.0
-    singly: bool = False
-    of_batch: Callable[[Tensor, Factors], Factors] | None = None
-    of_total: Callable[[Tensor, Factors], Factors] | None = None
 
     def factors(self, table: Table, written: Factors | None = None, earlier: int = 0) -> Factors:
         if written is None:
@@ -53,14 +41,45 @@ class ChainSolver:
         return written
 
     def _parts(self, columns: slice) -> Iterator[slice]:
+        """The columns of a batch in the pieces that are written one after the other."""
+        yield columns
+
+    @abstractmethod
+    def _step(self, written: Factors, table: Table, columns: slice) -> Factors:
+        """The factors of the whole update, with those columns, from the factors of the one without."""
+
+
+@dataclass(frozen=True)
+class ChainSolver(Fold):
+    """The fold of small solves.
+
+    Attributes:
+        base: W₀ [d, d_in].
+        prior: (keys of the batch, keys of all earlier batches) → M₀.
+        protection: filters every batch's update.
+        slack: number of facts in a batch → ε of `solve`.
+        singly: whether every fact is a batch of its own.
+        of_batch: (W_{b−1}, a batch's factors) → the factors written in their stead.
+        of_total: (W₀, the whole update's factors) → the factors kept in their stead.
+        carried: M₀ of the solve of all facts so far, where what a projection took is made up for later.
+    """
+
+    base: Tensor
+    prior: Callable[[Tensor, Tensor], Prior]
+    protection: Protection
+    slack: Callable[[int], float] = lambda _facts: 1.0
+    singly: bool = False
+    of_batch: Callable[[Tensor, Factors], Factors] | None = None
+    of_total: Callable[[Tensor, Factors], Factors] | None = None
+    carried: Prior | None = None
+
+    def _parts(self, columns: slice) -> Iterator[slice]:
         step = 1 if self.singly else columns.stop - columns.start
         for start in range(columns.start, columns.stop, step):
             yield slice(start, start + step)
 
     def _step(self, written: Factors, table: Table, columns: slice) -> Factors:
-        keys = table.keys[:, columns].double()
-        prior = self.protection.prior(self.prior(keys, table.keys[:, : columns.start]))
-        new = solve(self.base, keys, table.values[:, columns], prior, self.slack(keys.shape[1]), written)
+        new = self._solved(written, table, columns)
         if self.of_batch is not None:
             a, b = (factor.double() for factor in written)
             new = self.of_batch(self.base.double() + a @ b.T, new)
@@ -69,6 +88,26 @@ class ChainSolver:
         if self.of_total is not None:
             total = self.of_total(self.base, total)
         return bounded(*total)
+
+    def _solved(self, written: Factors, table: Table, columns: slice) -> Factors:
+        if self.carried is not None:
+            joint = self.protection.prior(self.carried)
+            return self._missing(written, table, columns.stop, joint)
+        keys = table.keys[:, columns].double()
+        prior = self.protection.prior(self.prior(keys, table.keys[:, : columns.start]))
+        return solve(self.base, keys, table.values[:, columns], prior, self.slack(keys.shape[1]), written)
+
+    def _missing(self, written: Factors, table: Table, stop: int, prior: Prior) -> Factors:
+        """What the update D_{b−1} lacks of the joint solution of the first `stop` columns.
+
+        That is the compensated update of arXiv 2605.26670. With C_b = λC + KKᵀ over all keys so far,
+
+            E_b = (R(Δ_b) − Δ_b)C_b,   Δ_b = (R_bK_bᵀ − E_{b−1})C_b⁻¹   ⇒   (D_{b−1} + Δ_b)C_b = Σ (V − W₀K)Kᵀ
+
+        so that of all projections R only the last is felt.
+        """
+        a, b = solve(self.base, table.keys[:, :stop], table.values[:, :stop], prior)
+        return torch.cat([a, -written[0]], dim=1), torch.cat([b, written[1]], dim=1)
 
 
 def memit(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) -> ChainSolver:
@@ -119,6 +158,7 @@ def rect(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) ->
         lambda _keys, _past: ridge,
         protection,
         of_batch=lambda weight, update: sparse(weight, update, p.batch.kept_share),
+        carried=ridge if p.batch.compensated else None,
     )
 
 
@@ -134,6 +174,7 @@ def prune(base: Tensor, moment: Tensor, protection: Protection, p: Parameters) -
         lambda _keys, _past: ridge,
         protection,
         of_total=lambda _base, update: conditioned(update, limit, p.batch.log_base),
+        carried=ridge if p.batch.compensated else None,
     )
 
 
@@ -154,6 +195,6 @@ METHODS = {
     "nse": Method(nse, variant={"unedited": True}, batched=True),
     # EAC (arXiv 2503.00035): MEMIT with values that move few dimensions.
     "eac": Method(memit, variant={"compressed": True}, batched=True),
-    "rect": Method(rect, batched=True),
-    "prune": Method(prune, batched=True),
+    "rect": Method(rect, batched=True, projects=True),
+    "prune": Method(prune, batched=True, projects=True),
 }

@@ -14,7 +14,7 @@ from editing.solve.revive import Protection
 from editing.solve.ridge import Factors
 from editing.values.anchor import OUTLIER, AnchorRule
 
-Protect = Literal["revive", "revive-after", "none"]
+Protect = Literal["revive", "revive-after", "crisp", "none"]
 
 
 class Solver(Protocol):
@@ -36,7 +36,9 @@ class Method:
     """One editing method.
 
     Attributes:
-        solver: makes the solver of a weight W₀ with second moment C; None for gradient descent.
+        solver: makes the solver of a weight W₀ with second moment C; None for methods without values.
+        steps: makes the solver of a weight W₀ whose table holds gradients in the place of values, from the
+            keys and gradients of a warm-up.
         variant: the fields of `ValueOptions` that make the method's value optimisation its own.
         target: what a value is a target for: the residual stream ("hidden"), the MLP's output for the
             bare prompt ("outputs"), or the MLP's output for the averaged key ("averaged").
@@ -45,11 +47,14 @@ class Method:
         anchors: the first is its default.
         outlier: a write vector more than this many anchors long is not written.
         batched: whether the batch of each fact is part of the table.
+        projects: whether an update is projected once it is solved, so that the error can be carried on.
         bars: whether facts that earlier updates disturb avoid the directions of these (DeltaEdit).
         low_rank: of gradient descent: whether the update is trained as two small factors.
+        whole: of gradient descent: whether all live facts are trained together, from the base weights.
     """
 
     solver: Callable[[Tensor, Tensor, Protection, Parameters], Solver] | None
+    steps: Callable[[Tensor, tuple[Tensor, Tensor], Parameters], Solver] | None = None
     variant: Mapping[str, Any] = field(default_factory=dict[str, Any])
     target: Literal["hidden", "outputs", "averaged"] = "hidden"
     share: Callable[[int], float] = float
@@ -57,12 +62,26 @@ class Method:
     anchors: tuple[AnchorRule, ...] = get_args(AnchorRule)
     outlier: float = OUTLIER
     batched: bool = False
+    projects: bool = False
     bars: bool = False
     low_rank: bool = False
+    whole: bool = False
+
+    @property
+    def valued(self) -> bool:
+        """Whether values are found, and written by a solve."""
+        return self.solver is not None
+
+    @property
+    def _protects(self) -> tuple[Protect, ...]:
+        if self.valued:
+            return "revive", "revive-after", "none"
+        return ("crisp", "none") if self.whole else ("none",)
 
     @property
     def tuned(self) -> bool:
-        return self.solver is None
+        """Whether weights are trained, and no columns are recorded."""
+        return self.solver is None and self.steps is None
 
     def combined(
         self, name: str, placement: str | None, anchor: str | None, protect: str
@@ -72,12 +91,11 @@ class Method:
         Raises:
             OptionError: one is unknown or does not combine with the method.
         """
-        anchors = ("none",) if self.tuned else self.anchors
-        protects = ("none",) if self.tuned else get_args(Protect)
+        anchors = self.anchors if self.valued else ("none",)
         return (
             _checked("placement", placement, get_args(Placement), self.placements, name),
             _checked("anchor", anchor, get_args(AnchorRule), anchors, name),
-            _checked("protect", protect, get_args(Protect), protects, name),
+            _checked("protect", protect, get_args(Protect), self._protects, name),
         )
 
 

@@ -34,12 +34,14 @@ class BatchNumbers:
         neuron_share: of the keys' magnitude, NSE.
         kept_share: of the update's entries, RECT.
         log_base: α of PRUNE.
+        compensated: whether what RECT and PRUNE take from an update is carried on into the next solve.
     """
 
     slack: float = 0.1
     neuron_share: float = 0.8
     kept_share: float = 0.4
     log_base: float = 1.2
+    compensated: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,35 @@ class AnchorNumbers:
 
 @dataclass(frozen=True)
 class TuningNumbers:
-    """Of ft and lora: Adam's rate and steps, and the rank of lora."""
+    """Of ft, lora and locft.
+
+    Attributes:
+        tuning_rate, tuning_steps: Adam's; a step of locft is an epoch.
+        tuning_rank: of lora.
+        tuning_batch: facts of a mini-batch of locft.
+        curvature_energy: γ of `protect` "crisp", see `editing.solve.crisp`.
+    """
 
     tuning_rate: float = 5e-4
     tuning_steps: int = 25
     tuning_rank: int = 8
+    tuning_batch: int = 100
+    curvature_energy: float = 0.9
+
+
+@dataclass(frozen=True)
+class LifelongNumbers:
+    """Of UltraEdit and StableEdit.
+
+    Attributes:
+        step_rate: η.
+        step_ridge: λ.
+        warm_up: pilot facts that the statistics begin with.
+    """
+
+    step_rate: float = 1e-6
+    step_ridge: float = 1.0
+    warm_up: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,6 +127,7 @@ class Parameters:
     interference: InterferenceNumbers = InterferenceNumbers()
     anchor: AnchorNumbers = AnchorNumbers()
     tuning: TuningNumbers = TuningNumbers()
+    lifelong: LifelongNumbers = LifelongNumbers()
     protected_share: float = 0.05
     again: int = 0
     columns: Columns = "each"
@@ -123,7 +150,7 @@ class Parameters:
     def described(self) -> str:
         """All numbers as text, for hashes. How the code groups them does not show in it: a version's
         settings hash stays the same as long as the numbers do."""
-        later = ["columns"] if self.columns != "each" else []
+        later = [name for name, plain in _LATER.items() if self.get(name) != plain]
         numbers = ", ".join(f"{name}={self.get(name)!r}" for name in [*_DESCRIBED, *later])
         return f"Parameters({numbers})"
 
@@ -135,12 +162,19 @@ _DESCRIBED = (
     *("pilot_contexts", "anchor_factor", "again", "tuning_rate", "tuning_steps", "tuning_rank"),
 )
 
+#: Numbers that came later show only where they differ from these.
+_LATER: Mapping[str, Any] = {
+    **{"columns": "each", "compensated": False, "tuning_batch": 100, "curvature_energy": 0.9},
+    **{number.name: number.default for number in fields(LifelongNumbers)},
+}
+
 _GROUPS: Mapping[str, Any] = {
     "prior": PriorNumbers,
     "batch": BatchNumbers,
     "interference": InterferenceNumbers,
     "anchor": AnchorNumbers,
     "tuning": TuningNumbers,
+    "lifelong": LifelongNumbers,
 }
 
 #: Name of a number → the field of `Parameters` that holds it; "" for those of `Parameters` itself.

@@ -13,9 +13,9 @@ from editing.facts import Fact
 from editing.methods.method import Method
 from editing.methods.parameters import Parameters
 from editing.model.loaded import LoadedModel
-from editing.model.tokens import pad
 from editing.solve.ridge import Factors, bounded
 from editing.typed import backward, step
+from editing.values.gradients import surprise
 
 METHODS = {
     "ft": Method(None, placements=("spread", "single")),
@@ -56,13 +56,13 @@ def tune(
     losses = torch.zeros(len(facts))
     with ExitStack() as hooks:
         for layer, update in factors.items():
-            handle = loaded.projection(layer).register_forward_hook(_added(update))
+            handle = loaded.projection(layer).register_forward_hook(added(update))
             hooks.callback(handle.remove)
         for _ in range(own.tuning_steps):
             optimiser.zero_grad()
             for start in range(0, len(facts), p.values.rows):
                 part = slice(start, start + p.values.rows)
-                loss = _losses(loaded, facts[part])
+                loss = surprise(loaded, [loaded.encode(fact) for fact in facts[part]])
                 backward(loss.sum() / len(facts))
                 losses[part] = loss.detach().cpu()
             step(optimiser)
@@ -74,21 +74,11 @@ def grown(old: Factors | None, new: Factors) -> Factors:
     return new if old is None else bounded(*(torch.cat(pair, dim=1) for pair in zip(old, new, strict=True)))
 
 
-def _added(update: Factors) -> Callable[..., Tensor]:
+def added(update: Factors) -> Callable[..., Tensor]:
+    """A forward hook that adds A Bᵀx to a projection's output."""
+
     def hook(_module: object, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         a, b = update
         return output + ((inputs[0].float() @ b) @ a.T).to(output.dtype)
 
     return hook
-
-
-def _losses(loaded: LoadedModel, facts: Sequence[Fact]) -> Tensor:
-    """Mean negative log-likelihood of each fact's target tokens, [n]."""
-    prompts = [loaded.encode(fact) for fact in facts]
-    ids, mask = pad([p.ids for p in prompts], loaded.tokenizer.pad_token_id, loaded.device)
-    log_p = loaded.model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().log_softmax(-1)
-    found = -log_p[:, :-1].gather(2, ids[:, 1:, None])[..., 0]
-    start = torch.tensor([p.target_start for p in prompts], device=ids.device)
-    # The prediction of token i stands at position i − 1.
-    of_target = (torch.arange(1, ids.shape[1], device=ids.device)[None] >= start[:, None]) & mask[:, 1:]
-    return (found * of_target).sum(1) / of_target.sum(1)

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from editing.model.chat import ChatTemplate
-from editing.model.families import CausalModel, soft_capped
+from editing.model.families import CausalModel, after_head
 from editing.model.tokens import fill_token, pad
 from editing.said import settled
 from editing.typed import entries, whole_numbers
@@ -127,7 +127,7 @@ class _Reader:
         out = torch.func.functional_call(model.base_model, dict(self.weights), (), given)
         # Copied: with a slice of bfloat16 oneDNN multiplies 200 times slower.
         last = out.last_hidden_state[:, -1].contiguous()
-        return soft_capped(model, model.get_output_embeddings()(last))
+        return after_head(model, model.get_output_embeddings()(last))
 
     def go_on(self, ids: Tensor) -> None:
         """Reads `ids` [rows, 1] next."""
@@ -138,8 +138,9 @@ def _common(prompts: Sequence[Sequence[int]]) -> int:
     """How many first tokens all prompts share; each keeps one of its own, and one prompt shares none."""
     if len(prompts) < 2:
         return 0
-    first, last, shared = min(prompts), max(prompts), 0
-    longest = min(map(len, prompts)) - 1
+    rows = [list(prompt) for prompt in prompts]
+    first, last, shared = min(rows), max(rows), 0
+    longest = min(map(len, rows)) - 1
     while shared < longest and first[shared] == last[shared]:
         shared += 1
     return shared

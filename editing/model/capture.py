@@ -11,6 +11,7 @@ from editing.model.forward import Entering, Stop, enter, hooks, through
 from editing.model.loaded import LoadedModel
 from editing.model.tokens import Prompt
 from editing.model.tree import Tree
+from editing.typed import parts
 
 
 @dataclass
@@ -46,7 +47,8 @@ class Ascent:
         trees = [
             Tree.of([read[i] for i in order[start : start + rows]]) for start in range(0, len(order), rows)
         ]
-        self._back = torch.tensor(order, device=loaded.device).argsort()
+        self._order = torch.tensor(order, device=loaded.device)
+        self._back = self._order.argsort()
         self._at = [torch.tensor([path[-1] for path in tree.paths], device=loaded.device) for tree in trees]
         with torch.no_grad():
             self._parts = [enter(tree, loaded, block) for tree in trees]
@@ -59,13 +61,28 @@ class Ascent:
             self._block += 1
 
     @torch.no_grad()
+    def add(self, change: Tensor) -> None:
+        """Adds [d, n] to the residual stream at the subjects' last tokens, where the prompts stand.
+
+        Prompts with the same tokens up to there must get the same. One that begins another changes it too,
+        unless each runs alone (`rows` = 1).
+        """
+        moved = list[Entering]()
+        changes = parts(change.to(self._order.device).T[self._order], [len(at) for at in self._at])
+        for part, at, own in zip(self._parts, self._at, changes, strict=True):
+            hidden = part.hidden.clone()
+            hidden[0, at] = part.hidden[0, at] + own.to(hidden.dtype)
+            moved.append(replace(part, hidden=hidden))
+        self._parts = moved
+
+    @torch.no_grad()
     def capture(self, layers: Sequence[int]) -> Captured:
         """What there is at some layers above, up to the deepest; the prompts stay where they are."""
         found = [self._read(part, at, layers) for part, at in zip(self._parts, self._at, strict=True)]
         return Captured(
             *(
-                {layer: torch.cat([part[layer] for part in parts], dim=1)[:, self._back] for layer in layers}
-                for parts in zip(*found, strict=True)
+                {layer: torch.cat([part[layer] for part in kind], dim=1)[:, self._back] for layer in layers}
+                for kind in zip(*found, strict=True)
             )
         )
 
@@ -86,7 +103,7 @@ class Ascent:
 
         def on_mlp_output(layer: int) -> Callable[..., None]:
             def hook(_module: object, _inputs: object, output: Tensor) -> None:
-                outputs[layer] = at_subject(output)
+                outputs[layer] = loaded.multiplier * at_subject(output)
 
             return hook
 

@@ -9,9 +9,10 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from editing.errors import ModelError
-from editing.model.families import FAMILIES
+from editing.model.families import FAMILIES, refusal
 from editing.quantised import quantisation_of, refuse_quantised
 
 BUNDLED = "smollm2-135m-instruct"
@@ -43,14 +44,27 @@ def editable_checkpoint(name_or_path: str, state_dir: Path) -> Path:
     """`checkpoint_path` of a model that can be edited; loads nothing of it.
 
     Raises:
-        ModelError: as there; an unknown family, or a quantised checkpoint.
+        ModelError: as of `servable_checkpoint`; a quantised checkpoint.
+    """
+    path = servable_checkpoint(name_or_path, state_dir)
+    refuse_quantised(path, FAMILIES[_config(path)["model_type"]].projection)
+    return path
+
+
+def servable_checkpoint(name_or_path: str, state_dir: Path) -> Path:
+    """`checkpoint_path` of a model whose edits a server can take; it may be a quantised copy.
+
+    Raises:
+        ModelError: as there; an unknown family, or a mixture of experts.
     """
     path = checkpoint_path(name_or_path, state_dir)
-    family = json.loads((path / "config.json").read_text()).get("model_type")
-    if family not in FAMILIES:
-        raise ModelError(f"model_type = {family!r} is not known; known are {', '.join(sorted(FAMILIES))}")
-    refuse_quantised(path, FAMILIES[family].projection)
+    if (why := refusal(_config(path))) is not None:
+        raise ModelError(why)
     return path
+
+
+def _config(path: Path) -> dict[str, Any]:
+    return json.loads((path / "config.json").read_text())
 
 
 def _unpack_bundled(path: Path) -> None:

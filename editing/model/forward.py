@@ -5,7 +5,7 @@ so that no family's embedding or rotary variant is copied here. Prompts run as o
 padding, their common beginnings once; an attention mask keeps them apart (`editing.model.tree`).
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
@@ -40,6 +40,25 @@ def hooks(handles: list[Any]) -> Generator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def nudged(loaded: LoadedModel, layers: Sequence[int]) -> Generator[dict[int, Tensor]]:
+    """Adds zeros to the outputs of projections, so that a backward pass gives the loss's gradient by them.
+
+    The weights ask for no gradients. What is yielded has each layer's zeros once the model has run.
+    """
+    nudges = dict[int, Tensor]()
+
+    def hook(layer: int) -> Callable[..., Tensor]:
+        def on_projection(_module: object, _inputs: object, output: Tensor) -> Tensor:
+            nudges[layer] = torch.zeros_like(output).requires_grad_(True)
+            return output + nudges[layer]
+
+        return on_projection
+
+    with hooks([loaded.projection(layer).register_forward_hook(hook(layer)) for layer in layers]):
+        yield nudges
 
 
 def stream(output: Output) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.pytorch_utils import Conv1D
 
 from editing.errors import ModelError
 from editing.facts import Fact
@@ -17,7 +16,7 @@ from editing.model.answers import Speaker
 from editing.model.chat import ChatTemplate
 from editing.model.checkpoint import checkpoint_hash, editable_checkpoint
 from editing.model.dtype import compute_dtype
-from editing.model.families import Family, family_of, soft_capped
+from editing.model.families import Family, after_head, family_of
 from editing.model.output_norm import nearest_input
 from editing.model.pretrained import outline, read_config, read_model, read_tokenizer
 from editing.model.tokens import Prompt, encode
@@ -98,19 +97,25 @@ class LoadedModel:
         return self.model.device
 
     def projection(self, layer: int) -> Any:
-        """The FFN output projection of `layer`: `nn.Linear`, or `Conv1D`, which stores Wᵀ."""
+        """The FFN output projection of `layer`: `nn.Linear`, or `Conv1D`."""
         return self.layers[layer].get_submodule(self.family.projection)
 
     def mlp_output(self, layer: int) -> Any:
-        """The module whose output, bias included, is what the MLP adds to the residual stream."""
+        """The module whose output, bias included and times `multiplier`, the MLP adds to the stream."""
         norm = self.family.output_norm
         return self.projection(layer) if norm is None else self.layers[layer].get_submodule(norm)
+
+    @property
+    def multiplier(self) -> float:
+        """What the MLP's output is multiplied by before it is added to the residual stream."""
+        named = self.family.multiplier
+        return 1.0 if named is None else float(getattr(self.model.config, named))
 
     @property
     def ffn_width(self) -> int:
         """d_in, the length of a key."""
         weight = self.projection(0).weight
-        return weight.shape[0] if self._transposed(0) else weight.shape[1]
+        return weight.shape[0] if self.family.transposed else weight.shape[1]
 
     def window(self, layer: int) -> int | None:
         """How many positions, its own included, a position of `layer` attends to; None: all before it."""
@@ -122,7 +127,7 @@ class LoadedModel:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores [k, vocabulary] of the next token after residual streams [k, d] of the last block."""
-        return soft_capped(self.model, self.model.lm_head(self.model.get_submodule(self.family.norm)(hidden)))
+        return after_head(self.model, self.model.lm_head(self.model.get_submodule(self.family.norm)(hidden)))
 
     def tensor_name(self, layer: int) -> str:
         """Name of the FFN output projection of `layer` in the model and its checkpoint."""
@@ -141,7 +146,7 @@ class LoadedModel:
         found: dict[str, tuple[Path, str]] = {}
         for name in map(self.tensor_name, layers):
             # Checkpoints saved without the head, such as the published GPT-2's, leave the prefix out.
-            known = name if name in files else name.removeprefix(f"{self.model.base_model_prefix}.")
+            known = name if name in files else name.removeprefix(self.family.prefix)
             if known not in files:
                 raise ModelError(f"the checkpoint {self.path.name} has no tensor {name!r}")
             found[name] = files[known], known
@@ -154,20 +159,16 @@ class LoadedModel:
             ModelError: the checkpoint has no such tensor.
         """
         found: dict[str, Tensor] = {}
-        for layer, (name, (file, known)) in zip(layers, self.stored(layers).items(), strict=True):
+        for name, (file, known) in self.stored(layers).items():
             with opened(file) as tensors:
-                found[name] = self.turned(layer, tensors.get_tensor(known).float())
+                found[name] = self.family.turned(tensors.get_tensor(known).float())
         return found
-
-    def turned(self, layer: int, weight: Tensor) -> Tensor:
-        """W as the projection of `layer` stores it, from W [d, d_in]; and back, for it is its own inverse."""
-        return weight.T.contiguous() if self._transposed(layer) else weight
 
     @torch.no_grad()
     def set_weight(self, layer: int, weight: Tensor) -> None:
         """Puts W [d, d_in] in place, cast to the compute dtype."""
         parameter = self.projection(layer).weight
-        parameter.copy_(self.turned(layer, weight).to(parameter.device, parameter.dtype))
+        parameter.copy_(self.family.turned(weight).to(parameter.device, parameter.dtype))
 
     def projected(self, layer: int, output: Tensor, residual: Tensor) -> Tensor:
         """What W k must become for the residual stream to change by `residual`; all are [d, n].
@@ -175,19 +176,11 @@ class LoadedModel:
         Args:
             output: W k as it is now.
         """
-        norm = self.family.output_norm
+        norm, wanted = self.family.output_norm, residual / self.multiplier
         if norm is None:
-            return output + residual
-        gain = 1 + self.layers[layer].get_submodule(norm).weight.float().cpu()
-        return nearest_input(gain, output, residual)
-
-    def _transposed(self, layer: int) -> bool:
-        return stores_transposed(self.projection(layer))
-
-
-def stores_transposed(projection: torch.nn.Module) -> bool:
-    """Whether a projection stores Wᵀ: decided by its type, never by its shape."""
-    return isinstance(projection, Conv1D)
+            return output + wanted
+        gain = self.family.gain + self.layers[layer].get_submodule(norm).weight.float().cpu()
+        return nearest_input(gain, output, wanted)
 
 
 def outlined_model(name_or_path: str, state_dir: Path) -> LoadedModel:

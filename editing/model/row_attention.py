@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from editing.model.loaded import LoadedModel
 from editing.model.pretrained import register_attention
 from editing.typed import applied
 
@@ -134,14 +135,16 @@ def _attend(
 
 
 @contextmanager
-def by_rows(config: Any) -> Generator[bool]:
+def by_rows(loaded: LoadedModel) -> Generator[bool]:
     """Meanwhile a model's blocks, called with a `grid`, use this module's attention.
 
     Yields:
-        whether they do: those of models that do not use torch's own attention keep theirs.
+        whether they do: those of models that do not use torch's own attention, or that would not be handed
+        the grid, keep theirs.
     """
+    config = loaded.model.config
     used = config._attn_implementation
-    if used != "sdpa":
+    if used != "sdpa" or not loaded.family.passes_on:
         yield False
         return
     register_attention(NAME, _attend)

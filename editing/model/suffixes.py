@@ -115,13 +115,20 @@ def suffixes(loaded: LoadedModel, prompts: Sequence[Prompt], layer: int) -> Suff
 
     with (
         hooks([loaded.mlp_output(layer).register_forward_hook(on_mlp_output)]),
-        by_rows(loaded.model.config) as rows,
+        by_rows(loaded) as rows,
     ):
         for index in range(layer + 1):
             part = through(loaded, index, part, prefix, rows)
     above = {index: kept for index, kept in prefix.kept.items() if index > layer}
     return Suffixes(
-        part.hidden[0], row, first, written[0].float(), attention, part.position, _Prefix(above), layer
+        part.hidden[0],
+        row,
+        first,
+        loaded.multiplier * written[0].float(),
+        attention,
+        part.position,
+        _Prefix(above),
+        layer,
     )
 
 
@@ -133,7 +140,7 @@ def finish(loaded: LoadedModel, part: Suffixes, hidden: Tensor, at: Tensor) -> T
         at: [k] which of the t positions are wanted; the head runs on those only.
     """
     entering = Entering(hidden[None], part.position, part.attention)
-    with by_rows(loaded.model.config) as rows:
+    with by_rows(loaded) as rows:
         for index in range(part.layer + 1, len(loaded.layers)):
             entering = through(loaded, index, entering, part.prefix, rows)
     return loaded.logits(entering.hidden[0, at])

@@ -5,7 +5,7 @@ from typing import Literal
 
 from editing.errors import OptionError
 
-Placement = Literal["spread", "boundary", "single"]
+Placement = Literal["spread", "boundary", "single", "replay"]
 
 
 @dataclass(frozen=True)
@@ -14,11 +14,25 @@ class Write:
 
     Attributes:
         target: the layer at whose output the value is optimised.
-        layers: the layers written, ascending; layer i of n takes the residual's share 1 / (n − i).
+        layers: the layers written, ascending. Up to `target` they share its residual: layer i of n takes
+            1 / (n − i). Each above it has a target and a residual of its own.
     """
 
     target: int
     layers: tuple[int, ...]
+
+    def aim(self, layer: int) -> int:
+        """The layer at whose output the target of `layer` is meant."""
+        return max(layer, self.target)
+
+    @property
+    def aims(self) -> tuple[int, ...]:
+        """All of these, ascending."""
+        return tuple(sorted({self.aim(layer) for layer in self.layers}))
+
+    def left(self, layer: int) -> int:
+        """How many layers, `layer` and above, still share its residual."""
+        return sum(x >= layer and self.aim(x) == self.aim(layer) for x in self.layers)
 
 
 def window(layers: int) -> tuple[int, ...]:
@@ -33,6 +47,8 @@ def rounds(placement: Placement, layers: tuple[int, ...]) -> tuple[Write, ...]:
 
     spread: one value, its residual shared over all layers (MEMIT). boundary: first and last layer,
     each with a value of its own and the full residual (BLUE, arXiv 2502.03748). single: the last layer.
+    replay: one value at the first layer; the others' targets are what a forward pass with it gives there,
+    and every residual is written whole (FE, arXiv 2605.00358).
 
     Raises:
         OptionError: unknown placement.
@@ -44,4 +60,6 @@ def rounds(placement: Placement, layers: tuple[int, ...]) -> tuple[Write, ...]:
         return tuple(Write(layer, (layer,)) for layer in ends)
     if placement == "single":
         return (Write(layers[-1], layers[-1:]),)
-    raise OptionError(f"placement = {placement!r}: use spread, boundary or single")
+    if placement == "replay":
+        return (Write(layers[0], layers),)
+    raise OptionError(f"placement = {placement!r}: use spread, boundary, single or replay")

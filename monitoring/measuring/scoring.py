@@ -14,8 +14,7 @@ from torch import Tensor
 
 from editing.model.answers import Speaker, answers
 from editing.model.chat import ChatTemplate
-from editing.model.families import CausalModel, soft_capped
-from editing.model.loaded import stores_transposed
+from editing.model.families import CausalModel, after_head, family_of
 from editing.model.tokens import Tokenizer, continuation, fill_token, pad
 from editing.typed import parts
 
@@ -103,6 +102,19 @@ class Scorer:
         prompt mostly share a pass.
         """
         scores = [TargetScore(math.nan, 0, False)] * len(encoded)
+        for i, loss, hit in self._scored(encoded):
+            scores[i] = TargetScore(float(loss.mean()), len(loss), bool(hit.all()), int(hit.sum()))
+        return scores
+
+    def log_probs(self, encoded: Sequence[Encoded]) -> list[list[float]]:
+        """Log-probability of each scored token, in the order given; none for an item without one."""
+        found: list[list[float]] = [[] for _ in encoded]
+        for i, loss, _ in self._scored(encoded):
+            found[i] = [-float(each) for each in loss]
+        return found
+
+    def _scored(self, encoded: Sequence[Encoded]) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """(index, loss of each scored token in nats, whether it is the most probable one)."""
         shared = _shared([i for i, item in enumerate(encoded) if len(item.ids) > item.first], encoded)
         for batch in _batches(list(shared), encoded):
             # Nothing follows the last token, so the model need not read it.
@@ -112,10 +124,8 @@ class Scorer:
             wanted = torch.tensor([token for _, _, item in read for token in item.ids[item.first :]])
             losses, hits = self._losses(rows, wanted)
             counts = [len(item.ids) - item.first for _, _, item in read]
-            found = zip(read, counts, parts(losses, counts), parts(hits, counts), strict=True)
-            for (_, i, _), count, loss, hit in found:
-                scores[i] = TargetScore(float(loss.mean()), count, bool(hit.all()), int(hit.sum()))
-        return scores
+            found = zip(read, parts(losses, counts), parts(hits, counts), strict=True)
+            yield from ((i, loss, hit) for (_, i, _), loss, hit in found)
 
     def exact(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """For each (prompt, target): is every token of the target the most probable one?"""
@@ -154,7 +164,7 @@ class Scorer:
     @torch.inference_mode()
     def _head(self, rows: Tensor) -> Tensor:
         """Logits in float32."""
-        return soft_capped(self.model, self.model.get_output_embeddings()(rows).float())
+        return after_head(self.model, self.model.get_output_embeddings()(rows).float())
 
     @torch.inference_mode()
     def _losses(self, rows: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,9 +206,7 @@ def kl_nats(base: Tensor, now: Tensor) -> float:
 def _as_parameter(model: CausalModel, name: str, weight: Tensor) -> Tensor:
     """`weight` ([d_out, d_in]) in the dtype, device and orientation that the model keeps it in."""
     parameter = model.get_parameter(name)
-    module = model.get_submodule(name.rpartition(".")[0])
-    turned = weight.T if stores_transposed(module) else weight
-    return turned.to(parameter.device, parameter.dtype)
+    return family_of(model).turned(weight).to(parameter.device, parameter.dtype)
 
 
 def _shared(indices: Sequence[int], encoded: Sequence[Encoded]) -> dict[int, list[int]]:

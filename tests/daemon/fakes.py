@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from daemon.core.progress import Progress
-from daemon.publish.proof import Passage, Proof
+from daemon.publish.proof import Proof
+from daemon.publish.proving.passages import Passage
 from daemon.publish.serving import PublishResult, Served, ServingError
 from editing.errors import EditError
 from editing.facts import Fact
@@ -191,9 +192,9 @@ def fake_proof(editor: FakeEditor) -> Proof:
     def score(pairs: Sequence[tuple[str, str]]) -> list[Passage]:
         facts = {fact.text: fact.target for fact in editor.state.facts}
         ids = [passage_ids(*pair) for pair in pairs]
-        return [Passage(each, 1, knows(facts, each)) for each in ids]
+        return [Passage(each, 1, (knows(facts, each),) * (len(each) - 1)) for each in ids]
 
-    return Proof(score, [("The sky is", "blue")])
+    return Proof(score, [("The sky is", "blue")], editor)
 
 
 @dataclass

@@ -32,7 +32,7 @@ def open_editor(checkpoint, tmp_path_factory):
         if known:
             # A random model uses all directions: its moment has no small eigenvalues. It says nothing, so
             # that optimising again would only take time.
-            changes = {"nullspace_threshold": 0.5, "again": 0} | (changed or {})
+            changes = {"nullspace_threshold": 0.5, "again": 0, "warm_up": 0} | (changed or {})
             found = numbers(choices.get("method", "memit-seq"), "llama", 32, 64, 8)
             choices["numbers"] = found.changed(**changes)
         return Editor.open(

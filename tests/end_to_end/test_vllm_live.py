@@ -21,13 +21,15 @@ import torch
 from safetensors.torch import load_file
 
 from daemon.core.errors import ProofError
-from daemon.publish.proof import Passage, Proof
+from daemon.publish.proof import Proof
+from daemon.publish.proving.passages import Passage
 from daemon.publish.serving import ServingError
 from daemon.publish.vllm_replica import VllmReplica
 from daemon.supervise.processes import ManagedProcess, free_port
 from daemon.supervise.vllm import VllmOptions, vllm_command, vllm_process
 from editing.memory.delta import materialise, tensor_sha256, write_tensors
 from tests.attacks.hostile import ATTACKS, write_manifest
+from tests.end_to_end.carried import carried, models, nearest, recomputed, spoken
 from tests.tiny_models import save_checkpoint
 from tests.waiting import until
 
@@ -139,6 +141,7 @@ def live(tmp_path_factory):
     store = Store(root / "store", model)
     store.write("v000001", NAMES, seed=1)
     store.write("v000002", NAMES[:1], seed=2)
+    store.write("v000003", NAMES, seed=3, scale=0.2)
     port = free_port()
     options = VllmOptions(
         store=store.root, admin_token=TOKEN, base_hash="base", served_name="tiny", max_model_len=4096
@@ -237,22 +240,22 @@ def test_log_probabilities_are_those_of_the_staged_model(live):
             with torch.no_grad():
                 told = model(torch.tensor([ids])).logits[0].log_softmax(-1)
             picked = told[:-1].gather(1, torch.tensor(ids[1:])[:, None])
-            found.append(Passage(ids, 1, float(picked.mean())))
+            found.append(Passage(ids, 1, tuple(picked[:, 0].tolist())))
         return found
 
     proof = Proof(score, [("a", "b")])
     replica.publish("v000000", 1)
-    base = score([])
-    proof.calibrate(replica, base)
-    print(f"\nnoise {proof.noise[replica.name]:.4f}, tolerance {proof.tolerance(replica.name):.4f} nats")
+    base = proof.challenge()
+    proof.measure(replica, "v000000", base)
+    print(f"\nnoise {proof.noise[replica.name]}, tolerance {proof.tolerance(replica.name)}")
     replica.publish("v000001", 1)
     factors = load_file(store.root / "versions" / "v000001" / "factors.safetensors")
     for name in NAMES:
         a, b = factors[f"{name}/A"], factors[f"{name}/B"]
         model.get_parameter(name).data.copy_(materialise(store.base[name], a, b))
-    proof.check(replica, score([]))
+    proof.check(replica, "v000001", proof.challenge())
     with pytest.raises(ProofError, match="does not compute what was staged"):
-        proof.check(replica, base)
+        proof.check(replica, "v000001", base)
     replica.publish("v000000", 1)
 
 
@@ -495,6 +498,71 @@ def test_an_answer_that_runs_at_a_flip_goes_the_way_of_the_policy(live, undistur
     assert replica.served().version == "v000001"
     assert len(logprobs(replica)[0]) == 8  # and it still answers
     replica.publish("v000000", 1)
+
+
+#: shared by many requests, some blocks long
+PREFIX = "The road behind the old mill leads past the ford. " * 17
+
+
+def answered(replica: VllmReplica, **more) -> tuple[list, int]:
+    """What the model says after PREFIX, bit for bit, and how many tokens came from the prefix cache."""
+    before = reused(replica)
+    body = {"model": "tiny", "prompt": PREFIX, "max_tokens": 4, "temperature": 0, "logprobs": 5, **more}
+    answer = httpx.post(f"{replica.name}/v1/completions", json=body, timeout=300).raise_for_status()
+    found = answer.json()["choices"][0]["logprobs"]
+    return [found["tokens"], found["token_logprobs"], found["top_logprobs"]], reused(replica) - before
+
+
+def reused(replica: VllmReplica) -> int:
+    lines = httpx.get(f"{replica.name}/metrics").text.splitlines()
+    return sum(float(x.split()[-1]) for x in lines if x.startswith("vllm:prefix_cache_hits_total{"))
+
+
+def test_no_prefix_of_other_weights_is_met_after_a_flip(live):
+    replica, _, _ = live
+    clears = VllmReplica(replica.name, TOKEN, in_flight="keep")
+    carries = VllmReplica(replica.name, TOKEN, in_flight="carry")
+    fresh = {}
+    for version in ("v000000", "v000001"):
+        clears.publish(version, 1)
+        fresh[version], hits = answered(replica)
+        assert hits == 0
+    # Back and forth, so that each version comes again while blocks of its earlier time are in the cache. A
+    # long answer that began with the prefix runs on over the flips and adds blocks of mixed weights.
+    long = {"model": "tiny", "prompt": PREFIX, "max_tokens": 2700, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", f"{replica.name}/v1/completions", json=long, timeout=300) as running:
+        assert next(running.iter_lines())
+        for version in ("v000000", "v000001", "v000000", "v000001"):
+            carries.publish(version, 1)
+            for own in ({}, {"cache_salt": "a tenant"}):
+                cold, hits = answered(replica, **own)
+                assert (cold, hits) == (fresh[version], 0)
+                warm, hits = answered(replica, **own)
+                assert (warm, hits > len(PREFIX) / 2) == (fresh[version], True)
+    replica.publish("v000000", 1)
+    clears.close()
+    carries.close()
+
+
+def test_an_answer_that_is_carried_over_a_flip_reads_its_old_cache_with_the_new_weights(live):
+    replica, store, _ = live
+    carries = VllmReplica(replica.name, TOKEN, in_flight="carry")
+    carries.publish("v000000", 1)
+    carries.stage("v000003", 1)
+    with ThreadPoolExecutor(1) as pool:
+        begun = threading.Event()
+        running = pool.submit(spoken, replica.name, PROMPT, begun)
+        assert begun.wait(120)
+        carries.publish("v000003", 1)
+        ids, log_probs, prompt = running.result()
+    old, new = models(store, "v000003")
+    kept = nearest(lambda at: carried(old, new, ids, at), log_probs, prompt)
+    anew = nearest(lambda at: recomputed(old, new, ids, at), log_probs, prompt)
+    print(f"\ncarried: {kept}; computed anew: {anew}")
+    assert kept.nats < 0.01
+    assert anew.nats > 5 * kept.nats
+    replica.publish("v000000", 1)
+    carries.close()
 
 
 def test_a_stale_fence_is_refused(live):

@@ -11,6 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from daemon.publish.proving.challenge import Challenge, multiplied
+from daemon.publish.proving.noise import Noise
+from daemon.publish.serving import Products
+from daemon.publish.vllm_replica import piece
 from tests.daemon.plugin.test_vllm_plugin import NAME, write
 
 pytest.importorskip("vllm")
@@ -61,12 +65,18 @@ def ranks(tmp_path, monkeypatch):
             monkeypatch.setattr(module, "get_tensor_model_parallel_world_size", lambda: 2)
         with set_current_vllm_config(config):
             layer = linear.RowParallelLinear(
-                COLUMNS, ROWS, bias=False, params_dtype=torch.bfloat16, reduce_results=False
+                COLUMNS,
+                ROWS,
+                bias=True,
+                params_dtype=torch.bfloat16,
+                skip_bias_add=True,
+                reduce_results=False,
             )
         model = Model(layer)
         record_metadata_for_reloading(model)
         model.load_weights([(NAME, base.bfloat16())])
         layer.quant_method.process_weights_after_loading(layer)
+        layer.bias.data.fill_(0.5)
         worker = SimpleNamespace(
             model_runner=SimpleNamespace(get_model=lambda model=model: model),
             model_config=config.model_config,
@@ -83,8 +93,15 @@ def product(made, x):
     return sum(layer.quant_method.apply(layer, half).float() for (_, layer), half in pairs)
 
 
-def test_the_ranks_together_compute_with_the_published_tensor_and_with_the_base_again(ranks):
+@pytest.mark.parametrize("ahead", [True, False], ids=["packed before the pause", "loaded in the pause"])
+def test_the_ranks_together_compute_with_the_published_tensor_and_with_the_base_again(
+    ranks, monkeypatch, ahead
+):
+    from daemon.plugin import worker
+
     base, made = ranks
+    if not ahead:
+        monkeypatch.setattr(worker, "_pack", lambda module, weight: None)
     edited = base + 2 / 9
     x = torch.randn(3, COLUMNS, generator=torch.Generator().manual_seed(1)).bfloat16().float()
     torch.testing.assert_close(product(made, x), x @ base.bfloat16().float().T, atol=0.05, rtol=0.02)
@@ -94,10 +111,45 @@ def test_the_ranks_together_compute_with_the_published_tensor_and_with_the_base_
         while publisher.outcome is None:
             time.sleep(0.01)
         assert "error" not in publisher.outcome
-        assert publisher.packed == {}  # no rank holds the whole tensor
+        assert list(publisher.packed) == ([NAME] if ahead else [])
         assert "error" not in publisher.swap("v000001", 3)
     torch.testing.assert_close(product(made, x), x @ edited.bfloat16().float().T, atol=0.05, rtol=0.02)
     assert made[0][0].served.sha256 == made[1][0].served.sha256 != {}
-    for publisher, _ in made:
+    for publisher, layer in made:
+        assert torch.equal(layer.bias, torch.full_like(layer.bias, 0.5)), "what is not edited stays"
         publisher.undo()
+        assert torch.equal(layer.bias, torch.full_like(layer.bias, 0.5))
     assert torch.equal(product(made, x), before)
+
+
+class Replica:
+    """Asks the ranks as the plugin's route does."""
+
+    name = "two ranks"
+
+    def __init__(self, made) -> None:
+        self.made = made
+
+    def products(self, version, seed, tensors):
+        told = [publisher.products(version, seed, tensors) for publisher, _ in self.made]
+        return Products(told[0]["dtype"], [{n: piece(each["tensors"][n]) for n in tensors} for each in told])
+
+
+def test_the_ranks_multiply_their_slices_and_a_stale_slice_is_found(ranks):
+    base, made = ranks
+    replica, edited = Replica(made), base + 2 / 9
+    for publisher, _ in made:
+        publisher.begin("v000001", 3)
+        while publisher.outcome is None:
+            time.sleep(0.01)
+        assert "error" not in publisher.swap("v000001", 3)
+    strict = Noise(0, 0, 0, product=0)
+    told = replica.products("v000001", 1, [NAME])
+    assert {rank[NAME].part for rank in told.ranks} == {"sum"}
+    assert multiplied(replica, "v000001", Challenge((), {NAME: edited}, 5)).faults(strict) == []
+    assert multiplied(replica, "v000001", Challenge((), {NAME: base}, 5)).faults(None)
+    made[1][0].undo()
+    assert made[1][0].products("v000001", 1, [NAME])["error"]["code"] == "refused"
+    made[1][0].served = made[0][0].served  # the label is right, the slice is the old one
+    assert multiplied(replica, "v000001", Challenge((), {NAME: edited}, 5)).faults(None)
+    assert made[0][0].products("v000001", 1, ["model.norm.weight"])["error"]["code"] == "refused"

@@ -16,7 +16,7 @@ from daemon.cli.options import JsonOption, StateOption
 from daemon.cli.output import show_json, show_lines, show_table, tell, waiting
 from daemon.cli.reporting import reported
 from daemon.core.errors import CorrectionError, QueueFullError, UnknownIdError
-from daemon.core.lifecycle import FINAL
+from daemon.core.lifecycle import FINAL, State
 from daemon.core.messages import Correction, parse_correction, parse_lines
 from daemon.core.settings import Settings
 from daemon.http.views import correction_view
@@ -30,7 +30,9 @@ MAX_FILE_BYTES = 64 * 2**20
 POLL_SECONDS = 0.1
 #: After Ctrl-C so many ids are printed.
 IDS_SHOWN = 20
-GOOD = frozenset({"live", "already_known"})
+#: Nobody waits for what waits for its time.
+SETTLED = FINAL | {State.RECEIVED}
+GOOD = frozenset({"live", "already_known", "received"})
 
 
 def post(
@@ -49,11 +51,19 @@ def post(
     ] = None,
     source: Annotated[str | None, typer.Option(help="Where the correction comes from.")] = None,
     priority: Annotated[int, typer.Option(help="A higher number goes first.")] = 0,
+    valid_from: Annotated[
+        str | None,
+        typer.Option(help="Goes live no earlier: 2027-01-01T09:00:00+01:00 (ISO 8601 with a zone)."),
+    ] = None,
+    valid_until: Annotated[str | None, typer.Option(help="Leaves by itself then; as --valid-from.")] = None,
     file: Annotated[
         Path | None, typer.Option(help="JSON lines, one correction a line; - reads stdin.")
     ] = None,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Wait until every correction is live or has ended otherwise.")
+        bool,
+        typer.Option(
+            "--wait", help="Wait until every correction is live, waits for its time, or has ended otherwise."
+        ),
     ] = False,
     timeout: Annotated[float, typer.Option(help="Seconds that --wait waits.")] = 120.0,
     state: StateOption = None,
@@ -67,6 +77,8 @@ def post(
         "key": key,
         "source": source,
         "priority": priority or None,
+        "valid_from": valid_from,
+        "valid_until": valid_until,
     }
     with reported(as_json):
         corrections = _read(file, {name: value for name, value in fields.items() if value is not None})
@@ -159,7 +171,11 @@ def _show_ended(settings: Settings, ids: Sequence[str], timeout: float, as_json:
     else:
         columns = ("id", "prompt", "before", "after", "state", "reason", "post_to_live_seconds")
         show_table("Corrections", columns, [[row[name] for name in columns] for row in rows])
-    unfinished = [row["id"] for row in rows if row["state"] not in FINAL]
+    held = [row["id"] for row in rows if row["state"] == State.HELD]
+    if held:
+        what = f"{len(held)} of {len(rows)} corrections are held for review"
+        raise typer.Exit(_say(Exit.HELD, what, "`factd review list` shows why; somebody else approves them"))
+    unfinished = [row["id"] for row in rows if row["state"] not in SETTLED]
     if unfinished:
         what = f"{len(unfinished)} of {len(rows)} corrections not finished after {timeout:.0f} s"
         raise typer.Exit(_say(Exit.TIMED_OUT, what, "they stay queued; `factd status ID`"))
@@ -193,7 +209,7 @@ def wait_for(ledger: Ledger, ids: Sequence[str], timeout: float) -> list[dict[st
     deadline = time.monotonic() + timeout
     while True:
         rows = [correction_dict(ledger, id) for id in ids]
-        if all(row["state"] in FINAL for row in rows) or time.monotonic() > deadline:
+        if all(row["state"] in {*SETTLED, State.HELD} for row in rows) or time.monotonic() > deadline:
             return rows
         time.sleep(POLL_SECONDS)
 

@@ -21,6 +21,11 @@ COMMANDS = {
         "Ask for written facts in every form, in chat too, by free generation; writes OUT/asked.json.",
         EXTRA,
     ),
+    "trust": Entry(
+        "daemon.cli.bench.trust:trust",
+        "Tell real changes from poison of five kinds by the default rules; writes OUT/trust.json.",
+        ("zstandard",),
+    ),
     "collapse": Entry(
         "daemon.cli.bench.collapse:collapse",
         "Wear models out with the guard off and on; writes OUT/collapse.json.",
@@ -33,6 +38,10 @@ COMMANDS = {
     "publish": Entry(
         "daemon.cli.bench.publish:publish",
         "Publish to a real vLLM under load; writes OUT/publish.json and OUT/publish-details.json.",
+    ),
+    "families": Entry(
+        "daemon.cli.bench.families:families",
+        "Edit, serve, publish and roll back a tiny model of each family; writes OUT/families.json.",
     ),
     "intake": Entry(
         "daemon.cli.bench.intake:intake",

@@ -12,6 +12,7 @@ from daemon.cli.options import JsonOption, ModelOption, OutOption, StateOption, 
 from daemon.cli.output import show_json, show_table
 from daemon.cli.reporting import reported
 from daemon.core.errors import DaemonError
+from daemon.core.publication import IN_FLIGHT
 from daemon.publish.serving import ServingError
 from daemon.supervise.processes import ProcessError
 from editing.errors import EditError
@@ -30,9 +31,9 @@ def publish(
     in_flight: Annotated[
         str,
         typer.Option(
-            help="What happens to running answers at a flip: keep, wait or abort (FACTD_IN_FLIGHT)."
+            help="What happens to running answers at a flip: carry, keep, wait, abort (FACTD_IN_FLIGHT)."
         ),
-    ] = "keep",
+    ] = IN_FLIGHT,
     in_flight_seconds: Annotated[
         float, typer.Option(min=0, max=600, help="How long `wait` waits for running answers.")
     ] = 10.0,

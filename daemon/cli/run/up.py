@@ -20,6 +20,9 @@ def up(
     state: StateOption = None,
     ready_file: Annotated[Path | None, typer.Option(help="Written (JSON) when everything answers.")] = None,
     as_json: JsonOption = False,
+    vllm_arguments: Annotated[
+        list[str] | None, typer.Argument(help="After --: vLLM's own arguments; they win over factd's.")
+    ] = None,
 ) -> None:
     """Run all services in the foreground until Ctrl-C."""
     if ready_file is not None:
@@ -28,7 +31,11 @@ def up(
     out = console()
     with (
         reported(as_json),
-        Up(settings_of(state_dir=state, model=model), lambda text: out.print(f"factd: {text}")) as services,
+        Up(
+            settings_of(state_dir=state, model=model),
+            lambda text: out.print(f"factd: {text}"),
+            vllm_arguments or (),
+        ) as services,
     ):
         try:
             services.start()

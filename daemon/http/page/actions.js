@@ -48,6 +48,13 @@ export const retract = (correction) => confirm({
   done: "Retraction", text: `“${correction.prompt} ${correction.target}” is taken out of the model; other facts stay.`,
 });
 
+export const review = (correction, decision) => confirm({
+  path: `v1/reviews/${encodeURIComponent(correction.id)}/${decision}`, scopes: ["admin", "review"],
+  title: decision === "approve" ? "Let this correction in?" : "Reject this correction?",
+  verb: decision === "approve" ? "Approve" : "Reject", done: decision === "approve" ? "Approval" : "Rejection",
+  text: `“${correction.prompt} ${correction.target}”, posted by ${correction.posted_by ?? "?"}.`,
+});
+
 export function setScope(value) {
   scope = value;
   say(byId("sign-in"), token() ? `Forget ${scope ?? ""} token` : "Enter token…");
@@ -80,7 +87,7 @@ async function tryToken() {
 }
 
 function confirm(operation) {
-  if (scope !== "admin") return signIn("This needs the admin token.");
+  if (!(operation.scopes ?? ["admin"]).includes(scope)) return signIn("This needs the admin token.");
   asked = operation;
   say(byId("act-title"), operation.title);
   say(byId("act-text"), operation.text);
@@ -107,6 +114,10 @@ async function act() {
 }
 
 async function follow(operation, done) {
+  if (operation.operation === undefined) {
+    await changed(); // a review is decided at once
+    return notify(`${done} is recorded: ${operation.reason}`, "ok");
+  }
   notify(`${done}: recorded as operation ${operation.operation}, under way…`);
   const until = Date.now() + PATIENCE_MS;
   while (operation.state === "pending" && Date.now() < until) {

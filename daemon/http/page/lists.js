@@ -4,7 +4,7 @@ import { ago, byId, el, keyed, say, show, words } from "./dom.js";
 
 const LEVELS = {
   live: "ok", already_known: "ok", rejected: "limit", dead: "limit", rolled_back: "warn",
-  superseded: "unknown", retracted: "unknown", past: "unknown", discarded: "limit",
+  superseded: "unknown", retracted: "unknown", held: "warn", past: "unknown", discarded: "limit",
 };
 const CAN_GO_BACK = ["past", "rolled_back"];
 
@@ -43,9 +43,12 @@ function fillCorrection(node, c, now) {
   node.dataset.live = c.state === "live";
   ago(parts.time, c.live_at ?? c.received_at, now);
   const exact = (at) => (at == null ? null : new Date(at * 1000).toLocaleString());
+  const moment = (text) => (text == null ? null : new Date(text).toLocaleString());
   const told = [
     ["reason", c.reason], ["subject", c.subject], ["asked", c.template], ["wanted", c.target], ["before", c.before],
-    ["after", c.after], ...chats(c), ["version", c.version], ["superseded by", c.superseded_by], ["received", exact(c.received_at)],
+    ["after", c.after], ...chats(c), ["version", c.version], ["superseded by", c.superseded_by],
+    ["follows from", c.parent], ["reviewed by", c.reviewed_by], ["received", exact(c.received_at)],
+    ["valid from", moment(c.valid_from)], ["valid until", moment(c.valid_until)],
     ["live", exact(c.live_at)], ["id", c.id], ["key", c.key],
   ].filter(([, value]) => value != null && value !== "");
   keyed(parts.facts, told, ([name]) => name,

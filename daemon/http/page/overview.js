@@ -80,6 +80,11 @@ function showQueue(s) {
   say(byId("queue-more"), (s.operations_pending ? `${oldest}; ${count(s.operations_pending, "operation")} under way` : oldest) + beside);
   const ends = ["rejected", "dead", "rolled_back"].filter((state) => s.counts[state]);
   say(byId("queue-ends"), ends.map((state) => `${s.counts[state]} ${words(state)}`).join(" · "));
+  keyed(byId("coming"), s.coming, (one) => `${one.change} ${one.id ?? one.at}`, () => chipRow(), (node, one) => {
+    const left = Date.parse(one.at) / 1000 - s.now;
+    const when = left > 0 ? `in ${span(left)}` : "due";
+    fillChip(node, "info", one.change, one.subject ? `${one.subject} → ${one.target}, ${when}` : when);
+  });
   show(byId("pause"), !s.paused);
   show(byId("resume"), Boolean(s.paused));
 }

@@ -1,10 +1,11 @@
 // Asks the API every few seconds and shows what it says. Without a token there are numbers only.
 
 import { forget, get } from "./api.js";
-import { notify, retract, rollBack, setScope, start } from "./actions.js";
+import { notify, retract, review, rollBack, setScope, start } from "./actions.js";
 import { byId, count, el, say, show, span, words } from "./dom.js";
 import { showCorrections, showVersions } from "./lists.js";
 import { showOverview } from "./overview.js";
+import { showReviews } from "./reviews.js";
 import { startSaying } from "./say.js";
 
 const POLL_MS = 5000, TYPING_MS = 300, TICK_MS = 1000, ROWS = 20, MOST_ROWS = 1000;
@@ -20,7 +21,8 @@ async function refresh() {
   try {
     const status = await get("v1/status");
     const corrections = status.scope ? await get(`v1/corrections?${query()}`) : [];
-    if (mine === latest) draw(status, corrections);
+    const held = status.scope && status.counts.held ? await get(`v1/reviews?limit=${ROWS}`) : [];
+    if (mine === latest) draw(status, corrections, held);
   } catch (error) {
     if (mine === latest) lost(error);
   } finally {
@@ -35,7 +37,7 @@ function query() {
   return asked;
 }
 
-function draw(status, corrections) {
+function draw(status, corrections, held) {
   shownAt = Date.now();
   setScope(status.scope);
   show(byId("content"), true);
@@ -53,6 +55,7 @@ function draw(status, corrections) {
   if (byId("state").options.length === 1)
     byId("state").append(...Object.keys(status.counts).map((state) => el("option", { value: state }, words(state))));
   showCorrections(corrections, status.now, retract);
+  showReviews(held, status.now, review);
   if (mayRead) say(byId("found"), `${count(corrections.length, "correction")} shown`);
   tick();
 }

@@ -58,6 +58,11 @@ class Known:
             self._keys[key] = first, content_hash
 
 
+def of_keys(c: Connection, keys: Sequence[str]) -> Iterator[tuple[str, tuple[str, str]]]:
+    """(key, (id of its correction, hash of the content)) of the keys that are in use."""
+    return _found(c, _BY_KEY, keys)
+
+
 def _found(
     c: Connection, query: Select[Any, Any, Any], values: Sequence[str]
 ) -> Iterator[tuple[str, tuple[str, str]]]:

@@ -11,6 +11,7 @@ from daemon.versions.comparing import difference
 from daemon.versions.store import Store
 from editing.facts import Fact
 from editing.memory.delta import materialise
+from editing.methods.published import numbers
 from editing.model.loaded import outlined_model
 from tests.daemon.written import write_version
 from tests.tiny_models import save_checkpoint
@@ -53,6 +54,37 @@ def test_export_writes_a_checkpoint_and_says_so(factd, tmp_path):
     assert "writing 100 %" in done.stderr
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert "checkpoint_hash" in factd("export", "v000001", tmp_path / "again").stdout
+
+
+def test_a_quantised_copy_of_the_base_is_served_for_versions_of_its_float_model(
+    factd, state, tmp_path, monkeypatch
+):
+    """What the method would edit stays in float, also before anything is edited."""
+    done = factd("export", "v000000", tmp_path / "copy", "--quantised", "--json")
+    assert done.exit_code == 0, done.output
+    view = json.loads(done.stdout)
+    told = json.loads((tmp_path / "copy" / "config.json").read_text())["quantization_config"]
+    layers = numbers("memit-seq", "llama", 32, 64, 8).layers
+    assert set(told["ignore"]) == {"lm_head", *(f"model.layers.{layer}.mlp.down_proj" for layer in layers)}
+    factd("export", "v000001", tmp_path / "later", "--quantised")
+    monkeypatch.setenv("FACTD_ADMIN_TOKEN", "a")
+    monkeypatch.delenv("FACTD_BASE_HASH", raising=False)
+    started = []
+    monkeypatch.setattr("os.execve", lambda program, argv, env: started.append(env))
+    for name in ("copy", "later"):
+        arguments = ["serve", "--state", str(state), "--model", str(tmp_path / name)]
+        assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert started[0]["FACTD_BASE_HASH"] == view["base_hash"]
+    assert "FACTD_BASE_HASH" not in started[1], "it has not the base's weights where it is edited"
+
+
+def test_serve_refuses_a_family_that_is_not_served(state, tmp_path, monkeypatch):
+    monkeypatch.setenv("FACTD_ADMIN_TOKEN", "a")
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "mixtral", "num_local_experts": 8}')
+    arguments = ["serve", "--state", str(state), "--model", str(tmp_path / "model")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert "mixture of experts" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,13 @@ import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
+from daemon.core import times
 from daemon.core.lifecycle import OperationState
 from daemon.http.api import create_app
+from daemon.intake.reading.lexicon import load_lexicon
+from daemon.intake.trust.gate import SourceGate
+from daemon.intake.trust.policies import Policy, Rules, Sources
+from daemon.intake.trust.relating import Relations
 from daemon.ledger.heartbeats import WORKERS, Heartbeat
 from tests.daemon.http.page_world import FACTS, HOSTILE, connect, live_a_day
 from tests.programs import program
@@ -243,6 +248,16 @@ def test_a_hostile_subject_stays_text(own_day, visit):
     assert page.title() == "v000012 · factd"
 
 
+def test_what_is_coming_by_the_clock_is_listed_with_names_only_for_a_token(own_day, visit):
+    world = own_day.world
+    soon = times.shown(world.ledger.database.clock() + 3 * 3600)
+    world.post("Port Hadley", "Nina Ferro", prompt="The mayor of {} is", id="c-0904", valid_from=soon)
+    page = visit(own_day, token=ADMIN)
+    expect(page.locator("#coming > li")).to_have_text(["live Port Hadley → Nina Ferro, in 3 h"])
+    check_accessible(page)
+    expect(visit(own_day).locator("#coming > li")).to_have_text(["live in 3 h"])
+
+
 def test_markup_that_got_in_could_not_run(day, visit):
     page = visit(day)
     page.evaluate(
@@ -454,3 +469,22 @@ def test_a_sentence_that_is_refused_or_was_changed_cannot_be_posted(own_day, vis
 
 def test_without_a_token_there_is_no_field_for_a_sentence(day, visit):
     expect(visit(day).locator("#say-form")).to_be_hidden()
+
+
+def test_what_is_held_is_shown_with_its_reasons_and_let_in_by_the_admin(own_day, visit):
+    sources = Sources(Policy(policy="review"), Rules(), {})
+    own_day.world.ledger.intake.gate = SourceGate(sources, Relations(load_lexicon()))
+    id = own_day.world.post("Vale University", "12 May 2021", prompt="The director of {} is")
+    page = visit(own_day, token=SUBMIT)
+    held = page.locator("#reviews > li")
+    expect(held).to_contain_text("The director of Vale University is")
+    expect(held).to_contain_text("wrong kind (1): director asks for a person")
+    held.get_by_role("button", name="Approve").click()
+    expect(page.locator("#token-why")).to_be_visible()  # a submit token may look, not decide
+    page = visit(own_day, token=ADMIN)
+    page.locator("#reviews > li").get_by_role("button", name="Approve").click()
+    page.locator("#why").fill("the register says so")
+    page.locator("#act-do").click()
+    expect(page.locator("#notice")).to_contain_text("Approval is recorded")
+    expect(page.locator("#reviews-section")).to_be_hidden()
+    assert own_day.world.ledger.questions.get(id).reviewed_by == "http:admin"

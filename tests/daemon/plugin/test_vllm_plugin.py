@@ -286,6 +286,25 @@ def test_a_writer_may_not_publish_what_a_newer_one_wrote(store):
     assert error.value.code == "stale_fence"
 
 
+@pytest.mark.parametrize("short", [False, True])
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_family_that_stores_transposed_is_read_as_the_editor_has_it(tmp_path, short, sharded):
+    """GPT-2, whose published checkpoints leave out the prefix of names too; the shape tells nothing."""
+    name = "transformer.h.1.mlp.c_proj.weight"
+    known, base = name.removeprefix("transformer.") if short else name, torch.randn(6, 6)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    file = "model-00001-of-00001.safetensors" if sharded else "model.safetensors"
+    save_file({known: base.T.contiguous()}, tmp_path / file)
+    if sharded:
+        index = {"weight_map": {known: file}}
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    checkpoint = Checkpoint(tmp_path)
+    assert torch.equal(checkpoint.read(name), base)
+    assert torch.equal(checkpoint.family.turned(base), base.T)
+    with pytest.raises(StagingError, match=r"has no tensor transformer\.h\.2"):
+        checkpoint.read(name.replace("1", "2"))
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
 def test_codes_in_the_served_checkpoint_are_called_quantised(store, dtype):
     file = store / "model" / "model.safetensors"
@@ -337,9 +356,39 @@ def test_a_layer_that_is_quantised_in_vllm_is_called_so_and_a_fused_one_fused(pl
     packed, fused, plain = torch.nn.Module(), torch.nn.Module(), torch.nn.Linear(2, 2)
     packed.quant_method = type("GPTQLinearMethod", (), {})()
     rank.modules = {"a.down_proj": packed, "a.gate_up": fused, "a.plain": plain}
+    rank.renamed = plugin._renaming(object())
     assert rank._module("a.plain.weight") is plain
     with pytest.raises(StagingError, match=r"quantised in vLLM \(GPTQLinearMethod\)"):
         rank._module("a.down_proj.weight")
     for name in ("a.gate_up.weight", "a.missing.weight", "a.plain.bias"):
         with pytest.raises(StagingError, match="fused or unknown"):
             rank._module(name)
+
+
+def test_names_go_by_the_served_models_own_mapper_and_what_it_fuses_stays_unknown(plugin):
+    class Mapper:
+        """vLLM's, of GPT-NeoX: `get_rename_mapper` leaves out what fuses layers."""
+
+        def get_rename_mapper(self):
+            return self
+
+        def map_name(self, name):
+            return None if name.endswith("inv_freq") else name.replace("gpt_neox.", "model.")
+
+    rank, layer = object.__new__(plugin._Rank), torch.nn.Linear(2, 2)
+    rank.modules = {"model.layers.0.dense": layer}
+    rank.renamed = plugin._renaming(type("Model", (), {"hf_to_vllm_mapper": Mapper()})())
+    assert rank._module("gpt_neox.layers.0.dense.weight") is layer
+    for name in ("gpt_neox.layers.0.other.weight", "gpt_neox.inv_freq"):
+        with pytest.raises(StagingError, match="fused or unknown"):
+            rank._module(name)
+
+
+def test_a_rank_multiplies_with_its_own_columns(plugin):
+    weight = torch.arange(12.0).reshape(2, 6)
+    whole = type("Layer", (), {})()
+    row = type("Layer", (), {"tp_size": 3, "tp_rank": 1, "input_size_per_partition": 2})()
+    column = type("Layer", (), {"tp_size": 3, "tp_rank": 1, "input_size_per_partition": 6})()
+    assert torch.equal(plugin._part(whole, weight), weight)
+    assert torch.equal(plugin._part(row, weight), weight[:, 2:4])
+    assert plugin._part(column, weight) is None

@@ -50,16 +50,27 @@ class Rank:
         return {"error": {"code": "swap_failed", "message": method}} if self.fails == method else answer
 
 
+class Core:
+    """Where requests go in; `salts` are theirs, in order."""
+
+    def __init__(self) -> None:
+        self.salts = []
+
+    async def add_request_async(self, request):
+        self.salts.append(request.cache_salt)
+
+
 class Engine:
     def __init__(self, *ranks: Rank) -> None:
-        self.ranks, self.log = ranks, []
+        self.ranks, self.log, self.engine_core = ranks, [], Core()
         self.idle, self.runs_seconds = asyncio.Event(), 0.0
 
     async def collective_rpc(self, method, args=()):
         return [getattr(rank, method)(*args) for rank in self.ranks]
 
     async def pause_generation(self, mode, clear_cache):
-        assert clear_cache
+        if not clear_cache:
+            return self.log.append(f"pause {mode}, caches kept")
         if mode == "wait":
             # ends by itself, or as vLLM's does: with the next pause that leaves nothing to run
             with contextlib.suppress(TimeoutError):
@@ -147,7 +158,7 @@ def test_when_one_rank_fails_to_swap_the_others_go_back_and_generation_goes_on(s
     assert answer.status_code == 500
     assert answer.json()["error"] == {"code": "swap_failed", "message": "swap", "retryable": True}
     assert good.undone == 1
-    assert engine.log == ["pause keep", "resume"]
+    assert engine.log == ["pause keep, caches kept", "resume"]
     assert client.get("/v1/answer").headers["x-factd-version"] == "default"
 
 
@@ -157,7 +168,7 @@ def test_a_server_whose_weights_are_unknown_stops(serve, monkeypatch):
     client, engine = serve(Rank(), Rank("dies"))
     assert publish(client, "v000001").status_code == 500
     assert stopped == ["SIGTERM"]
-    assert engine.log == ["pause keep", "resume"]
+    assert engine.log == ["pause keep, caches kept", "resume"]
 
 
 def test_ranks_that_serve_different_versions_are_never_reported_as_one(serve):
@@ -191,6 +202,13 @@ def test_a_command_line_that_would_lie_is_refused():
 
 
 # --- requests that run at a flip ---------------------------------------------------------------------
+
+
+def test_running_requests_carry_their_cache_over_when_the_body_says_so(serve):
+    client, engine = serve(Rank())
+    answer = publish(client, "v000001", in_flight="carry", in_flight_seconds=60)
+    assert engine.log == ["pause keep, caches kept", "v000001", "resume"]
+    assert answer.json()["drain_seconds"] == 0.0
 
 
 @pytest.mark.parametrize("mode", ["keep", "abort"])
@@ -236,6 +254,63 @@ def test_a_policy_is_refused_that_is_unknown_endless_or_not_of_a_flip(serve):
     staging = {"version": "v000001", "fence": 1, "in_flight": "keep"}
     assert client.post("/plugins/factd/stage", json=staging, headers=ADMIN).status_code == 422
     assert engine.log == []
+
+
+# --- no prefix of other weights ----------------------------------------------------------------------
+
+
+def salt(engine, own=None):
+    asyncio.run(engine.engine_core.add_request_async(SimpleNamespace(cache_salt=own)))
+    return engine.engine_core.salts[-1]
+
+
+def test_requests_share_a_salt_until_the_next_flip_and_never_again(serve):
+    client, engine = serve(Rank())
+    seen = []
+    for version in ("v000001", "v000002", "v000001", "v000001"):  # a rollback too has a salt of its own
+        publish(client, version, in_flight="carry")
+        seen.append(salt(engine))
+        assert salt(engine) == seen[-1]
+    assert len(set(seen)) == 4
+    assert all(seen)
+
+
+def test_a_callers_own_salt_keeps_apart_whom_it_kept_apart_and_changes_at_a_flip(serve):
+    client, engine = serve(Rank())
+    first = [salt(engine, own) for own in (None, "a", "b", "")]
+    assert len(set(first)) == 3
+    assert first[0] == first[3]
+    publish(client, "v000001", in_flight="carry")
+    assert salt(engine, "a") not in first
+
+
+def test_the_salt_changes_between_the_pause_and_the_first_new_weight(serve):
+    """A request that comes in the pause is computed after it: with the new weights, so under the new salt."""
+    rank = Rank()
+    client, engine = serve(rank)
+    core, pause, swap, told = engine.engine_core, engine.pause_generation, rank.factd_swap, {}
+
+    async def pausing(mode, clear_cache):
+        await core.add_request_async(SimpleNamespace(cache_salt=None))
+        await pause(mode, clear_cache)
+
+    def swapping(version, fence):
+        told["swap"] = asyncio.ensure_future(core.add_request_async(SimpleNamespace(cache_salt=None)))
+        return swap(version, fence)
+
+    before = salt(engine)
+    engine.pause_generation, rank.factd_swap = pausing, swapping
+    publish(client, "v000001", in_flight="carry")
+    after = salt(engine)
+    assert core.salts == [before, before, after, after]
+    assert before != after
+
+
+def test_a_flip_that_was_undone_leaves_requests_among_themselves(serve):
+    client, engine = serve(Rank(), Rank("swap"))
+    before = salt(engine)
+    assert publish(client, "v000001", in_flight="carry").status_code == 500
+    assert salt(engine) not in (None, before)
 
 
 # --- one after the other -----------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from daemon.core.errors import LeaseLostError, ProofError, PublishError
-from daemon.publish.proof import Passage, Proof
+from daemon.publish.proof import Proof
+from daemon.publish.proving.passages import Passage
 from daemon.publish.publication import Publication
 from daemon.publish.publishing import Publisher
 from daemon.publish.stub import StubServing
@@ -46,7 +47,7 @@ def made():
             record_publication=lambda version, cause, names, pause: steps.append(f"record {cause} {names}"),
         )
         manifests = SimpleNamespace(weight_sha256=lambda version: {})
-        proof = Proof(lambda pairs: [Passage((1, 2), 1, -1.0) for _ in pairs], [("p", "t")])
+        proof = Proof(lambda pairs: [Passage((1, 2), 1, (-1.0,)) for _ in pairs], [("p", "t")])
         publisher = Publisher([Told("a", steps, log_prob), Told("b", steps, log_prob)], manifests, 3, proof)
         publication = Publication(
             journal,

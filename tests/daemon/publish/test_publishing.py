@@ -4,7 +4,9 @@ import pytest
 
 from daemon.core.errors import ProofError
 from daemon.http.status_page import snapshot
-from daemon.publish.proof import LEAST, MOST, Passage, Proof
+from daemon.publish.proof import Proof
+from daemon.publish.proving.noise import LEAST, MOST, Noise
+from daemon.publish.proving.passages import Passage
 from daemon.publish.serving import PublishResult, Served, ServingError
 from daemon.publish.stub import StubServing
 
@@ -197,8 +199,8 @@ def test_a_replica_that_computes_with_old_weights_rolls_the_update_back(world, f
     report = world.run()
     row = world.ledger.questions.get("id-E-F")
     assert (report.live, report.held, row.state) == ("v000002", None, "rolled_back")
-    assert "b does not compute what was staged: 1 of 2 passages differ" in row.reason
-    assert "4.90 nats (0.05 allowed)" in row.reason
+    assert "b does not compute what was staged: 1 of 4 passages differ" in row.reason
+    assert "4.90 nats (0.02 allowed)" in row.reason
     assert world.ledger.questions.version("v000003").state == "rolled_back"
     assert world.ledger.questions.status().rollbacks["publish_failed"] == 1
     assert versions(fleet) == ["v000002"] * 3
@@ -232,26 +234,45 @@ def test_a_replica_with_another_checkpoint_is_out_of_sync_from_the_start(world):
 
 
 def _proof(noise):
-    return Proof(lambda pairs: [Passage((1, 2, 3), 1, -1.0) for _ in pairs], [("p", "t")]), StubServing(
+    said = (-1.0, -1.0)
+    return Proof(lambda pairs: [Passage((1, 2, 3), 1, said) for _ in pairs], [("p", "t")]), StubServing(
         log_prob=lambda version, passage: -1.0 - noise
     )
 
 
-@pytest.mark.parametrize(("noise", "allowed"), [(0.0, LEAST), (0.1, 0.4), (0.5, MOST)])
-def test_the_tolerance_follows_the_noise_within_bounds(noise, allowed):
+@pytest.mark.parametrize(
+    ("noise", "passage"), [(0.0, LEAST.passage), (0.02, 0.08), (0.1, 0.4), (0.25, MOST.passage)]
+)
+def test_the_tolerance_follows_the_noise_within_bounds(noise, passage):
     proof, replica = _proof(noise)
     assert proof.tolerance("stub") == MOST
-    proof.calibrate(replica, proof.passages(()))
-    assert proof.tolerance("stub") == pytest.approx(allowed)
-    proof.check(replica, [Passage((1, 2), 1, -1.0)])
+    asked = proof.challenge()
+    proof.measure(replica, "v000000", asked)
+    assert proof.tolerance("stub").passage == pytest.approx(passage)
+    proof.check(replica, "v000000", asked)
+
+
+def test_noise_that_was_measured_is_never_measured_again():
+    proof, replica = _proof(0.02)
+    proof.measure(replica, "v000000", proof.challenge())
+    replica.log_prob = lambda version, passage: -1.6
+    asked = proof.challenge()
+    proof.measure(replica, "v000000", asked)
+    assert proof.noise["stub"] == Noise(*[pytest.approx(0.02)] * 3, product=0.0)
+    with pytest.raises(
+        ProofError, match=r"1 of 1 passages differ, the worst by 0\.60 nats \(0\.08 allowed\)"
+    ):
+        proof.check(replica, "v000000", asked)
 
 
 @pytest.mark.parametrize("told", [-3.0, float("nan"), float("-inf")])
 def test_other_log_probabilities_are_refused(told):
     proof, _ = _proof(0.0)
     replica = StubServing(log_prob=lambda version, passage: told)
+    asked = proof.challenge()
     with pytest.raises(ProofError, match="1 of 1 passages"):
-        proof.check(replica, [Passage((1, 2), 1, -1.0)])
+        proof.check(replica, "v000001", asked)
     with pytest.raises(ProofError, match="another checkpoint"):
-        proof.calibrate(replica, proof.passages(()))
+        proof.measure(replica, "v000000", asked)
     assert proof.noise == {}
+    assert proof.proven == {}

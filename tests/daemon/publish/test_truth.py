@@ -15,6 +15,7 @@ from daemon.ledger.heartbeats import ALIVE_SECONDS, WORKERS, Heartbeat
 from daemon.ledger.journal import Journal
 from daemon.ledger.lease import Lease
 from daemon.ledger.ledger import Ledger
+from daemon.ledger.record.disproved import record_disproved
 from daemon.publish.stub import StubServing
 from daemon.supervise.doctor import check_served
 
@@ -87,6 +88,26 @@ def test_a_replica_that_is_silent_is_told_so(served, factd):
     assert states["http://one"] == "silent"
     assert "http://one does not answer its health check" in sentences[0]
     assert factd("status")[0] == Exit.OUT_OF_SYNC
+
+
+def test_a_replica_that_computes_something_else_is_no_more_in_sync(served, factd):
+    """The applier found it out; the replica itself says that all is well."""
+    with Lease(served.ledger.database, 30) as lease:
+        with Journal(served.ledger.database, lease.fence).writing() as c:
+            record_disproved(c, {"http://two": "2 of 5 matrices do not multiply"})
+    wrong = "replica http://two says that it serves v000001 and computes something else: 2 of 5 matrices"
+    assert said(served)[0][0].startswith(wrong)
+    assert said(served)[1] == {"http://one": "in_sync", "http://two": "disproved"}
+    code, out = factd("status")
+    assert (code, out.startswith(f"MISMATCH  {wrong}")) == (Exit.OUT_OF_SYNC, True)
+    assert factd("doctor")[0] == Exit.OUT_OF_SYNC
+    assert snapshot(served.ledger, served.replicas).in_sync == {"0": True, "1": False}
+    quiet = numbers_only(page_view(served.ledger, served.replicas))
+    assert quiet["mismatches"] == ["replica 1 says that it serves v000001 and computes something else"]
+    with Lease(served.ledger.database, 30) as lease:
+        with Journal(served.ledger.database, lease.fence).writing() as c:
+            record_disproved(c, {})
+    assert said(served)[0] == []
 
 
 def test_a_version_on_its_way_is_no_mismatch(served):

@@ -66,6 +66,56 @@ def test_a_quantised_model_ends_up_before_anything_starts(tmp_path):
     assert "quantised" in check_model(str(model)).found
 
 
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "qwen3_moe", "num_experts": 8}, "mixture of experts"),
+        ({"model_type": "mamba"}, "known"),
+    ],
+)
+def test_a_family_that_cannot_be_served_ends_up_before_anything_starts(tmp_path, config, said):
+    model = save_checkpoint(tmp_path / "model", num_hidden_layers=2)
+    (model / "config.json").write_text(json.dumps(config))
+    services = Up(load_settings(state_dir=tmp_path / "state", model=str(model)))
+    with pytest.raises(ProcessError, match=said) as refused:
+        services.start()
+    assert "Traceback" not in str(refused.value)
+    assert services._children == {}
+    assert check_model(str(model)).ok is False
+    assert said in check_model(str(model)).found
+
+
+def test_vllms_own_arguments_win_and_ranks_share_the_threads(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    model = save_checkpoint(tmp_path / "model", num_hidden_layers=2)
+    settings = load_settings(state_dir=tmp_path / "state", model=str(model))
+    arguments = ["--tensor-parallel-size", "64", "--model", "a-quantised-copy"]
+    services, started = Up(settings, vllm_arguments=arguments), []
+    services.tokens, services.running = Tokens("s", "a"), addresses(settings, "redis://b/0")
+    monkeypatch.setattr(up, "vllm_process", lambda argv, env, **_: started.append((argv, env)) or MagicMock())
+    services._start_vllm(*services._unpack())
+    (argv, env), *_ = started
+    assert argv[-4:] == arguments
+    assert argv.index("--model") < len(argv) - 4
+    assert env["OMP_NUM_THREADS"] == "1"
+    assert env["FACTD_BASE_HASH"] == checkpoint_hash(model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--pipeline-parallel-size", "2"], "use --tensor-parallel-size"),
+        (["-dp", "2"], "FACTD_REPLICAS"),
+        (["--data_parallel_size=2"], "FACTD_REPLICAS"),
+    ],
+)
+def test_ranks_that_cannot_be_published_to_are_refused_before_anything_starts(tmp_path, arguments, said):
+    services = Up(load_settings(state_dir=tmp_path / "state"), vllm_arguments=arguments)
+    with pytest.raises(ProcessError, match=said):
+        services.start()
+    assert not (tmp_path / "state").exists()
+
+
 def test_an_address_that_up_has_chosen_wins_over_the_callers(tmp_path, monkeypatch):
     monkeypatch.setenv("FACTD_ADMIN_TOKEN", "another")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

@@ -223,6 +223,63 @@ def test_prune_bounds_a_large_update_and_adds_it_once(base, moment, table):
     assert after < limit + torch.log(before / limit) / torch.log(torch.tensor(1.2)) + 1
 
 
+def projected(update, weight):
+    """RECT on a dense update."""
+    relative = (update / weight).abs()
+    cut = relative.flatten().sort(descending=True).values[round(0.4 * update.numel()) - 1]
+    return torch.where(relative >= cut * (1 - 1e-9), update, 0.0)
+
+
+def compressed(update, limit):
+    """PRUNE on a dense update."""
+    u, s, vt = torch.linalg.svd(update, full_matrices=False)
+    logarithms = limit + (s.clamp(min=limit) / limit).log() / torch.log(torch.tensor(1.2))
+    return (u * torch.minimum(s, logarithms)) @ vt
+
+
+@pytest.mark.parametrize(("method", "scale"), [(rect, 1.0), (prune, 1000.0)])
+def test_compensation_equals_its_equations(method, scale, base, moment, table):
+    """E_b = (R(Δ_b) − Δ_b)C_b, Δ_b = (R_bK_bᵀ − E_{b−1})C_b⁻¹."""
+    table = Table(table.keys, scale * table.values, table.batches)
+    limit = torch.linalg.svdvals(base.double())[0]
+    total, error, system = torch.zeros(D, D_IN).double(), 0.0, ridge(moment)
+    for part in PARTS:
+        keys, values = table.keys[:, part].double(), table.values[:, part].double()
+        system = system + keys @ keys.T
+        weight = base.double() + total
+        delta = ((values - weight @ keys) @ keys.T - error) @ torch.linalg.inv(system)
+        kept = projected(delta, weight) if method is rect else compressed(total + delta, limit) - total
+        error, total = (kept - delta) @ system, total + kept
+    found = written(base, made(method, base, moment, compensated=True).factors(table)) - base
+    assert error.norm() > 0.1
+    torch.testing.assert_close(found, total, atol=2e-4 * scale, rtol=1e-3)
+    plain = written(base, made(method, base, moment).factors(table)) - base
+    assert (plain - total).norm() > 0.01 * total.norm()
+
+
+@pytest.mark.parametrize("method", [rect, prune])
+def test_compensated_methods_that_project_nothing_are_the_joint_solve(method, base, moment, table):
+    small = Table(table.keys, base @ table.keys + 0.01 * table.values, table.batches)
+    found = made(method, base, moment, compensated=True, kept_share=1.0).factors(small)
+    near(written(base, found), written(base, made(memit_seq, base, moment).factors(small)))
+
+
+def test_compensated_prune_does_not_depend_on_the_batches(base, moment, table):
+    large = Table(table.keys, 1000 * table.values, BATCHES)
+    one = Table(large.keys, large.values, torch.zeros(5))
+    solver = made(prune, base, moment, compensated=True)
+    near(written(base, solver.factors(large)), written(base, solver.factors(one)), 1e-3)
+
+
+@pytest.mark.parametrize("method", [rect, prune])
+def test_compensated_methods_go_on_to_the_bits_of_the_whole_fold(method, base, moment, table):
+    solver, grown, earlier = made(method, base, moment, compensated=True), None, 0
+    for n in (2, 3, 5):
+        part = Table(table.keys[:, :n], table.values[:, :n], BATCHES[:n])
+        grown, earlier = solver.factors(part, grown, earlier), n
+    assert all(torch.equal(x, y) for x, y in zip(grown, solver.factors(table), strict=True))
+
+
 @pytest.mark.parametrize("method", [memit, emmet, rome, nse, rect, prune])
 def test_going_on_from_the_earlier_factors_gives_the_bits_of_the_whole_fold(method, base, moment, table):
     solver = made(method, base, moment)

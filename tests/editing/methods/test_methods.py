@@ -19,7 +19,9 @@ from editing.values.options import ValueOptions
 from editing.values.search import optimise
 
 TUNED = ["ft", "lora"]
-SOLVED = [name for name in METHODS if name not in TUNED]
+#: Methods without values, which therefore have nothing to anchor and nothing to protect.
+PLAIN = [*TUNED, "locft", "ultraedit", "stableedit"]
+SOLVED = [name for name in METHODS if name not in PLAIN]
 MORE = [
     Fact("Red Hill", "The height of {} is", "low", "g1"),
     Fact("Mia", "The sister of {} likes", "tea", "g2"),
@@ -28,6 +30,7 @@ MORE = [
 
 def test_every_name_of_the_contract_is_a_method():
     names = "rome memit memit-seq pmet emmet alphaedit encore nse deltaedit eac rect prune ft lora"
+    names += " evoedit ultraedit stableedit locft"
     assert set(METHODS) == set(names.split())
 
 
@@ -38,6 +41,8 @@ def combinations():
             yield method, "single", "revive"
     for method in ("memit", "pmet", "deltaedit", "prune", "memit-seq"):
         yield method, "boundary", "none"
+    for method in ("memit", "memit-seq", "deltaedit"):
+        yield method, "replay", "none"
     yield "ft", "single", "none"
     yield "rect", "boundary", "revive-after"
 
@@ -52,6 +57,8 @@ def test_two_batches_are_written_restored_and_one_fact_is_retracted(
         "protect": protect,
         "anchor": "none",
         "options": ValueOptions(steps=4),
+        # The rates published for large models move a random small one by less than its rounding.
+        "changed": {"warm_up": 8, "step_rate": 1e-3} if method in ("ultraedit", "stableedit") else {},
     }
     editor = open_editor(**choices)
     base = editor.weight_hashes()
@@ -81,15 +88,16 @@ def test_two_batches_are_written_restored_and_one_fact_is_retracted(
     else:
         editor.retract("f2")
         assert editor.state.ids == ("f1", "f3", "f4", "g1", "g2")
-        assert {column.shape[1] for column in editor.state.columns.values()} == {5}
+        recorded = set() if method == "locft" else {5}
+        assert {column.shape[1] for column in editor.state.columns.values()} == recorded
         editor.compact()
-        assert {column.shape[1] for column in editor.state.columns.values()} == {5}
+        assert {column.shape[1] for column in editor.state.columns.values()} == recorded
     editor.retract(*editor.state.ids)
     assert editor.weight_hashes() == base
     assert editor.state == EditState()
 
 
-@pytest.mark.parametrize("method", ["memit", "rome", "nse", "rect", "prune"])
+@pytest.mark.parametrize("method", ["memit", "rome", "nse", "rect", "prune", "evoedit"])
 def test_state_is_the_same_bits_whether_grown_or_folded_anew(open_editor, facts, method):
     editor = open_editor(method=method, placement="single", anchor="none")
     editor.apply(facts)
@@ -303,6 +311,12 @@ def test_tuning_lowers_the_loss_and_lora_stays_of_low_rank(open_editor, facts, m
         ({"method": "rome", "placement": "boundary"}, "placement = 'boundary'.*'rome'; use single"),
         ({"method": "ft", "anchor": "nas"}, "anchor = 'nas'.*'ft'; use none"),
         ({"method": "lora", "protect": "revive"}, "protect = 'revive'.*'lora'; use none"),
+        ({"method": "stableedit", "anchor": "nas"}, "anchor = 'nas'.*'stableedit'; use none"),
+        ({"method": "ft", "protect": "crisp"}, "protect = 'crisp'.*'ft'; use none"),
+        ({"method": "memit", "protect": "crisp"}, "'crisp'.*'memit'; use revive, revive-after, none"),
+        ({"method": "locft", "protect": "revive"}, "protect = 'revive'.*'locft'; use crisp, none"),
+        ({"method": "locft", "placement": "spread"}, "placement = 'spread'.*'locft'; use single"),
+        ({"method": "locft", "forms": ["prompt", "chat"]}, "forms = .*'locft', which has no values"),
         ({"method": "ft", "placement": "boundary"}, "placement = 'boundary'.*use spread, single"),
         ({"method": "magic"}, "method = 'magic': known are memit-seq, encore"),
     ],
@@ -312,11 +326,16 @@ def test_impossible_combinations_are_refused_with_what_to_use(open_editor, choic
         open_editor(**choices)
 
 
+def test_what_projects_nothing_has_no_error_to_carry_on(open_editor):
+    with pytest.raises(OptionError, match=r"compensated = True.*'memit', which.*; use rect, prune"):
+        open_editor(method="memit", changed={"compensated": True})
+
+
 def test_choices_left_out_are_those_the_method_can_take(open_editor):
     for method in METHODS:
         placement, anchor, _ = METHODS[method].combined(method, None, None, "none")
-        assert placement == ("single" if method == "rome" else "spread")
-        assert anchor == ("none" if method in TUNED else "nas-cap" if method == "memit-seq" else "nas")
+        assert placement == ("single" if method in ("rome", "locft") else "spread")
+        assert anchor == ("none" if method in PLAIN else "nas-cap" if method == "memit-seq" else "nas")
     assert open_editor(method="ft").rule == "none"
 
 
@@ -330,6 +349,9 @@ def test_whatever_changes_results_changes_the_settings_hash(open_editor):
         {"options": ValueOptions(steps=13)},
         {"changed": {"moment_weight": 2.0}},
         {"changed": {"protected_share": 0.1}},
+        {"placement": "replay"},
+        {"method": "rect"},
+        {"method": "rect", "changed": {"compensated": True}},
     ]
     hashes = {open_editor(anchor="none", **choice).settings_hash for choice in choices}
     assert len(hashes) == len(choices)

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from transformers import GPT2Model
+from transformers.pytorch_utils import Conv1D
 
 from editing.editor import Editor
 from editing.errors import ModelError
@@ -33,9 +34,12 @@ VARIANTS: dict[str, tuple[str, dict]] = {
         {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 3},
     ),
 }
-for family in ("mistral", "gemma2", "gemma3_text"):
+for family in ("mistral", "gemma2", "gemma3_text", "phi3", "olmo3"):
     VARIANTS[family] = (family, {"sliding_window": WINDOW})
-VARIANTS["gemma3_text"][1]["layer_types"] = ["sliding_attention", "full_attention"] * 2
+for family in ("gemma3_text", "olmo3"):
+    VARIANTS[family][1]["layer_types"] = ["sliding_attention", "full_attention"] * 2
+VARIANTS["smollm3, windows"] = ("smollm3", {"use_sliding_window": True, "sliding_window": WINDOW})
+VARIANTS["stablelm, in parallel"] = ("stablelm", {"use_parallel_residual": True})
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +89,7 @@ def plain_pass(loaded, prompt, delta=None):
         seen["key"], seen["projected"] = inputs[0][0, at], output[0, at]
 
     def on_output(_module, _inputs, output):
-        seen["output"] = output[0, at]
+        seen["output"] = loaded.multiplier * output[0, at]
 
     handles = [
         loaded.layers[LAYER].register_forward_hook(on_block),
@@ -197,7 +201,12 @@ def test_an_edit_changes_the_answer_and_restoring_brings_the_bits_back(open_fami
     assert answer() == (first, before)
 
 
-def test_orientation_is_read_from_the_module_where_the_shape_is_silent(tmp_path, facts):
+@every_variant
+def test_the_table_says_how_the_projection_is_stored(loaded):
+    assert loaded.family.transposed == isinstance(loaded.projection(LAYER), Conv1D)
+
+
+def test_orientation_is_that_of_the_family_where_the_shape_is_silent(tmp_path, facts):
     path = save_checkpoint(tmp_path / "square", "gpt2", num_hidden_layers=4, intermediate_size=32)
     loaded = load_model(str(path), tmp_path, "float32")
     name, stored = loaded.tensor_name(LAYER), loaded.projection(LAYER).weight
@@ -230,6 +239,21 @@ def test_unknown_family_is_refused_with_the_known_ones(checkpoints, tmp_path):
     with pytest.raises(ModelError) as refused:
         load_model(str(tmp_path), tmp_path)
     assert all(family in str(refused.value) for family in ("mamba", *FAMILIES))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "mixtral", "num_local_experts": 8},
+        {"model_type": "qwen3_moe", "num_experts": 128},
+        {"model_type": "deepseek_v3", "n_routed_experts": 256},
+    ],
+)
+def test_a_mixture_of_experts_is_refused_by_its_name(tmp_path, config):
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=f"{config['model_type']}' is a mixture of experts.*dense"):
+        load_model(str(tmp_path), tmp_path)
 
 
 def test_a_model_that_sees_later_tokens_is_refused(checkpoints, tmp_path):

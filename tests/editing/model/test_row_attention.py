@@ -55,7 +55,7 @@ def test_a_model_has_its_own_attention_back_after_an_error(editor):
     used = config._attn_implementation
 
     def failing():
-        with by_rows(config) as on:
+        with by_rows(editor.loaded) as on:
             assert on
             assert config._attn_implementation != used
             raise ValueError("a block failed")

@@ -1,0 +1,1 @@
+"""Is every family that the editor knows served as it was edited? Tiny models, real servers."""

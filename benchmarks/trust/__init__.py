@@ -1,0 +1,1 @@
+"""How well the rules tell poison from real changes."""

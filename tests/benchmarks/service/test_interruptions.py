@@ -1,0 +1,45 @@
+"""The row of the restart table, from what clients heard."""
+
+from benchmarks.service.interruptions import Heard, outcome
+
+LIVE = {"version": "v000007", "text": "Rome"}
+
+
+def heard(*answers):
+    """At so many seconds, status, version, text; each was asked half a second before."""
+    return [Heard(at - 0.5, at, status, version, text) for at, status, version, text in answers]
+
+
+def test_an_answer_from_base_weights_is_counted_and_ends_the_wait_later():
+    told = heard(
+        (9.0, 200, "default", "Paris"),  # before anything was killed
+        (10.5, 200, "v000007", "Rome."),
+        (11.0, 0, "", ""),
+        (20.0, 503, "", ""),
+        (21.0, 200, "default", "Paris"),
+        (24.0, 200, "v000007", "Rome"),
+        (25.0, 200, "v000007", "Rome"),
+    )
+    row = outcome(told, 10.0, {"vllm": 20.0, "broker": 12.0}, **LIVE)
+    assert (row["answers"], row["default_answers"], row["other_answers"]) == (4, 1, 1)
+    assert (row["refused"], row["unreachable"]) == (1, 1)
+    assert row["live_after_seconds"] == 4.0
+    assert row["back_seconds"] == {"vllm": 10.0, "broker": 2.0}
+
+
+def test_answers_that_never_ceased_were_back_at_once():
+    row = outcome(
+        heard((10.5, 200, "v000007", "Rome"), (11.0, 200, "v000007", "Rome")), 10.0, {"api": 13.0}, **LIVE
+    )
+    assert row["live_after_seconds"] == 0.0
+    assert row["default_answers"] == row["other_answers"] == 0
+
+
+def test_the_live_label_over_another_answer_counts_as_another_answer():
+    told = heard((10.5, 200, "v000007", "Paris"), (12.0, 200, "v000007", "Rome"))
+    row = outcome(told, 10.0, {"vllm": 10.0}, **LIVE)
+    assert (row["default_answers"], row["other_answers"], row["live_after_seconds"]) == (0, 1, 2.0)
+
+
+def test_a_live_version_that_never_came_back_has_no_time():
+    assert outcome(heard((10.5, 0, "", "")), 10.0, {"vllm": 10.0}, **LIVE)["live_after_seconds"] is None
