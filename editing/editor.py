@@ -185,13 +185,15 @@ class Editor(TrainedModel):
 
         Facts that are not live any more are dropped. Those that came since, or got another target since, are
         written behind the others as one batch, with the targets recorded. Without any change the weights are
-        the very bits of `compacted`.
+        the very bits of `compacted`. A method without values trains on the present facts anew instead.
 
         Raises:
             EditError: the method records no targets, or a state is of another model.
             SolveError: the numbers went bad.
         """
         check_recorded(self.method, "compact")
+        if not self.method.valued:
+            return self.compact()
         live = self.state
         same = unchanged(start, live, self._recorded(live))
         new, kept = live.without(same), set(same)

@@ -63,8 +63,7 @@ class Settings(BaseSettings):
     #: what happens to running requests when a version is flipped: "carry" (they keep their cache), "keep" (it
     #: is computed anew), "wait" (they end on the old weights), "abort" (they end at once); plugin mode only
     in_flight: publication.InFlight = publication.IN_FLIGHT
-    #: "wait": a request that still runs after so long is kept and recomputed, seconds. New requests wait
-    #: meanwhile
+    #: "wait": a request that runs after so long is kept and recomputed, seconds; new requests wait meanwhile
     in_flight_seconds: float = Field(
         publication.IN_FLIGHT_SECONDS, ge=0, le=publication.IN_FLIGHT_MOST_SECONDS
     )
