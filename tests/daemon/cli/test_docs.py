@@ -43,6 +43,7 @@ NOT_EXECUTED = {
     "asking.md": 1,
     "feeds.md": 4,
     "times.md": 1,
+    "trust.md": 1,
     "operating.md": 1,
     "README.md": 1,
     "tutorial.md": 1,
