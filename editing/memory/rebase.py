@@ -6,6 +6,7 @@ import torch
 
 from editing.facts import Fact
 from editing.memory.state import EditState
+from editing.typed import whole_numbers
 
 
 def unchanged(start: EditState, live: EditState, recorded: Collection[str]) -> list[str]:
@@ -34,7 +35,7 @@ def unchanged(start: EditState, live: EditState, recorded: Collection[str]) -> l
 def _places(state: EditState) -> dict[str, tuple[Fact, slice]]:
     """Id → the fact and its columns."""
     counts = torch.bincount(state.owners, minlength=len(state.facts))
-    ends: list[int] = counts.cumsum(0).tolist()
+    ends = whole_numbers(counts.cumsum(0))
     starts = [0, *ends[:-1]]
     return {
         fact.id: (fact, slice(start, end)) for fact, start, end in zip(state.facts, starts, ends, strict=True)

@@ -111,7 +111,9 @@ class Job:
 
     def result(self) -> Result | None:
         found = self._read("result.json")
-        return None if found is None else Result(**{**found, "ids": tuple(found["ids"])})
+        if found is None:
+            return None
+        return Result(found["version"], found["file"], found["sha256"], tuple(found["ids"]), found["turns"])
 
     def state(self, result: Result, facts: Sequence[Fact]) -> EditState:
         """The state that was found, of the facts of its version.
