@@ -1,8 +1,8 @@
 """A correction that is held for review and has a time of its own waits for both."""
 
 from daemon.core.times import shown
+from daemon.ledger.record.reviews import hold
 from daemon.ledger.record.transitions import Transitions
-from daemon.ledger.reviews import hold
 
 
 def held(world, **more):
