@@ -16,6 +16,7 @@ from editing.errors import OptionError
 from editing.facts import Fact
 from editing.forms import PROMPT_ONLY, Columns, checked_kinds, mates
 from editing.install import Installation
+from editing.memory.rebase import unchanged
 from editing.memory.state import EditState
 from editing.methods import named, numbers_of
 from editing.methods.interference import bars
@@ -31,6 +32,7 @@ from editing.solve.second_moment import Progress
 from editing.training import TrainedModel
 from editing.values.anchor import skipped
 from editing.values.descent import Barred
+from editing.values.kept import Work
 from editing.values.options import Ends, ValueOptions
 from editing.values.search import Values, optimise
 
@@ -150,12 +152,18 @@ class Editor(TrainedModel):
         with self._all_or_nothing():
             self._apply([], ids)
 
-    def compact(self) -> None:
+    def compact(
+        self, folder: Path | None = None, progress: Progress = lambda _stage, _fraction: None
+    ) -> None:
         """Writes all live facts anew from the base weights in one batch, with their recorded targets.
 
         Keys of the upper layers, recorded while other facts were not yet there, become exact again. Targets
         of facts that are then not said word for word in every context are optimised again on the model,
         while it helps.
+
+        Args:
+            folder: keeps the values that are found: a compaction that was killed goes on where it was.
+            progress: called with (stage, fraction done).
 
         Raises:
             EditError: the method tunes weights and records no targets.
@@ -166,13 +174,34 @@ class Editor(TrainedModel):
         if not self.method.valued:
             with self._all_or_nothing():
                 return self._train_anew()
-        aims = [aim for write in self.rounds for aim in write.aims]
-        recorded = {f"{kind}/{aim}" for kind in ("targets", "interference") for aim in aims}
-        columns = {name: column for name, column in self.state.columns.items() if name in recorded}
-        forms = self.state.forms
-        with self._all_or_nothing():
+        columns, forms = self._recorded(self.state), self.state.forms
+        with self._all_or_nothing(), self._at(Work(folder, progress)):
+            progress("writing", 0.0)
             self._write_on(EditState(), facts, forms, columns, Clock())
             self._until_said(EditState(), facts, forms, columns, COMPACT_ROUNDS, Clock(), self.contexts)
+
+    def rebase(self, start: EditState, compacted: EditState) -> None:
+        """Goes to `compacted`, made of the state `start`, with all that has changed since taken over.
+
+        Facts that are not live any more are dropped. Those that came since, or got another target since, are
+        written behind the others as one batch, with the targets recorded. Without any change the weights are
+        the very bits of `compacted`. A method without values trains on the present facts anew instead.
+
+        Raises:
+            EditError: the method records no targets, or a state is of another model.
+            SolveError: the numbers went bad.
+        """
+        check_recorded(self.method, "compact")
+        if not self.method.valued:
+            return self.compact()
+        live = self.state
+        same = unchanged(start, live, self._recorded(live))
+        new, kept = live.without(same), set(same)
+        with self._all_or_nothing():
+            self.restore(compacted)
+            self._drop([id for id in compacted.ids if id not in kept])
+            if new.facts:
+                self._write_on(self.state, new.facts, new.forms, self._recorded(new), Clock())
 
     def _apply(self, facts: list[Fact], remove: Sequence[str], stay: Set[str] = frozenset()) -> Report:
         start, clock = self.state, Clock()

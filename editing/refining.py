@@ -1,6 +1,8 @@
 """What is not said once it is written gets another value, and columns for the forms that need one."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ from editing.outcomes import outcomes
 from editing.report import Clock, Outcome
 from editing.solve.placement import Write
 from editing.values.anchor import AnchorRule, anchored
+from editing.values.kept import Work
 from editing.values.search import Values, optimise
 from editing.writing import WrittenModel
 
@@ -31,6 +34,7 @@ class RefinedModel(WrittenModel):
         forms: kinds of forms that a fact is asked in.
         chats: whether the model has a chat template, as far as the forms need it.
         rule: how long a write vector may be, in `anchors`.
+        settings_hash: of the method and its numbers.
         anchors: layer at which values are optimised → its anchor; NaN without one.
     """
 
@@ -53,6 +57,7 @@ class RefinedModel(WrittenModel):
             write.target: install.anchor(write.target, self.numbers) if rule != "none" else float("nan")
             for write in self.rounds
         }
+        self.settings_hash, self._work = "", Work()
 
     def _numbers(self, facts: Sequence[Fact]) -> list[list[int]]:
         """Numbers of the forms that each fact is asked in."""
@@ -111,12 +116,13 @@ class RefinedModel(WrittenModel):
         said = says(self.loaded, facts, contexts, self.forms) if times else []
         best, told = -1, dict[str, Outcome]()
         kept: tuple[EditState, dict[str, Outcome]] = self.state, {}
-        for _ in range(times):
+        for turn in range(times):
             wanting = self._wanting(facts, said)
             if not wanting or sum(said) <= best:
                 break
             best, kept = sum(said), (self.state, told)
-            columns, again = self._found_again(facts, wanting, forms, columns, clock)
+            done = functools.partial(self._tell, turn, times)
+            columns, again = self._found_again(facts, wanting, forms, columns, clock, done)
             told = told | again
             self._write_on(start, facts, forms, columns, clock)
             said = says(self.loaded, facts, contexts, self.forms)
@@ -137,6 +143,7 @@ class RefinedModel(WrittenModel):
         forms: Tensor,
         columns: dict[str, Tensor],
         clock: Clock,
+        done: Callable[[float], None],
     ) -> tuple[dict[str, Tensor], dict[str, Outcome]]:
         """The columns with new targets [d, m] of the facts `wanting`, optimised on the model as it is, and
         the outcomes by id of those that got one."""
@@ -146,7 +153,7 @@ class RefinedModel(WrittenModel):
         for write in self.rounds:
             layer = write.target
             with clock.time("values"):
-                values = optimise(self.loaded, chosen, layer, self.contexts, self.options, merged=True)
+                values = self._optimised(chosen, layer, done)
                 sought, norms, outliers = self._aimed(values, chosen, own, write)
             found = outcomes(chosen, values, norms, outliers, self.anchors[layer], self.method.outlier)
             # What the anchor refuses keeps the target it has.
@@ -156,6 +163,24 @@ class RefinedModel(WrittenModel):
                 columns[name] = columns[name].clone()
                 columns[name][:, torch.cat(places)[kept]] = laid_out[:, kept]
         return columns, told
+
+    @contextmanager
+    def _at(self, work: Work) -> Generator[None]:
+        self._work = work
+        try:
+            yield
+        finally:
+            self._work = Work()
+
+    def _optimised(self, facts: Sequence[Fact], layer: int, done: Callable[[float], None]) -> Values:
+        """Values of facts on the model as it is."""
+        about = (self.settings_hash, sorted(self.weight_hashes().items()), layer, list(facts))
+        keep = self._work.keep(repr(about), str(self.loaded.device))
+        contexts, options = self.contexts, self.options
+        return optimise(self.loaded, facts, layer, contexts, options, done, merged=True, keep=keep)
+
+    def _tell(self, turn: int, turns: int, fraction: float) -> None:
+        self._work.progress("values", (turn + fraction) / turns)
 
     def _aimed(
         self, values: Values, facts: Sequence[Fact], forms: Tensor, write: Write

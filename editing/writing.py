@@ -65,6 +65,12 @@ class WrittenModel(EditedModel):
     def _moments(self) -> dict[int, Tensor]:
         return self.install.moments(self.layers, self.loaded.chats(self.numbers.values.forms))
 
+    def _recorded(self, state: EditState) -> dict[str, Tensor]:
+        """The columns that facts are written anew from."""
+        aims = [aim for write in self.rounds for aim in write.aims]
+        names = {f"{kind}/{aim}" for kind in ("targets", "interference") for aim in aims}
+        return {name: column for name, column in state.columns.items() if name in names}
+
     def _write_on(
         self,
         start: EditState,

@@ -30,6 +30,8 @@ LADDER_STEPS = (
     "other",
 )
 PAUSERS = ("operator", "guard")
+#: Work that a process beside the applier prepares.
+BACKGROUND_JOBS = ("compact",)
 #: Kinds of worker that nothing goes on without.
 WORKERS = ("intake", "apply")
 ROLLBACK_REASONS = ("operator", "alert", "guard", "publish_failed", "canary_failed", "other")
@@ -81,6 +83,12 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "worker_alive", "gauge", "worker", "1 if a worker of this kind gave a sign of life lately, else 0."
     ),
+    MetricSpec(
+        "background_progress_ratio",
+        "gauge",
+        "job",
+        "How far the work prepared in the background is, 0 to 1; NaN while there is none.",
+    ),
     MetricSpec("publish_seconds", "gauge", None, "Time of the last publication, staging included."),
     MetricSpec("pause_seconds", "gauge", None, "Pause of the replicas' schedulers at the last publication."),
     MetricSpec("rollbacks_total", "counter", "reason", "Rollbacks of the live version."),
@@ -108,6 +116,7 @@ class StatusSnapshot:
         served_versions: replica → number it serves; None when it cannot be asked.
         in_sync: replica → serves the live version.
         workers: kind of worker → whether one gave a sign of life lately.
+        background: job → how far it is, 0 to 1; jobs that do not run are left out.
         publish_seconds, pause_seconds: of the last publication; None before the first.
         rollbacks: reason → number ever.
         last_success_timestamp_seconds: epoch time; None when no update went live yet.
@@ -128,6 +137,7 @@ class StatusSnapshot:
     served_versions: Mapping[str, int | None] = field(default_factory=dict[str, int | None])
     in_sync: Mapping[str, bool] = field(default_factory=dict[str, bool])
     workers: Mapping[str, bool] = field(default_factory=dict[str, bool])
+    background: Mapping[str, float] = field(default_factory=dict[str, float])
     publish_seconds: float | None = None
     pause_seconds: float | None = None
     rollbacks: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -172,6 +182,7 @@ def _values(s: StatusSnapshot) -> dict[str, _Labelled]:
         "served_version": {replica: _number(v) for replica, v in s.served_versions.items()},
         "replica_in_sync": {replica: float(flag) for replica, flag in s.in_sync.items()},
         "worker_alive": {worker: float(s.workers.get(worker, False)) for worker in WORKERS},
+        "background_progress_ratio": {job: _number(s.background.get(job)) for job in BACKGROUND_JOBS},
         "publish_seconds": {"": _number(s.publish_seconds)},
         "pause_seconds": {"": _number(s.pause_seconds)},
         "rollbacks_total": _bounded(s.rollbacks, ROLLBACK_REASONS),

@@ -7,6 +7,7 @@ The words after the fence say it:
     console up      the `factd up` of that test itself
     python          a Celery producer, beside the same `factd up`
     json KIND       parsed, and compared with what the program takes or says
+    toml sources    read as a file of sources
     sh              a shell's, run as it stands
     nothing         no commands: what a program says, a drawing
 

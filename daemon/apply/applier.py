@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from daemon.apply.asking import asking_of
+from daemon.apply.background.jobs import Jobs
 from daemon.apply.delivery import Delivery
 from daemon.apply.discards import Discards
 from daemon.apply.editor import Editor
@@ -31,6 +32,7 @@ from daemon.ledger.ledger import Ledger
 from daemon.ledger.record.disproved import record_disproved
 from daemon.ledger.record.following import Following
 from daemon.ledger.record.schedule import Schedule
+from daemon.ledger.rows import OperationRow
 from daemon.publish.canary import Canary
 from daemon.publish.proof import Proof
 from daemon.publish.publishing import Publisher
@@ -65,6 +67,9 @@ class Applier:
         editor: an `editing.Editor`; its weights are the live version's between runs.
         proof: compares what replicas compute with the editor's model; None compares hashes only.
         reached: called at each boundary between steps, for tests that stop there.
+
+    Attributes:
+        jobs: work that a process of its own prepares; None does all work here.
     """
 
     def __init__(
@@ -82,6 +87,7 @@ class Applier:
         self.proof = proof
         self.ledger, self.store, self.editor, self.replicas = ledger, store, editor, tuple(replicas)
         self.monitoring, self.settings, self.reached = monitoring, settings, reached
+        self.jobs: Jobs | None = None
         self._proved = Proved()
         #: The model in memory can be at one version only: one thread at a time.
         self._turn = threading.Lock()
@@ -147,6 +153,7 @@ class Applier:
             reached=self.reached,
             stopping=stopping,
             canary=self._canary(journal, publisher, stopping),
+            jobs=self.jobs,
         )
 
     def _canary(self, journal: Journal, publisher: Publisher, stopping: Callable[[], bool]) -> Canary | None:
@@ -172,16 +179,21 @@ class Drain:
                 return ended
         return Went()
 
+    def _operations(self) -> list[OperationRow]:
+        """Those that can be worked now: one that is prepared in the background waits for that."""
+        pending = self.journal.questions.operations(OperationState.PENDING)
+        return [each for each in pending if self.operations.due(each, pending)]
+
     def _waits(self) -> bool:
         self.run.schedule.tick()
         self.run.following.tick()
-        if self.journal.questions.operations(OperationState.PENDING):
+        if self._operations():
             return True
         return self.journal.questions.paused() is None and self.journal.questions.ready_count() > 0
 
     def step(self) -> Ended:
         """The next operation, or the next batch where there is none."""
-        operations = self.journal.questions.operations(OperationState.PENDING)
+        operations = self._operations()
         # A rollback by the guard must not wait behind a retraction that is held.
         operations.sort(key=lambda operation: operation.actor != GUARD)
         return self.operations.work(operations[0]) if operations else self._batch()
@@ -209,7 +221,7 @@ class Drain:
         deadline = time.monotonic() + plan.wait_seconds
         while plan.wait_seconds > 0 and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(left, COMPANY_SECONDS))
-            if self.journal.questions.operations(OperationState.PENDING):
+            if self._operations():
                 return None
             plan = self._plan()
         return plan
@@ -232,6 +244,8 @@ def _started_anew(replica: Serves) -> bool:
 def _go(run: Run, drains: bool) -> RunReport:
     """Reconciles, drains, and follows the guard: each rollback or compaction that it asks for is a step."""
     known = _ever_live(run.journal)
+    if run.jobs is not None:
+        run.jobs.look_after(run.journal)
     discards = Discards(run)
     delivery = Delivery(run, discards)
     update = Update(run, delivery, discards)
@@ -243,6 +257,8 @@ def _go(run: Run, drains: bool) -> RunReport:
         ended = drain.drain()
         while update.watch() or run.ladder.look_ahead():
             ended = drain.step()
+        if run.jobs is not None:
+            run.jobs.look_after(run.journal)
     fresh = sorted(_ever_live(run.journal) - known)
     held = ended.reason if isinstance(ended, Held) else None
     return RunReport(run.journal.questions.live_version(), fresh, held, dict(run.publisher.out))

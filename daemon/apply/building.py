@@ -12,6 +12,7 @@ from typing import Any
 
 from daemon.apply.applier import Applier
 from daemon.apply.asking import asking_of
+from daemon.apply.background.jobs import Jobs
 from daemon.apply.measuring import Monitoring
 from daemon.apply.trust.screening import Screen
 from daemon.apply.value_workers import Fleet, answer
@@ -65,7 +66,10 @@ def build_applier(settings: Settings, ledger: Ledger, progress: Progress, send: 
         editor.install.elsewhere = fleet(settings, editor, send)
     record = NoiseRecord(settings.state_dir / NOISE_FILE, editor.base_hash)
     proof, store = build_proof(editor, record), Store(settings.store_dir, accepted_keys(settings), key)
-    return Applier(ledger, store, editor, replicas, monitoring=monitoring, settings=settings, proof=proof)
+    applier = Applier(ledger, store, editor, replicas, monitoring=monitoring, settings=settings, proof=proof)
+    if settings.background and editor.method.valued:
+        applier.jobs = Jobs(settings.state_dir / "background", editor.settings_hash)
+    return applier
 
 
 def open_editor(settings: Settings, progress: Progress) -> Editor:

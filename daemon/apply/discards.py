@@ -32,7 +32,7 @@ class Discards:
         if len(ids) == 1:
             if ruling is not None and self.ladder.only_wear(ruling.verdict):
                 # The model is at fault: the correction is tried again after a compaction, or waits for it.
-                self.hold(version, reason, ruling)
+                self.hold(version, reason, ruling, counted=not self.ladder.compacts())
                 return Refused(reason, ruling)
             guilty = ids
         if (guilty and guilty != ids) or len(ids) <= 1:

@@ -1,10 +1,12 @@
 """What the applier needs of an editor, and what it writes down of one."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
+from daemon.core.progress import Progress
 from daemon.versions.format import TensorEntry
 from editing.facts import Fact
 from editing.forms import Kind
@@ -46,8 +48,21 @@ class Editor(Protocol):
         """
         ...
 
-    def compact(self) -> None:
+    def compact(
+        self, folder: Path | None = None, progress: Progress = lambda _stage, _fraction: None
+    ) -> None:
         """Writes all live facts anew from the base weights.
+
+        Args:
+            folder: keeps what was found so far, for a call after one that was killed.
+
+        Raises:
+            EditError: nothing was changed.
+        """
+        ...
+
+    def rebase(self, start: EditState, compacted: EditState) -> None:
+        """Goes to `compacted`, made of `start`, with all that has changed since `start` taken over.
 
         Raises:
             EditError: nothing was changed.

@@ -20,7 +20,7 @@ from daemon.apply.measuring import Foresee
 from daemon.apply.outcomes import Held, Went
 from daemon.core.actors import ActorKind
 from daemon.core.errors import StoreError
-from daemon.core.lifecycle import OperationKind, VersionState
+from daemon.core.lifecycle import OperationKind, OperationState, VersionState
 from daemon.core.publication import BASE_VERSION
 from daemon.core.ruling import Ruling, guard_policy
 from daemon.core.settings import Settings
@@ -138,7 +138,7 @@ class Ladder:
         if (self.journal.questions.forecast() or {}).get("version") != live:
             self.journal.guard.record_forecast(live, self.foresee(self.journal.questions.history()))
             self.reached(Stage.FORESEEN)
-        if self.journal.questions.paused() or isinstance(self.rest(), Held):
+        if self.journal.questions.paused() or isinstance(self.rest(), Held) or self.compacts():
             return False
         worn = self._worn(live)
         why = None if live == BASE_VERSION else self._why_compact(worn)
@@ -151,6 +151,11 @@ class Ladder:
             self.journal.guard.pause(why)
             self.reached(Stage.PAUSED)
         return False
+
+    def compacts(self) -> bool:
+        """Whether a compaction was asked for and is not done: what it may mend waits for it."""
+        pending = self.journal.questions.operations(OperationState.PENDING)
+        return any(each.kind is OperationKind.COMPACT for each in pending)
 
     def _worn(self, live: str) -> list[str]:
         return worn((self.journal.questions.version(live).verdict or {}).get("guards", {}))

@@ -1,5 +1,7 @@
 """What is asked for by operators, alerts, the guard and the clock: pause, compact, retract, roll back."""
 
+from collections.abc import Sequence
+
 from daemon.apply.delivery import Delivery
 from daemon.apply.outcomes import Ended, Held, Refused, Went
 from daemon.apply.run import Run
@@ -43,6 +45,14 @@ class Operations:
         retract = operation.kind is OperationKind.RETRACT
         return self._retract(operation) if retract else self._roll_back(operation)
 
+    def due(self, operation: OperationRow, pending: Sequence[OperationRow]) -> bool:
+        """Whether it can be worked now. The oldest compaction is prepared in the background first."""
+        kind, jobs = OperationKind.COMPACT, self.run.jobs
+        if jobs is None or operation.kind is not kind or not self.run.editor.state.facts:
+            return True
+        oldest = next(each for each in pending if each.kind is kind)
+        return operation is oldest and jobs.ready(operation, self.journal)
+
     def _finish(
         self, operation: OperationRow, state: OperationState, reason: str, **controls: object
     ) -> Went | Refused:
@@ -52,6 +62,8 @@ class Operations:
     def _compact(self, operation: OperationRow) -> Ended:
         if not self.run.editor.state.facts:
             return self._finish(operation, OperationState.DONE, "no fact is live: nothing to compact")
+        if self.run.jobs is not None and (why := self.run.jobs.failure(operation.id)) is not None:
+            return self._finish(operation, OperationState.FAILED, why)
         return self._apply(operation, [])
 
     def _retract(self, operation: OperationRow) -> Ended:

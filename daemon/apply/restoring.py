@@ -60,7 +60,7 @@ class Restorer:
     def _from_disk(self, version: str) -> dict[str, str]:
         """Hashes of the weights, now those of the version; no tensor is read if they were so already."""
         wanted, found = self._wanted(version), self.editor.weight_hashes()
-        if found == wanted and list(self.editor.state.ids) == self.journal.questions.fact_ids(version):
+        if found == wanted and set(self.editor.state.ids) == set(self.journal.questions.fact_ids(version)):
             return found
         state = self.store.load_state(version)
         self._check_facts(version, state.facts)
@@ -75,10 +75,13 @@ class Restorer:
         return found
 
     def _check_facts(self, version: str, facts: Sequence[Fact]) -> None:
-        """No hash covers what a manifest says of its facts, but the ledger has it too."""
+        """No hash covers what a manifest says of its facts, but the ledger has it too.
+
+        The order may differ: facts that share a value with a new one are written again beside it.
+        """
         rows = self.journal.questions.rows(self.journal.questions.fact_ids(version))
-        told = [(row.id, row.subject, row.prompt, row.target) for row in rows]
-        if [(fact.id, fact.subject, fact.prompt, fact.target) for fact in facts] != told:
+        told = sorted((row.id, row.subject, row.prompt, row.target) for row in rows)
+        if sorted((fact.id, fact.subject, fact.prompt, fact.target) for fact in facts) != told:
             raise StoreError(
                 f"the manifests that lead to version {version} tell other facts than the ledger; "
                 "restore them from a backup, or roll back"

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from daemon.apply.asking import Asking
+from daemon.apply.background.jobs import Jobs
 from daemon.apply.editor import Editor
 from daemon.apply.ladder import Ladder
 from daemon.apply.measuring import Monitoring
@@ -30,6 +31,7 @@ class Run:
     Attributes:
         canary: tries a version out before all replicas get it; None publishes to all at once.
         stopping: whether the applier was told to stop.
+        jobs: work that a process of its own prepares; None does all work here.
     """
 
     journal: Journal
@@ -46,6 +48,7 @@ class Run:
     reached: Reached
     stopping: Callable[[], bool]
     canary: Canary | None = None
+    jobs: Jobs | None = None
 
     @contextmanager
     def timed(self, version: str, stage: str) -> Generator[None]:

@@ -92,9 +92,9 @@ class Update:
         with self.run.timed(version.id, "before_answers"):
             before = self.run.publisher.answers(self.run.asking.unasked(rows))
             self.journal.record_answers("before", before)
-        if self._compacts(version):
+        if version.operation is not None and self._compacts(version.operation):
             with self.run.timed(version.id, "edit"):
-                self.editor.compact()
+                self._compact(version.operation)
             self.reached(Stage.COMPACTED)
             return ()
         with self.run.timed(version.id, "edit"):
@@ -103,9 +103,14 @@ class Update:
         self.reached(Stage.EDITED)
         return report.outcomes
 
-    def _compacts(self, version: VersionRow) -> bool:
-        asked = version.operation
-        return asked is not None and self.journal.questions.operation(asked).kind is OperationKind.COMPACT
+    def _compacts(self, operation: int) -> bool:
+        return self.journal.questions.operation(operation).kind is OperationKind.COMPACT
+
+    def _compact(self, operation: int) -> None:
+        """Takes the compaction that was prepared in the background, with all that went live since."""
+        if self.run.jobs is None:
+            return self.editor.compact()
+        self.editor.rebase(*self.run.jobs.result(operation, self.run.store))
 
     def _measure(
         self, version: VersionRow, rows: Sequence[CorrectionRow], ratios: Sequence[float]

@@ -63,8 +63,7 @@ class Settings(BaseSettings):
     #: what happens to running requests when a version is flipped: "carry" (they keep their cache), "keep" (it
     #: is computed anew), "wait" (they end on the old weights), "abort" (they end at once); plugin mode only
     in_flight: publication.InFlight = publication.IN_FLIGHT
-    #: "wait": a request that still runs after so long is kept and recomputed, seconds. New requests wait
-    #: meanwhile
+    #: "wait": a request that runs after so long is kept and recomputed, seconds; new requests wait meanwhile
     in_flight_seconds: float = Field(
         publication.IN_FLIGHT_SECONDS, ge=0, le=publication.IN_FLIGHT_MOST_SECONDS
     )
@@ -141,6 +140,8 @@ class Settings(BaseSettings):
     batch_wait_seconds: float = Field(0.2, ge=0, le=60)
     #: after so many attempts that did not finish (crash, inconclusive, failed publish) a correction is dead
     max_attempts: int = Field(3, ge=1)
+    #: compactions are prepared in a process of its own, with a second copy of the model in memory
+    background: bool = True
     #: pause before a held correction is tried again, seconds
     retry_seconds: float = Field(5.0, ge=0)
     #: at most so many corrections may wait; beyond that every intake answers "full" until there is room
@@ -155,8 +156,7 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(30.0, gt=0)
     #: Redis gives a message that nobody acknowledged to another worker after so long, seconds
     visibility_timeout_seconds: int = Field(3600, ge=60)
-    #: versions hold whole weights beside their factors. Needed when the replicas' processors add numbers in
-    #: another order
+    #: versions hold whole weights beside their factors: needed where replicas' processors add in another way
     full_tensors: bool = False
     #: each measurement asks at most so many earlier facts again
     measure_sample: int = Field(32, ge=0)

@@ -76,6 +76,7 @@ def snapshot(ledger: Ledger, replicas: Sequence[Reports]) -> StatusSnapshot:
         rollbacks=status.rollbacks,
         last_success_timestamp_seconds=status.last_live_at,
         workers={kind: sign.alive for kind, sign in status.workers.items()},
+        background={status.background["job"]: status.background["fraction"]} if status.background else {},
     )
 
 

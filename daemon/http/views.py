@@ -133,5 +133,6 @@ def status_view(status: LedgerStatus) -> dict[str, Any]:
         "forecasts": forecast.get("forecasts", []),
         "limits": forecast.get("limits", {}),
         "last_live_at": status.last_live_at,
+        "background": status.background,
         "workers": {kind: asdict(sign) for kind, sign in status.workers.items()},
     }

@@ -240,6 +240,10 @@ class Questions:
     def forecast(self) -> dict[str, Any] | None:
         return self._control("forecast")
 
+    def background(self) -> dict[str, Any] | None:
+        """How far work in the background is (`daemon.ledger.record.background`); None when none runs."""
+        return self._control("background")
+
     def _control(self, name: str) -> Any:
         with self._read() as c:
             return get_control(c, name)

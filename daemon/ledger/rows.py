@@ -204,6 +204,7 @@ class LedgerStatus:
         watched_at: when the live version was last measured again; None before the first time.
         forecast: what `daemon.apply.ladder.Foresee` said of the live version, or of the one before.
         workers: kind of worker → its sign of life.
+        background: how far work in the background is; None when none runs.
         disproved: replica that does not compute the version that it says → why.
         coming: the next corrections that go live or leave by the clock, the nearest first.
         scheduled: how many wait for their time.
@@ -226,6 +227,7 @@ class LedgerStatus:
     watched_at: float | None = None
     forecast: dict[str, Any] | None = None
     workers: Mapping[str, Sign] = field(default_factory=dict[str, Sign])
+    background: dict[str, Any] | None = None
     disproved: Mapping[str, str] = field(default_factory=dict[str, str])
     coming: tuple[Coming, ...] = ()
     scheduled: int = 0

@@ -62,6 +62,7 @@ def read_status(c: Connection, now: float) -> LedgerStatus:
         watched_at=watched.get("at") if (watched := controls.get("watched")) else None,
         forecast=controls.get("forecast"),
         workers=signs(controls, now),
+        background=controls.get("background"),
         disproved=disproved(controls),
         coming=coming(c),
         scheduled=counts[State.RECEIVED],

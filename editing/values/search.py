@@ -4,6 +4,7 @@ Source: MEMIT (arXiv 2210.07229) eq. 16 with the KL and weight-decay terms of it
 methods differ in when they stop, what they hold δ to (`editing.values.descent`), and PMET in a second change.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -53,8 +54,11 @@ class Values:
 
 _VALUE_FIELDS = ("delta", "hidden", "output", "loss", "steps")
 
+#: (name of a part of the facts, what finds its values) → its values.
+Keep = Callable[[str, Callable[[], Values]], Values]
 
-def optimise(
+
+def optimise(  # noqa: PLR0913 (each is a choice that a caller makes by name)
     loaded: LoadedModel,
     facts: Sequence[Fact],
     layer: int,
@@ -64,6 +68,7 @@ def optimise(
     *,
     barred: Barred | None = None,
     merged: bool = False,
+    keep: Keep = lambda _part, find: find(),
 ) -> Values:
     """δ at the output of block `layer` for each fact.
 
@@ -72,6 +77,7 @@ def optimise(
         done: called with the fraction of facts done.
         barred: directions that some facts' δ must avoid.
         merged: whether facts of one unit get one value that serves all (MEMIT-Merge).
+        keep: finds the values of each part, or has them from an earlier call that was cut short.
 
     Raises:
         FactError: a fact cannot be tokenised as needed.
@@ -95,10 +101,9 @@ def optimise(
         chunk = found[batch * len(found) // count : (batch + 1) * len(found) // count]
         first = torch.tensor([unit[0] for unit in chunk], device=loaded.device)
         restraint = barred.select(first) if barred else Restraint()
-        values = _optimise_chunk(
-            loaded, [[facts[i] for i in unit] for unit in chunk], layer, contexts, options, restraint
-        )
-        parts.append(values)
+        told = [[facts[i] for i in unit] for unit in chunk]
+        find = functools.partial(_optimise_chunk, loaded, told, layer, contexts, options, restraint)
+        parts.append(keep(f"{batch + 1}-of-{count}", find))
         done((batch + 1) / count)
     unit_of = [place for place, unit in enumerate(found) for _ in unit]
     back = torch.tensor([i for unit in found for i in unit], device=loaded.device).argsort()

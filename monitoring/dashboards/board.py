@@ -188,6 +188,7 @@ SERVING = (
         kind="state-timeline",
         states=(("away", "red"), ("alive", "green")),
     ),
+    _gauge("background_progress_ratio", "Work in the background, share done"),
     _gauge("publish_seconds", "Time of the last publication"),
     _gauge("pause_seconds", "Pause of generation at the last publication"),
     _ROLLBACKS,

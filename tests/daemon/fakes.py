@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 
+from daemon.core.progress import Progress
 from daemon.publish.proof import Proof
 from daemon.publish.proving.passages import Passage
 from daemon.publish.serving import PublishResult, Served, ServingError
 from editing.errors import EditError
 from editing.facts import Fact
 from editing.memory.delta import materialise, tensor_sha256
+from editing.memory.rebase import unchanged
 from editing.memory.state import EditState
 from editing.report import Outcome, Report
 
@@ -25,6 +27,11 @@ NAME = "model.layers.0.mlp.down_proj.weight"
 def _column(fact: Fact, rows: int) -> torch.Tensor:
     seed = int.from_bytes(hashlib.sha256(fact.text.encode() + fact.target.encode()).digest()[:4], "big")
     return torch.randn(rows, 1, generator=torch.Generator().manual_seed(seed))
+
+
+def solved(table: EditState) -> EditState:
+    factors = {NAME: (table.columns[f"{NAME}/values"] * 0.1, table.columns[f"{NAME}/keys"])}
+    return EditState(table.facts, factors, table.columns)
 
 
 class FakeEditor:
@@ -52,8 +59,7 @@ class FakeEditor:
             for kind, rows in (("values", self.base.shape[0]), ("keys", self.base.shape[1]))
         }
         table = self.state.without(remove).with_columns(written, new)
-        factors = {NAME: (table.columns[f"{NAME}/values"] * 0.1, table.columns[f"{NAME}/keys"])}
-        self.state = EditState(table.facts, factors, table.columns)
+        self.state = solved(table)
         return Report(tuple(self._outcome(fact) for fact in facts), {})
 
     def _outcome(self, fact: Fact) -> Outcome:
@@ -61,12 +67,20 @@ class FakeEditor:
         reason = "skipped_outlier: 12.1 is more than 2 x anchor 4.4" if skipped else None
         return Outcome(fact.id, not skipped, reason, 4.4, 1.0, 0.0, 1)
 
-    def compact(self) -> None:
+    def compact(
+        self, folder: Path | None = None, progress: Progress = lambda _stage, _fraction: None
+    ) -> None:
         """The keys become others, as a real compaction's do: the version is a snapshot."""
+        progress("writing", 0.5)
         columns = dict(self.state.columns)
         columns[f"{NAME}/keys"] = columns[f"{NAME}/keys"] * 0.75
-        factors = {NAME: (columns[f"{NAME}/values"] * 0.1, columns[f"{NAME}/keys"])}
-        self.state = EditState(self.state.facts, factors, columns)
+        self.state = solved(EditState(self.state.facts, {}, columns))
+
+    def rebase(self, start: EditState, compacted: EditState) -> None:
+        same = unchanged(start, self.state, [f"{NAME}/values"])
+        gone = [id for id in compacted.ids if id not in same]
+        new = self.state.without(same)
+        self.state = solved(compacted.without(gone).with_columns(new.facts, new.columns))
 
     def restore(self, state: EditState) -> None:
         self.state = state

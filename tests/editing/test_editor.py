@@ -86,6 +86,81 @@ def test_compaction_of_one_batch_changes_nothing_but_rounding(editor, facts):
         torch.testing.assert_close(weight, before[name], atol=1e-4, rtol=1e-3)
 
 
+def test_rebasing_without_a_change_gives_the_bits_of_the_compaction(editor, facts):
+    editor.apply(facts[:2])
+    editor.apply(facts[2:])
+    start = editor.state
+    editor.compact()
+    compacted, hashes = editor.state, editor.weight_hashes()
+    editor.restore(start)
+    editor.rebase(start, compacted)
+    assert editor.weight_hashes() == hashes
+    assert editor.state is compacted
+
+
+def test_rebasing_takes_over_what_changed_since(editor, facts):
+    editor.apply(facts[:2])
+    editor.apply(facts[2:3])
+    start = editor.state
+    editor.compact()
+    compacted = editor.state
+    editor.restore(start)
+    editor.apply(facts[3:], remove=["f1"])
+    live = editor.state
+    editor.rebase(start, compacted)
+    assert editor.state.ids == ("f2", "f3", "f4")
+    for name, column in editor.state.columns.items():
+        assert torch.equal(column[:, :2], compacted.columns[name][:, 1:]), name
+        if name.startswith("targets/"):
+            assert torch.equal(column[:, 2:], live.columns[name][:, 2:])
+    found = editor.weights()
+    editor.restore(live)
+    editor.compact()
+    base = editor.base_weights()
+    for name, weight in editor.weights().items():
+        # Keys above the lowest layer were recorded with f1 and without f4.
+        assert (weight - found[name]).norm() < 0.3 * (weight - base[name]).norm(), name
+
+
+def test_a_fact_with_another_target_under_the_same_id_is_written_again_when_rebasing(editor, facts):
+    editor.apply(facts[:2])
+    start = editor.state
+    editor.compact()
+    compacted = editor.state
+    editor.restore(start)
+    mate = Fact("the old mill", "The owner of {} was", "Eve", "f9")
+    editor.apply([mate])  # shares its value with f1, which gets another one
+    assert editor.state.ids == ("f2", "f1", "f9")
+    live = editor.state
+    editor.rebase(start, compacted)
+    assert editor.state.ids == ("f2", "f1", "f9")
+    (name,) = (name for name in live.columns if name.startswith("targets/"))
+    assert torch.equal(editor.state.columns[name][:, 1:], live.columns[name][:, 1:])
+
+
+def test_an_interrupted_compaction_goes_on_with_the_values_it_has_kept(open_editor, facts, tmp_path):
+    editor, told = open_editor(), []
+    editor.apply(facts)
+    start = editor.state
+    editor.compact()
+    hashes = editor.weight_hashes()
+    editor.restore(start)
+
+    def cut(stage, fraction):
+        told.append(stage)
+        if stage == "values" and fraction > 0.4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        editor.compact(tmp_path, cut)
+    assert editor.state is start
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.safetensors")}
+    assert kept
+    editor.compact(tmp_path)
+    assert editor.weight_hashes() == hashes
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
 def test_failure_in_the_middle_leaves_the_weights_as_they_were(editor, facts, monkeypatch):
     editor.apply(facts[:1])
     before, state = editor.weight_hashes(), editor.state

@@ -132,6 +132,8 @@ def _readable(name: str, value: Any | None) -> object:
     if name == "paused" and value is not None:
         since = f" since {local_time(value['at'])}" if value.get("at") else ""
         return f"by {value['actor']}{since}: {value.get('why') or 'no reason given'}"
+    if name == "background" and value is not None:
+        return f"{value['job']} (operation {value['operation']}): {value['stage']}, {value['fraction']:.0%}"
     if name.endswith("_seconds") and value is not None:
         return f"{value:.1f} s"
     return local_time(value) if (name == "at" or name.endswith("_at")) and value is not None else value

@@ -462,7 +462,10 @@ def test_an_idle_run_hashes_no_weights(grown, monkeypatch):
 
 def test_the_stub_of_a_replica_passes_the_check_of_hashes(grown):
     world = grown("a")
-    stub = StubServing(hashes=world.store.weight_sha256, log_prob=lambda version, passage: -5.0)
+    told = {fact.text: fact.target for fact in world.editor.state.facts}
+    stub = StubServing(
+        hashes=world.store.weight_sha256, log_prob=lambda version, passage: world.fakes.knows(told, passage)
+    )
     world.applier.replicas = (stub,)
     assert world.run().held is None
     assert stub.published == ["v000001"]

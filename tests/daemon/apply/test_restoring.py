@@ -59,3 +59,24 @@ def test_weights_that_come_back_wrong_from_disk_too_stop_the_run(live, monkeypat
     with pytest.raises(StoreError, match="v000001 was rebuilt with other bits"):
         live.run()
     assert live.states()["id-C-bad"] == "staged"  # nothing is told of it that was not proved
+
+
+def test_facts_written_again_beside_a_new_one_stand_in_another_order_than_in_the_ledger(live, monkeypatch):
+    live.post("C", "D")
+    live.run()
+    apply = live.editor.apply
+
+    def with_the_first_again(facts, remove=()):
+        first = live.editor.state.facts[0]
+        apply([], remove=[first.id])
+        apply([first])
+        return apply(facts, remove)
+
+    monkeypatch.setattr(live.editor, "apply", with_the_first_again)
+    live.post("E", "F")
+    live.run()
+    assert live.store.load_state("v000003").ids == ("id-C-D", "id-A-B", "id-E-F")
+    assert live.ledger.questions.fact_ids("v000003") == ["id-A-B", "id-C-D", "id-E-F"]
+    live.open()
+    assert live.run().live == "v000003"
+    assert live.editor.weight_hashes() == live.store.weight_sha256("v000003")

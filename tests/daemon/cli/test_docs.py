@@ -27,6 +27,7 @@ from daemon.cli.exits import EPILOG, EXIT_MEANINGS, Exit
 from daemon.cli.main import app
 from daemon.core.messages import parse_correction
 from daemon.http.alerts import Webhook
+from daemon.intake.trust.policies import load_sources
 from daemon.ledger import heartbeats
 from tests.pages import API, LOG, PAGES, ROOT, VLLM, blocks, every_block, prose, unlike, words
 
@@ -36,12 +37,13 @@ SHELL = re.compile(
     r"^(\$|factd|make|git|cd|export|python|curl|docker|kubectl|cp|rsync|systemctl|[A-Z_]+=\S+) ", re.MULTILINE
 )
 CONSOLES = ("console run", "console live", "console up")
-CHECKED = ("json correction", "json accepted", "json alerts", "json manifest")
+CHECKED = ("json correction", "json accepted", "json alerts", "json manifest", "toml sources")
 #: page: blocks of commands that nobody carries out, each with its reason in the page
 NOT_EXECUTED = {
     "asking.md": 1,
     "feeds.md": 4,
     "times.md": 1,
+    "trust.md": 1,
     "operating.md": 1,
     "README.md": 1,
     "tutorial.md": 1,
@@ -187,11 +189,18 @@ def test_commands_of_the_pages_exist_with_their_options():
         try:
             parse(["factd", *named[1:]])
         except Exception as error:
-            # What is only mentioned may leave out what it is about: `factd blame`, `factd post --file`.
-            unsaid = type(error).__name__ in ("MissingParameter", "BadOptionUsage")
+            # What is only mentioned may leave out what it is about: `factd blame`, `factd review`.
+            unsaid = type(error).__name__ in ("MissingParameter", "BadOptionUsage", "NoArgsIsHelpError")
             if unsaid and (page, named) in in_passing:
                 continue
             pytest.fail(f"{page.name}: {shlex.join(named)}: {getattr(error, 'message', error)}")
+
+
+def test_files_of_sources_can_be_used(tmp_path):
+    (block,) = blocks("toml sources")
+    file = tmp_path / "sources.toml"
+    file.write_text(block.body)
+    assert load_sources(file) is not None
 
 
 def test_a_command_that_does_not_exist_is_found():

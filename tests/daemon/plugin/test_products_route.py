@@ -50,6 +50,7 @@ class Engine:
 
     def __init__(self, layers):
         self.layers, self.version = layers, "v000001"
+        self.engine_core = SimpleNamespace(add_request_async=None)
 
     async def collective_rpc(self, method, args=()):
         assert method == "factd_products"
