@@ -135,7 +135,7 @@ def test_unknown_labels_are_gathered_under_other(exported):
 
 def test_names_carry_prefix_and_unit_and_labels_are_bounded():
     allowed = {None, "outcome", "queue", "stage", "layer", "guard", "step", "actor", "replica", "reason"}
-    allowed |= {"worker"}
+    allowed |= {"worker", "job"}
     for metric in METRICS:
         assert re.fullmatch(r"[a-z_]+", metric.name)
         assert (metric.kind == "counter") == metric.name.endswith("_total")
