@@ -47,8 +47,10 @@ class Operations:
 
     def due(self, operation: OperationRow, pending: Sequence[OperationRow]) -> bool:
         """Whether it can be worked now. The oldest compaction is prepared in the background first."""
-        kind, jobs = OperationKind.COMPACT, self.run.jobs
-        if jobs is None or operation.kind is not kind or not self.run.editor.state.facts:
+        kind, jobs, facts = OperationKind.COMPACT, self.run.jobs, len(self.run.editor.state.facts)
+        if jobs is None or operation.kind is not kind or not facts:
+            return True
+        if not jobs.wants(operation.id, facts):
             return True
         oldest = next(each for each in pending if each.kind is kind)
         return operation is oldest and jobs.ready(operation, self.journal)

@@ -107,8 +107,11 @@ class Update:
         return self.journal.questions.operation(operation).kind is OperationKind.COMPACT
 
     def _compact(self, operation: int) -> None:
-        """Takes the compaction that was prepared in the background, with all that went live since."""
-        if self.run.jobs is None:
+        """Takes the compaction that was prepared in the background, with all that went live since.
+
+        A small one the applier makes itself.
+        """
+        if self.run.jobs is None or not self.run.jobs.begun(operation):
             return self.editor.compact()
         self.editor.rebase(*self.run.jobs.result(operation, self.run.store))
 

@@ -26,6 +26,9 @@ from editing.memory.state import EditState
 TAKEN_OVER, TURNS = 32, 3
 #: A process that ends so often without a result will not do better the next time.
 ATTEMPTS = 3
+#: Of fewer live facts the applier makes the compaction itself: it takes some seconds, and loading a second
+#: copy of the model takes longer.
+FEWEST = 50
 
 
 class Process(Protocol):
@@ -73,12 +76,20 @@ class Jobs:
     Args:
         folder: holds a folder for each operation.
         settings: names the editor's method and its numbers.
+        fewest: facts that are worth a process.
     """
 
-    def __init__(self, folder: Path, settings: str, launch: Launch = Beside) -> None:
-        self._folder, self._settings, self._launch = folder, settings, launch
+    def __init__(self, folder: Path, settings: str, launch: Launch = Beside, fewest: int = FEWEST) -> None:
+        self._folder, self._settings, self._launch, self._fewest = folder, settings, launch, fewest
         self._process: Process | None = None
         self._operation, self._ended = 0, 0
+
+    def wants(self, operation: int, facts: int) -> bool:
+        """Whether an operation on so many facts is worth a process; one that was begun goes on."""
+        return facts >= self._fewest or self.begun(operation)
+
+    def begun(self, operation: int) -> bool:
+        return self._job(operation).plan() is not None
 
     def ready(self, operation: OperationRow, journal: Journal) -> bool:
         """Whether the operation can be worked: its result is there, or its failure. Else its process runs."""

@@ -40,8 +40,8 @@ MARGIN = Noise(passage=4.0, token=3.0, typical=2.0, product=4.0)
 #: Nats. Two float32 implementations agree so well on the probes that their noise alone would be too strict.
 LEAST = Noise(passage=0.02, token=0.06, typical=0.005)
 #: Nats. More noise than this is not rounding: the replica runs another model. So much is also allowed while
-#: no noise was measured. A fact that was not written differs by several nats, and a token of a copy quantised to
-#: int8 by two.
+#: no noise was measured. A fact that was not written differs by several nats, and a token of a copy quantised
+#: to int8 by two.
 MOST = Noise(passage=0.75, token=3.0, typical=0.3)
 
 

@@ -34,9 +34,10 @@ class Beside:
         self.world, self.started = world, []
         self.attach()
 
-    def attach(self):
+    def attach(self, fewest=1):
         """A new applier has a new `Jobs`, on the same folder."""
-        self.world.applier.jobs = Jobs(self.folder, self.world.editor.settings_hash, self._launch)
+        settings = self.world.editor.settings_hash
+        self.world.applier.jobs = Jobs(self.folder, settings, self._launch, fewest)
 
     def _launch(self, folder: Path) -> FakeProcess:
         self.started.append((folder, FakeProcess()))
@@ -83,6 +84,22 @@ def beside(world):
 
 def operation_state(world):
     return [str(each.state) for each in world.ledger.questions.operations()]
+
+
+def test_few_facts_are_compacted_without_a_process(beside):
+    beside.attach(fewest=3)
+    beside.ask()
+    assert beside.world.run().live == "v000002"
+    assert operation_state(beside.world) == ["done"]
+    assert beside.started == []
+    # What was begun goes on, however few facts are left.
+    beside.attach(fewest=2)
+    beside.ask()
+    beside.world.run()
+    beside.attach(fewest=3)
+    assert operation_state(beside.world) == ["done", "pending"]
+    beside.world.run()
+    assert operation_state(beside.world) == ["done", "pending"]
 
 
 def test_corrections_go_live_while_it_is_prepared(beside):

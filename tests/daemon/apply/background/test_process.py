@@ -53,7 +53,8 @@ class Daemon:
         self.ledger = Ledger.open(self.settings.ledger_url)
         self.applier = build_applier(self.settings, self.ledger)
         self.editor = self.applier.editor
-        self.jobs = Jobs(self.settings.state_dir / "background", self.editor.settings_hash, self._launch)
+        folder = self.settings.state_dir / "background"
+        self.jobs = Jobs(folder, self.editor.settings_hash, self._launch, fewest=1)
         self.applier.jobs, self.started = self.jobs, []
 
     def _launch(self, folder):
