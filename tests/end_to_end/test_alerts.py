@@ -271,12 +271,16 @@ def asked(query: str) -> str:
     return query.replace("$instance", ".+").replace("$__rate_interval", "10m").replace("[1m]", "[10m]")
 
 
+#: They show nothing while there is nothing to show: a number would be a job that does not run.
+IDLE = {"Work in the background, share done"}
+
+
 @pytest.mark.parametrize("name", DASHBOARDS)
 def test_every_panel_shows_data(drifted, name):
     until(lambda: drifted.query('ALERTS{alertname="FactdRolledBack"}'), "the rollback is seen")
     queries = [(panel.title, query) for panel in DASHBOARDS[name] for query, _ in panel.queries]
     empty = [title for title, query in queries if not finite(drifted.query(asked(query)))]
-    assert empty == []
+    assert set(empty) <= IDLE
 
 
 def test_versions_and_rollbacks_are_marked(drifted):
