@@ -174,8 +174,11 @@ class RefinedModel(WrittenModel):
 
     def _optimised(self, facts: Sequence[Fact], layer: int, done: Callable[[float], None]) -> Values:
         """Values of facts on the model as it is."""
-        about = (self.settings_hash, sorted(self.weight_hashes().items()), layer, list(facts))
-        keep = self._work.keep(repr(about), str(self.loaded.device))
+
+        def about() -> str:
+            return repr((self.settings_hash, sorted(self.weight_hashes().items()), layer, list(facts)))
+
+        keep = self._work.keep(about, str(self.loaded.device))
         contexts, options = self.contexts, self.options
         return optimise(self.loaded, facts, layer, contexts, options, done, merged=True, keep=keep)
 

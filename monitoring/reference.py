@@ -46,17 +46,16 @@ def metrics_page() -> str:
 
 def _metrics() -> list[str]:
     rows = [f"| `factd_{m.name}` | {m.kind} | {m.label or ''} | {m.meaning} |" for m in METRICS]
-    labels = [
-        f"`{name}` is one of {', '.join(f'`{v}`' for v in values)};" for name, values in _LABELS.items()
-    ]
-    labels[-1] = labels[-1].removesuffix(";") + "."
+    labels = [f"- `{name}`: {', '.join(f'`{v}`' for v in values)}" for name, values in _LABELS.items()]
     return [
         "| metric | type | label | meaning |",
         "|---|---|---|---|",
         *rows,
         "",
-        "Values of labels: `layer` is the number of an edited layer (of any layer for `activation_*` and",
-        "`layer_share`), `replica` a configured replica;",
+        "Values of labels:",
+        "",
+        "- `layer`: the number of an edited layer; of any layer for `activation_*` and `layer_share`",
+        "- `replica`: a configured replica",
         *labels,
     ]
 

@@ -50,11 +50,16 @@ Bearer tokens: `submit` posts and asks, `admin` may do all that `submit` may, op
 posted; tokens of sources are in [trust](trust.md). The first two are in
 `STATE/run/tokens.json`, or come from `FACTD_SUBMIT_TOKEN` and `FACTD_ADMIN_TOKEN`. The schema itself is
 served at `GET /v1/openapi.json`. Times are unix seconds; `valid_from`,
-`valid_until` and `coming` are ISO 8601 in UTC. A refusal is `{"detail": …}`: 401 no token, 403 the
-other scope's, 404 unknown id, 409 a contradiction of what is recorded, 413 too large a body, 422 a bad
-message, with `"problems": [{"field", "value", "mend", "line"}]` and `"more"`, how many are not listed, for a
-correction; nothing of it was recorded. Every `GET` route answers `HEAD`. Quote an id as one part of the
-path: `a/b` is `a%2Fb`."""
+`valid_until` and `coming` are ISO 8601 in UTC. Every `GET` route answers `HEAD`. Quote an id as one part of
+the path: `a/b` is `a%2Fb`.
+
+A refusal is `{"detail": …}`, and nothing of the message was recorded:
+
+- 401: no token; 403: the other scope's
+- 404: unknown id; 409: a contradiction of what is recorded
+- 413: too large a body
+- 422: a bad message. Of a correction it has `"problems": [{"field", "value", "mend", "line"}]` and `"more"`,
+  how many are not listed"""
 
 
 def pages() -> dict[str, str]:

@@ -24,11 +24,13 @@ class Work:
     folder: Path | None = None
     progress: Progress = lambda _stage, _fraction: None
 
-    def keep(self, about: str, device: str) -> Keep:
-        """Args: about: all that the values follow from; with anything else they are found anew."""
+    def keep(self, about: Callable[[], str], device: str) -> Keep:
+        """Args: about: all that the values follow from; with anything else they are found anew. Asked only
+        where values are kept: it may hash all weights.
+        """
         if self.folder is None:
             return lambda _part, find: find()
-        name = hashlib.sha256(about.encode()).hexdigest()[:32]
+        name = hashlib.sha256(about().encode()).hexdigest()[:32]
         return functools.partial(_kept, self.folder / name, device)
 
 

@@ -13,6 +13,7 @@ from editing.memory.state import EditState
 from editing.model.capture import mean_keys
 from editing.model.tokens import encode
 from editing.values.anchor import anchored, pilot_facts
+from editing.values.kept import Work
 from editing.values.options import ValueOptions
 from editing.values.search import Values
 
@@ -320,3 +321,9 @@ def test_a_prompt_is_encoded_once_a_batch(open_editor, facts, monkeypatch):
     assert set(asked.values()) == {1}
     rewriting = {(fact, context, True, False) for fact in facts for context in editor.contexts}
     assert rewriting < asked.keys()
+
+
+def test_what_is_not_kept_is_not_named():
+    """A name may take a hash of all weights, which an instant edit must not wait for."""
+    keep = Work().keep(lambda: pytest.fail("asked what it is about"), "cpu")
+    assert keep("1-of-1", lambda: "found") == "found"

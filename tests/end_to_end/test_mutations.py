@@ -36,6 +36,7 @@ from editing.memory.products import SEEDS
 from editing.values.options import ValueOptions
 from tests.daemon import fakes
 from tests.end_to_end.test_vllm_live import SIZES, TOKEN
+from tests.programs import vllm_plugin
 from tests.tiny_models import save_checkpoint
 
 pytest.importorskip("vllm")
@@ -161,20 +162,6 @@ class Site:
         self.order.with_name("forget").touch()
 
 
-def install(root: Path) -> dict[str, str]:
-    """Installs the plugin; returns the environment that loads it."""
-    site = root / "site"
-    (site / "damaging-1.dist-info").mkdir(parents=True)
-    (site / "damaging.py").write_text(DAMAGING)
-    (site / "damaging-1.dist-info" / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: damaging\nVersion: 1\n"
-    )
-    entry = "[vllm.general_plugins]\ndamaging = damaging:register\n"
-    (site / "damaging-1.dist-info" / "entry_points.txt").write_text(entry)
-    path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
-    return {"PYTHONPATH": path, "VLLM_PLUGINS": "factd,damaging", "FACTD_TEST_DAMAGE": str(root / "order")}
-
-
 def open_editor(root: Path) -> Editor:
     named = os.environ.get("FACTD_TEST_MODEL")
     if named:
@@ -195,7 +182,12 @@ def site(tmp_path_factory):
     editor, port = open_editor(root), free_port()
     options = VllmOptions(store=settings.store_dir, admin_token=TOKEN, threads=1)
     argv, env = vllm_command(editor.path, port, options)
-    with vllm_process(argv, env | install(root), port=port, log=root / "vllm.log") as process:
+    with vllm_process(
+        argv,
+        env | vllm_plugin(root, "damaging", DAMAGING) | {"FACTD_TEST_DAMAGE": str(root / "order")},
+        port=port,
+        log=root / "vllm.log",
+    ) as process:
         process.wait_until_ready(1200)
         replica, ledger = VllmReplica(f"http://127.0.0.1:{port}", TOKEN), Ledger.open(settings.ledger_url)
         applier = Applier(

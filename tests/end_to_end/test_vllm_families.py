@@ -4,9 +4,6 @@ The servers are forks of one process that has imported vLLM (`benchmarks.familie
 for these servers only, breaks one rank when a file says so.
 """
 
-import os
-from pathlib import Path
-
 import pytest
 
 from benchmarks.families.measured import (
@@ -29,6 +26,7 @@ from daemon.publish.vllm_replica import VllmReplica
 from daemon.versions.export import export
 from daemon.versions.store import Store
 from editing.model.loaded import outlined_model
+from tests.programs import vllm_plugin
 from tests.waiting import until
 
 pytest.importorskip("vllm")
@@ -78,22 +76,14 @@ def register():
 """
 
 
-def install(root: Path) -> dict[str, str]:
-    """Installs the plugin `faulty` under `root`; the environment that loads it."""
-    site = root / "site"
-    (site / "faulty-1.dist-info").mkdir(parents=True)
-    (site / "faulty.py").write_text(FAULTY)
-    (site / "faulty-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 1\n")
-    entry = "[vllm.general_plugins]\nfaulty = faulty:register\n"
-    (site / "faulty-1.dist-info" / "entry_points.txt").write_text(entry)
-    path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
-    return {"PYTHONPATH": path, "VLLM_PLUGINS": "factd,faulty", ORDER: str(root / "order")}
-
-
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory):
     root = tmp_path_factory.mktemp("servers")
-    with Servers(server_options(root), root / "vllm.log", install(root)) as started:
+    with Servers(
+        server_options(root),
+        root / "vllm.log",
+        vllm_plugin(root, "faulty", FAULTY) | {ORDER: str(root / "order")},
+    ) as started:
         yield started, root / "order"
 
 

@@ -30,6 +30,7 @@ from daemon.supervise.vllm import VllmOptions, vllm_command, vllm_process
 from editing.memory.delta import materialise, tensor_sha256, write_tensors
 from tests.attacks.hostile import ATTACKS, write_manifest
 from tests.end_to_end.carried import carried, models, nearest, recomputed, spoken
+from tests.programs import vllm_plugin
 from tests.tiny_models import save_checkpoint
 from tests.waiting import until
 
@@ -122,18 +123,6 @@ class Store:
         write_manifest(directory, manifest, change)
 
 
-def install_faulty(root: Path) -> dict[str, str]:
-    """Installs the plugin `faulty` under `root`; returns the environment that loads it."""
-    site = root / "site"
-    (site / "faulty-1.dist-info").mkdir(parents=True)
-    (site / "faulty.py").write_text(FAULTY)
-    (site / "faulty-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 1\n")
-    entry = "[vllm.general_plugins]\nfaulty = faulty:register\n"
-    (site / "faulty-1.dist-info" / "entry_points.txt").write_text(entry)
-    path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
-    return {"PYTHONPATH": path, "VLLM_PLUGINS": "factd,faulty", "FACTD_TEST_FAULT": str(root / "fault")}
-
-
 @pytest.fixture(scope="module")
 def live(tmp_path_factory):
     root = tmp_path_factory.mktemp("live")
@@ -147,7 +136,7 @@ def live(tmp_path_factory):
         store=store.root, admin_token=TOKEN, base_hash="base", served_name="tiny", max_model_len=4096
     )
     argv, env = vllm_command(model, port, options)
-    env |= install_faulty(root)
+    env |= vllm_plugin(root, "faulty", FAULTY) | {"FACTD_TEST_FAULT": str(root / "fault")}
     with vllm_process(argv, env, port=port, log=root / "vllm.log") as process:
         process.wait_until_ready(900)
         replica = VllmReplica(f"http://127.0.0.1:{port}", TOKEN)

@@ -13,35 +13,12 @@ from daemon.http.api import create_app
 from daemon.http.service import MAX_BODY
 from daemon.ledger.journal import Journal
 from daemon.ledger.lease import Lease
-from daemon.ledger.ledger import Ledger
 from daemon.ledger.tables import versions
 from daemon.publish.stub import StubServing
 
 ADMIN = {"Authorization": "Bearer admin-token"}
 SUBMIT = {"Authorization": "Bearer submit-token"}
 GOOD = {"subject": "the Eiffel Tower", "prompt": "The city where {} stands is", "target": "Rome"}
-
-
-@pytest.fixture
-def settings(tmp_path):
-    return Settings(state_dir=tmp_path, admin_token="admin-token", submit_token="submit-token")
-
-
-@pytest.fixture
-def ledger(settings):
-    return Ledger.open(settings.ledger_url)
-
-
-@pytest.fixture
-def rings():
-    return []
-
-
-@pytest.fixture
-def client(settings, ledger, rings):
-    app = create_app(settings, ledger, [StubServing()], lambda: rings.append(1))
-    with TestClient(app) as client:
-        yield client
 
 
 def test_posted_correction_is_durable_and_rings(client, ledger, rings):

@@ -16,27 +16,6 @@ EVENT = {"specversion": "1.0", "id": "7", "source": "/desk", "type": "org.exampl
 ONE, MANY = "application/cloudevents+json; charset=utf-8", "application/cloudevents-batch+json"
 
 
-@pytest.fixture
-def settings(tmp_path):
-    return Settings(state_dir=tmp_path, admin_token="admin-token", submit_token="submit-token")
-
-
-@pytest.fixture
-def ledger(settings):
-    return Ledger.open(settings.ledger_url)
-
-
-@pytest.fixture
-def rings():
-    return []
-
-
-@pytest.fixture
-def client(settings, ledger, rings):
-    with TestClient(create_app(settings, ledger, [StubServing()], lambda: rings.append(1))) as client:
-        yield client
-
-
 def send(client, content, kind=ONE, token=SUBMIT, **headers):
     body = content if isinstance(content, bytes) else json.dumps(content).encode()
     return client.post("/v1/events", content=body, headers=token | {"Content-Type": kind} | headers)

@@ -1,37 +1,11 @@
 """POST /v1/statements: sentences are read, and recorded when they are confirmed."""
 
 import pytest
-from fastapi.testclient import TestClient
 
-from daemon.core.settings import Settings
-from daemon.http.api import create_app
 from daemon.http.statements import MOST_STATEMENTS
-from daemon.ledger.ledger import Ledger
-from daemon.publish.stub import StubServing
 
 SUBMIT = {"Authorization": "Bearer submit-token"}
 SENTENCE = "Amara Singh has succeeded Victor Hale as director of Vale University."
-
-
-@pytest.fixture
-def settings(tmp_path):
-    return Settings(state_dir=tmp_path, admin_token="admin-token", submit_token="submit-token")
-
-
-@pytest.fixture
-def ledger(settings):
-    return Ledger.open(settings.ledger_url)
-
-
-@pytest.fixture
-def rings():
-    return []
-
-
-@pytest.fixture
-def client(settings, ledger, rings):
-    with TestClient(create_app(settings, ledger, [StubServing()], lambda: rings.append(1))) as client:
-        yield client
 
 
 def test_a_sentence_is_read_and_nothing_is_recorded(client, ledger, rings):

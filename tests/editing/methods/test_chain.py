@@ -11,22 +11,10 @@ from editing.methods.regularise import conditioned, sparse
 from editing.solve.revive import unprotected
 from editing.solve.ridge import NeuronPrior, bounded
 from editing.values.options import ValueOptions
+from tests.editing.methods.conftest import D_IN, D
 
-D, D_IN = 6, 12
 BATCHES = torch.tensor([0, 0, 1, 3, 3])
 NUMBERS = Parameters((0,), ValueOptions()).changed(moment_weight=3.0)
-
-
-@pytest.fixture
-def base():
-    return torch.randn(D, D_IN, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def moment():
-    text = torch.randn(D_IN, 200, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    text = text * torch.logspace(0, -1, D_IN, dtype=torch.float64)[:, None]
-    return text @ text.T / 200
 
 
 @pytest.fixture

@@ -10,23 +10,11 @@ from editing.methods.joint import alphaedit
 from editing.methods.parameters import Parameters
 from editing.solve.revive import unprotected
 from editing.values.options import ValueOptions
+from tests.editing.methods.conftest import D_IN, D
 
-D, D_IN = 6, 12
 THRESHOLD = 0.5
 NUMBERS = Parameters((0,), ValueOptions()).changed(nullspace_threshold=THRESHOLD, nullspace_ridge=1.0)
 PARTS = [slice(0, 2), slice(2, 3), slice(3, 5)]
-
-
-@pytest.fixture
-def base():
-    return torch.randn(D, D_IN, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def moment():
-    text = torch.randn(D_IN, 200, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    text = text * torch.logspace(0, -1, D_IN, dtype=torch.float64)[:, None]
-    return text @ text.T / 200
 
 
 @pytest.fixture
