@@ -49,13 +49,13 @@ lock:
 demo: $(VENV)/.stamp
 	@$(VENV)/bin/factd demo
 
-# Two processes share the tests. Those that start vLLM come afterwards, alone: they need the machine and its ports.
-JOBS ?= 2
+# Three processes share the tests: one has the main job, one all others that start vLLM, and much is waiting.
+JOBS ?= 3
 PYTEST := $(VENV)/bin/python -m pytest
-SHARED := $(PYTEST) -n $(JOBS) --dist loadgroup
+# Whole files, in the order that tests/conftest.py gives them.
+SHARED := $(PYTEST) -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 test: setup
-	@$(SHARED) -m "not slow and not end_to_end"
-	@$(PYTEST) -m "end_to_end and not slow"
+	@$(SHARED) -m "not slow"
 
 # While you work: lint, types, and the tests that start no process and edit little (REAL in tests/conftest.py).
 quick: check

@@ -31,11 +31,20 @@ REAL = (
 )
 
 
+#: What takes longest begins first, so that nothing waits for it at the end.
+LONGEST = "test_main_job.py"
+
+
 def pytest_collection_modifyitems(items):
-    """Where two processes share the tests (pytest-xdist), one takes a whole file: it makes things once."""
+    """Where some processes share the tests (pytest-xdist), one takes a whole file: it makes things once.
+
+    All other tests that start vLLM are one group: of the machine's cores one server beside the longest is enough.
+    """
     here = Path(__file__).parent
+    items.sort(key=lambda item: (item.path.name != LONGEST, not item.get_closest_marker("end_to_end")))
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(item.path.name))
+        served = item.get_closest_marker("end_to_end") and item.path.name != LONGEST
+        item.add_marker(pytest.mark.xdist_group("served" if served else item.path.name))
         if any(item.path.is_relative_to(here / name) for name in REAL):
             item.add_marker(pytest.mark.real)
 

@@ -94,6 +94,8 @@ def test_a_worker_killed_in_mid_task_and_a_cut_connection_record_once(world, val
             redis.zadd("unacked_index", {tag: time.time() - 10**6})
         with worker(world, valkey, **SELDOM):
             until(lambda: world.states().get("killed") == "live")
+            # The apply task too has ended: it would wait for the locked ledger in the place of the intake's.
+            until(lambda: not redis.hlen("unacked"))
             with in_mid_task(world, redis) as taken:
                 producer("cut", subject="Spain")
                 taken()
