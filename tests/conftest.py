@@ -38,7 +38,7 @@ LONGEST = "test_main_job.py"
 def pytest_collection_modifyitems(items):
     """Where some processes share the tests (pytest-xdist), one takes a whole file: it makes things once.
 
-    All other tests that start vLLM are one group: of the machine's cores one server beside the longest is enough.
+    All other tests that start vLLM are one group: one server beside that of the longest is enough.
     """
     here = Path(__file__).parent
     items.sort(key=lambda item: (item.path.name != LONGEST, not item.get_closest_marker("end_to_end")))
