@@ -53,7 +53,7 @@ demo: $(VENV)/.stamp
 JOBS ?= 3
 PYTEST := $(VENV)/bin/python -m pytest
 # Whole files, in the order that tests/conftest.py gives them.
-SHARED := $(PYTEST) -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+SHARED := $(PYTEST) -n $(JOBS) --dist loadscope --no-loadscope-reorder
 test: setup
 	@$(SHARED) -m "not slow"
 

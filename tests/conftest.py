@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -36,17 +37,28 @@ LONGEST = "test_main_job.py"
 
 
 def pytest_collection_modifyitems(items):
-    """Where some processes share the tests (pytest-xdist), one takes a whole file: it makes things once.
-
-    All other tests that start vLLM are one group: one server beside that of the longest is enough.
-    """
     here = Path(__file__).parent
     items.sort(key=lambda item: (item.path.name != LONGEST, not item.get_closest_marker("end_to_end")))
     for item in items:
-        served = item.get_closest_marker("end_to_end") and item.path.name != LONGEST
-        item.add_marker(pytest.mark.xdist_group("served" if served else item.path.name))
         if any(item.path.is_relative_to(here / name) for name in REAL):
             item.add_marker(pytest.mark.real)
+
+
+class ByFile(LoadScopeScheduling):
+    """Where some processes share the tests, one takes a whole file: it makes things once.
+
+    All other tests that start vLLM are one lot: one server beside that of the longest file is enough.
+    (`--dist loadgroup` would do, but xdist 3.8 cannot name groups to pytest 9.2.)
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.split("::", 1)[0]
+        served = "/end_to_end/" in path and not path.endswith(LONGEST)
+        return "served" if served else path
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

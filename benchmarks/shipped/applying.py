@@ -17,11 +17,12 @@ from typing import Any, Self
 
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from benchmarks.errors import BenchError
 from benchmarks.shipped.serving import HeldWeights
 from daemon.apply.applier import Applier
 from daemon.apply.building import build_monitoring, build_proof
 from daemon.apply.measuring import Monitoring
-from daemon.core.lifecycle import OperationKind, State
+from daemon.core.lifecycle import OperationKind, ReasonCode, State
 from daemon.core.messages import Correction
 from daemon.core.settings import Settings
 from daemon.ledger.ledger import Ledger
@@ -118,7 +119,11 @@ class ShippedDaemon:
         )
 
     def step(self, posts: Sequence[tuple[str, Correction]]) -> None:
-        """Posts (id, correction) pairs and works until nothing waits or the next step is due."""
+        """Posts (id, correction) pairs and works until nothing waits or the next step is due.
+
+        Raises:
+            BenchError: a publication failed. The stub has no faults, so nothing that is measured would hold.
+        """
         for id, correction in posts:
             self.ledger.intake.submit(correction, id)
         due = self._clock() + STEP_SECONDS
@@ -127,6 +132,9 @@ class ShippedDaemon:
             # A worker is rung again after so long, see `daemon.app`.
             self._clock.skip(self.settings.retry_seconds)
             self.applier.run()
+        for version in self.versions():
+            if version.code is ReasonCode.PUBLISH_FAILED:
+                raise BenchError(f"{version.id}: {version.reason}")
         self._clock.skip(due - self._clock())
 
     def close(self) -> None:
