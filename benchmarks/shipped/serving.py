@@ -72,8 +72,9 @@ class HeldWeights:
     def log_probs(self, passages: Sequence[Sequence[int]]) -> list[list[float]]:
         """Each token given those before it; the first has none before it, and 0.
 
-        Passage by passage: a server does not batch them as the model in memory does either, and rounds otherwise.
-        In one batch, the noise measured on the unedited model would be 0, and the proof too strict from then on.
+        Passage by passage: a server does not batch them as the model in memory does either, and rounds
+        otherwise. In one batch, the noise measured on the unedited model would be 0, and the proof too strict
+        from then on.
         """
         scorer = self.scorer
         found = [scorer.log_probs([Encoded(tuple(ids), 1)])[0] for ids in passages]
