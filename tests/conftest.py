@@ -1,5 +1,6 @@
 """Fixtures shared by all tests. Nothing here needs a network."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -59,6 +60,14 @@ class ByFile(LoadScopeScheduling):
 
 def pytest_xdist_make_scheduler(config, log):
     return ByFile(config, log)
+
+
+@pytest.fixture(autouse=True)
+def heard():
+    """What factd logs is heard, whatever an earlier test's libraries have configured in this process."""
+    log = logging.getLogger("factd")
+    log.disabled, log.propagate = False, True
+    log.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,7 +18,7 @@ from typing import Any, Self
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from benchmarks.errors import BenchError
-from benchmarks.shipped.serving import HeldWeights
+from benchmarks.shipped.serving import NOISE, HeldWeights
 from daemon.apply.applier import Applier
 from daemon.apply.building import build_monitoring, build_proof
 from daemon.apply.measuring import Monitoring
@@ -108,6 +108,8 @@ class ShippedDaemon:
         self._asked = self.ledger.questions
         store = Store(settings.store_dir)
         self.replica = HeldWeights(store, editor, flipped)
+        proof = build_proof(editor)
+        proof.record.keep(HeldWeights.name, NOISE)
         self.applier = Applier(
             self.ledger,
             store,
@@ -115,7 +117,7 @@ class ShippedDaemon:
             [replica or self.replica],
             monitoring=monitoring(settings, editor),
             settings=settings,
-            proof=build_proof(editor),
+            proof=proof,
         )
 
     def step(self, posts: Sequence[tuple[str, Correction]]) -> None:
