@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from benchmarks.errors import BenchError
 from benchmarks.shipped.faults import add_noise
 from benchmarks.shipped.serving import HeldWeights
 from benchmarks.streams import Step
@@ -52,6 +53,18 @@ def test_log_probs_are_of_each_token_given_those_before_it(served):
     expected = [0.0, *(float(log_p[i, token]) for i, token in enumerate(ids[1:]))]
     assert found == pytest.approx(expected, abs=1e-4)
     assert nothing == []
+
+
+def test_a_publication_that_fails_ends_the_stream_with_its_reason(served, records, monkeypatch):
+    trial, _ = served
+    replica, honest = trial.daemon.replica, trial.daemon.replica.log_probs
+
+    def damaged(passages):
+        return [[each - 5.0 for each in told] for told in honest(passages)]
+
+    monkeypatch.setattr(replica, "log_probs", damaged)
+    with pytest.raises(BenchError, match="v000002: publish failed: held does not compute what was staged"):
+        trial.post(Step(tuple(records[2:4])))
 
 
 def test_a_version_whose_hash_differs_is_not_served(served, monkeypatch):
