@@ -5,9 +5,9 @@ ledger, its applier works them off, and what is served then is measured. The led
 warned, refused, rolled back, compacted or paused. With the guard off the same daemon makes a dry run: the
 guard says what it would do, and everything is served but what the editor itself refuses.
 
-A stream ends when its records are used up, when the guard has paused the queue, or when the model that is
-served has collapsed. Collapsed means: perplexity on held-out text above three times the base's, or S of the
-harmless facts below 60.
+A stream ends when its records are used up, when the guard has paused the queue, when a publication failed, or
+when the model that is served has collapsed. Collapsed means: perplexity on held-out text above three times the
+base's, or S of the harmless facts below 60.
 
 A correction that contradicts an earlier one takes its place, as everywhere in the product: the newer post
 counts. Harmless corrections that are lost so are not live; `good_superseded` counts them.
@@ -103,6 +103,7 @@ COLUMNS = (
     "rolled_back_at",
     "compactions",
     "paused_at",
+    "publish_failed_at",
     "worst_published_perplexity_ratio",
     "worst_retention_drop",
     "good_live_ratio",
@@ -116,4 +117,4 @@ def table(rows: Sequence[dict[str, Any]]) -> list[list[Any]]:
     def shown(value: object) -> Any:
         return f"{value:.3g}" if isinstance(value, float) else value
 
-    return [[shown(row[name]) for name in COLUMNS] for row in rows]
+    return [[shown(row.get(name)) for name in COLUMNS] for row in rows]

@@ -28,6 +28,7 @@ from editing.solve.second_moment import (
     second_moments,
     separator,
 )
+from editing.solve.shipped import shipped
 from editing.typed import entries, load_tensors, save_tensors
 
 SEED = 0
@@ -130,19 +131,24 @@ class Moments:
         if source == "text" and self._corpus is not None:
             return corpus_text(self._loaded, self._corpus, self._tokens)
         sizes = blocks(self._tokens, DOCUMENT_TOKENS if source == "text" else CHAT_TOKENS)
-        return torch.cat([self._block(source, i, len(sizes), rows) for i, rows in enumerate(sizes)])
+        return torch.cat([self._block(source, i, sizes) for i in range(len(sizes))])
 
-    def _block(self, source: Source, index: int, count: int, rows: int) -> Tensor:
-        """Sampled text is kept in blocks with a seed each, so that whole ones survive an interruption."""
+    def _block(self, source: Source, index: int, sizes: list[int]) -> Tensor:
+        """Text comes with factd for models that many use, else it is sampled.
+
+        It is kept in blocks with a seed each, so that whole ones survive an interruption.
+        """
         path = self._directory / f"{FILES[source][1]}-{self._tokens}-{index}.safetensors"
         if not path.exists():
-            text = sample_text(
-                self._loaded,
-                rows,
-                SEED + index,
-                lambda fraction: self._progress(f"sampling {source}", (index + fraction) / count),
-                *self._opening(source),
-            )
+            text = shipped(self._loaded.base_hash, FILES[source][1], sum(sizes[:index]), sizes[index])
+            if text is None:
+                text = sample_text(
+                    self._loaded,
+                    sizes[index],
+                    SEED + index,
+                    lambda fraction: self._progress(f"sampling {source}", (index + fraction) / len(sizes)),
+                    *self._opening(source),
+                )
             replace_file(path, lambda p: save_tensors(p, {"ids": text}))
         return load_tensors(path)[0]["ids"]
 

@@ -26,7 +26,7 @@ def pytest_addoption(parser):
 #: Folders and files whose tests start processes or edit for long: `make quick` leaves them out.
 REAL = (
     *("benchmarks", "deploy", "end_to_end", "faults", "recorded", "test_requirements.py"),
-    *("editing/methods", "editing/memory", "editing/test_editor.py"),
+    *("editing/methods", "editing/memory", "editing/test_editor.py", "editing/solve/test_shipped.py"),
     *("daemon/apply/test_crash.py", "daemon/apply/test_value_workers.py", "daemon/cli/test_docs.py"),
     *("daemon/http/test_status_page.py", "daemon/intake/test_celery.py"),
     *("daemon/intake/test_redelivery.py", "daemon/intake/test_stream.py"),

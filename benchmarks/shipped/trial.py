@@ -83,7 +83,10 @@ class Trial:
         self._live: set[str] = set()
         self._edits, self._next_score, self._seen, self._compactions = 0, plan.score_every, 0, 0
         self._known: set[str] = set()
-        self._at: dict[str, int | None] = dict.fromkeys(("warned", *EVENTS.values(), "collapse"))
+        self._at: dict[str, int | None] = dict.fromkeys(
+            ("warned", *EVENTS.values(), "publish_failed", "collapse")
+        )
+        self.failure: str | None = None
         self._first: dict[str, dict[str, int]] = {"warn": {}, "limit": {}}
         self._best_retention, self._retention_drop = 0.0, 0.0
         self.series: list[dict[str, Any]] = []
@@ -93,7 +96,7 @@ class Trial:
 
     @property
     def over(self) -> bool:
-        return self._at["collapse"] is not None or self.daemon.paused
+        return self._at["collapse"] is not None or self.daemon.paused or self.failure is not None
 
     def post(self, step: Step) -> None:
         """Posts a step, lets the daemon work, and looks at what became of it."""
@@ -116,6 +119,9 @@ class Trial:
             self._served[version] = math.inf if math.isnan(ratio) else ratio
 
     def _look(self) -> None:
+        self.failure = self.daemon.failure
+        if self.failure is not None:
+            self._mark("publish_failed")
         self._live = self.daemon.ids(State.LIVE)
         for transition in self.daemon.steps(self._seen):
             self._seen = transition.seq
@@ -187,6 +193,7 @@ class Trial:
             "good_superseded": len(good & self.daemon.ids(State.SUPERSEDED)),
             "worst_retention_drop": self._retention_drop,
             "compactions": self._compactions,
+            "publish_failure": self.failure,
             "first_warn": self._first["warn"],
             "first_limit": self._first["limit"],
         }
