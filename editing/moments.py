@@ -2,12 +2,14 @@
 
 What follows a chat template has keys of its own, which running text does not show. Without them a solve would
 take the directions of all chats for free ones. So a model whose facts are asked in chat is protected on both:
-C = (C of text + C of chats) / 2.
+C = (1 − s) · C of text + s · C of chats. These chats begin as questions do, since an edit must leave alone
+what is worded like it and asks about other subjects.
 """
 
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +24,7 @@ from editing.solve.second_moment import (
     DOCUMENT_TOKENS,
     Progress,
     Sums,
-    blocks,
+    block_rows,
     corpus_text,
     sample_text,
     second_moments,
@@ -38,8 +40,16 @@ SAVE_SECONDS = 30.0
 Source = Literal["text", "chat"]
 FILES: dict[Source, tuple[str, str]] = {
     "text": ("second-moment", "sampled-text"),
-    "chat": ("chat-moment", "sampled-chat"),
+    "chat": ("question-moment", "sampled-questions"),
 }
+#: s, the chats' share of C; measured in docs/log/asked.md.
+CHAT_SHARE = 5 / 6
+#: What the messages of sampled chats begin with; the model writes the rest, and an answer.
+BEGINNINGS = (
+    *("What is the", "Who is the", "Where is", "Which", "When was", "What", "Who", "In which city"),
+    *("What language", "Where was", "What is", "Who was", "Which country", "What is the name of"),
+    *("Where does", "How"),
+)
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -47,6 +57,21 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     write(unfinished)
     unfinished.rename(path)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that are sampled together.
+
+    Attributes:
+        opening: the tokens that each row begins with.
+        rows: how many there are.
+        length: tokens of a row, the opening included.
+    """
+
+    opening: tuple[int, ...]
+    rows: int
+    length: int
 
 
 class Moments:
@@ -67,12 +92,12 @@ class Moments:
         self._progress, self._tokens = progress, tokens
 
     def of(self, layers: Sequence[int], chat: bool) -> dict[int, Tensor]:
-        """C [d_in, d_in] float64 of each layer; `chat`: half of it over chats."""
+        """C [d_in, d_in] float64 of each layer; `chat`: `CHAT_SHARE` of it over chats."""
         text = self._found("text", layers)
         if not chat:
             return text
         chats = self._found("chat", layers)
-        return {layer: (text[layer] + chats[layer]) / 2 for layer in layers}
+        return {layer: torch.lerp(text[layer], chats[layer], CHAT_SHARE) for layer in layers}
 
     def outputs(self, layers: Sequence[int]) -> dict[int, Tensor]:
         """S = E[g gᵀ] [d, d] float64 of each layer over text; see `editing.solve.crisp`."""
@@ -130,34 +155,41 @@ class Moments:
         """The text that moments are estimated on, [rows, length] ids."""
         if source == "text" and self._corpus is not None:
             return corpus_text(self._loaded, self._corpus, self._tokens)
-        sizes = blocks(self._tokens, DOCUMENT_TOKENS if source == "text" else CHAT_TOKENS)
-        return torch.cat([self._block(source, i, sizes) for i in range(len(sizes))])
+        every = self._blocks(source)
+        return torch.cat([self._block(source, i, block, len(every)) for i, block in enumerate(every)])
 
-    def _block(self, source: Source, index: int, sizes: list[int]) -> Tensor:
+    def _blocks(self, source: Source) -> list[Block]:
+        """What is sampled: behind the openings at least as many tokens as moments are estimated from."""
+        if source == "text":
+            opening = (separator(self._loaded),)
+            return [Block(opening, rows, DOCUMENT_TOKENS) for rows in block_rows(self._tokens)]
+        rows = -(-self._tokens // (CHAT_TOKENS * len(BEGINNINGS)))
+        openings = [self._chat(beginning) for beginning in BEGINNINGS]
+        length = max(map(len, openings)) + CHAT_TOKENS
+        return [Block(opening, rows, length) for opening in openings]
+
+    def _chat(self, beginning: str) -> tuple[int, ...]:
+        """The tokens of a chat up to where the model goes on with the message."""
+        around = self._loaded.chat.around(MESSAGE)
+        before = around[0] if around else ""
+        return tuple(self._loaded.tokenizer(before + beginning, add_special_tokens=False)["input_ids"])
+
+    def _block(self, source: Source, index: int, block: Block, count: int) -> Tensor:
         """Text comes with factd for models that many use, else it is sampled.
 
         It is kept in blocks with a seed each, so that whole ones survive an interruption.
         """
         path = self._directory / f"{FILES[source][1]}-{self._tokens}-{index}.safetensors"
         if not path.exists():
-            text = shipped(self._loaded.base_hash, FILES[source][1], sum(sizes[:index]), sizes[index])
+            text = shipped(self._loaded.base_hash, FILES[source][1], index, block.rows)
             if text is None:
                 text = sample_text(
                     self._loaded,
-                    sizes[index],
+                    block.rows,
                     SEED + index,
-                    lambda fraction: self._progress(f"sampling {source}", (index + fraction) / len(sizes)),
-                    *self._opening(source),
+                    lambda fraction: self._progress(f"sampling {source}", (index + fraction) / count),
+                    block.opening,
+                    block.length,
                 )
             replace_file(path, lambda p: save_tensors(p, {"ids": text}))
         return load_tensors(path)[0]["ids"]
-
-    def _opening(self, source: Source) -> tuple[list[int], int]:
-        """The tokens that a document begins with, and its length."""
-        first = [separator(self._loaded)]
-        if source == "text":
-            return first, DOCUMENT_TOKENS
-        around = self._loaded.chat.around(MESSAGE)
-        before = around[0] if around else ""
-        ids: list[int] = self._loaded.tokenizer(before, add_special_tokens=False)["input_ids"]
-        return ids or first, max(CHAT_TOKENS, 2 * len(ids))

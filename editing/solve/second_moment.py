@@ -16,8 +16,9 @@ from editing.model.loaded import LoadedModel
 TOKENS_PER_DIMENSION = 10
 #: Tokens a sampled document has, and a corpus is cut into.
 DOCUMENT_TOKENS = 64
-#: The same of a chat that the model writes itself: a system prompt, a message and the answer.
-CHAT_TOKENS = 128
+#: Tokens that a sampled chat has behind the beginning of its message: the rest of it, and of the answer as
+#: many as there is room for.
+CHAT_TOKENS = 32
 #: Documents sampled together, and documents whose keys are summed together: bounds of memory.
 SAMPLE_ROWS = 240
 MOMENT_ROWS = 16
@@ -40,9 +41,9 @@ def token_budget(loaded: LoadedModel, tokens: object = None) -> int:
     return tokens
 
 
-def blocks(tokens: int, length: int = DOCUMENT_TOKENS) -> list[int]:
-    """Rows of the blocks that a sampled text of so many tokens is made of, `length` a row."""
-    rows = -(-tokens // length)
+def block_rows(tokens: int) -> list[int]:
+    """Rows of the blocks that a sampled text of so many tokens is made of."""
+    rows = -(-tokens // DOCUMENT_TOKENS)
     return [min(SAMPLE_ROWS, rows - start) for start in range(0, rows, SAMPLE_ROWS)]
 
 

@@ -8,7 +8,6 @@ import sys
 from importlib import resources
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from editing.typed import load_tensors, save_tensors
@@ -20,24 +19,24 @@ def _path(base_hash: str) -> Path:
     return FOLDER / f"sampled-{base_hash[:16]}.safetensors"
 
 
-def shipped(base_hash: str, name: str, start: int, rows: int) -> Tensor | None:
-    """Rows [rows, length] ids of the text called `name`; None: no such text is shipped, or not so much."""
+def shipped(base_hash: str, name: str, index: int, rows: int) -> Tensor | None:
+    """Rows [rows, length] ids of a block of the text called `name`; None: it is not shipped, or shorter."""
     path = _path(base_hash)
     if not path.exists():
         return None
-    text = load_tensors(path)[0][name][start : start + rows].long()
-    return text if len(text) == rows else None
+    block = load_tensors(path)[0].get(f"{name}-{index}")
+    return None if block is None or len(block) < rows else block[:rows].long()
 
 
 def keep(installed: Path) -> Path:
     """Writes the file that is shipped from the blocks in an installation's folder."""
-    texts: dict[str, Tensor] = {}
-    for name in ("sampled-text", "sampled-chat"):
-        # The number of the block ends the name.
-        blocks = sorted(installed.glob(f"{name}-*.safetensors"), key=lambda p: int(p.stem.split("-")[-1]))
-        texts[name] = torch.cat([load_tensors(block)[0]["ids"] for block in blocks]).int()
+    blocks: dict[str, Tensor] = {}
+    for file in sorted(installed.glob("sampled-*.safetensors")):
+        # sampled-text-15360-0: the name, how many tokens all blocks have, and the block's number.
+        name, _, index = file.stem.rsplit("-", 2)
+        blocks[f"{name}-{index}"] = load_tensors(file)[0]["ids"].int()
     path = _path(installed.name)
-    save_tensors(path, texts)
+    save_tensors(path, blocks)
     return path
 
 

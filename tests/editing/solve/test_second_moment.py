@@ -8,7 +8,8 @@ from editing.install import Installation
 from editing.model.capture import each_key
 from editing.model.chat import ChatTemplate
 from editing.model.loaded import load_model
-from editing.solve.second_moment import CHAT_TOKENS, DOCUMENT_TOKENS, Sums, blocks, draw, second_moments
+from editing.moments import BEGINNINGS, CHAT_SHARE
+from editing.solve.second_moment import DOCUMENT_TOKENS, Sums, block_rows, draw, second_moments
 from tests.tiny_models import CHAT_TEMPLATE, save_checkpoint
 
 LAYERS = (1, 2)
@@ -130,7 +131,7 @@ def test_sums_of_other_layers_are_not_gone_on_with(install, monkeypatch):
 
 def test_interrupted_sampling_keeps_whole_blocks(loaded, install, tmp_path, monkeypatch):
     monkeypatch.setattr("editing.solve.second_moment.SAMPLE_ROWS", 20)
-    assert blocks(TOKENS) == [20, 20, 10]
+    assert block_rows(TOKENS) == [20, 20, 10]
     whole = Installation(
         loaded, tmp_path / "whole", None, lambda _stage, _fraction: None, TOKENS
     )._moments.text("text")
@@ -198,19 +199,30 @@ def test_tokens_are_drawn_by_their_probabilities():
     assert torch.equal(draws, again)
 
 
-def test_moments_of_chats_are_half_of_those_over_text_and_chats(loaded, install, monkeypatch):
+def test_moments_over_text_and_chats_are_their_weighted_mean(loaded, install, monkeypatch):
     monkeypatch.setattr(loaded.tokenizer, "chat_template", CHAT_TEMPLATE)
     monkeypatch.setitem(vars(loaded), "chat", ChatTemplate(loaded.tokenizer))
     installation = install()
     both, text = installation.moments(LAYERS, chat=True), installation.moments(LAYERS)
     chats = installation._moments.text("chat")
-    before, _ = loaded.chat.around("Hello")
-    opening = loaded.tokenizer(before, add_special_tokens=False)["input_ids"]
-    assert len(opening) > 1
-    assert chats.shape == (TOKENS // CHAT_TOKENS, CHAT_TOKENS)
-    assert torch.equal(chats[:, : len(opening)], torch.tensor([opening] * len(chats)))
-    assert len({tuple(row) for row in chats.tolist()}) == len(chats)
     for layer in LAYERS:
-        reference = (text[layer] + dense(loaded, chats, layer)) / 2
+        reference = (1 - CHAT_SHARE) * text[layer] + CHAT_SHARE * dense(loaded, chats, layer)
         assert (both[layer] - reference).norm() < 1e-5 * reference.norm()
     assert torch.equal(install().moments([1], chat=True)[1], both[1])
+
+
+def test_sampled_chats_begin_as_questions_do(loaded, install, monkeypatch):
+    monkeypatch.setattr(loaded.tokenizer, "chat_template", CHAT_TEMPLATE)
+    monkeypatch.setitem(vars(loaded), "chat", ChatTemplate(loaded.tokenizer))
+    moments = install()._moments
+    before, _ = loaded.chat.around("Hello")
+    blocks = moments._blocks("chat")
+    assert len(blocks) == len(BEGINNINGS)
+    # Behind their openings they hold as many tokens as the moments are to be estimated from.
+    assert sum(block.rows * (block.length - len(block.opening)) for block in blocks) >= TOKENS
+    for index, block in enumerate(blocks):
+        ids = moments._block("chat", index, block, len(BEGINNINGS))
+        assert loaded.tokenizer.decode(list(block.opening)) == before + BEGINNINGS[index]
+        assert ids.shape == (block.rows, block.length)
+        assert torch.equal(ids[:, : len(block.opening)], torch.tensor([block.opening] * block.rows))
+        assert len({tuple(row) for row in ids.tolist()}) == len(ids)

@@ -6,7 +6,7 @@ import torch
 from editing.install import Installation
 from editing.model.loaded import load_model
 from editing.solve import shipped
-from editing.solve.second_moment import CHAT_TOKENS, DOCUMENT_TOKENS, token_budget
+from editing.solve.second_moment import DOCUMENT_TOKENS
 from tests.tiny_models import save_checkpoint
 
 TOKENS = 64 * 50
@@ -59,7 +59,6 @@ def test_a_text_that_was_sampled_here_already_is_gone_on_with(loaded, tmp_path, 
 def test_the_text_of_the_bundled_model_is_its_own(tmp_path):
     """By its own loss: a text drawn from a model has the model's entropy, any other text more."""
     loaded = load_model("smollm2-135m-instruct", tmp_path, "bfloat16")
-    tokens = token_budget(loaded)
     install = Installation(loaded, tmp_path, None, lambda _stage, _fraction: None)
 
     def surprise(text: torch.Tensor, opening: int) -> tuple[float, float]:
@@ -68,12 +67,14 @@ def test_the_text_of_the_bundled_model_is_its_own(tmp_path):
         loss = -log_probs.gather(2, text[:, opening:, None]).mean().item()
         return loss, -(log_probs.exp() * log_probs).sum(-1).mean().item()
 
-    for source, length in (("text", DOCUMENT_TOKENS), ("chat", CHAT_TOKENS)):
-        ids = shipped.shipped(loaded.base_hash, f"sampled-{source}", 0, tokens // length)
-        assert ids.shape == (tokens // length, length)
-        assert len(ids.unique(dim=0)) == len(ids)
-        opening, _ = install._moments._opening(source)
-        assert (ids[:, : len(opening)] == torch.tensor(opening)).all()
+    for source, name in (("text", "sampled-text"), ("chat", "sampled-questions")):
+        blocks = install._moments._blocks(source)
+        for index, block in enumerate(blocks):
+            ids = shipped.shipped(loaded.base_hash, name, index, block.rows)
+            assert ids.shape == (block.rows, block.length)
+            assert len(ids.unique(dim=0)) == len(ids)
+            assert (ids[:, : len(block.opening)] == torch.tensor(block.opening)).all()
+        opening = blocks[-1].opening
         few = ids[:8]
         loss, entropy = surprise(few, len(opening))
         assert loss == pytest.approx(entropy, rel=0.1)
