@@ -38,8 +38,6 @@ WORN_OUT, TRIED = 3, 10
 #: So many single corrections in a row were refused while the base is live: the method, its statistics or the
 #: posts are at fault. Three could be one user's mistakes; each correction more ends as rejected for nothing.
 REFUSED_ON_BASE = 5
-#: Before a queue is paused for wear, the guard compacts this many times sooner than it would otherwise.
-SOONER = 4
 
 _PASSED = Verdict("accepted", (), (), {})
 
@@ -143,14 +141,14 @@ class Ladder:
         if self.journal.questions.paused() or isinstance(self.rest(), Held) or self.compacts():
             return False
         worn = self._worn(live)
-        pause = self._why_pause(live, worn)
-        why = None if live == BASE_VERSION else self._why_compact(worn, pause)
+        why = None if live == BASE_VERSION else self._why_compact(worn)
         if why is not None:
             self.journal.guard.ask_compaction(why, self.policy.dry_run)
             self.reached(Stage.COMPACT_ASKED)
             return not self.policy.dry_run
-        if pause is not None and not self.policy.dry_run:
-            self.journal.guard.pause(pause)
+        why = self._why_pause(live, worn)
+        if why is not None and not self.policy.dry_run:
+            self.journal.guard.pause(why)
             self.reached(Stage.PAUSED)
         return False
 
@@ -162,18 +160,14 @@ class Ladder:
     def _worn(self, live: str) -> list[str]:
         return worn((self.journal.questions.version(live).verdict or {}).get("guards", {}))
 
-    def _why_compact(self, worn: Sequence[str], pause: str | None) -> str | None:
+    def _why_compact(self, worn: Sequence[str]) -> str | None:
         """None when no compaction is due.
 
-        After one, so many versions must go live before the next, whatever became of it. Fewer are enough
-        where the queue would be paused otherwise, for the reason `pause`.
+        After one, so many versions must go live before the next, whatever became of it.
         """
         last = self.journal.questions.last_step("compact", "would_compact")
         since = 0 if last is None else self.journal.questions.live_since(last.at)
-        between = self.settings.guard_compact_versions
-        if pause is not None:
-            between = math.ceil(between / SOONER)
-        if last is not None and since < between:
+        if last is not None and since < self.settings.guard_compact_versions:
             return None
         if worn and {"refuse", "rollback"} & self.journal.questions.steps(last.at if last else 0.0).keys():
             return f"versions are refused or rolled back, and past their warning: {', '.join(worn)}"

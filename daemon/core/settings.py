@@ -175,7 +175,7 @@ class Settings(BaseSettings):
     guard_watch_seconds: float = Field(600.0, ge=0)
     #: the guard compacts when the forecast leaves fewer edits than this; 0: never for that reason
     guard_compact_edits: int = Field(50, ge=0)
-    #: the guard compacts at most once in so many versions, or in a quarter of them before it pauses the queue
+    #: the guard compacts at most once in so many versions
     guard_compact_versions: int = Field(20, ge=1)
 
     @field_validator("replicas", "forms", "require_forms", mode="before")

@@ -309,23 +309,6 @@ def test_a_worn_model_is_compacted_and_at_last_paused(grown, live, posted, measu
     assert list(world.states().values()) == ["live", *["validated"] * (WORN_OUT + 2)]
 
 
-@pytest.mark.parametrize(("versions", "compactions"), [(2, 1), (3, 2)])
-def test_a_queue_is_compacted_again_sooner_before_it_is_paused(grown, versions, compactions):
-    """Three versions more, of twelve, are enough."""
-    world = grown("wearing", batch_size=1, guard_compact_versions=12)
-    world.post("H", "heavy")
-    look_again(world)
-    for i in range(versions):
-        world.post(f"L{i}", "good")
-        look_again(world)
-    for i in range(WORN_OUT):
-        world.post(f"W{i}", "heavy")
-    look_again(world)
-    look_again(world)
-    steps = [step for step, _ in world.steps()]
-    assert (steps.count("compact"), steps[-1]) == (compactions, "pause")
-
-
 def test_what_a_worn_model_refused_waits_until_there_is_room_again(grown):
     world = grown("wearing", batch_size=1)
     for i in range(WORN_OUT):
