@@ -1,4 +1,4 @@
-"""What follows from a correction has its parent's end: by the clock, over rollbacks and restarts. On fakes."""
+"""What follows from a correction ends with it: by the clock, over rollbacks and restarts. On fakes."""
 
 import pytest
 

@@ -11,7 +11,7 @@ from hashlib import sha256
 import pytest
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from daemon.core import times
 from daemon.core.lifecycle import OperationState
@@ -21,8 +21,8 @@ from daemon.intake.trust.gate import SourceGate
 from daemon.intake.trust.policies import Policy, Rules, Source, Sources
 from daemon.intake.trust.relating import Relations
 from daemon.ledger.heartbeats import WORKERS, Heartbeat
+from tests.browser import act, chromium, sign_in
 from tests.daemon.http.page_world import FACTS, HOSTILE, connect, live_a_day
-from tests.programs import program
 
 ADMIN, SUBMIT = "admin-token", "submit-token"
 #: the guard would compact by itself and change the story
@@ -105,12 +105,8 @@ def own_day(day, world_at, tmp_path):
 
 @pytest.fixture(scope="module")
 def browser():
-    path = program("chromium", "chromium")
-    with sync_playwright() as playwright:
-        # Containers of CI run as root, where Chromium has no sandbox.
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 class Visit:
@@ -352,17 +348,12 @@ def test_keyboard_alone_leads_to_a_rollback(own_day, visit):
     assert {replica.served().version for replica in own_day.world.replicas} == {"v000009"}
 
 
-def act(page, verb, why="tested"):
-    page.get_by_label("Why?").fill(why)
-    page.locator("#act-dialog").get_by_role("button", name=verb).click()
-
-
 def test_retract_pause_resume_and_compact(own_day, visit):
     page = visit(own_day, PHONE, token=ADMIN)
     fact = row(page, "The architect of Glass Harbour is")
     fact.locator("summary").click()
     fact.get_by_role("button", name="Retract: The architect of Glass Harbour is Noor Haddad…").click()
-    act(page, "Retract")
+    act(page, "Retract", "tested")
     expect(page.locator("#notice")).to_contain_text("Retraction is done", timeout=15_000)
     expect(fact.locator(".chip")).to_have_text("retracted")
     page.get_by_role("button", name="Pause…").click()
@@ -372,10 +363,10 @@ def test_retract_pause_resume_and_compact(own_day, visit):
     )
     expect(page.locator("#headline-more")).to_have_text("deploying")
     page.get_by_role("button", name="Resume…").click()
-    act(page, "Resume")
+    act(page, "Resume", "tested")
     expect(page.locator("#headline-text")).to_have_text("All is well", timeout=15_000)
     page.get_by_role("button", name="Compact…").click()
-    act(page, "Compact")
+    act(page, "Compact", "tested")
     expect(page.locator("#notice")).to_contain_text("Compaction is done", timeout=15_000)
 
 
@@ -401,7 +392,7 @@ def test_an_api_that_is_away_is_said_with_the_age_of_the_data(own_day, visit):
     alert = page.locator("#connection")
     expect(alert).to_contain_text("The API cannot be reached. What you see is from ")
     expect(page.locator("#serving")).to_have_text("v000011")
-    act(page, "Pause")
+    act(page, "Pause", "tested")
     expect(page.locator("#act-fault")).to_have_text("Nothing was recorded: the API does not answer.")
     page.keyboard.press("Escape")
     page.clock.fast_forward(120_000)
@@ -486,17 +477,12 @@ def test_what_one_person_typed_is_not_posted_with_the_token_of_the_next(day, vis
     expect(page.get_by_role("button", name="Post it")).to_be_hidden()
 
 
-def sign_in(page, token):
-    page.locator("#sign-in").click()
-    page.locator("#token").fill(token)
-    page.keyboard.press("Enter")
-    expect(page.locator("#token-dialog")).to_be_hidden()
-
-
 def sourced(site, **default):
     """The site with a gate: sources "forum", which may review, and "desk", which may not."""
-    made = [Source(name=name, token_sha256=sha256(name.encode()).hexdigest(), reviews=name == "forum", **default)
-            for name in ("forum", "desk")]  # fmt: skip
+    made = [
+        Source(name=name, token_sha256=sha256(name.encode()).hexdigest(), reviews=reviews, **default)
+        for name, reviews in (("forum", True), ("desk", False))
+    ]
     sources = Sources(Policy(**default), Rules(), {one.name: one for one in made})
     site.app.state.service.sources = sources
     site.world.ledger.intake.gate = SourceGate(sources, Relations(load_lexicon()))
@@ -554,7 +540,7 @@ def test_what_a_correction_brought_is_shown_and_named_before_a_retraction(own_da
     parent.get_by_role("button", name="Retract").click()
     told = "with what follows from it (“Omar Lind chairs Vale University”); other facts stay."
     expect(page.locator("#act-text")).to_contain_text(told)
-    act(page, "Retract")
+    act(page, "Retract", "tested")
     expect(page.locator("#notice")).to_contain_text("Retraction is done", timeout=15_000)
     assert [world.states()[id] for id in ("c-0905", "c-0906")] == ["retracted", "retracted"]
 
