@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, HTTPException, Query
@@ -16,6 +17,7 @@ from daemon.http.schemas import corrections_schema
 from daemon.http.service import SUBMIT, Body, Id, Service, ServiceOf, may_submit
 from daemon.http.views import child_view, correction_view
 from daemon.ledger.reading import Only
+from daemon.ledger.rows import CorrectionRow
 
 #: A request that waits for a correction looks at the ledger so often, and waits so long at most.
 POLL_SECONDS, MAX_WAIT_SECONDS = 0.1, 60.0
@@ -94,7 +96,12 @@ def list_corrections(
     states = [state] if state else []
     only = Only(source=source, subject=subject, containing=containing)
     rows = service.ledger.questions.corrections(*states, limit=limit, **only)
-    return [correction_view(row) for row in rows[::-1]]
+    children = service.ledger.questions.children(*(row.id for row in rows))
+    return [_with_children(row, children) for row in rows[::-1]]
+
+
+def _with_children(row: CorrectionRow, found: Sequence[CorrectionRow]) -> dict[str, Any]:
+    return correction_view(row) | {"children": [child_view(one) for one in found if one.parent == row.id]}
 
 
 @router.get("/v1/corrections/{id:any}", dependencies=SUBMIT)
@@ -104,10 +111,9 @@ async def get_correction(
     """One correction; with `wait` the answer comes when it has ended, or after so many seconds."""
     deadline = time.monotonic() + wait
     while True:
-        view = correction_view(await run_in_threadpool(service.ledger.questions.get, id))
-        if view["state"] in {*FINAL, State.HELD} or time.monotonic() >= deadline:
-            children = await run_in_threadpool(service.ledger.questions.children, view["id"])
-            return view | {"children": [child_view(child) for child in children]}
+        row = await run_in_threadpool(service.ledger.questions.get, id)
+        if row.state in {*FINAL, State.HELD} or time.monotonic() >= deadline:
+            return _with_children(row, await run_in_threadpool(service.ledger.questions.children, row.id))
         # Not in a thread: there are forty, and as many waiting clients would leave none for a post.
         await asyncio.sleep(POLL_SECONDS)
 

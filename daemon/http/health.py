@@ -43,12 +43,13 @@ def metrics(service: ServiceOf) -> Response:
 @router.get("/v1/status")
 def status(service: ServiceOf, authorization: Annotated[str | None, Header()] = None) -> dict[str, Any]:
     """What the status page shows: numbers for everybody; reasons and names only with a token."""
-    scopes = service.scopes(authorization)
-    if authorization and not scopes:
+    caller = service.caller(authorization)
+    if authorization and not caller.scopes:
         raise HTTPException(401, "this token is not known", {"WWW-Authenticate": "Bearer"})
     view = page_view(service.ledger, service.replicas)
-    view["scope"] = next((scope for scope in ("admin", "review", "submit") if scope in scopes), None)
-    return view if scopes else numbers_only(view)
+    view["scope"] = next((scope for scope in ("admin", "review", "submit") if scope in caller.scopes), None)
+    view["name"] = caller.name or None
+    return view if caller.scopes else numbers_only(view)
 
 
 @router.get("/")

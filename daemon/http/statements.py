@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, HTTPException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from daemon.core.errors import CorrectionError
+from daemon.core.lifecycle import State
 from daemon.core.messages import parse_json, problem
 from daemon.http.schemas import body_schema
 from daemon.http.service import Body, Service, ServiceOf, may_submit
@@ -30,12 +31,19 @@ class Statements(BaseModel):
 def post_statements(
     service: ServiceOf, token: Annotated[str, Depends(may_submit)], body: Body
 ) -> dict[str, Any]:
-    """Reads statements into corrections. With `confirm`, those that are not refused are recorded."""
+    """Reads statements into corrections. With `confirm`, those that are not refused are recorded.
+
+    `held`: the ids of those that wait for a review.
+    """
     sent = _sent(parse_json(body))
     many = sent.statement if isinstance(sent.statement, list) else [sent.statement]
     found = [service.reader.read(statement) for statement in many]
     answer: dict[str, Any] = {"statements": [read.view() for read in found]}
-    return answer | {"ids": _record(service, token, found)} if sent.confirm else answer
+    if not sent.confirm:
+        return answer
+    ids = _record(service, token, found)
+    held = [row.id for row in service.ledger.questions.rows(ids) if row.state is State.HELD]
+    return answer | {"ids": ids, "held": held}
 
 
 def _sent(content: object) -> Statements:

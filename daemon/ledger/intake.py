@@ -225,7 +225,8 @@ def _check_parents(c: Connection, parents: set[str]) -> None:
     if problems:
         raise CorrectionError(problems)
     for id, row in known.items():
-        if row.following is None:
+        # "ended": its children were taken out with it, and this one shall be as well.
+        if row.following in (None, "ended"):
             c.execute(update(corrections).where(corrections.c.id == id).values(following="done"))
 
 

@@ -78,10 +78,10 @@ class Questions:
             rows = c.execute(query.order_by(corrections.c.seq.desc()).limit(limit))
             return [correction_row(row) for row in rows][::-1]
 
-    def children(self, id: str) -> list[CorrectionRow]:
-        """Corrections that follow from this one, in order of arrival."""
+    def children(self, *ids: str) -> list[CorrectionRow]:
+        """Corrections that follow from one of these; of each in order of arrival."""
         with self._read() as c:
-            return list(children_of(c, id))
+            return list(children_of(c, ids))
 
     def facts(self) -> list[CorrectionRow]:
         """Live corrections."""

@@ -57,10 +57,11 @@ def rows_of(c: Connection, ids: Sequence[str]) -> dict[str, CorrectionRow]:
     return found
 
 
-def children_of(c: Connection, id: str) -> Iterator[CorrectionRow]:
-    """Corrections that follow from one, in order of arrival."""
-    query = select(corrections).where(corrections.c.parent == id).order_by(corrections.c.seq)
-    return (correction_row(row) for row in c.execute(query))
+def children_of(c: Connection, ids: Sequence[str]) -> Iterator[CorrectionRow]:
+    """Corrections that follow from these, in order of arrival."""
+    for chunk in chunks(ids):
+        query = select(corrections).where(corrections.c.parent.in_(chunk)).order_by(corrections.c.seq)
+        yield from (correction_row(row) for row in c.execute(query))
 
 
 def of_slot(subject: str, prompt: str) -> ColumnElement[bool]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from playwright.sync_api import expect
 from sqlalchemy import select
 
 from daemon.cli.demo.client import LiveServer, Traffic
@@ -23,6 +24,8 @@ from daemon.http.client import Client
 from daemon.ledger.ledger import Ledger
 from daemon.ledger.tables import lease
 from editing.said import holds, said
+from tests.browser import chromium
+from tests.end_to_end.day import DESK, DIRECTOR, MAYOR, NEWSROOM, SOURCES, SUCCESSOR, WHY, Day
 from tests.end_to_end.terminal import Terminal
 from tests.end_to_end.test_alerts import alertmanager_config, prometheus_config
 from tests.pages import ROOT, blocks, unlike, words
@@ -47,8 +50,11 @@ def state(tmp_path_factory) -> Path:
 def up(state, tmp_path_factory):
     ready = tmp_path_factory.mktemp("run") / "ready.json"
     log = (ready.parent / "up.log").open("w+")
+    sources = ready.parent / "sources.toml"
+    sources.write_text(SOURCES)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FACTD_")} | {
-        "FACTD_STATE_DIR": str(state)
+        "FACTD_STATE_DIR": str(state),
+        "FACTD_SOURCES_FILE": str(sources),
     }
     ((command, _),) = blocks("console up", "operating.md")[0].commands()
     own = {"/models/my-model": "smollm2-135m-instruct", "ready.json": str(ready)}
@@ -231,6 +237,52 @@ def _applier(state: Path) -> int:
 def _settled(api, id: str) -> dict | None:
     row = api.get(id)
     return row if row["state"] in ("live", "rejected", "dead") else None
+
+
+def test_a_day_in_the_life_of_a_fact(up, tokens, live, api, factd, state):
+    """Typed on the page, held, approved by another, live, asked, superseded by a feed, expired, retracted."""
+    assert factd("rollback", "v000000", "--json").returncode == 0
+    before = live.chat_all([DIRECTOR, MAYOR])
+    day = Day(up["api_url"])
+    with chromium() as browser:
+        with day.page(browser, NEWSROOM) as page:
+            day.type(page)
+        refused = day.approve_ones_own()
+        assert (refused.status_code, day.states(day.director)) == (403, ["held"])
+        # While the queue is paused both approvals wait, and so are one batch.
+        api.finish(day.ask("POST", "/v1/pause", tokens["admin"]).json())
+        with day.page(browser, DESK) as page:
+            day.approve(page)
+        api.finish(day.ask("POST", "/v1/resume", tokens["admin"]).json())
+        day.wait_for_trees()
+        assert day.states(day.director, day.mayor, *day.children()) == ["live"] * 4
+        answers = live.chat_all([DIRECTOR, MAYOR])
+        assert said(answers[0], "Amara Singh"), answers
+        assert said(answers[1], "Nora Quist"), answers
+
+        day.supersede()
+        assert day.states(day.successor, day.director) == ["live", "superseded"]
+        assert said(live.chat_all([DIRECTOR])[0], SUCCESSOR)
+        with day.page(browser, tokens["admin"]) as page:
+            expect(page.locator("#coming")).to_contain_text(f"leaves Vale University → {SUCCESSOR}, ")
+            day.retract_tree(page)
+    assert day.faults == []
+    # The whole tree left in one version, and what followed from the superseded one is gone as well.
+    assert len({api.get(id)["reason"] for id in (day.mayor, day.children()[1])}) == 1
+    day.wait(day.successor, *day.children(), states=["retracted"])
+    assert api.get(day.successor)["reason"].startswith("its time (valid_until) is over")
+    assert api.facts() == []
+    after = live.chat_all([DIRECTOR, MAYOR])
+    assert [first_word(answer) for answer in after] == [first_word(answer) for answer in before]
+    assert not said(after[0], SUCCESSOR)
+
+    audit = json.loads(factd("audit", "--json").stdout)
+    assert audit["valid"], audit
+    with ledger_of(state) as ledger:
+        for id in (day.director, day.mayor):
+            told = [(each.new, each.actor, each.reason) for each in ledger.questions.transitions(id)]
+            assert told[1][:2] == ("held", "http:newsroom")
+            assert told[2] == ("received", "http:desk", f"approved by http:desk: {WHY}")
 
 
 def test_bad_input_changes_nothing(api, factd):

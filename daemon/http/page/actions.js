@@ -7,7 +7,7 @@ const POLL_MS = 1000;
 // An operation that takes longer stays recorded; the page goes on without it.
 const PATIENCE_MS = 600_000;
 
-let scope = null;
+let scope = null, name = null; // what the token may, and whose it is
 let changed = () => {};
 let asked = null; // the operation in the dialog: {path, done, title, text, verb}
 
@@ -45,8 +45,14 @@ export const rollBack = (version) => confirm({
 
 export const retract = (correction) => confirm({
   path: `v1/corrections/${encodeURIComponent(correction.id)}/retract`, title: "Retract this fact?", verb: "Retract",
-  done: "Retraction", text: `“${correction.prompt} ${correction.target}” is taken out of the model; other facts stay.`,
+  done: "Retraction", text: `“${correction.prompt} ${correction.target}” is taken out of the model${along(correction)}; other facts stay.`,
 });
+
+/** Children leave with their parent. */
+const along = ({ children }) => {
+  const live = children.filter((one) => one.state === "live").map((one) => `“${one.prompt} ${one.target}”`);
+  return live.length ? `, with what follows from it (${live.join(", ")})` : "";
+};
 
 export const review = (correction, decision) => confirm({
   path: `v1/reviews/${encodeURIComponent(correction.id)}/${decision}`, scopes: ["admin", "review"],
@@ -55,9 +61,9 @@ export const review = (correction, decision) => confirm({
   text: `“${correction.prompt} ${correction.target}”, posted by ${correction.posted_by ?? "?"}.`,
 });
 
-export function setScope(value) {
-  scope = value;
-  say(byId("sign-in"), token() ? `Forget ${scope ?? ""} token` : "Enter token…");
+export function setScope(value, of) {
+  [scope, name] = [value, of];
+  say(byId("sign-in"), token() ? `Forget ${name ?? ""} token` : "Enter token…");
 }
 
 function signIn(why = "") {
@@ -67,8 +73,9 @@ function signIn(why = "") {
 
 export function signOut() {
   forget();
-  setScope(null);
+  setScope(null, null);
   changed();
+  notify("The token was forgotten.");
 }
 
 async function tryToken() {
@@ -83,11 +90,13 @@ async function tryToken() {
   byId("token").value = "";
   byId("token-dialog").close();
   await changed();
-  notify(scope === "admin" ? "Admin token in use." : "Submit token in use: you can read, operations need the admin token.");
+  notify(scope === "admin" ? "Admin token in use." : `Token “${name}” in use: you can read and post` +
+    `${scope === "review" ? ", and review what others posted" : ""}; operations need the admin token.`);
 }
 
 function confirm(operation) {
-  if (!(operation.scopes ?? ["admin"]).includes(scope)) return signIn("This needs the admin token.");
+  if (!(operation.scopes ?? ["admin"]).includes(scope))
+    return signIn(operation.scopes ? "This needs the admin token, or that of a source that may review." : "This needs the admin token.");
   asked = operation;
   say(byId("act-title"), operation.title);
   say(byId("act-text"), operation.text);
@@ -116,7 +125,8 @@ async function act() {
 async function follow(operation, done) {
   if (operation.operation === undefined) {
     await changed(); // a review is decided at once
-    return notify(`${done} is recorded: ${operation.reason}`, "ok");
+    const then = operation.state === "validated" ? ". The next batch brings it live; the list below shows when." : "";
+    return notify(`${done} is recorded: ${operation.reason}${then}`, "ok");
   }
   notify(`${done}: recorded as operation ${operation.operation}, under way…`);
   const until = Date.now() + PATIENCE_MS;

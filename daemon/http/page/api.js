@@ -30,8 +30,14 @@ async function call(method, path, bearer, content) {
     throw new ApiError(answer?.status ?? 0, answer ? `no JSON came back (${answer.status})` : error.message);
   }
   if (!answer.ok) {
-    const detail = typeof body.detail === "string" ? body.detail : JSON.stringify(body.detail);
-    throw new ApiError(answer.status, detail);
+    throw new ApiError(answer.status, told(body));
   }
   return body;
+}
+
+/** Why something was refused: each field with its mend, where the answer has them. */
+function told({ detail, problems, more }) {
+  if (!problems?.length) return typeof detail === "string" ? detail : JSON.stringify(detail);
+  const each = problems.map(({ field, value, mend }) => `${field ? `${field} = ` : ""}${value}: ${mend}`);
+  return [detail, ...each, ...(more ? [`and ${more} more`] : [])].join("; ");
 }

@@ -47,7 +47,7 @@ function fillCorrection(node, c, now) {
   const told = [
     ["reason", c.reason], ["subject", c.subject], ["asked", c.template], ["wanted", c.target], ["before", c.before],
     ["after", c.after], ...chats(c), ["version", c.version], ["superseded by", c.superseded_by],
-    ["follows from", c.parent], ["reviewed by", c.reviewed_by], ["received", exact(c.received_at)],
+    ["follows from", c.parent], ["brought", brought(c)], ["reviewed by", c.reviewed_by], ["received", exact(c.received_at)],
     ["valid from", moment(c.valid_from)], ["valid until", moment(c.valid_until)],
     ["live", exact(c.live_at)], ["id", c.id], ["key", c.key],
   ].filter(([, value]) => value != null && value !== "");
@@ -57,6 +57,9 @@ function fillCorrection(node, c, now) {
   parts.retract.setAttribute("aria-label", `Retract: ${c.prompt} ${c.target}…`);
   show(parts.retract, c.state === "live");
 }
+
+/** What follows from a correction, a line each. */
+const brought = (c) => c.children.map((one) => `${one.prompt} ${one.target} (${words(one.state)})`).join("\n");
 
 /** What was asked in chat, and what was answered before the correction and after it. */
 function chats(c) {

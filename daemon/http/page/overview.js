@@ -77,7 +77,8 @@ function showQueue(s) {
   say(byId("queue"), s.pending === 0 ? "empty" : `${s.pending} waiting`);
   const oldest = s.pending ? `oldest ${span(s.oldest_pending_seconds)}` : "nothing waits";
   const beside = s.background ? `; ${s.background.job} in the background: ${Math.floor(100 * s.background.fraction)} %` : "";
-  say(byId("queue-more"), (s.operations_pending ? `${oldest}; ${count(s.operations_pending, "operation")} under way` : oldest) + beside);
+  const held = s.counts.held ? `; ${s.counts.held} held for review` : "";
+  say(byId("queue-more"), (s.operations_pending ? `${oldest}; ${count(s.operations_pending, "operation")} under way` : oldest) + held + beside);
   const ends = ["rejected", "dead", "rolled_back"].filter((state) => s.counts[state]);
   say(byId("queue-ends"), ends.map((state) => `${s.counts[state]} ${words(state)}`).join(" · "));
   keyed(byId("coming"), s.coming, (one) => `${one.change} ${one.id ?? one.at}`, () => chipRow(), (node, one) => {

@@ -6,13 +6,14 @@ import { byId, count, el, say, show, span, words } from "./dom.js";
 import { showCorrections, showVersions } from "./lists.js";
 import { showOverview } from "./overview.js";
 import { showReviews } from "./reviews.js";
-import { startSaying } from "./say.js";
+import { leaveSaying, startSaying } from "./say.js";
 
 const POLL_MS = 5000, TYPING_MS = 300, TICK_MS = 1000, ROWS = 20, MOST_ROWS = 1000;
 
 let shownAt = null; // when the data on the page came, in milliseconds of this computer's clock
 let rows = ROWS;
 let timer, typing;
+let name = null; // of the token that the page was last drawn with
 let latest = 0; // the number of the last request: a slow answer must not overwrite a newer one
 
 async function refresh() {
@@ -39,7 +40,9 @@ function query() {
 
 function draw(status, corrections, held) {
   shownAt = Date.now();
-  setScope(status.scope);
+  setScope(status.scope, status.name);
+  if (status.name !== name) leaveSaying();
+  name = status.name;
   show(byId("content"), true);
   byId("connection").hidden = true;
   byId("content").classList.remove("old");
@@ -55,7 +58,7 @@ function draw(status, corrections, held) {
   if (byId("state").options.length === 1)
     byId("state").append(...Object.keys(status.counts).map((state) => el("option", { value: state }, words(state))));
   showCorrections(corrections, status.now, retract);
-  showReviews(held, status.now, review);
+  showReviews(held, status.now, status, review);
   if (mayRead) say(byId("found"), `${count(corrections.length, "correction")} shown`);
   tick();
 }

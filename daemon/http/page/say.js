@@ -6,6 +6,12 @@ import { byId, count, el, say, show } from "./dom.js";
 
 let understood = null; // the sentence whose readings are shown
 
+/** Another token is another person: what the last one typed is not posted in their name. */
+export function leaveSaying() {
+  byId("sentence").value = "";
+  forgetReading();
+}
+
 /** `changed` is called after a post. */
 export function startSaying(changed) {
   byId("say-form").addEventListener("submit", (event) => (event.preventDefault(), read()));
@@ -56,9 +62,16 @@ function item(reading) {
 async function confirmed(changed) {
   const answer = await ask({ statement: understood, confirm: true });
   if (answer === null) return;
-  byId("sentence").value = "";
-  forgetReading();
+  leaveSaying();
   byId("sentence").focus();
   await changed();
-  notify(`${count(answer.ids.length, "correction")} recorded: ${answer.ids.join(", ")}`, "ok");
+  notify(`${count(answer.ids.length, "correction")} recorded: ${answer.ids.join(", ")}. ${next(answer)}`,
+    answer.held.length ? "warn" : "ok");
+}
+
+/** What happens to a post now, and who has to do something about it. */
+function next({ ids, held }) {
+  if (held.length === 0) return "The next batch brings it live; the list below shows when.";
+  const those = held.length === ids.length ? "Held" : `${held.length} of them held`;
+  return `${those} for review: somebody else has to approve, with a token of their own.`;
 }

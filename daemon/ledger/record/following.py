@@ -1,7 +1,8 @@
 """What follows from a correction: its children come once it is live, and leave when it ends.
 
 A pass over the ledger, asked before each batch. Each step may be repeated, so a kill between two loses
-nothing: a child's id follows from its parent's, and a retraction is asked for once.
+nothing: a child's id follows from its parent's, and a retraction is asked for once. A rollback may bring a
+parent and its children back; then the parent is looked after again.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from daemon.core.lifecycle import PENDING, OperationKind, State
+from daemon.core.lifecycle import PENDING, OperationKind, OperationState, State
 from daemon.core.messages import Correction, parse_correction
 from daemon.ledger.database import Database
 from daemon.ledger.intake import Intake
@@ -34,7 +35,11 @@ class Following:
         self._transitions = Transitions(database.clock)
 
     def tick(self) -> None:
-        """One pass. Two small questions where nothing follows from anything."""
+        """One pass. Three small questions where nothing follows from anything."""
+        if again := self._parents(ENDED, [State.LIVE]):
+            with self._database.writing() as c:
+                for parent in again:
+                    _mark(c, parent.id, DONE)
         for parent in self._parents(DUE, [State.LIVE]):
             self._post_children(parent)
         for parent in self._parents(DONE, OVER):
@@ -74,6 +79,8 @@ class Following:
     def _retract(self, c: Connection, ids: Sequence[str], why: str) -> None:
         for id in ids:
             asked = (operations.c.kind == OperationKind.RETRACT) & (operations.c.target == id)
+            # One that was done and is live again came back with a rollback.
+            asked &= operations.c.state != OperationState.DONE
             if c.scalar(select(operations.c.id).where(asked).limit(1)) is None:
                 self._transitions.request(c, OperationKind.RETRACT, id, ACTOR, why)
 

@@ -238,3 +238,34 @@ def test_an_approved_correction_waits_for_its_time(client, ledger):
     assert ledger.questions.get(id).state.value == "held"
     view = client.post(f"/v1/reviews/{id}/approve?why=checked", headers=bearer("d-token")).json()
     assert view["state"] == "received"
+
+
+def test_a_confirmed_statement_tells_what_is_held(client, ledger):
+    sent = {"statement": "Nora Quist is the mayor of Eastbrook.", "confirm": True}
+    answer = client.post("/v1/statements", json=sent, headers=bearer("f-token")).json()
+    assert answer["held"] == answer["ids"] == [row.id for row in ledger.questions.corrections()]
+    answer = client.post("/v1/statements", json=sent, headers=bearer("n-token")).json()
+    assert (len(answer["ids"]), answer["held"]) == (1, [])
+
+
+def test_the_status_tells_whose_token_it_is(client):
+    told = {}
+    for token in ("n-token", "d-token", "submit-token", "admin-token"):
+        view = client.get("/v1/status", headers=bearer(token)).json()
+        told[token] = (view["name"], view["scope"])
+    assert told == {
+        "n-token": ("newsroom", "submit"),
+        "d-token": ("desk", "review"),
+        "submit-token": ("submit", "submit"),
+        "admin-token": ("admin", "admin"),
+    }
+    assert client.get("/v1/status").json()["name"] is None
+
+
+def test_a_list_of_corrections_has_the_children_of_each(client):
+    (parent,) = post(client, "admin-token").json()["ids"]
+    children = [post(client, "admin-token", subject=s, parent=parent).json()["ids"][0] for s in ("VU", "V U")]
+    shown = client.get("/v1/corrections", headers=bearer("submit-token")).json()
+    assert {one["id"]: [child["id"] for child in one["children"]] for one in shown} == {
+        parent: children, children[0]: [], children[1]: [],
+    }  # fmt: skip

@@ -6,22 +6,23 @@ import shutil
 import threading
 import urllib.request
 from contextlib import contextmanager
+from hashlib import sha256
 
 import pytest
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from daemon.core import times
 from daemon.core.lifecycle import OperationState
 from daemon.http.api import create_app
 from daemon.intake.reading.lexicon import load_lexicon
 from daemon.intake.trust.gate import SourceGate
-from daemon.intake.trust.policies import Policy, Rules, Sources
+from daemon.intake.trust.policies import Policy, Rules, Source, Sources
 from daemon.intake.trust.relating import Relations
 from daemon.ledger.heartbeats import WORKERS, Heartbeat
+from tests.browser import act, chromium, sign_in
 from tests.daemon.http.page_world import FACTS, HOSTILE, connect, live_a_day
-from tests.programs import program
 
 ADMIN, SUBMIT = "admin-token", "submit-token"
 #: the guard would compact by itself and change the story
@@ -104,12 +105,8 @@ def own_day(day, world_at, tmp_path):
 
 @pytest.fixture(scope="module")
 def browser():
-    path = program("chromium", "chromium")
-    with sync_playwright() as playwright:
-        # Containers of CI run as root, where Chromium has no sandbox.
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 class Visit:
@@ -351,17 +348,12 @@ def test_keyboard_alone_leads_to_a_rollback(own_day, visit):
     assert {replica.served().version for replica in own_day.world.replicas} == {"v000009"}
 
 
-def act(page, verb, why="tested"):
-    page.get_by_label("Why?").fill(why)
-    page.locator("#act-dialog").get_by_role("button", name=verb).click()
-
-
 def test_retract_pause_resume_and_compact(own_day, visit):
     page = visit(own_day, PHONE, token=ADMIN)
     fact = row(page, "The architect of Glass Harbour is")
     fact.locator("summary").click()
     fact.get_by_role("button", name="Retract: The architect of Glass Harbour is Noor Haddad…").click()
-    act(page, "Retract")
+    act(page, "Retract", "tested")
     expect(page.locator("#notice")).to_contain_text("Retraction is done", timeout=15_000)
     expect(fact.locator(".chip")).to_have_text("retracted")
     page.get_by_role("button", name="Pause…").click()
@@ -371,10 +363,10 @@ def test_retract_pause_resume_and_compact(own_day, visit):
     )
     expect(page.locator("#headline-more")).to_have_text("deploying")
     page.get_by_role("button", name="Resume…").click()
-    act(page, "Resume")
+    act(page, "Resume", "tested")
     expect(page.locator("#headline-text")).to_have_text("All is well", timeout=15_000)
     page.get_by_role("button", name="Compact…").click()
-    act(page, "Compact")
+    act(page, "Compact", "tested")
     expect(page.locator("#notice")).to_contain_text("Compaction is done", timeout=15_000)
 
 
@@ -400,7 +392,7 @@ def test_an_api_that_is_away_is_said_with_the_age_of_the_data(own_day, visit):
     alert = page.locator("#connection")
     expect(alert).to_contain_text("The API cannot be reached. What you see is from ")
     expect(page.locator("#serving")).to_have_text("v000011")
-    act(page, "Pause")
+    act(page, "Pause", "tested")
     expect(page.locator("#act-fault")).to_have_text("Nothing was recorded: the API does not answer.")
     page.keyboard.press("Escape")
     page.clock.fast_forward(120_000)
@@ -443,6 +435,7 @@ def test_a_sentence_is_read_shown_and_posted(own_day, visit):
     check_accessible(page)
     page.get_by_role("button", name="Post it").click()
     expect(page.locator("#notice")).to_contain_text("1 correction recorded: ")
+    expect(page.locator("#notice")).to_contain_text("The next batch brings it live")
     expect(field).to_have_value("")
     expect(field).to_be_focused()
     posted = own_day.world.ledger.questions.corrections()[-1]
@@ -471,6 +464,87 @@ def test_without_a_token_there_is_no_field_for_a_sentence(day, visit):
     expect(visit(day).locator("#say-form")).to_be_hidden()
 
 
+def test_what_one_person_typed_is_not_posted_with_the_token_of_the_next(day, visit):
+    page = visit(day, token=SUBMIT)
+    page.locator("#sentence").fill("Helix Group owns Solace Pharma.")
+    page.get_by_role("button", name="Read").click()
+    expect(page.get_by_role("button", name="Post it")).to_be_visible()
+    page.get_by_role("button", name="Forget submit token").click()
+    expect(page.locator("#notice")).to_have_text("The token was forgotten.")
+    expect(page.locator("#say-form")).to_be_hidden()
+    sign_in(page, ADMIN)
+    expect(page.locator("#sentence")).to_have_value("")
+    expect(page.get_by_role("button", name="Post it")).to_be_hidden()
+
+
+def sourced(site, **default):
+    """The site with a gate: sources "forum", which may review, and "desk", which may not."""
+    made = [
+        Source(name=name, token_sha256=sha256(name.encode()).hexdigest(), reviews=reviews, **default)
+        for name, reviews in (("forum", True), ("desk", False))
+    ]
+    sources = Sources(Policy(**default), Rules(), {one.name: one for one in made})
+    site.app.state.service.sources = sources
+    site.world.ledger.intake.gate = SourceGate(sources, Relations(load_lexicon()))
+
+
+def test_a_sentence_that_a_policy_forbids_is_refused_with_field_and_mend(own_day, visit):
+    sourced(own_day, subjects=["Vale *"])
+    page = visit(own_day, token="desk")
+    page.locator("#sentence").fill("Helix Group owns Solace Pharma.")
+    page.get_by_role("button", name="Read").click()
+    page.get_by_role("button", name="Post it").click()
+    told = "nothing was recorded; subject = 'Solace Pharma': the policy of desk does not allow this subject"
+    expect(page.locator("#say-fault")).to_contain_text(told)
+    visit.faults = [fault for fault in visit.faults if "422" not in fault]
+
+
+def test_who_posted_is_told_that_it_is_held_and_cannot_approve_it_on_the_page(own_day, visit):
+    sourced(own_day, policy="review")
+    page = visit(own_day)
+    sign_in(page, "forum")
+    told = "Token “forum” in use: you can read and post, and review what others posted; "
+    expect(page.locator("#notice")).to_have_text(told + "operations need the admin token.")
+    page.locator("#sentence").fill("Helix Group owns Solace Pharma.")
+    page.get_by_role("button", name="Read").click()
+    page.get_by_role("button", name="Post it").click()
+    expect(page.locator("#notice")).to_contain_text("Held for review: somebody else has to approve")
+    expect(page.locator("#queue-more")).to_contain_text("; 1 held for review")
+    held = page.locator("#reviews > li")
+    expect(held).to_contain_text("You posted this: somebody else has to approve it. You may take it back.")
+    expect(held.get_by_role("button", name="Approve")).to_be_hidden()
+    check_accessible(page)
+    page.get_by_role("button", name="Forget forum token").click()
+    sign_in(page, "desk")
+    expect(held.get_by_role("button", name="Approve")).to_be_visible()
+    expect(held.locator(".own")).to_be_hidden()
+    page.get_by_role("button", name="Forget desk token").click()
+    sign_in(page, "forum")
+    held.get_by_role("button", name="Take back").click()
+    act(page, "Reject", "a slip")
+    expect(page.locator("#notice")).to_have_text(
+        "Rejection is recorded: rejected in review by http:forum: a slip"
+    )
+    expect(page.locator("#reviews-section")).to_be_hidden()
+
+
+def test_what_a_correction_brought_is_shown_and_named_before_a_retraction(own_day, visit):
+    world = own_day.world
+    world.post("Vale University", "Omar Lind", prompt="The chair of {} is", id="c-0905")
+    world.post("Omar Lind", "Vale University", prompt="{} chairs", id="c-0906", parent="c-0905")
+    world.run()
+    page = visit(own_day, token=ADMIN)
+    parent = row(page, "The chair of Vale University is")
+    parent.locator("summary").click()
+    expect(parent.locator("dl")).to_contain_text("Omar Lind chairs Vale University (live)")
+    parent.get_by_role("button", name="Retract").click()
+    told = "with what follows from it (“Omar Lind chairs Vale University”); other facts stay."
+    expect(page.locator("#act-text")).to_contain_text(told)
+    act(page, "Retract", "tested")
+    expect(page.locator("#notice")).to_contain_text("Retraction is done", timeout=15_000)
+    assert [world.states()[id] for id in ("c-0905", "c-0906")] == ["retracted", "retracted"]
+
+
 def test_what_is_held_is_shown_with_its_reasons_and_let_in_by_the_admin(own_day, visit):
     sources = Sources(Policy(policy="review"), Rules(), {})
     own_day.world.ledger.intake.gate = SourceGate(sources, Relations(load_lexicon()))
@@ -480,11 +554,14 @@ def test_what_is_held_is_shown_with_its_reasons_and_let_in_by_the_admin(own_day,
     expect(held).to_contain_text("The director of Vale University is")
     expect(held).to_contain_text("wrong kind (1): director asks for a person")
     held.get_by_role("button", name="Approve").click()
-    expect(page.locator("#token-why")).to_be_visible()  # a submit token may look, not decide
+    # a submit token may look, not decide
+    told = "This needs the admin token, or that of a source that may review."
+    expect(page.locator("#token-fault")).to_have_text(told)
     page = visit(own_day, token=ADMIN)
     page.locator("#reviews > li").get_by_role("button", name="Approve").click()
     page.locator("#why").fill("the register says so")
     page.locator("#act-do").click()
-    expect(page.locator("#notice")).to_contain_text("Approval is recorded")
+    told = "Approval is recorded: approved by http:admin: the register says so. The next batch brings it live"
+    expect(page.locator("#notice")).to_contain_text(told)
     expect(page.locator("#reviews-section")).to_be_hidden()
     assert own_day.world.ledger.questions.get(id).reviewed_by == "http:admin"
