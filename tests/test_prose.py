@@ -17,8 +17,8 @@ from tests.pages import LOG, PAGES, ROOT, prose
 WORDS = 35
 #: Longer pages are not read to their end, lines.
 LINES = 250
-#: `make docs` writes them, as long as the program has commands.
-GENERATED = {f"docs/{name}.md" for name in ("cli", "settings", "metrics", "api")}
+#: `make docs` writes these, as long as the program has commands; the changelog is looked up, not read.
+GROWING = {"CHANGELOG.md", *(f"docs/{name}.md" for name in ("cli", "settings", "metrics", "api"))}
 SOURCES = sorted(
     path
     for folder in ("daemon", "editing", "monitoring", "benchmarks")
@@ -125,7 +125,7 @@ def test_sentences_are_short():
 
 def test_no_page_is_too_long():
     lines = {str(page.relative_to(ROOT)): len(page.read_text().splitlines()) for page in [*PAGES, *LOG]}
-    assert not {name: count for name, count in lines.items() if count > LINES and name not in GENERATED}
+    assert not {name: count for name, count in lines.items() if count > LINES and name not in GROWING}
 
 
 LONG = " ".join(["word"] * (WORDS + 1))
