@@ -164,7 +164,7 @@ class Journal:
             for fact in added:
                 self._end_older(c, fact)
             if row.operation is not None:
-                self.guard.finish(c, row.operation, OperationState.DONE, f"live in {version}")
+                self.guard.finish(c, row.operation, OperationState.DONE, f"{version} is live")
 
     def _end_removed(self, c: Connection, row: VersionRow, winners: Mapping[tuple[str, str], str]) -> None:
         for fact in rows_of(c, row.removed).values():
