@@ -182,8 +182,8 @@ def check_drafter(name: str, url: str) -> Iterator[Check]:
     share = f"{accepted} of {drafted} drafted tokens were accepted since its start"
     found = f"{url} drafts its answers (speculative decoding), and versions do not reach a drafter: {share}"
     mend = (
-        "answers stay those of the live version, but drafts about edited facts are thrown away; where few are "
-        "accepted, start vLLM without --speculative-config"
+        "answers stay those of the live version, but drafts about edited facts are thrown away; where few "
+        "are accepted, start vLLM without --speculative-config"
     )
     yield Check(f"drafter of {name}", False, found, mend, needed=False)
 

@@ -1,4 +1,4 @@
-"""Whether a vLLM server drafts answers with another model (speculative decoding), and what becomes of drafts."""
+"""Whether a vLLM server drafts answers with another model (speculative decoding), and how well."""
 
 import re
 
