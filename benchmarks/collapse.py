@@ -6,8 +6,8 @@ warned, refused, rolled back, compacted or paused. With the guard off the same d
 guard says what it would do, and everything is served but what the editor itself refuses.
 
 A stream ends when its records are used up, when the guard has paused the queue, when a publication failed, or
-when the model that is served has collapsed. Collapsed means: perplexity on held-out text above three times the
-base's, or S of the harmless facts below 60.
+when the model that is served has collapsed. Collapsed means: perplexity on held-out text above three times
+the base's, or S of the harmless facts below 60.
 
 A correction that contradicts an earlier one takes its place, as everywhere in the product: the newer post
 counts. Harmless corrections that are lost so are not live; `good_superseded` counts them.
