@@ -2,9 +2,9 @@
 
     python -m benchmarks.service.gpu --out DIR
 
-Its steps: the tests marked `gpu`; a server in bfloat16 as `factd up` starts it, with a correction put in
-place, proved and taken back; the same in float32 with CUDA graphs, which read weights from where they were
-captured; and a small `factd bench speed`.
+Its first step is the tests marked `gpu`. Then a server in bfloat16 as `factd up` starts it: a correction is
+put in place, proved and taken back. Then the same in float32 with CUDA graphs, which read weights from where
+they were captured. Last comes a small `factd bench speed`.
 """
 
 import argparse
@@ -90,9 +90,10 @@ def described(device: Device) -> dict[str, Any]:
     """The GPU, or that there is none."""
     if device.name != "cuda":
         return {"kind": device.name}
-    told = torch.cuda.get_device_properties(0)
-    memory, capability = told.total_memory, f"{told.major}.{told.minor}"
-    return {"kind": "cuda", "name": told.name, "memory_bytes": memory, "capability": capability}
+    cuda: Any = torch.cuda  # whose properties of a device are untyped
+    told: Any = cuda.get_device_properties(0)
+    memory, capability = int(told.total_memory), f"{told.major}.{told.minor}"
+    return {"kind": "cuda", "name": str(told.name), "memory_bytes": memory, "capability": capability}
 
 
 def versions() -> dict[str, str | None]:
