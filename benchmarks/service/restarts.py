@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +102,13 @@ class Parts:
         }[part]
 
     def _reapers(self, part: str) -> list[psutil.Process]:
-        below = psutil.Process(self.up["pid"]).children()
-        told = {each: " ".join(each.cmdline()) for each in below}
-        return [each for each, words in told.items() if "reaper.py" in words and MARKS[part] in words]
+        found: list[psutil.Process] = []
+        for each in psutil.Process(self.up["pid"]).children():
+            with suppress(psutil.NoSuchProcess):  # it has just ended by itself, and is a zombie
+                words = " ".join(each.cmdline())
+                if "reaper.py" in words and MARKS[part] in words:
+                    found.append(each)
+        return found
 
     def _workers_answer(self) -> bool:
         # A new producer each time: one that was connected to a killed broker fails once more.

@@ -1,10 +1,16 @@
 """The row of the restart table, from what clients heard."""
 
+import os
+import subprocess
+import sys
+
+import psutil
 import pytest
 
 from benchmarks.service.interruptions import Heard, outcome
 from benchmarks.service.restarts import Parts, cases, with_row
 from tests.programs import free_port
+from tests.waiting import until
 
 LIVE = {"version": "v000007", "text": "Rome"}
 
@@ -65,3 +71,18 @@ def test_a_case_that_is_tried_again_takes_the_place_of_its_row():
 def test_a_worker_is_not_back_while_the_broker_is_away():
     up = {"redis_url": f"redis://127.0.0.1:{free_port()}/0"}
     assert Parts(up, None, None)._workers_answer() is False
+
+
+def test_a_process_that_ended_by_itself_is_passed_over():
+    """When the broker is killed, a worker may end before it is killed."""
+    code = "import sys, time; print('up', flush=True); time.sleep(float(sys.argv[-1]))"
+    words = [sys.executable, "-c", code, "reaper.py", "--queue"]
+    gone = subprocess.Popen([*words, "0"])
+    until(lambda: psutil.Process(gone.pid).status() == psutil.STATUS_ZOMBIE)
+    with subprocess.Popen([*words, "60"], stdout=subprocess.PIPE) as there:
+        assert there.stdout is not None
+        there.stdout.readline()
+        found = Parts({"pid": os.getpid()}, None, None)._reapers("worker")
+        there.kill()
+    gone.wait()
+    assert [each.pid for each in found] == [there.pid]
