@@ -17,7 +17,7 @@ export TOKENIZERS_PARALLELISM = false
 # Set, as in many images, it would let every process compile torch and vLLM anew: 25 s a process.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup lock demo test quick check docs pictures bench clean
+.PHONY: setup lock demo test quick check docs pictures bench gpu clean
 
 setup: $(VENV)/.stamp $(VENV)/.stamp-dev
 
@@ -83,6 +83,10 @@ bench: setup
 	@$(VENV)/bin/factd bench speed --out bench --edits 12 --serial-edits 2 $(BENCH_ARGS)
 	@$(VENV)/bin/factd bench horizon --out bench --checkpoints 20,40 --config memit-seq --config memit::none $(BENCH_ARGS)
 	@$(VENV)/bin/factd bench collapse --out bench --streams poisoned --edits 12 --batch 6 $(BENCH_ARGS)
+
+# All that needs a GPU, in ten minutes at most: docs/families.md. Without one it says what to do, and fails.
+gpu: setup
+	@$(VENV)/bin/python -m benchmarks.service.gpu --out bench
 
 clean:
 	rm -rf .factd build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -60,10 +60,20 @@ CORRECTIONS = (
     Correction(subject="Zoe", prompt="The friend of {} lives in", target="Rome"),
     Correction(subject="Blue Lake", prompt="We know that {} lies near", target="Oslo"),
 )
+#: Two float32 implementations differ by so much at most, nats a token: 0.001 was seen.
+AGREES = 0.02
 #: What no correction is about.
 OTHERS = ("The sky is blue on most days of June.", "A train leaves for the coast at nine.")
 
 Say = Callable[[str], None]
+
+
+class UnseenError(Exception):
+    """Raised when a step was not observed to work; says which, with what was seen."""
+
+
+#: What a step may raise; it is the row's reason then.
+FAULTS = (EditError, ProcessError, ServingError, DaemonError, UnseenError)
 
 
 def bench(families: Sequence[str], logs: Path, say: Say) -> list[dict[str, Any]]:
@@ -98,13 +108,9 @@ def one(family: str, root: Path, servers: Servers, log: Path) -> dict[str, Any]:
     reason = None
     try:
         _try(root, family, servers, log, row)
-    except (EditError, ProcessError, ServingError, DaemonError, UnseenError) as error:
+    except FAULTS as error:
         reason = str(error)
     return row | {"seconds": time.perf_counter() - started, "reason": reason}
-
-
-class UnseenError(Exception):
-    """Raised when a step was not observed to work; says which, with what was seen."""
 
 
 def _try(root: Path, family: str, servers: Servers, log: Path, row: dict[str, Any]) -> None:
@@ -164,12 +170,24 @@ def server_options(root: Path, base_hash: str | None = None, extra: Sequence[str
 
 
 class Watched:
-    """An editor, its daemon and the server: what each says of the same tokens."""
+    """An editor, its daemon and the server: what each says of the same tokens.
 
-    def __init__(self, editor: Editor, daemon: ShippedDaemon, replica: VllmReplica) -> None:
+    Args:
+        agrees: by so much a token may differ between editor and server, nats.
+    """
+
+    def __init__(
+        self,
+        editor: Editor,
+        daemon: ShippedDaemon,
+        replica: VllmReplica,
+        corrections: Sequence[Correction] = CORRECTIONS,
+        agrees: float = AGREES,
+    ) -> None:
         self.editor, self.daemon, self.replica = editor, daemon, replica
+        self.corrections, self.agrees = corrections, agrees
         tokenizer = editor.tokenizer
-        told = [f"{one.prompt.replace('{}', one.subject)} {one.target}" for one in CORRECTIONS]
+        told = [f"{one.prompt.replace('{}', one.subject)} {one.target}" for one in corrections]
         self.passages = [tuple(tokenizer(text)["input_ids"]) for text in (*told, *OTHERS)]
 
     def run(self, row: dict[str, Any]) -> None:
@@ -180,13 +198,13 @@ class Watched:
         """
         self.daemon.step([])  # brings the base
         base, ours = self.replica.log_probs(self.passages), self.spoken()
-        _agree("the unedited model", base, ours)
-        self.daemon.step([(f"c{i}", one) for i, one in enumerate(CORRECTIONS)])
+        _agree("the unedited model", base, ours, self.agrees)
+        self.daemon.step([(f"c{i}", one) for i, one in enumerate(self.corrections)])
         edited = self.spoken()
         effect = max(_differences(edited, ours))
         row["edited"] = effect >= LEAST_EFFECT
         row["published"] = self.replica.served().version != BASE_VERSION
-        row["proof"] = len(self.daemon.ids(State.LIVE)) == len(CORRECTIONS)
+        row["proof"] = len(self.daemon.ids(State.LIVE)) == len(self.corrections)
         served = self.replica.log_probs(self.passages)
         row["max_difference_nats"] = max(_differences(served, edited))
         if not row["proof"]:
@@ -195,7 +213,7 @@ class Watched:
             raise UnseenError(
                 f"the edit moves no token by more than {effect:.2f} nats ({LEAST_EFFECT} wanted)"
             )
-        _agree("the edited model", served, edited)
+        _agree("the edited model", served, edited, self.agrees)
         self._roll_back()
         row["rollback_bit_equal"] = self.replica.log_probs(self.passages) == base
 
@@ -204,7 +222,9 @@ class Watched:
         found: list[list[float]] = []
         for ids in self.passages:
             with torch.inference_mode():
-                told = self.editor.model(input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
+                device = self.editor.loaded.device
+                told = self.editor.model(input_ids=torch.tensor([ids], device=device)).logits[0]
+            told = told.float().log_softmax(-1).cpu()
             picked = told[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
             found.append([0.0, *(float(value) for value in picked)])
         return found
@@ -222,13 +242,9 @@ class Watched:
         return "; ".join(sorted(told)) or "the ledger gives no reason"
 
 
-#: Two float32 implementations differ by so much at most, nats a token: 0.001 was seen.
-AGREES = 0.02
-
-
-def _agree(what: str, served: list[list[float]], ours: list[list[float]]) -> None:
+def _agree(what: str, served: list[list[float]], ours: list[list[float]], limit: float) -> None:
     worst = max(_differences(served, ours))
-    if not worst <= AGREES:
+    if not worst <= limit:
         raise UnseenError(f"{what}: a token differs by {worst:.3f} nats between server and editor")
 
 

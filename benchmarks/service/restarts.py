@@ -2,8 +2,9 @@
 
     python -m benchmarks.service.restarts --state DIR --out DIR
 
-DIR of --state should hold a prepared model. With FACTD_DATABASE_URL, --stop-ledger and --start-ledger are the
-shell commands that end and start its server; else the ledger is SQLite, and is locked for a while.
+DIR of --state should hold a prepared model. --killed vllm,broker tries that case alone; the rows of others
+stay in restarts.json. With FACTD_DATABASE_URL, --stop-ledger and --start-ledger are the shell commands that
+end and start its server; else the ledger is SQLite, and is locked for a while.
 """
 
 import argparse
@@ -17,15 +18,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
+from kombu.exceptions import OperationalError
 from redis import RedisError
 
-from benchmarks.files import say, write_json
+from benchmarks.files import read_json, say, write_json
 from benchmarks.service.interruptions import Heard, outcome
 from daemon.http.client import Client
 from daemon.intake.posting import answering, producer
@@ -100,13 +102,20 @@ class Parts:
         }[part]
 
     def _reapers(self, part: str) -> list[psutil.Process]:
-        below = psutil.Process(self.up["pid"]).children()
-        told = {each: " ".join(each.cmdline()) for each in below}
-        return [each for each, words in told.items() if "reaper.py" in words and MARKS[part] in words]
+        found: list[psutil.Process] = []
+        for each in psutil.Process(self.up["pid"]).children():
+            with suppress(psutil.NoSuchProcess):  # it has just ended by itself, and is a zombie
+                words = " ".join(each.cmdline())
+                if "reaper.py" in words and MARKS[part] in words:
+                    found.append(each)
+        return found
 
     def _workers_answer(self) -> bool:
         # A new producer each time: one that was connected to a killed broker fails once more.
-        return self._broker_answers() and len(answering(producer(self.up["redis_url"]), WORKERS)) == 2
+        try:
+            return len(answering(producer(self.up["redis_url"]), WORKERS)) == len(WORKERS)
+        except (OperationalError, RedisError, OSError):  # the broker is away
+            return False
 
     def _broker_answers(self) -> bool:
         try:
@@ -170,25 +179,48 @@ def tried(parts: Parts, killed: Sequence[str], live: str, model: str) -> dict[st
     return {"killed": list(killed), **outcome(clients.heard, began, back, **edited)}
 
 
+def cases(told: Sequence[str]) -> list[tuple[str, ...]]:
+    """What is killed together, of arguments such as "vllm,broker"; of none: each part alone, and all pairs.
+
+    Raises:
+        ValueError: there is no such part.
+    """
+    if not told:
+        return list(itertools.chain(*(itertools.combinations(PARTS, n) for n in (1, 2))))
+    found = [tuple(words.split(",")) for words in told]
+    for part in itertools.chain(*found):
+        if part not in PARTS:
+            raise ValueError(f"--killed {part!r}: is none of {', '.join(PARTS)}")
+    return found
+
+
+def with_row(rows: Sequence[dict[str, Any]], row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows with this one in the place of the one of its case."""
+    return [one for one in rows if set(one["killed"]) != set(row["killed"])] + [row]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("bench"))
+    parser.add_argument("--killed", action="append", default=[], metavar="PART[,PART]")
     parser.add_argument("--stop-ledger")
     parser.add_argument("--start-ledger")
     told = parser.parse_args(arguments)
+    chosen = cases(told.killed)
     told.out.mkdir(parents=True, exist_ok=True)
     os.environ["FACTD_STATE_DIR"] = str(told.state)
     with factd_up(told.state, told.out) as up:
         client = Client(up["api_url"], json.loads(Path(up["tokens_file"]).read_text())["admin"])
         client.wait(client.post([FACT]), READY_SECONDS)
-        live, rows = client.versions()["live"], list[dict[str, Any]]()
+        live = client.versions()["live"]
         say(f"live: {live}")
         parts = Parts(up, told.stop_ledger, told.start_ledger)
-        for killed in itertools.chain(*(itertools.combinations(PARTS, n) for n in (1, 2))):
-            rows.append(tried(parts, killed, live, up["served_model"]))
-            say(json.dumps(rows[-1]))
-            write_json(told.out / "restarts.json", rows)
+        for killed in chosen:
+            row = tried(parts, killed, live, up["served_model"])
+            say(json.dumps(row))
+            found = told.out / "restarts.json"
+            write_json(found, with_row(read_json(found, []), row))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,15 @@ An adapter has a name of its own, `factd-v000012`, since vLLM refuses the name o
 is loaded anew would be read from disk at every step, and would leave running answers on mixed weights.
 Clients take the last name that ``GET /v1/models`` lists. The one before it stays until the next
 publication, for clients that asked a moment ago; answers that run end on the adapter they began with.
+
+All names of this form are factd's. An adapter of the name to load that came from elsewhere is replaced.
 """
 
+import logging
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -20,6 +24,8 @@ from daemon.publish.serving import Served, ServingError
 from daemon.publish.vllm_http import VllmHttp
 from daemon.versions.format import FACTORS_FILE
 from daemon.versions.manifests import Manifests
+
+log = logging.getLogger("factd")
 
 #: what an adapter of ours is called in vLLM
 NAME = re.compile(r"factd-(v\d{6})")
@@ -112,19 +118,59 @@ class LoraServer:
         latest = next(reversed(adapters), None)
         if latest == name and adapters[name] == path:
             return 0.0
-        self.unload([name] if name in adapters else [])
+        if name in adapters:
+            self._make_way(name, adapters[name])
         started = time.perf_counter()
-        self._post("load", {"lora_name": name, "lora_path": path})
+        try:
+            self._load(name, path)
+        except ServingError:
+            if (
+                name == latest
+            ):  # else the latest is still there, and loading this one would make it the latest
+                self._put_back(name, adapters[name])
+            raise
         seconds = time.perf_counter() - started
-        self.unload([each for each in adapters if each not in (name, latest)])
+        self._tidy(each for each in adapters if each not in (name, latest))
         return seconds
 
-    def unload(self, names: Iterable[str]) -> None:
-        for name in names:
-            self._post("unload", {"lora_name": name})
+    def _make_way(self, name: str, path: str) -> None:
+        """Unloads an adapter whose name is needed; vLLM takes no second one."""
+        if Path(path).parent != self.directory:
+            why = "names of this form are factd's: see that no other factd publishes to this server"
+            log.warning("%s held %s from %s, which is replaced; %s", self.name, name, path, why)
+        self.unload([name])
 
-    def _post(self, action: str, body: Mapping[str, str]) -> None:
-        answer = self.http.send("POST", f"/v1/{action}_lora_adapter", json=body, timeout=PUBLISH_SECONDS)
+    def _put_back(self, name: str, path: str) -> None:
+        """Serves again what had to make way, as far as it can be had; `served` tells."""
+        with suppress(ServingError):
+            self._load(name, path)
+
+    def _tidy(self, names: Iterable[str]) -> None:
+        """Unloads what nobody is led to any more. Where that fails the next publication tries again."""
+        try:
+            self.unload(names)
+        except ServingError as error:
+            log.warning("an old adapter stays loaded until the next publication: %s", error)
+
+    def unload(self, names: Iterable[str]) -> None:
+        """Unloads adapters in this order; one that is not there counts as unloaded.
+
+        Raises:
+            ServingError: one stays, and so do those behind it. With the newest behind all others a server
+                goes on serving it.
+        """
+        for name in names:
+            answer = self._send("unload", {"lora_name": name})
+            if answer.status_code != 404 or '"error"' not in answer.text:  # vLLM's own 404: no such adapter
+                self._check(answer)
+
+    def _load(self, name: str, path: str) -> None:
+        self._check(self._send("load", {"lora_name": name, "lora_path": path}))
+
+    def _send(self, action: str, body: Mapping[str, str]) -> httpx.Response:
+        return self.http.send("POST", f"/v1/{action}_lora_adapter", json=body, timeout=PUBLISH_SECONDS)
+
+    def _check(self, answer: httpx.Response) -> None:
         if answer.status_code != 200:
             raise self._refusal(answer)
 

@@ -14,6 +14,7 @@ from redis import RedisError
 
 from daemon.intake.server import policy_and_clock
 from daemon.publish.truth import WITHOUT, Truth
+from daemon.supervise.drafter import drafts
 from daemon.versions.format import key_id
 from daemon.versions.keys import PRIVATE, KeyRing
 from editing.model.dtype import compute_dtype
@@ -171,6 +172,20 @@ def check_url(name: str, url: str, mend: str) -> Check:
     except httpx.HTTPError as error:
         return Check(name, False, f"{url}: {error}", mend)
     return Check(name, code == 200, f"{url}: HTTP {code}", mend)
+
+
+def check_drafter(name: str, url: str) -> Iterator[Check]:
+    """A warning where a replica drafts its answers with a model that knows nothing of the edits."""
+    if (told := drafts(url, PROBE_SECONDS)) is None:
+        return
+    drafted, accepted = told
+    share = f"{accepted} of {drafted} drafted tokens were accepted since its start"
+    found = f"{url} drafts its answers (speculative decoding), and versions do not reach a drafter: {share}"
+    mend = (
+        "answers stay those of the live version, but drafts about edited facts are thrown away; where few "
+        "are accepted, start vLLM without --speculative-config"
+    )
+    yield Check(f"drafter of {name}", False, found, mend, needed=False)
 
 
 def check_served(truth: Truth) -> Iterator[Check]:

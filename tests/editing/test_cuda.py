@@ -1,4 +1,4 @@
-"""The same on a GPU as on the processor, and no tensor on the wrong side. Runs wherever there is a GPU."""
+"""The same on a GPU as on the processor, and no tensor on the wrong side. `make gpu` runs it."""
 
 import shutil
 from dataclasses import replace
@@ -16,7 +16,10 @@ from editing.solve.second_moment import Sums, second_moments
 from editing.values.options import ValueOptions
 from editing.values.search import optimise
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
+]
 
 LAYER = 3
 MORE = [Fact("Mia", "The sister of {} likes", "tea", "g1"), Fact("Mia", "The sister of {} is", "Eve", "g2")]

@@ -20,6 +20,7 @@ from daemon.supervise.doctor import (
     SERVED,
     WORKER,
     Check,
+    check_drafter,
     check_ledger,
     check_ledger_clock,
     check_served,
@@ -40,6 +41,8 @@ def doctor(state: StateOption = None, as_json: JsonOption = False) -> None:
         broker = settings.redis_url if known else None
         ledger = _ledger_checks(settings)
         checks = list(examine(settings.model, settings.state_dir, broker, urls, ledger, settings.keys))
+        for i, url in enumerate(settings.replicas):
+            checks += check_drafter(f"vLLM {i}", url)
         if all(check.ok for check in ledger):
             checks += _served(settings)
     ok = all(check.ok or not check.needed for check in checks)

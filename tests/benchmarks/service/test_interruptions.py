@@ -1,6 +1,16 @@
 """The row of the restart table, from what clients heard."""
 
+import os
+import subprocess
+import sys
+
+import psutil
+import pytest
+
 from benchmarks.service.interruptions import Heard, outcome
+from benchmarks.service.restarts import Parts, cases, with_row
+from tests.programs import free_port
+from tests.waiting import until
 
 LIVE = {"version": "v000007", "text": "Rome"}
 
@@ -43,3 +53,36 @@ def test_the_live_label_over_another_answer_counts_as_another_answer():
 
 def test_a_live_version_that_never_came_back_has_no_time():
     assert outcome(heard((10.5, 0, "", "")), 10.0, {"vllm": 10.0}, **LIVE)["live_after_seconds"] is None
+
+
+def test_each_part_alone_and_each_pair_or_what_is_chosen():
+    assert len(set(map(frozenset, cases([])))) == 15
+    assert cases(["vllm,broker", "api"]) == [("vllm", "broker"), ("api",)]
+    with pytest.raises(ValueError, match="'redis': is none of vllm"):
+        cases(["vllm,redis"])
+
+
+def test_a_case_that_is_tried_again_takes_the_place_of_its_row():
+    rows = [{"killed": ["vllm", "api"], "answers": 1}, {"killed": ["api"], "answers": 2}]
+    again = {"killed": ["api", "vllm"], "answers": 3}
+    assert with_row(rows, again) == [rows[1], again]
+
+
+def test_a_worker_is_not_back_while_the_broker_is_away():
+    up = {"redis_url": f"redis://127.0.0.1:{free_port()}/0"}
+    assert Parts(up, None, None)._workers_answer() is False
+
+
+def test_a_process_that_ended_by_itself_is_passed_over():
+    """When the broker is killed, a worker may end before it is killed."""
+    code = "import sys, time; print('up', flush=True); time.sleep(float(sys.argv[-1]))"
+    words = [sys.executable, "-c", code, "reaper.py", "--queue"]
+    gone = subprocess.Popen([*words, "0"])
+    until(lambda: psutil.Process(gone.pid).status() == psutil.STATUS_ZOMBIE)
+    with subprocess.Popen([*words, "60"], stdout=subprocess.PIPE) as there:
+        assert there.stdout is not None
+        there.stdout.readline()
+        found = Parts({"pid": os.getpid()}, None, None)._reapers("worker")
+        there.kill()
+    gone.wait()
+    assert [each.pid for each in found] == [there.pid]

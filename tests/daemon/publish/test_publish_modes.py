@@ -62,6 +62,7 @@ class StockVllm:
 
     def __init__(self, max_lora_rank: int = 16, enabled: bool = True) -> None:
         self.max_lora_rank, self.enabled = max_lora_rank, enabled
+        self.refuses: dict[str, tuple[int, str]] = {}
         self.adapters: dict[str, str] = {}
         self.asked: list[str] = []
 
@@ -80,6 +81,8 @@ class StockVllm:
             return httpx.Response(200, json={"choices": choices})
         if not self.enabled:
             return httpx.Response(404, json={"detail": "Not Found"})
+        if (fault := self.refuses.get(f"{path[4:].partition('_')[0]} {body['lora_name']}")) is not None:
+            return self._error(*fault)
         if path == "/v1/load_lora_adapter":
             return self._load(body["lora_name"], Path(body["lora_path"]))
         if self.adapters.pop(body["lora_name"], None) is None:
@@ -101,6 +104,10 @@ class StockVllm:
     def _error(self, status: int, message: str) -> httpx.Response:
         error = {"message": message, "type": "x", "param": None, "code": status}
         return httpx.Response(status, json={"error": error})
+
+
+#: an engine that is in trouble
+TROUBLE = (500, "the engine is in trouble")
 
 
 def lora(store: Store, directory: Path, server: StockVllm) -> LoraReplica:
@@ -324,6 +331,93 @@ def test_the_adapter_of_another_store_is_not_taken_for_ours(base, store, tmp_pat
     assert replica.served().version == "foreign"
     replica.publish("v000001", 1)
     assert replica.served().sha256 == store.weight_sha256("v000001")
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["written anew", "another factd's"])
+def test_an_adapter_that_has_the_name_makes_way(base, store, tmp_path, caplog, ours):
+    server = StockVllm()
+    elsewhere = tmp_path / "published" if ours else tmp_path / "theirs"
+    server.adapters = {"mine": "/adapters/mine", "factd-v000002": str(elsewhere / "v000002-000000000000")}
+    replica = lora(store, tmp_path / "published", server)
+    assert replica.served().version == "foreign"
+    replica.publish("v000002", 1)
+    assert replica.served().sha256 == store.weight_sha256("v000002")
+    assert server.adapters["mine"] == "/adapters/mine"
+    said = f"held factd-v000002 from {elsewhere}"
+    assert (said in caplog.text) == (not ours)
+
+
+def test_what_made_way_for_an_adapter_that_cannot_be_loaded_is_served_again(store, tmp_path):
+    server, replicas = StockVllm(), {}
+    for folder in ("theirs", "ours"):
+        replicas[folder] = lora(store, tmp_path / folder, server)
+    replicas["theirs"].publish("v000001", 1)
+    replicas["theirs"].publish("v000002", 1)
+    before, load = dict(server.adapters), server._load
+    # Ours alone is refused.
+    server._load = lambda name, path: load(name, path) if "theirs" in str(path) else server._error(*TROUBLE)
+    for version, left in (("v000002", before), ("v000001", {"factd-v000002": before["factd-v000002"]})):
+        with pytest.raises(ServingError, match="in trouble"):
+            replicas["ours"].publish(version, 1)
+        assert server.adapters == left
+        assert replicas["theirs"].served().version == "v000002"
+
+
+def test_an_old_adapter_that_stays_loaded_fails_no_publication(store, tmp_path, caplog):
+    server = StockVllm()
+    replica = lora(store, tmp_path, server)
+    replica.publish("v000001", 1)
+    replica.publish("v000002", 1)
+    server.refuses = {"unload factd-v000001": TROUBLE}
+    replica.publish("v000003", 1)
+    assert replica.served().version == "v000003"
+    assert "an old adapter stays loaded" in caplog.text
+    assert list(server.adapters) == ["factd-v000001", "factd-v000002", "factd-v000003"]
+    server.refuses = {}
+    replica.publish("v000002", 1)
+    assert list(server.adapters) == ["factd-v000003", "factd-v000002"]
+
+
+def test_an_adapter_that_is_gone_counts_as_unloaded(store, tmp_path, caplog):
+    server = StockVllm()
+    replica = lora(store, tmp_path, server)
+    replica.publish("v000001", 1)
+    server.refuses = {"unload factd-v000001": (404, "The lora adapter 'factd-v000001' cannot be found.")}
+    replica.server.unload(["factd-v000001"])
+    server.refuses = {}
+    replica.publish("v000000", 1)
+    assert replica.served().version == "v000000"
+    disabled = lora(store, tmp_path, StockVllm(enabled=False))
+    with pytest.raises(ServingError, match="VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
+        disabled.server.unload(["factd-v000001"])
+
+
+@pytest.mark.parametrize("stays", ["factd-v000001", "factd-v000002"])
+def test_a_server_that_does_not_go_back_to_its_base_goes_on_with_the_version_it_has(store, tmp_path, stays):
+    server = StockVllm()
+    replica = lora(store, tmp_path, server)
+    replica.publish("v000001", 1)
+    replica.publish("v000002", 1)
+    server.refuses = {f"unload {stays}": TROUBLE}
+    publisher = Publisher([replica], store, fence=1)
+    with pytest.raises(ServingError, match="in trouble"):
+        publisher.publish("v000000")
+    assert replica.served().version == "v000002"
+    assert replica.complete(["x"]) == ["factd-v000002!"]
+    server.refuses = {}
+    publisher.publish("v000000")
+    publisher.confirm("v000000")
+
+
+def test_an_adapter_that_must_make_way_and_stays_fails_the_publication(store, tmp_path):
+    server = StockVllm()
+    replica = lora(store, tmp_path, server)
+    for version in ("v000001", "v000002"):
+        replica.publish(version, 1)
+    server.refuses = {"unload factd-v000001": TROUBLE}
+    with pytest.raises(ServingError, match="in trouble"):
+        replica.publish("v000001", 1)
+    assert replica.served().version == "v000002"
 
 
 @pytest.mark.parametrize(
