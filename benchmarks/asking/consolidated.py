@@ -2,8 +2,7 @@
 
     python -m benchmarks.asking.consolidated --facts 60 --out DIR --config layers=4-12,epochs=6 --config …
 
-Both are asked as in `benchmarks.asking.asked`. The joint solution is that of the default: all facts written in
-batches, with their cached values.
+Both are asked as in `benchmarks.asking.asked`. The joint solution is that of the default, written in batches.
 """
 
 import argparse
@@ -11,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from benchmarks.asking.asked import TEXTS, Asking, mean, same, taken
 from benchmarks.asking.ways import QUESTIONS, Asked, asked_records
@@ -25,8 +24,6 @@ from editing.consolidation.consolidate import consolidate
 from editing.consolidation.numbers import ConsolidationNumbers
 from editing.consolidation.prompts import ordinary_texts
 from editing.memory.delta import materialise
-from editing.memory.state import EditState
-from editing.methods.published import parameters
 from editing.model.checkpoint import BUNDLED
 from editing.said import holds
 from editing.solve.placement import window
@@ -132,7 +129,7 @@ def numbers(model: Model, changes: Mapping[str, str]) -> ConsolidationNumbers:
             if kinds[name] is tuple
             else kinds[name](text)
         )
-    return plain.changed(given)
+    return plain.changed(**given)
 
 
 def layers(text: str) -> tuple[int, ...]:
@@ -144,7 +141,8 @@ def layers(text: str) -> tuple[int, ...]:
 def told(row: Mapping[str, Any]) -> str:
     shares = ", ".join(f"{form} {100 * row[form]:.0f}" for form in FORMS)
     others = ", ".join(f"{form} {100 * row[f'others_{form}']:.0f}" for form in OTHERS)
-    return f"{row['name']}: {shares}; others the same: {others}; x{row['perplexity_ratio']:.3f}; {row['seconds']:.0f} s"
+    cost = f"x{row['perplexity_ratio']:.3f}; {row['seconds']:.0f} s"
+    return f"{row['name']}: {shares}; others the same: {others}; {cost}"
 
 
 def main() -> None:

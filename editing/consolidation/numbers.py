@@ -1,8 +1,7 @@
 """The numbers of a consolidation."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args
 
 from editing.errors import OptionError
 from editing.forms import Kind, checked_kinds
@@ -68,22 +67,16 @@ class ConsolidationNumbers:
         for name in ("batch", "rows", "rate"):
             _positive(name, getattr(self, name), getattr(self, name))
 
-    def changed(self, numbers: Mapping[str, object]) -> "ConsolidationNumbers":
+    def changed(self, **numbers: Any) -> "ConsolidationNumbers":
         """The same but for some numbers, by name.
 
         Raises:
             OptionError: one is unknown or of no use.
         """
-        known = {field.name: getattr(self, field.name) for field in fields(self)}
-        if unknown := sorted(numbers.keys() - known.keys()):
+        known = [field.name for field in fields(self)]
+        if unknown := sorted(numbers.keys() - set(known)):
             raise OptionError(f"{unknown[0]}: no number of a consolidation; use {', '.join(known)}")
-        given = {name: _tuple(number) for name, number in numbers.items()}
-        return ConsolidationNumbers(**(known | given))
-
-
-def _tuple(number: object) -> object:
-    """Lists, as JSON has them, as tuples: numbers are hashed."""
-    return tuple(number) if isinstance(number, Sequence) and not isinstance(number, str) else number
+        return replace(self, **numbers)
 
 
 def _positive(name: str, value: float, told: object) -> None:
