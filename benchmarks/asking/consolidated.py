@@ -6,11 +6,14 @@ Both are asked as in `benchmarks.asking.asked`. The joint solution is that of th
 """
 
 import argparse
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from benchmarks.asking.asked import TEXTS, Asking, mean, same, taken
 from benchmarks.asking.ways import QUESTIONS, Asked, asked_records
@@ -25,9 +28,11 @@ from editing.consolidation.numbers import ConsolidationNumbers
 from editing.consolidation.prompts import ordinary_texts
 from editing.memory.delta import materialise
 from editing.model.checkpoint import BUNDLED
+from editing.moments import replace_file
 from editing.said import holds
 from editing.solve.placement import window
 from editing.solve.ridge import Factors
+from editing.typed import load_tensors, save_tensors
 from monitoring.measuring.scoring import Scorer
 
 #: In which the written facts and the others are asked.
@@ -86,18 +91,20 @@ def measured(
 ) -> list[dict[str, Any]]:
     """Writes OUT/consolidated.json as it goes."""
     say("asking the unedited model")
+    out.mkdir(parents=True, exist_ok=True)
     asking, rows = Measured(model, facts, others, texts), list[dict[str, Any]]()
     written = [one.fact for one in facts]
-    start, seconds = joint(model, facts)
+    start, seconds = joint(model, facts, out)
     rows.append(asking.row("joint", start, seconds, {}))
     say(told(rows[-1]))
     for changes in configurations:
         chosen = numbers(model, changes)
         texts_kept = ordinary_texts(model.install, written, chosen)
-        began = time.perf_counter()
-        found = consolidate(model.install, written, start, chosen, ordinary=texts_kept)
+        began, cpu = time.perf_counter(), time.process_time()
+        found = consolidate(model.install, written, start, chosen, ordinary=texts_kept, folder=out / "kept")
         seconds = time.perf_counter() - began
-        more = {"numbers": asdict(chosen), "epochs": [asdict(epoch) for epoch in found.epochs]}
+        more: dict[str, Any] = {"cpu_seconds": time.process_time() - cpu, "numbers": asdict(chosen)}
+        more |= {"epochs": [asdict(epoch) for epoch in found.epochs]}
         name = ",".join(f"{name}={value}" for name, value in changes.items()) or "default"
         rows.append(asking.row(name, found.factors, seconds, more))
         say(told(rows[-1]))
@@ -105,13 +112,24 @@ def measured(
     return rows
 
 
-def joint(model: Model, facts: Sequence[Asked]) -> tuple[dict[str, Factors], float]:
-    """The default's factors of the facts, and what they took, seconds."""
-    began = time.perf_counter()
+def joint(model: Model, facts: Sequence[Asked], out: Path) -> tuple[dict[str, Factors], float]:
+    """The default's factors of the facts, and what they took, seconds. They are kept in `out`."""
     with model.editor(Configuration.parse("memit-seq", "forms=prompt.chat.questions")) as editor:
-        for first in range(0, len(facts), BATCH):
-            editor.apply([one.fact for one in facts[first : first + BATCH]])
-        return dict(editor.state.factors), time.perf_counter() - began
+        about = repr((model.loaded.base_hash, editor.settings_hash, [one.fact for one in facts]))
+        path = out / f"joint-{hashlib.sha256(about.encode()).hexdigest()[:16]}.safetensors"
+        if not path.exists():
+            began = time.perf_counter()
+            for first in range(0, len(facts), BATCH):
+                editor.apply([one.fact for one in facts[first : first + BATCH]])
+            pairs = editor.state.factors.items()
+            tensors = {
+                f"{side}/{name}": x for name, pair in pairs for side, x in zip("AB", pair, strict=True)
+            }
+            tensors["seconds"] = torch.tensor(time.perf_counter() - began)
+            replace_file(path, lambda p: save_tensors(p, tensors))
+    kept, _ = load_tensors(path)
+    names = [name.removeprefix("A/") for name in kept if name.startswith("A/")]
+    return {name: (kept[f"A/{name}"], kept[f"B/{name}"]) for name in names}, float(kept["seconds"])
 
 
 def numbers(model: Model, changes: Mapping[str, str]) -> ConsolidationNumbers:
@@ -122,13 +140,10 @@ def numbers(model: Model, changes: Mapping[str, str]) -> ConsolidationNumbers:
     for name, text in changes.items():
         if name not in kinds:
             raise ChoiceError(f"{name}: no number of a consolidation; use {', '.join(kinds)}")
-        given[name] = (
-            layers(text)
-            if name == "layers"
-            else tuple(text.split("."))
-            if kinds[name] is tuple
-            else kinds[name](text)
-        )
+        if kinds[name] is tuple:
+            given[name] = layers(text) if name == "layers" else tuple(text.split("."))
+        else:
+            given[name] = kinds[name](text)
     return plain.changed(**given)
 
 
@@ -167,7 +182,6 @@ def main() -> None:
     configurations = [
         dict(part.split("=", 1) for part in text.split(",") if part) for text in given.config or [""]
     ]
-    given.out.mkdir(parents=True, exist_ok=True)
     measured(model, kept[given.first : last], kept[last:], texts, configurations, given.out)
 
 
