@@ -14,7 +14,7 @@ from editing.checks import check_facts, check_forms, check_recorded
 from editing.columns import Sought, layout
 from editing.consolidation.model import ConsolidatedModel
 from editing.consolidation.numbers import ConsolidationNumbers
-from editing.errors import EditError, OptionError
+from editing.errors import EditError
 from editing.facts import Fact
 from editing.forms import PROMPT_ONLY, checked_kinds, mates
 from editing.install import Installation

@@ -1,4 +1,4 @@
-"""An editor that consolidates: what is written afterwards, what leaves, and which bits follow from which facts."""
+"""An editor that consolidates: what is written later, what leaves, and which bits follow from which facts."""
 
 import pytest
 import torch
