@@ -202,7 +202,7 @@ class Editor(ConsolidatedModel):
         facts = sorted(self.state.facts, key=lambda fact: (fact.subject, fact.prompt, fact.target))
         if not facts:
             return
-        with self._all_or_nothing():
+        with self._all_or_nothing(), self._at(Work(folder, progress)):
             progress("writing", 0.0)
             self.restore(EditState())
             refused = [one for one in self._apply(facts, ()).outcomes if not one.written]

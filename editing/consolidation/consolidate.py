@@ -190,7 +190,7 @@ class Training:
 
     def _asked(self, lesson: int, epoch: int) -> Prompt:
         """The bare prompt alone in one epoch and behind a context in the next."""
-        prompts = self._lessons[lesson].prompts
+        prompts = self._lessons[lesson]
         return prompts[(lesson + epoch) % len(prompts) if epoch % 2 else 0]
 
     def _of_facts(self, prompts: Sequence[Prompt], gradients: Mapping[int, Tensor]) -> tuple[float, float]:

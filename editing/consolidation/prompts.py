@@ -23,19 +23,8 @@ from editing.values.endings import ending
 ANSWER_TOKENS = 16
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """A fact in one form.
-
-    Attributes:
-        fact: its index among the facts that were given.
-        form: the form's name.
-        prompts: the form with its target and what must follow, alone and behind each context.
-    """
-
-    fact: int
-    form: str
-    prompts: tuple[Prompt, ...]
+#: A fact in one form, with its target and what must follow: alone, and behind each context.
+Lesson = tuple[Prompt, ...]
 
 
 def lessons(
@@ -43,11 +32,11 @@ def lessons(
 ) -> list[Lesson]:
     """All facts in all their forms, in an order that follows from the set of facts."""
     found: list[Lesson] = []
-    for i in sorted(range(len(facts)), key=lambda i: (facts[i].subject, facts[i].prompt, facts[i].target)):
-        for form in asked(loaded, facts[i], contexts, numbers.forms):
+    for fact in sorted(facts, key=lambda fact: (fact.subject, fact.prompt, fact.target)):
+        for form in asked(loaded, fact, contexts, numbers.forms):
             ends = [ending(loaded, prompt, form.form.chat, numbers.ends) for prompt in form.prompts]
             prompts = (replace(p, ids=p.ids + end) for p, end in zip(form.prompts, ends, strict=True))
-            found.append(Lesson(i, form.form.name, tuple(prompts)))
+            found.append(tuple(prompts))
     return found
 
 

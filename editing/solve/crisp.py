@@ -53,7 +53,7 @@ class LowCurvature:
 
     def single(self, change: Tensor) -> Tensor:
         """The same in float32, for steps of which there are many."""
-        left, right, mask = self._singles
+        left, right, mask = (x.to(change.device) for x in self._singles)
         return left @ ((left.T @ change.float() @ right) * mask) @ right.T
 
     @cached_property

@@ -68,7 +68,7 @@ def reference(editor, facts, start, numbers, ordinary, steps):
         order = torch.randperm(len(every), generator=generator).tolist()
         loss, batch = 0.0, order[at * numbers.batch : (at + 1) * numbers.batch]
         for i in batch:
-            prompts = every[i].prompts
+            prompts = every[i]
             prompt = prompts[(i + epoch) % len(prompts) if epoch % 2 else 0]
             told, places = log_p(model, prompt.ids), range(prompt.target_start, len(prompt.ids))
             nll = -torch.stack([told[t - 1, prompt.ids[t]] for t in places]).mean()
@@ -252,7 +252,7 @@ def test_what_is_said_already_weighs_less(joint, facts):
     sure = changed(margin=100.0, said_weight=0.0, text_weight=0.0, chat_weight=0.0)
     training = Training(editor.install, every, {}, sure, ())
     model, name = editor.model, editor.loaded.tensor_name(2)
-    prompt = every[0].prompts[0]
+    prompt = every[0][0]
     said = int(model(torch.tensor([prompt.ids[:-1]])).logits[0, -1].argmax())
     right = Prompt((*prompt.ids[:-1], said), prompt.subject_last, len(prompt.ids) - 1)
     gradients = {2: torch.zeros_like(model.get_parameter(name))}
