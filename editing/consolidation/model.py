@@ -13,8 +13,13 @@ from editing.consolidation.numbers import ConsolidationNumbers
 from editing.errors import OptionError
 from editing.memory.state import CONSOLIDATED, EditState, Table
 from editing.model.capture import capture
+from editing.solve.ridge import Factors, bounded
 from editing.solve.second_moment import Progress
 from editing.training import TrainedModel
+from editing.typed import pseudo_inverse
+
+#: Keys of one fact may nearly be the same: of their differences below this share nothing is countered.
+CUT = 1e-3
 
 
 class ConsolidatedModel(TrainedModel):
@@ -75,11 +80,24 @@ class ConsolidatedModel(TrainedModel):
         factors = dict(self.state.factors)
         for layer in self.layers:
             name = self.loaded.tensor_name(layer)
-            kept, out = left.table(name), gone.table(name).keys
-            unedited = (self._base[name].double() @ out.double()).float()
-            both = Table(torch.cat([kept.keys, out], dim=1), torch.cat([kept.values, unedited], dim=1))
-            factors[name] = self._solvers[layer].factors(both, factors[name], kept.keys.shape[1])
+            counter = self._counter(layer, left.table(name), gone.table(name))
+            a, b = (torch.cat(pair, dim=1) for pair in zip(factors[name], counter, strict=True))
+            factors[name] = bounded(a, b)
         self.restore(EditState(left.facts, factors, left.columns))
+
+    def _counter(self, layer: int, kept: Table, gone: Table) -> Factors:
+        """Δ = A Bᵀ with ΔK = (W₀ − W)K for the keys K of what leaves.
+
+        B is that of a solve in which the kept keys came first: so it spares them, and text. A solve is soft,
+        though, and a fact that leaves must be gone: A is what gives the outputs exactly.
+        """
+        name = self.loaded.tensor_name(layer)
+        both = Table(*(torch.cat([getattr(kept, x), getattr(gone, x)], dim=1) for x in ("keys", "values")))
+        nothing = kept.values.new_zeros(len(kept.values), 0), kept.keys.new_zeros(len(kept.keys), 0)
+        _, b = self._solvers[layer].factors(both, nothing, kept.keys.shape[1])
+        keys = gone.keys.double()
+        back = (self._base[name].double() - self._weights[name].double()) @ keys
+        return (back @ pseudo_inverse(b.double().T @ keys, CUT)).float(), b
 
     def _others(self, ids: Sequence[str]) -> list[str]:
         return [id for id in self.state.ids if id not in set(ids)]
