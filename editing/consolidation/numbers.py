@@ -20,7 +20,7 @@ class ConsolidationNumbers:
         layers: whose `down_proj` is trained.
         epochs: passes over all prompts of all facts.
         batch: prompts of facts in a step.
-        rate: Adam's in the first step; it falls in a line to zero.
+        rate: Adam's in the first step; it falls in a line to zero. Measured: docs/log/consolidation.md.
         forms: kinds of forms that facts are asked in.
         ends: what must follow the target.
         said_weight: what a prompt counts that is said already, at less than `margin`; others count 1.
@@ -38,7 +38,7 @@ class ConsolidationNumbers:
     layers: tuple[int, ...]
     epochs: int = 6
     batch: int = 32
-    rate: float = 1e-4
+    rate: float = 2e-4
     forms: tuple[Kind, ...] = ("prompt", "chat", "questions")
     ends: Ends = "stop"
     said_weight: float = 0.1

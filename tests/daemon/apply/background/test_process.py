@@ -128,21 +128,22 @@ def test_a_consolidation_by_the_process_has_the_bits_of_the_editors_and_is_the_f
     environment,
 ):
     daemon = Daemon()
-    live = daemon.editor.state
-    before = daemon.editor.weight_hashes()
+    for i, answer in enumerate(ANSWERS):
+        daemon.post(f"the house {i}", answer)
+    live, before = daemon.editor.state, daemon.editor.weight_hashes()
     daemon.ledger.intake.request("consolidate", actor="operator")
     daemon.applier.run()
-    daemon.until(lambda: daemon.started and daemon.started[-1].poll() is not None)
+    daemon.until(lambda: daemon.started[-1].poll() is not None)
     daemon.applier.run()
     operation = daemon.ledger.questions.operations()[-1]
     assert (str(operation.kind), str(operation.state)) == ("consolidate", "done")
     found, hashes = daemon.editor.state, daemon.editor.weight_hashes()
     assert CONSOLIDATED in found.columns
     assert hashes != before
-    daemon.post("the place 12", "Ida")
+    daemon.post("the house 12", "Ida")
     daemon.ledger.intake.request("retract", found.ids[0], actor="operator")
     daemon.applier.run()
-    assert daemon.editor.state.ids == (*found.ids[1:], "the place 12-Ida")
+    assert daemon.editor.state.ids == (*found.ids[1:], "the house 12-Ida")
     later, weights = daemon.editor.state, daemon.editor.weight_hashes()
     version = daemon.ledger.questions.live_version()
     # What the version holds on disk leads to the very weights, countered fact and all.
