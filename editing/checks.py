@@ -1,11 +1,14 @@
 """What is refused before anything is computed."""
 
 from collections.abc import Sequence
+from typing import get_args
 
-from editing.errors import EditError, FactError
+from editing.errors import EditError, FactError, OptionError
 from editing.facts import Fact
+from editing.forms import PROMPT_ONLY, Columns
 from editing.methods.method import Method
 from editing.model.loaded import LoadedModel
+from editing.values.options import Ends, ValueOptions
 
 
 def check_recorded(method: Method, operation: str) -> None:
@@ -36,3 +39,18 @@ def check_facts(
         seen.add(fact.id)
         for context in contexts:
             loaded.encode(fact, context)
+
+
+def check_forms(method: str, tuned: bool, values: ValueOptions, columns: str) -> None:
+    """Raises OptionError where a choice about forms is unknown or does not combine with the method."""
+    for option, value, known in (
+        ("columns", columns, get_args(Columns)),
+        ("ends", values.ends, get_args(Ends)),
+    ):
+        if value not in known:
+            raise OptionError(f"{option} = {value!r}: use {', '.join(known)}")
+    if tuned and values.forms != PROMPT_ONLY:
+        raise OptionError(
+            f"forms = {values.forms!r} does not combine with method = {method!r}, which has no values; "
+            "leave forms out, or use another method, such as memit-seq"
+        )

@@ -5,16 +5,18 @@ from collections.abc import Sequence, Set
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from editing.checks import check_facts, check_recorded
+from editing.checks import check_facts, check_forms, check_recorded
 from editing.columns import Sought, layout
-from editing.errors import OptionError
+from editing.consolidation.model import ConsolidatedModel
+from editing.consolidation.numbers import ConsolidationNumbers
+from editing.errors import EditError
 from editing.facts import Fact
-from editing.forms import PROMPT_ONLY, Columns, checked_kinds, mates
+from editing.forms import PROMPT_ONLY, checked_kinds, mates
 from editing.install import Installation
 from editing.memory.rebase import unchanged
 from editing.memory.state import EditState
@@ -29,11 +31,10 @@ from editing.outcomes import outcomes
 from editing.report import Clock, Outcome, Report
 from editing.solve.placement import Write, rounds
 from editing.solve.second_moment import Progress
-from editing.training import TrainedModel
 from editing.values.anchor import skipped
 from editing.values.descent import Barred
 from editing.values.kept import Work
-from editing.values.options import Ends, ValueOptions
+from editing.values.options import ValueOptions
 from editing.values.search import Values, optimise
 
 #: Where statistics and unpacked models are kept unless told otherwise.
@@ -43,7 +44,7 @@ DEFAULT_STATE_DIR = Path.home() / ".local" / "state" / "factd"
 COMPACT_ROUNDS = 2
 
 
-class Editor(TrainedModel):
+class Editor(ConsolidatedModel):
     """Writes facts into a model and takes them out again.
 
     The method solves the state's factors from the table of all live facts. One editor is used by one thread
@@ -82,7 +83,7 @@ class Editor(TrainedModel):
         numbers = numbers or parameters(method, loaded, placement)
         values = options or numbers.values
         values = replace(values, forms=checked_kinds(values.forms if forms is None else forms))
-        _check_forms(method, made.tuned, values, numbers.columns)
+        check_forms(method, made.tuned, values, numbers.columns)
         numbers = numbers_of(method, loaded, replace(numbers, values=values))
         super().__init__(loaded, install, made, numbers, rounds(placement, numbers.layers), protect, rule)
         self.settings_hash = self._settings_hash(method, protect)
@@ -180,6 +181,35 @@ class Editor(TrainedModel):
             self._write_on(EditState(), facts, forms, columns, Clock())
             self._until_said(EditState(), facts, forms, columns, COMPACT_ROUNDS, Clock(), self.contexts)
 
+    def consolidate(
+        self,
+        folder: Path | None = None,
+        progress: Progress = lambda _stage, _fraction: None,
+        numbers: ConsolidationNumbers | None = None,
+    ) -> None:
+        """Writes all live facts anew from the base, and trains the weights on from there; see
+        `editing.consolidation.consolidate`. The weights follow from the set of facts, whatever came before.
+
+        Args:
+            folder, progress: as of `compact`.
+            numbers: of the training, of layers that the method writes; the default ones when None.
+
+        Raises:
+            EditError: the method cannot, or a fact is refused when it is written anew.
+        """
+        chosen = numbers or ConsolidationNumbers(self.layers, forms=self.forms)
+        self._check_consolidates(chosen)
+        facts = sorted(self.state.facts, key=lambda fact: (fact.subject, fact.prompt, fact.target))
+        if not facts:
+            return
+        with self._all_or_nothing(), self._at(Work(folder, progress)):
+            progress("writing", 0.0)
+            self.restore(EditState())
+            refused = [one for one in self._apply(facts, ()).outcomes if not one.written]
+            if refused:
+                raise EditError(f"fact {refused[0].id}: {refused[0].reason}; retract it, then consolidate")
+            self._train_on(self.state, chosen, folder, progress)
+
     def rebase(self, start: EditState, compacted: EditState) -> None:
         """Goes to `compacted`, made of the state `start`, with all that has changed since taken over.
 
@@ -260,18 +290,3 @@ class Editor(TrainedModel):
         if self.options.unedited and avoid is None:
             return self.install.values(facts, layer, self.options)
         return optimise(self.loaded, facts, layer, self.contexts, self.options, barred=avoid, merged=True)
-
-
-def _check_forms(method: str, tuned: bool, values: ValueOptions, columns: str) -> None:
-    """Raises OptionError where a choice about forms is unknown or does not combine with the method."""
-    for option, value, known in (
-        ("columns", columns, get_args(Columns)),
-        ("ends", values.ends, get_args(Ends)),
-    ):
-        if value not in known:
-            raise OptionError(f"{option} = {value!r}: use {', '.join(known)}")
-    if tuned and values.forms != PROMPT_ONLY:
-        raise OptionError(
-            f"forms = {values.forms!r} does not combine with method = {method!r}, which has no values; "
-            "leave forms out, or use another method, such as memit-seq"
-        )

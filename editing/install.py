@@ -19,7 +19,7 @@ from editing.facts import Fact
 from editing.forms import PROMPT_ONLY, units
 from editing.methods.parameters import Parameters
 from editing.model.loaded import LoadedModel
-from editing.moments import SEED, Moments, replace_file
+from editing.moments import SEED, Moments, Source, replace_file
 from editing.solve.second_moment import Progress, token_budget
 from editing.typed import load_tensors, save_tensors
 from editing.values.anchor import anchor_norm, pilot_facts
@@ -81,6 +81,10 @@ class Installation:
     def output_moments(self, layers: Sequence[int]) -> dict[int, Tensor]:
         """S [d, d] float64 of each layer: how the loss on text curves by a projection's output."""
         return self._moments.outputs(layers)
+
+    def text(self, source: Source) -> Tensor:
+        """The text, or the chats, that moments are estimated on, [rows, length] ids."""
+        return self._moments.text(source)
 
     def anchor(self, layer: int, numbers: Parameters) -> float:
         """NAS's anchor of a layer for a method's numbers."""

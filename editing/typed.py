@@ -68,6 +68,11 @@ def inverse(matrix: Tensor) -> Tensor:
     return torch.linalg.inv(matrix)
 
 
+def pseudo_inverse(matrix: Tensor, cut: float) -> Tensor:
+    """Singular values below this share of the largest one count as none."""
+    return torch.linalg.pinv(matrix, rtol=cut)
+
+
 def largest_singular_value(matrix: Tensor) -> float:
     """‖M‖₂."""
     return float(torch.linalg.matrix_norm(matrix, 2))

@@ -31,7 +31,7 @@ LADDER_STEPS = (
 )
 PAUSERS = ("operator", "guard")
 #: Work that a process beside the applier prepares.
-BACKGROUND_JOBS = ("compact",)
+BACKGROUND_JOBS = ("compact", "consolidate")
 #: Kinds of worker that nothing goes on without.
 WORKERS = ("intake", "apply")
 ROLLBACK_REASONS = ("operator", "alert", "guard", "publish_failed", "canary_failed", "other")

@@ -61,6 +61,16 @@ class Editor(Protocol):
         """
         ...
 
+    def consolidate(
+        self, folder: Path | None = None, progress: Progress = lambda _stage, _fraction: None
+    ) -> None:
+        """The same, and trains the weights on from there.
+
+        Raises:
+            EditError: nothing was changed.
+        """
+        ...
+
     def rebase(self, start: EditState, compacted: EditState) -> None:
         """Goes to `compacted`, made of `start`, with all that has changed since `start` taken over.
 

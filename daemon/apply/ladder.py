@@ -20,7 +20,7 @@ from daemon.apply.measuring import Foresee
 from daemon.apply.outcomes import Held, Went
 from daemon.core.actors import ActorKind
 from daemon.core.errors import StoreError
-from daemon.core.lifecycle import OperationKind, OperationState, VersionState
+from daemon.core.lifecycle import REWRITING, OperationKind, OperationState, VersionState
 from daemon.core.publication import BASE_VERSION
 from daemon.core.ruling import Ruling, guard_policy
 from daemon.core.settings import Settings
@@ -153,9 +153,9 @@ class Ladder:
         return False
 
     def compacts(self) -> bool:
-        """Whether a compaction was asked for and is not done: what it may mend waits for it."""
+        """Whether a compaction or consolidation was asked for and is not done: what it may mend waits."""
         pending = self.journal.questions.operations(OperationState.PENDING)
-        return any(each.kind is OperationKind.COMPACT for each in pending)
+        return any(each.kind in REWRITING for each in pending)
 
     def _worn(self, live: str) -> list[str]:
         return worn((self.journal.questions.version(live).verdict or {}).get("guards", {}))

@@ -7,7 +7,7 @@ from daemon.apply.outcomes import Ended, Held, Refused, Went
 from daemon.apply.run import Run
 from daemon.apply.update import Update
 from daemon.core.errors import PublishError, StoreError
-from daemon.core.lifecycle import PENDING, OperationKind, OperationState, State
+from daemon.core.lifecycle import PENDING, REWRITING, OperationKind, OperationState, State
 from daemon.core.publication import BASE_VERSION
 from daemon.core.stages import Stage
 from daemon.ledger.record.schedule import MOST
@@ -38,21 +38,22 @@ class Operations:
             return Refused(ruling.reason, ruling)
         if self.journal.attempt_operation(operation.id, ruling) > self.run.settings.max_attempts:
             return self._finish(operation, OperationState.FAILED, "gave up: too many attempts")
-        if operation.kind is OperationKind.COMPACT:
-            return self._compact(operation)
+        if operation.kind in REWRITING:
+            return self._rewrite(operation)
         if operation.kind is OperationKind.EXPIRE:
             return self._expire(operation)
         retract = operation.kind is OperationKind.RETRACT
         return self._retract(operation) if retract else self._roll_back(operation)
 
     def due(self, operation: OperationRow, pending: Sequence[OperationRow]) -> bool:
-        """Whether it can be worked now. The oldest compaction is prepared in the background first."""
-        kind, jobs, facts = OperationKind.COMPACT, self.run.jobs, len(self.run.editor.state.facts)
-        if jobs is None or operation.kind is not kind or not facts:
+        """Whether it can be worked now. The oldest compaction or consolidation is prepared in the background
+        first; a small compaction the applier makes itself."""
+        jobs, facts = self.run.jobs, len(self.run.editor.state.facts)
+        if jobs is None or operation.kind not in REWRITING or not facts:
             return True
-        if not jobs.wants(operation.id, facts):
+        if operation.kind is OperationKind.COMPACT and not jobs.wants(operation.id, facts):
             return True
-        oldest = next(each for each in pending if each.kind is kind)
+        oldest = next(each for each in pending if each.kind in REWRITING)
         return operation is oldest and jobs.ready(operation, self.journal)
 
     def _finish(
@@ -61,9 +62,10 @@ class Operations:
         self.journal.finish(operation.id, state, reason, **controls)
         return Refused(reason) if state is OperationState.FAILED else Went()
 
-    def _compact(self, operation: OperationRow) -> Ended:
+    def _rewrite(self, operation: OperationRow) -> Ended:
         if not self.run.editor.state.facts:
-            return self._finish(operation, OperationState.DONE, "no fact is live: nothing to compact")
+            why = f"no fact is live: nothing to {operation.kind}"
+            return self._finish(operation, OperationState.DONE, why)
         if self.run.jobs is not None and (why := self.run.jobs.failure(operation.id)) is not None:
             return self._finish(operation, OperationState.FAILED, why)
         return self._apply(operation, [])

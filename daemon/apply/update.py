@@ -12,7 +12,7 @@ from daemon.apply.measuring import Measured
 from daemon.apply.outcomes import Ended, Held, Refused
 from daemon.apply.run import Run
 from daemon.core.errors import PublishError, StoreError
-from daemon.core.lifecycle import OperationKind
+from daemon.core.lifecycle import REWRITING, OperationKind
 from daemon.core.publication import BASE_VERSION
 from daemon.core.ruling import Ruling
 from daemon.core.stages import Stage
@@ -92,9 +92,9 @@ class Update:
         with self.run.timed(version.id, "before_answers"):
             before = self.run.publisher.answers(self.run.asking.unasked(rows))
             self.journal.record_answers("before", before)
-        if version.operation is not None and self._compacts(version.operation):
+        if version.operation is not None and self._rewrites(version.operation):
             with self.run.timed(version.id, "edit"):
-                self._compact(version.operation)
+                self._rewrite(version.operation)
             self.reached(Stage.COMPACTED)
             return ()
         with self.run.timed(version.id, "edit"):
@@ -103,16 +103,17 @@ class Update:
         self.reached(Stage.EDITED)
         return report.outcomes
 
-    def _compacts(self, operation: int) -> bool:
-        return self.journal.questions.operation(operation).kind is OperationKind.COMPACT
+    def _rewrites(self, operation: int) -> bool:
+        return self.journal.questions.operation(operation).kind in REWRITING
 
-    def _compact(self, operation: int) -> None:
-        """Takes the compaction that was prepared in the background, with all that went live since.
+    def _rewrite(self, operation: int) -> None:
+        """Takes what was prepared in the background, with all that went live since.
 
-        A small one the applier makes itself.
+        A small compaction the applier makes itself.
         """
         if self.run.jobs is None or not self.run.jobs.begun(operation):
-            return self.editor.compact()
+            consolidates = self.journal.questions.operation(operation).kind is OperationKind.CONSOLIDATE
+            return self.editor.consolidate() if consolidates else self.editor.compact()
         self.editor.rebase(*self.run.jobs.result(operation, self.run.store))
 
     def _measure(

@@ -54,6 +54,10 @@ COMMANDS = {
         "daemon.cli.act.operations:compact",
         "Write all live facts anew from the base model; judged like any version.",
     ),
+    "consolidate": Entry(
+        "daemon.cli.act.operations:consolidate",
+        "Train all live facts on from their joint solution, in the background; judged like any version.",
+    ),
     "pause": Entry("daemon.cli.act.operations:pause", "Stop applying corrections; they stay queued."),
     "resume": Entry(
         "daemon.cli.act.operations:resume",

@@ -50,11 +50,16 @@ class OperationKind(StrEnum):
     RETRACT = "retract"
     ROLLBACK = "rollback"
     COMPACT = "compact"  # all live facts written anew from the base weights
+    CONSOLIDATE = "consolidate"  # the same, and trained on from there
     PAUSE = "pause"
     RESUME = "resume"
     EXPIRE = "expire"  # live facts whose time is over leave together; the clock asks for it
     RETRY = "retry"  # a dead correction waits again; done by the ledger at once
     DROP = "drop"  # a dead correction is given up for good; done by the ledger at once
+
+
+#: Write all live facts anew: prepared in the background, one after the other.
+REWRITING = frozenset({OperationKind.COMPACT, OperationKind.CONSOLIDATE})
 
 
 class ReasonCode(StrEnum):

@@ -38,7 +38,7 @@ class Client:
     Each attempt of a post carries the same idempotency key, so it is recorded once.
 
     Args:
-        token: the submit token; retract, roll_back and compact need the admin token.
+        token: the submit token; retract, roll_back, compact and consolidate need the admin token.
         patience: all attempts together take at most so long, seconds.
 
     Raises:
@@ -112,6 +112,9 @@ class Client:
 
     def compact(self, why: str | None = None) -> dict[str, Any]:
         return self._operate("/v1/compact", why)
+
+    def consolidate(self, why: str | None = None) -> dict[str, Any]:
+        return self._operate("/v1/consolidate", why)
 
     def finish(self, operation: Mapping[str, Any], timeout: float = 120.0) -> dict[str, Any]:
         """The operation when it has ended, or as it is when the time is up."""

@@ -53,6 +53,12 @@ def compact(service: ServiceOf, why: Why = None) -> dict[str, Any]:
     return _request(service, "compact", None, why)
 
 
+@router.post("/v1/consolidate", status_code=202, dependencies=ADMIN)
+def consolidate(service: ServiceOf, why: Why = None) -> dict[str, Any]:
+    """Asks for a consolidation: all live facts written anew, and trained on from there in the background."""
+    return _request(service, "consolidate", None, why)
+
+
 @router.post("/v1/pause", status_code=202, dependencies=ADMIN)
 def pause(service: ServiceOf, why: Why = None) -> dict[str, Any]:
     """Asks the applier to pause: corrections stay queued until somebody resumes."""

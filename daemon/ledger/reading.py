@@ -6,7 +6,7 @@ from typing import Any, TypedDict, Unpack
 from sqlalchemy import CTE, ColumnElement, Connection, func, literal, or_, select
 
 from daemon.core.errors import UnknownIdError
-from daemon.core.lifecycle import OperationKind, State, VersionState
+from daemon.core.lifecycle import REWRITING, OperationKind, State, VersionState
 from daemon.core.publication import BASE_VERSION
 from daemon.core.text import composed, spellings
 from daemon.ledger.chain import ledger_id
@@ -131,7 +131,7 @@ def states_of_line(c: Connection, id: str) -> dict[str, VersionState]:
 
 def recent_ancestry(c: Connection, id: str, most: int) -> list[VersionRow]:
     """The version and its ancestors, the newest `most` of them, and none from before the last compaction."""
-    line = _line(id, most, stops_at=OperationKind.COMPACT)
+    line = _line(id, most, stops_at=REWRITING)
     query = select(versions).join(line, versions.c.id == line.c.id).order_by(line.c.depth.desc())
     return [version_row(row) for row in c.execute(query)]
 
@@ -152,7 +152,7 @@ def fact_ids(c: Connection, version: str) -> list[str]:
     return list(ids)
 
 
-def _line(id: str, most: int | None = None, stops_at: OperationKind | None = None) -> CTE:
+def _line(id: str, most: int | None = None, stops_at: Collection[OperationKind] = ()) -> CTE:
     """Ids of a version and its ancestors with their distance from it, in one statement."""
     first = select(versions.c.id, versions.c.parent, versions.c.operation, literal(0).label("depth"))
     line = first.where(versions.c.id == id).cte("line", recursive=True)
@@ -160,7 +160,7 @@ def _line(id: str, most: int | None = None, stops_at: OperationKind | None = Non
     older = older.join(line, versions.c.id == line.c.parent)
     if most is not None:
         older = older.where(line.c.depth + 1 < most)
-    if stops_at is not None:
-        those = select(operations.c.id).where(operations.c.kind == stops_at)
+    if stops_at:
+        those = select(operations.c.id).where(operations.c.kind.in_(sorted(stops_at)))
         older = older.where(line.c.operation.is_(None) | line.c.operation.not_in(those))
     return line.union_all(older)

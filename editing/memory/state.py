@@ -17,6 +17,9 @@ BATCHES = "batches"
 FORMS = "forms"
 #: What it says of a column for the bare prompt alone.
 BARE = 1
+#: Name of the column that says which columns a consolidation trained (1) and which came later (0). Where it
+#: is, the factors are no solution of the table: facts are added to them, and countered in them.
+CONSOLIDATED = "consolidated"
 
 
 def owners(forms: Tensor) -> Tensor:
@@ -59,7 +62,8 @@ class EditState:
         columns: ``"<tensor>/keys"`` [d_in, n], ``"<tensor>/values"`` [d, n] and ``"targets/<layer>"``
             [d, n]; of some methods ``"batches"`` [1, n] and ``"interference/<layer>"`` [1, n]; of
             methods that tune weights none. Of facts with several columns ``"forms"`` [1, n] int64, see
-            `FORMS`; the columns of a fact stand together, in the order of the facts.
+            `FORMS`; the columns of a fact stand together, in the order of the facts. After a consolidation
+            ``"consolidated"`` [1, n] int64, see `CONSOLIDATED`.
     """
 
     facts: tuple[Fact, ...] = ()

@@ -8,6 +8,7 @@ tr(S Δ A Δᵀ) under a change Δ of the weight (K-FAC). A change is projected 
 """
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -49,6 +50,15 @@ class LowCurvature:
         left, right, mask = (x.to(change.device) for x in (self._left, self._right, self._mask))
         inside = (left.T @ change.double() @ right) * mask
         return (left @ inside @ right.T).to(change.dtype)
+
+    def single(self, change: Tensor) -> Tensor:
+        """The same in float32, for steps of which there are many."""
+        left, right, mask = (x.to(change.device) for x in self._singles)
+        return left @ ((left.T @ change.float() @ right) * mask) @ right.T
+
+    @cached_property
+    def _singles(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self._left.float(), self._right.float(), self._mask.float()
 
 
 def output_moments(

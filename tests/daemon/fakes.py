@@ -72,8 +72,21 @@ class FakeEditor:
     ) -> None:
         """The keys become others, as a real compaction's do: the version is a snapshot."""
         progress("writing", 0.5)
+        self._with_keys(0.75)
+
+    def consolidate(
+        self, folder: Path | None = None, progress: Progress = lambda _stage, _fraction: None
+    ) -> None:
+        """The same; the facts stand in another order afterwards."""
+        progress("consolidating", 0.5)
+        facts = self.state.facts[::-1]
+        self.restore(EditState())
+        self.apply(facts)
+        self._with_keys(0.5)
+
+    def _with_keys(self, share: float) -> None:
         columns = dict(self.state.columns)
-        columns[f"{NAME}/keys"] = columns[f"{NAME}/keys"] * 0.75
+        columns[f"{NAME}/keys"] = columns[f"{NAME}/keys"] * share
         self.state = solved(EditState(self.state.facts, {}, columns))
 
     def rebase(self, start: EditState, compacted: EditState) -> None:

@@ -13,6 +13,7 @@ from daemon.apply.background.job import Job
 from daemon.apply.building import open_editor
 from daemon.apply.editor import Editor
 from daemon.core.errors import DaemonError, StoreError
+from daemon.core.lifecycle import OperationKind
 from daemon.core.settings import load_settings
 from daemon.versions.keys import accepted_keys
 from daemon.versions.store import Store
@@ -34,7 +35,8 @@ def work(job: Job, editor: Editor, store: Store) -> None:
         raise StoreError(f"{job.folder} holds no plan; ask for the work again")
     if found is None:
         editor.restore(store.load_state(plan.version))
-        editor.compact(job.kept, job.tell)
+        consolidates = plan.kind == OperationKind.CONSOLIDATE
+        (editor.consolidate if consolidates else editor.compact)(job.kept, job.tell)
         job.finish(plan.version, editor.state)
     elif plan.onto is not None and plan.onto != found.version:
         job.tell("catching up", 0.0)

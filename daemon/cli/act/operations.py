@@ -1,4 +1,4 @@
-"""`factd retract`, `rollback`, `compact`, `pause`, `resume`: requests that the applier carries out."""
+"""`factd retract`, `rollback`, `compact`, `consolidate`, `pause`, `resume`: what the applier carries out."""
 
 import getpass
 import time
@@ -50,6 +50,16 @@ def compact(
 ) -> None:
     """Write all live facts anew from the base model; judged like any version."""
     _operate("compact", None, why, timeout, state, as_json)
+
+
+def consolidate(
+    why: WhyOption = None,
+    timeout: TimeoutOption = 0.0,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train all live facts on from their joint solution, in the background; judged like any version."""
+    _operate("consolidate", None, why, timeout, state, as_json)
 
 
 def pause(

@@ -61,8 +61,8 @@ class Beside:
         self.world.open()
         self.attach()
 
-    def ask(self):
-        return self.world.ledger.intake.request("compact", actor="operator")
+    def ask(self, kind="compact"):
+        return self.world.ledger.intake.request(kind, actor="operator")
 
     def compacted(self):
         """The keys that `FakeEditor.compact` has changed, by fact."""
@@ -118,6 +118,55 @@ def test_corrections_go_live_while_it_is_prepared(beside):
     world.check_agreement()
     assert world.run().versions == []
     assert not beside.folder.exists()
+
+
+def test_a_consolidation_is_prepared_by_a_process_however_few_facts_there_are(beside):
+    world = beside.world
+    beside.attach(fewest=99)
+    beside.ask("consolidate")
+    assert world.run().live == "v000001"
+    assert len(beside.started) == 1
+    world.post("C", "three")
+    assert world.run().live == "v000002"
+    beside.prepare()
+    assert Job(beside.started[-1][0]).progress() == {"stage": "consolidating", "fraction": 0.5}
+    assert world.run().live == "v000003"
+    assert operation_state(world) == ["done"]
+    assert beside.compacted() == {"id-A-one", "id-B-two"}
+    # Prepared in another order, and what came meanwhile behind it.
+    assert world.store.load_state("v000003").ids == ("id-B-two", "id-A-one", "id-C-three")
+    assert set(world.states().values()) == {"live"}
+    world.check_agreement()
+
+
+def test_without_processes_the_applier_consolidates_itself(beside):
+    world = beside.world
+    world.applier.jobs = None
+    beside.ask("consolidate")
+    assert world.run().live == "v000002"
+    assert beside.compacted() == {"id-A-one", "id-B-two"}
+    assert operation_state(world) == ["done"]
+
+
+def test_a_compaction_waits_for_the_consolidation_that_was_asked_for_first(beside):
+    world = beside.world
+    beside.ask("consolidate")
+    beside.ask("compact")
+    world.run()
+    assert len(beside.started) == 1
+    beside.prepare()
+    world.run()
+    assert operation_state(world) == ["done", "pending"]
+    beside.prepare()
+    world.run()
+    assert operation_state(world) == ["done", "done"]
+
+
+def test_nothing_live_is_nothing_to_consolidate(world):
+    world.ledger.intake.request("consolidate", actor="operator")
+    world.run()
+    (done,) = world.ledger.questions.operations()
+    assert (str(done.state), done.reason) == ("done", "no fact is live: nothing to consolidate")
 
 
 def test_what_was_retracted_or_superseded_meanwhile_is_not_in_the_result(beside):

@@ -14,6 +14,7 @@ from daemon.core.messages import parse_correction
 from daemon.core.settings import Settings
 from daemon.ledger.ledger import Ledger
 from editing.memory.rebase import unchanged
+from editing.memory.state import CONSOLIDATED
 from tests.faults.editing_worker import build_applier
 from tests.tiny_models import save_checkpoint
 
@@ -121,3 +122,36 @@ def _check(editor, start, live, found, hashes):
         change, other = weight - base[name], rebased[name] - base[name]
         likeness = torch.nn.functional.cosine_similarity(change.flatten(), other.flatten(), dim=0)
         assert likeness > 0.5, (name, likeness)
+
+
+def test_a_consolidation_by_the_process_has_the_bits_of_the_editors_and_is_the_floor_of_what_follows(
+    environment,
+):
+    daemon = Daemon()
+    for i, answer in enumerate(ANSWERS):
+        daemon.post(f"the house {i}", answer)
+    live, before = daemon.editor.state, daemon.editor.weight_hashes()
+    daemon.ledger.intake.request("consolidate", actor="operator")
+    daemon.applier.run()
+    daemon.until(lambda: daemon.started[-1].poll() is not None)
+    daemon.applier.run()
+    operation = daemon.ledger.questions.operations()[-1]
+    assert (str(operation.kind), str(operation.state)) == ("consolidate", "done")
+    found, hashes = daemon.editor.state, daemon.editor.weight_hashes()
+    assert CONSOLIDATED in found.columns
+    assert hashes != before
+    daemon.post("the house 12", "Ida")
+    daemon.ledger.intake.request("retract", found.ids[0], actor="operator")
+    daemon.applier.run()
+    assert daemon.editor.state.ids == (*found.ids[1:], "the house 12-Ida")
+    later, weights = daemon.editor.state, daemon.editor.weight_hashes()
+    version = daemon.ledger.questions.live_version()
+    # What the version holds on disk leads to the very weights, countered fact and all.
+    daemon.editor.restore(daemon.applier.store.load_state(version))
+    assert daemon.editor.weight_hashes() == weights
+    assert daemon.editor.state.columns[CONSOLIDATED].equal(later.columns[CONSOLIDATED])
+    daemon.jobs.stop()
+    daemon.editor.restore(live)
+    daemon.editor.consolidate()
+    assert daemon.editor.weight_hashes() == hashes
+    daemon.ledger.close()

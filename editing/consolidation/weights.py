@@ -1,0 +1,127 @@
+"""The weights that a consolidation trains: float32 masters, Adam, and what their steps keep out of.
+
+    T_l ← P_l(T_l − rate · m̂ / (√v̂ + ε)),   W_l = W₀ + A_l B_lᵀ + T_l
+
+with A_l B_lᵀ the joint solution and T_l = 0 at first. Adam's m and v follow the projected gradient P_l(G). It
+divides entry by entry, which leaves the subspace: so T is projected too, and all that is trained lies in it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from editing.memory.delta import materialise
+from editing.model.loaded import LoadedModel
+from editing.solve.ridge import Factors
+
+#: Adam's, as published.
+FIRST, SECOND, EPSILON = 0.9, 0.999, 1e-8
+#: Δ [d, d_in] → the part of it that may be moved.
+Projector = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Trained:
+    """A trained tensor with Adam's two means of its gradient."""
+
+    value: Tensor
+    mean: Tensor
+    square: Tensor
+
+    @staticmethod
+    def of(value: Tensor) -> "Trained":
+        return Trained(value, torch.zeros_like(value), torch.zeros_like(value))
+
+    def step(self, gradient: Tensor, rate: float, count: int) -> None:
+        """The step number `count`, from 1."""
+        self.mean.mul_(FIRST).add_(gradient, alpha=1 - FIRST)
+        self.square.mul_(SECOND).addcmul_(gradient, gradient, value=1 - SECOND)
+        mean, square = self.mean / (1 - FIRST**count), self.square / (1 - SECOND**count)
+        self.value.addcdiv_(mean, square.sqrt_().add_(EPSILON), value=-rate)
+
+
+class Master:
+    """One layer's weight.
+
+    Args:
+        base: W₀ [d, d_in] float32.
+        start: factors of the joint solution; None where it does not write the layer.
+        project: P.
+        rank: of T = C Dᵀ, or 0 where T is trained whole. Then P is taken of C Dᵀ wherever it is read.
+        seed: of D, which begins at random as C begins at zero.
+    """
+
+    def __init__(
+        self, base: Tensor, start: Factors | None, project: Projector, rank: int = 0, seed: int = 0
+    ) -> None:
+        d, d_in = base.shape
+        self._start = start or (torch.zeros(d, 0), torch.zeros(d_in, 0))
+        self.base = base
+        self._written = materialise(base, *self._start).to(base.device)
+        self._project, self._rank = project, rank
+        if rank:
+            generator = torch.Generator().manual_seed(seed)
+            random = torch.randn(d_in, rank, generator=generator).to(base.device) / d_in**0.5
+            self.parts = {"C": Trained.of(torch.zeros(d, rank, device=base.device)), "D": Trained.of(random)}
+        else:
+            self.parts = {"T": Trained.of(torch.zeros_like(base))}
+
+    @property
+    def trained(self) -> Tensor:
+        """T [d, d_in]."""
+        if not self._rank:
+            return self.parts["T"].value
+        return self._project(self.parts["C"].value @ self.parts["D"].value.T)
+
+    @property
+    def weight(self) -> Tensor:
+        """W [d, d_in] float32."""
+        return self._written + self.trained
+
+    def step(self, gradient: Tensor, rate: float, count: int) -> None:
+        """A step against the gradient by W [d, d_in] float32."""
+        gradient = self._project(gradient)
+        if self._rank:
+            c, d = self.parts["C"], self.parts["D"]
+            of_c, of_d = gradient @ d.value, gradient.T @ c.value
+            c.step(of_c, rate, count)
+            return d.step(of_d, rate, count)
+        self.parts["T"].step(gradient, rate, count)
+        self.parts["T"].value.copy_(self._project(self.parts["T"].value))
+
+    def factors(self) -> Factors:
+        """Of the whole update; those it began with where nothing was trained."""
+        a, b = (x.cpu() for x in self._start)
+        moved = self.trained.cpu()
+        if not moved.any():
+            return a, b
+        identity = torch.eye(len(moved))
+        if not a.shape[1]:
+            return identity, moved.T.contiguous()
+        # Its rank is that of a dense update anyway: the joint solution in columns of its own would add to it.
+        return identity, (moved.double() + a.double() @ b.double().T).to(moved.dtype).T.contiguous()
+
+    def saved(self) -> dict[str, Tensor]:
+        return {
+            f"{name}/{kind}": getattr(part, kind).cpu()
+            for name, part in self.parts.items()
+            for kind in ("value", "mean", "square")
+        }
+
+    def load(self, saved: Mapping[str, Tensor]) -> None:
+        for name, part in self.parts.items():
+            for kind in ("value", "mean", "square"):
+                getattr(part, kind).copy_(saved[f"{name}/{kind}"])
+
+
+def everything(change: Tensor) -> Tensor:
+    """The projector that keeps out of nothing."""
+    return change
+
+
+def put(loaded: LoadedModel, masters: Mapping[int, Master], unedited: bool = False) -> None:
+    """Gives the model the trained weights, or those of the base."""
+    for layer, master in masters.items():
+        loaded.set_weight(layer, master.base if unedited else master.weight)
