@@ -15,7 +15,6 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,16 +22,15 @@ from torch import Tensor
 
 from editing.consolidation.numbers import ConsolidationNumbers
 from editing.consolidation.passes import Pass, divergence
+from editing.consolidation.projectors import projectors
 from editing.consolidation.prompts import Lesson, Ordinary, drawn_order, lessons, ordinary_texts
-from editing.consolidation.weights import Master, Projector, everything, put
+from editing.consolidation.weights import Master, everything, put
 from editing.facts import Fact
 from editing.install import Installation
 from editing.memory.delta import tensor_sha256
 from editing.model.loaded import LoadedModel
 from editing.model.tokens import Prompt
 from editing.moments import replace_file
-from editing.solve.crisp import LowCurvature
-from editing.solve.revive import dominant
 from editing.solve.ridge import Factors
 from editing.solve.second_moment import Progress
 from editing.typed import backward, load_tensors, save_tensors
@@ -290,33 +288,3 @@ class _Differentiable:
                 total.add_(self._loaded.family.turned(weight.grad).float())
             weight.grad = None
             weight.requires_grad_(False)
-
-
-def projectors(install: Installation, numbers: ConsolidationNumbers) -> dict[int, Projector]:
-    """Layer → what its steps are projected on."""
-    loaded, layers = install.loaded, numbers.layers
-    if numbers.protect == "none" or not numbers.epochs:
-        return {}
-    if numbers.protect == "revive":
-        bases = loaded.base_weights(layers)
-        return {
-            layer: partial(_outside, *_sides(bases[loaded.tensor_name(layer)], numbers, loaded))
-            for layer in layers
-        }
-    inputs = install.moments(layers, loaded.chats(numbers.forms))
-    outputs = install.output_moments(layers)
-    return {
-        layer: LowCurvature(inputs[layer], outputs[layer], numbers.curvature_energy).single
-        for layer in layers
-    }
-
-
-def _sides(base: Tensor, numbers: ConsolidationNumbers, loaded: LoadedModel) -> tuple[Tensor, Tensor]:
-    found = dominant(base, numbers.protected_share, within=False)
-    return found.left.float().to(loaded.device), found.right.float().to(loaded.device)
-
-
-def _outside(left: Tensor, right: Tensor, change: Tensor) -> Tensor:
-    """(I − UUᵀ) Δ (I − VVᵀ)."""
-    change = change - left @ (left.T @ change)
-    return change - (change @ right) @ right.T

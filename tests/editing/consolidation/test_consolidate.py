@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 
-from editing.consolidation.consolidate import Training, consolidate, projectors
+from editing.consolidation.consolidate import Training, consolidate
 from editing.consolidation.numbers import ConsolidationNumbers
+from editing.consolidation.projectors import projectors
 from editing.consolidation.prompts import Ordinary, lessons, ordinary_texts
 from editing.errors import OptionError
 from editing.memory.delta import materialise, tensor_sha256
