@@ -15,7 +15,7 @@ from editing.columns import Sought, layout
 from editing.consolidation.model import ConsolidatedModel
 from editing.consolidation.numbers import ConsolidationNumbers
 from editing.errors import EditError
-from editing.facts import Fact
+from editing.facts import Fact, in_order
 from editing.forms import PROMPT_ONLY, checked_kinds, mates
 from editing.install import Installation
 from editing.memory.rebase import unchanged
@@ -199,7 +199,7 @@ class Editor(ConsolidatedModel):
         """
         chosen = numbers or ConsolidationNumbers(self.layers, forms=self.forms)
         self._check_consolidates(chosen)
-        facts = sorted(self.state.facts, key=lambda fact: (fact.subject, fact.prompt, fact.target))
+        facts = in_order(self.state.facts)
         if not facts:
             return
         with self._all_or_nothing(), self._at(Work(folder, progress)):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from editing.errors import FactError
@@ -58,3 +59,8 @@ class Fact:
 
     def with_id(self, id: str) -> "Fact":
         return replace(self, id=id)
+
+
+def in_order(facts: Iterable[Fact]) -> list[Fact]:
+    """The facts in an order that follows from what they say, however they came."""
+    return sorted(facts, key=lambda fact: (fact.subject, fact.prompt, fact.target))

@@ -124,9 +124,8 @@ class LoraServer:
         try:
             self._load(name, path)
         except ServingError:
-            if (
-                name == latest
-            ):  # else the latest is still there, and loading this one would make it the latest
+            # Another name than the latest: that one is still served, and loading this one would replace it.
+            if name == latest:
                 self._put_back(name, adapters[name])
             raise
         seconds = time.perf_counter() - started

@@ -184,7 +184,7 @@ class Training:
         rate = n.rate * (1 - self.done / (self.steps * n.epochs))
         self.done += 1
         for layer, gradient in gradients.items():
-            self._masters[layer].step(gradient, rate, self.done)
+            self._masters[layer].step(gradient, rate)
 
     def _asked(self, lesson: int, epoch: int) -> Prompt:
         """The bare prompt alone in one epoch and behind a context in the next."""

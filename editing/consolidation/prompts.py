@@ -8,7 +8,7 @@ from torch import Tensor
 
 from editing.consolidation.numbers import ConsolidationNumbers
 from editing.errors import FactError
-from editing.facts import SLOT, Fact
+from editing.facts import SLOT, Fact, in_order
 from editing.forms import Form, chosen_forms
 from editing.install import Installation
 from editing.model.answers import answers
@@ -32,7 +32,7 @@ def lessons(
 ) -> list[Lesson]:
     """All facts in all their forms, in an order that follows from the set of facts."""
     found: list[Lesson] = []
-    for fact in sorted(facts, key=lambda fact: (fact.subject, fact.prompt, fact.target)):
+    for fact in in_order(facts):
         for form in asked(loaded, fact, contexts, numbers.forms):
             ends = [ending(loaded, prompt, form.form.chat, numbers.ends) for prompt in form.prompts]
             prompts = (replace(p, ids=p.ids + end) for p, end in zip(form.prompts, ends, strict=True))
@@ -101,7 +101,7 @@ def about_others(loaded: LoadedModel, facts: Sequence[Fact], numbers: Consolidat
     subjects = sorted({pilot.subject for pilot in pilot_facts(10**6)} - own)
     generator = torch.Generator().manual_seed(numbers.seed)
     seen = set[tuple[str, str, bool]]()
-    for fact in sorted(facts, key=lambda fact: (fact.subject, fact.prompt, fact.target)):
+    for fact in in_order(facts):
         for form in chosen_forms(fact, numbers.forms, loaded.chats(numbers.forms)):
             drawn = int(torch.randint(len(subjects), (1,), generator=generator))
             seen.add((subjects[drawn], form.text, form.chat))

@@ -7,7 +7,6 @@ divides entry by entry, which leaves the subspace: so T is projected too, and al
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,31 +14,10 @@ from torch import Tensor
 from editing.memory.delta import materialise
 from editing.model.loaded import LoadedModel
 from editing.solve.ridge import Factors
+from editing.typed import step
 
-#: Adam's, as published.
-FIRST, SECOND, EPSILON = 0.9, 0.999, 1e-8
 #: Δ [d, d_in] → the part of it that may be moved.
 Projector = Callable[[Tensor], Tensor]
-
-
-@dataclass
-class Trained:
-    """A trained tensor with Adam's two means of its gradient."""
-
-    value: Tensor
-    mean: Tensor
-    square: Tensor
-
-    @staticmethod
-    def of(value: Tensor) -> "Trained":
-        return Trained(value, torch.zeros_like(value), torch.zeros_like(value))
-
-    def step(self, gradient: Tensor, rate: float, count: int) -> None:
-        """The step number `count`, from 1."""
-        self.mean.mul_(FIRST).add_(gradient, alpha=1 - FIRST)
-        self.square.mul_(SECOND).addcmul_(gradient, gradient, value=1 - SECOND)
-        mean, square = self.mean / (1 - FIRST**count), self.square / (1 - SECOND**count)
-        self.value.addcdiv_(mean, square.sqrt_().add_(EPSILON), value=-rate)
 
 
 class Master:
@@ -64,32 +42,35 @@ class Master:
         if rank:
             generator = torch.Generator().manual_seed(seed)
             random = torch.randn(d_in, rank, generator=generator).to(base.device) / d_in**0.5
-            self.parts = {"C": Trained.of(torch.zeros(d, rank, device=base.device)), "D": Trained.of(random)}
+            self.parts = {"C": torch.zeros(d, rank, device=base.device), "D": random}
         else:
-            self.parts = {"T": Trained.of(torch.zeros_like(base))}
+            self.parts = {"T": torch.zeros_like(base)}
+        self._adam = torch.optim.Adam(list(self.parts.values()))
 
     @property
     def trained(self) -> Tensor:
         """T [d, d_in]."""
         if not self._rank:
-            return self.parts["T"].value
-        return self._project(self.parts["C"].value @ self.parts["D"].value.T)
+            return self.parts["T"]
+        return self._project(self.parts["C"] @ self.parts["D"].T)
 
     @property
     def weight(self) -> Tensor:
         """W [d, d_in] float32."""
         return self._written + self.trained
 
-    def step(self, gradient: Tensor, rate: float, count: int) -> None:
+    def step(self, gradient: Tensor, rate: float) -> None:
         """A step against the gradient by W [d, d_in] float32."""
         gradient = self._project(gradient)
         if self._rank:
             c, d = self.parts["C"], self.parts["D"]
-            of_c, of_d = gradient @ d.value, gradient.T @ c.value
-            c.step(of_c, rate, count)
-            return d.step(of_d, rate, count)
-        self.parts["T"].step(gradient, rate, count)
-        self.parts["T"].value.copy_(self._project(self.parts["T"].value))
+            c.grad, d.grad = gradient @ d, gradient.T @ c
+        else:
+            self.parts["T"].grad = gradient
+        self._adam.param_groups[0]["lr"] = rate
+        step(self._adam)
+        if not self._rank:
+            self.parts["T"].copy_(self._project(self.parts["T"]))
 
     def factors(self) -> Factors:
         """Of the whole update; those it began with where nothing was trained."""
@@ -104,16 +85,22 @@ class Master:
         return identity, (moved.double() + a.double() @ b.double().T).to(moved.dtype).T.contiguous()
 
     def saved(self) -> dict[str, Tensor]:
-        return {
-            f"{name}/{kind}": getattr(part, kind).cpu()
-            for name, part in self.parts.items()
-            for kind in ("value", "mean", "square")
-        }
+        """Parts, and what Adam knows of each."""
+        told = {name: part.cpu() for name, part in self.parts.items()}
+        known: dict[int, dict[str, Tensor]] = self._adam.state_dict()["state"]
+        for number, of_part in known.items():
+            told |= {f"{number}/{name}": x.cpu() for name, x in of_part.items()}
+        return told
 
     def load(self, saved: Mapping[str, Tensor]) -> None:
-        for name, part in self.parts.items():
-            for kind in ("value", "mean", "square"):
-                getattr(part, kind).copy_(saved[f"{name}/{kind}"])
+        known: dict[int, dict[str, Tensor]] = {}
+        for path, x in saved.items():
+            number, found, name = path.partition("/")
+            if found:
+                known.setdefault(int(number), {})[name] = x
+            else:
+                self.parts[path].copy_(x)
+        self._adam.load_state_dict({**self._adam.state_dict(), "state": known})
 
 
 def everything(change: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def test_a_correction_is_put_in_place_proved_taken_back_and_its_pause_told(tmp_p
     (row,) = done.rows
     assert row["reason"] is None
     assert all(row[name] for name in MUST)
-    assert 0 < row["pause_p50_ms"] <= row["pause_longest_ms"] < 10_000
+    assert 0 < row["pause_p50_ms"] <= row["pause_longest_ms"]
     assert row["decoded_difference_nats"] < AGREES < stale[0]
     assert row["max_difference_nats"] < AGREES
     assert row["device_bytes"] == 0
