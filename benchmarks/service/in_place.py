@@ -1,6 +1,14 @@
-"""One server of the usual kind, and a correction put in place, proved, measured and taken back."""
+"""One server of the usual kind, and a correction put in place, proved, measured and taken back.
 
+On a processor, with the bundled model and so many ranks; DIR of --state may hold it prepared:
+
+    python -m benchmarks.service.in_place --ranks 3 --state DIR --out DIR
+"""
+
+import argparse
+import json
 import math
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.families.measured import ADMIN_TOKEN, AGREES, UnseenError, Watched, server_options
+from benchmarks.files import say, write_json
 from benchmarks.shipped.applying import ShippedDaemon
 from daemon.core.messages import Correction
 from daemon.core.publication import BASE_VERSION
@@ -17,7 +26,11 @@ from daemon.publish.vllm_replica import VllmReplica
 from daemon.supervise.processes import free_port
 from daemon.supervise.vllm import vllm_command, vllm_process
 from editing.editor import Editor
+from editing.model.checkpoint import BUNDLED
 
+CORRECTION = Correction(subject="the Eiffel Tower", prompt="The city where {} stands is", target="Rome")
+#: What the server may take to start, many times what it takes on quiet cores.
+READY_SECONDS = 600.0
 #: Publications of which the pause is told, there and back.
 PUBLICATIONS = 20
 #: Tokens of an answer whose steps are compared with one pass over them all.
@@ -151,3 +164,23 @@ def decoded_apart(
     ids, told = answer
     whole = replica.log_probs([(*prompt, *ids)])[0][len(prompt) :]
     return max(abs(a - b) for a, b in zip(told, whole, strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("bench"))
+    parser.add_argument("--state", type=Path, required=True)
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    device = replace(CPU, arguments=("--tensor-parallel-size", str(given.ranks)))
+    trial = Trial(lambda: Editor.open(BUNDLED, state_dir=given.state), [CORRECTION], "bfloat16", False)
+    row: dict[str, Any] = {"ranks": given.ranks}
+    with tempfile.TemporaryDirectory(prefix="factd-in-place-") as root:
+        in_place(trial, device, Path(root), given.out / "in-place-vllm.log", READY_SECONDS, row)
+    say(json.dumps(row))
+    write_json(given.out / f"in-place-{given.ranks}.json", row)
+
+
+if __name__ == "__main__":
+    main()
