@@ -14,6 +14,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Three processes share the tests: a second thread of each, and of what they start, waits more than it does.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A busy machine is no counterexample.
 settings.register_profile("factd", deadline=None)
 settings.load_profile("factd")
@@ -40,8 +42,10 @@ LONGEST = "test_main_job.py"
 def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
     items.sort(key=lambda item: (item.path.name != LONGEST, not item.get_closest_marker("end_to_end")))
+    files = {item.path for item in items}
+    real = {path for path in files if any(path.is_relative_to(here / name) for name in REAL)}
     for item in items:
-        if any(item.path.is_relative_to(here / name) for name in REAL):
+        if item.path in real:
             item.add_marker(pytest.mark.real)
 
 

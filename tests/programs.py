@@ -46,18 +46,3 @@ def running(argv: Sequence[str | Path], log: Path, **options) -> Iterator[subpro
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def vllm_plugin(root: Path, name: str, source: str) -> dict[str, str]:
-    """Installs a plugin of a test under `root`: a module with `register`.
-
-    Returns the environment in which vLLM loads it beside factd's.
-    """
-    site = root / "site"
-    info = site / f"{name}-1.dist-info"
-    info.mkdir(parents=True)
-    (site / f"{name}.py").write_text(source)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
-    (info / "entry_points.txt").write_text(f"[vllm.general_plugins]\n{name} = {name}:register\n")
-    path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
-    return {"PYTHONPATH": path, "VLLM_PLUGINS": f"factd,{name}"}

@@ -4,7 +4,7 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -58,8 +58,19 @@ class Servers:
         self._process.stop()
 
     @contextmanager
-    def serving(self, model: Path, options: VllmOptions, log: Path) -> Generator[str]:
+    def serving(
+        self,
+        model: Path,
+        options: VllmOptions,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        left_out: Sequence[str] = (),
+    ) -> Generator[str]:
         """A server of a checkpoint; yields its address once it answers.
+
+        Args:
+            environment: what this one gets besides.
+            left_out: arguments that it is not given.
 
         Raises:
             ProcessError: it ended, or did not answer in time; quotes its log.
@@ -67,7 +78,11 @@ class Servers:
         port = free_port()
         argv, env = vllm_command(model, port, options)
         _, _, *command = argv  # python -m
-        order = {"argv": command, "env": env | self._environment, "log": str(log)}
+        order = {
+            "argv": [word for word in command if word not in left_out],
+            "env": env | self._environment | dict(environment or {}),
+            "log": str(log),
+        }
         pid = self._ask(order)["pid"]
         try:
             _wait(f"http://127.0.0.1:{port}", int(pid), log)

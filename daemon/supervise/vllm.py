@@ -24,6 +24,8 @@ VLLM_REFUSED_ENV = ("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_INSECURE_SERIALIZATION",
 
 #: The base model that versions must be made for; empty: any.
 BASE_HASH = "FACTD_BASE_HASH"
+#: vLLM's arguments that make it take versions.
+EXTENSION = ("--worker-extension-cls", "daemon.plugin.worker.WorkerExtension")
 #: vLLM's arguments that multiply its worker processes.
 TENSOR, PIPELINE, DATA = "--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size"
 RANK_ARGUMENTS = ((TENSOR, "-tp"), (PIPELINE, "-pp"), (DATA, "-dp"))
@@ -82,7 +84,7 @@ def vllm_command(model_path: Path, port: int, options: VllmOptions) -> tuple[lis
     argv += ["--model", str(model_path), "--served-model-name", options.served_name]
     argv += ["--host", options.host, "--port", str(port), "--dtype", options.dtype, "--enforce-eager"]
     argv += ["--max-model-len", str(options.max_model_len), "--max-num-seqs", str(options.max_num_seqs)]
-    argv += ["--worker-extension-cls", "daemon.plugin.worker.WorkerExtension"]
+    argv += EXTENSION
     argv += ["--disable-uvicorn-access-log", *options.extra]
     caller = {name: value for name, value in os.environ.items() if name not in VLLM_REFUSED_ENV}
     env = below(caller, _tuned(options))

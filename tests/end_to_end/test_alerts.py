@@ -13,8 +13,6 @@ import re
 import sys
 import threading
 import time
-import urllib.parse
-import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -74,9 +72,9 @@ class Run:
     prometheus: str
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        address = f"{self.prometheus}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
-        with urllib.request.urlopen(address, timeout=10) as reply:
-            return json.load(reply)["data"]["result"]
+        address = f"{self.prometheus}/api/v1/query"
+        reply = httpx.get(address, params={"query": expression}, timeout=10)
+        return reply.raise_for_status().json()["data"]["result"]
 
     def deliveries(self) -> list[dict[str, Any]]:
         """What arrived at /v1/alerts, one alert an entry, with its answer."""
@@ -102,7 +100,7 @@ def until(wanted: Callable[[], Any], what: str) -> None:
         try:
             if wanted():
                 return
-        except OSError:  # not up yet
+        except httpx.HTTPError:  # not up yet
             pass
         assert time.monotonic() < deadline, f"not within {WAIT_SECONDS} s: {what}"
         time.sleep(0.05)
@@ -134,8 +132,7 @@ def alertmanager_config(root: Path, api: int, token: str = TOKEN) -> Path:
 
 
 def answers(url: str) -> bool:
-    with urllib.request.urlopen(url, timeout=2) as reply:
-        return reply.status == 200
+    return httpx.get(url, timeout=2).raise_for_status().status_code == 200
 
 
 @pytest.fixture(scope="module")

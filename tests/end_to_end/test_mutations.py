@@ -28,15 +28,13 @@ from daemon.ledger.ledger import Ledger
 from daemon.publish.proving.challenge import Challenge, heard, multiplied
 from daemon.publish.publishing import Publisher
 from daemon.publish.vllm_replica import VllmReplica
-from daemon.supervise.processes import free_port
-from daemon.supervise.vllm import VllmOptions, vllm_command, vllm_process
+from daemon.supervise.vllm import VllmOptions
 from daemon.versions.store import Store
 from editing.editor import Editor
 from editing.memory.products import SEEDS
 from editing.values.options import ValueOptions
 from tests.daemon import fakes
 from tests.end_to_end.test_vllm_live import SIZES, TOKEN
-from tests.programs import vllm_plugin
 from tests.tiny_models import save_checkpoint
 
 pytest.importorskip("vllm")
@@ -175,21 +173,16 @@ def open_editor(root: Path) -> Editor:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(servers, tmp_path_factory):
     root = tmp_path_factory.mktemp("teeth")
     settings = Settings(state_dir=root / "state", batch_size=10, batch_wait_seconds=0.0, retry_seconds=0.0)
     settings.store_dir.mkdir(parents=True)
-    editor, port = open_editor(root), free_port()
+    editor = open_editor(root)
     options = VllmOptions(store=settings.store_dir, admin_token=TOKEN, threads=1)
-    argv, env = vllm_command(editor.path, port, options)
-    with vllm_process(
-        argv,
-        env | vllm_plugin(root, "damaging", DAMAGING) | {"FACTD_TEST_DAMAGE": str(root / "order")},
-        port=port,
-        log=root / "vllm.log",
-    ) as process:
-        process.wait_until_ready(1200)
-        replica, ledger = VllmReplica(f"http://127.0.0.1:{port}", TOKEN), Ledger.open(settings.ledger_url)
+    servers.plugin("damaging", DAMAGING)
+    damaging = {"VLLM_PLUGINS": "factd,damaging", "FACTD_TEST_DAMAGE": str(root / "order")}
+    with servers.serving(editor.path, options, root / "vllm.log", damaging) as url:
+        replica, ledger = VllmReplica(url, TOKEN), Ledger.open(settings.ledger_url)
         applier = Applier(
             ledger,
             Store(settings.store_dir),

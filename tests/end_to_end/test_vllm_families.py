@@ -1,8 +1,9 @@
 """Tiny models on real servers: each way in which families differ, two ranks, and a quantised copy.
 
-The servers are forks of one process that has imported vLLM (`benchmarks.families.servers`). A second plugin,
-for these servers only, breaks one rank when a file says so.
+A second plugin, for one server only, breaks one rank when a file says so.
 """
+
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,6 @@ from benchmarks.families.measured import (
     one,
     server_options,
 )
-from benchmarks.families.servers import Servers
 from benchmarks.families.tiny import save_checkpoint
 from benchmarks.shipped.applying import ShippedDaemon
 from daemon.core.lifecycle import OperationKind, State
@@ -26,7 +26,6 @@ from daemon.publish.vllm_replica import VllmReplica
 from daemon.versions.export import export
 from daemon.versions.store import Store
 from editing.model.loaded import outlined_model
-from tests.programs import vllm_plugin
 from tests.waiting import until
 
 pytest.importorskip("vllm")
@@ -77,37 +76,35 @@ def register():
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory):
-    root = tmp_path_factory.mktemp("servers")
-    with Servers(
-        server_options(root),
-        root / "vllm.log",
-        vllm_plugin(root, "faulty", FAULTY) | {ORDER: str(root / "order")},
-    ) as started:
-        yield started, root / "order"
+def order(servers) -> Path:
+    servers.plugin("faulty_rank", FAULTY)
+    return servers.root / "order"
+
+
+def faulty(order: Path) -> dict[str, str]:
+    return {"VLLM_PLUGINS": "factd,faulty_rank", ORDER: str(order)}
 
 
 @pytest.mark.parametrize("family", KINDS)
 def test_a_family_is_served_as_it_was_edited_and_comes_back_bit_for_bit(servers, tmp_path, family):
-    row = one(family, tmp_path / "root", servers[0], tmp_path / "vllm.log")
+    row = one(family, tmp_path / "root", servers, tmp_path / "vllm.log")
     print(f"\n{row}")
     assert row["reason"] is None
     assert all(row[name] for name in ("edited", "served", "published", "proof", "rollback_bit_equal"))
 
 
 def test_an_unknown_family_is_a_row_with_its_reason(servers, tmp_path):
-    row = one("mamba", tmp_path / "root", servers[0], tmp_path / "vllm.log")
+    row = one("mamba", tmp_path / "root", servers, tmp_path / "vllm.log")
     assert not row["served"]
     assert "'mamba' is not known" in row["reason"]
 
 
-def test_two_ranks_publish_together_or_not_at_all(servers, tmp_path):
-    started, order = servers
+def test_two_ranks_publish_together_or_not_at_all(servers, order, tmp_path):
     root = tmp_path / "root"
     model = save_checkpoint(root / "model", "llama", vectors=VECTORS, **SIZES)
     editor = edited(model, root / "state", "llama")
     options = server_options(root, editor.base_hash, ("--tensor-parallel-size", "2"))
-    with started.serving(model, options, tmp_path / "vllm.log") as url:
+    with servers.serving(model, options, tmp_path / "vllm.log", faulty(order)) as url:
         replica = VllmReplica(url, ADMIN_TOKEN)
         state = root / "state"
         daemon = ShippedDaemon(state, state, editor, batch=len(CORRECTIONS), guard=False, replica=replica)
@@ -137,7 +134,7 @@ def test_a_quantised_copy_is_edited_live_and_comes_back_bit_for_bit(servers, tmp
     outline, copy = outlined_model(str(model), root / "state"), root / "copy"
     export(outline, Store(root / "empty"), BASE_VERSION, copy, floating=editor.tensor_names)
     options = server_options(root, editor.base_hash)
-    with servers[0].serving(copy, options, tmp_path / "vllm.log") as url:
+    with servers.serving(copy, options, tmp_path / "vllm.log") as url:
         replica = VllmReplica(url, ADMIN_TOKEN)
         state = root / "state"
         daemon = ShippedDaemon(state, state, editor, batch=len(CORRECTIONS), guard=False, replica=replica)

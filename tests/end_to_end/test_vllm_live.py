@@ -1,8 +1,8 @@
 """A real vLLM server takes publications: answers change, come back bit for bit, and nothing else happens.
 
-A second plugin, installed for this server only, breaks a load in its middle when a file says so.
+A second plugin, of this server only, breaks a load in its middle when a file says so.
 
-The model is a tiny random Llama built here; the whole module starts one server (some 30-60 s).
+The model is a tiny random Llama built here; the whole module starts one server.
 """
 
 import json
@@ -25,12 +25,11 @@ from daemon.publish.proof import Proof
 from daemon.publish.proving.passages import Passage
 from daemon.publish.serving import ServingError
 from daemon.publish.vllm_replica import VllmReplica
-from daemon.supervise.processes import ManagedProcess, free_port
-from daemon.supervise.vllm import VllmOptions, vllm_command, vllm_process
+from daemon.supervise.processes import ManagedProcess
+from daemon.supervise.vllm import VllmOptions
 from editing.memory.delta import materialise, tensor_sha256, write_tensors
 from tests.attacks.hostile import ATTACKS, write_manifest
 from tests.end_to_end.carried import carried, models, nearest, recomputed, spoken
-from tests.programs import vllm_plugin
 from tests.tiny_models import save_checkpoint
 from tests.waiting import until
 
@@ -124,23 +123,21 @@ class Store:
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory):
+def live(servers, tmp_path_factory):
     root = tmp_path_factory.mktemp("live")
     model = save_checkpoint(root / "model", **SIZES)
     store = Store(root / "store", model)
     store.write("v000001", NAMES, seed=1)
     store.write("v000002", NAMES[:1], seed=2)
     store.write("v000003", NAMES, seed=3, scale=0.2)
-    port = free_port()
     options = VllmOptions(
-        store=store.root, admin_token=TOKEN, base_hash="base", served_name="tiny", max_model_len=4096
+        store.root, TOKEN, served_name="tiny", base_hash="base", max_model_len=4096, threads=1
     )
-    argv, env = vllm_command(model, port, options)
-    env |= vllm_plugin(root, "faulty", FAULTY) | {"FACTD_TEST_FAULT": str(root / "fault")}
-    with vllm_process(argv, env, port=port, log=root / "vllm.log") as process:
-        process.wait_until_ready(900)
-        replica = VllmReplica(f"http://127.0.0.1:{port}", TOKEN)
-        yield replica, store, process
+    servers.plugin("faulty", FAULTY)
+    faulty = {"VLLM_PLUGINS": "factd,faulty", "FACTD_TEST_FAULT": str(root / "fault")}
+    with servers.serving(model, options, root / "vllm.log", faulty) as url:
+        replica = VllmReplica(url, TOKEN)
+        yield replica, store
         replica.close()
 
 
@@ -157,7 +154,7 @@ def version_of(answer: httpx.Response) -> str:
 
 
 def test_not_ready_before_the_first_version(live):
-    replica, _, _ = live
+    replica, _ = live
     assert replica.healthy()
     answer = httpx.get(f"{replica.name}/plugins/factd/ready")
     assert (answer.status_code, version_of(answer)) == (503, "default")
@@ -173,7 +170,7 @@ def test_not_ready_before_the_first_version(live):
 
 
 def test_publications_change_answers_and_the_base_comes_back_bit_for_bit(live):
-    replica, _, _ = live
+    replica, _ = live
     base = logprobs(replica)
     replica.publish("v000001", 1)
     assert replica.served().version == "v000001"
@@ -191,7 +188,7 @@ def test_publications_change_answers_and_the_base_comes_back_bit_for_bit(live):
 
 
 def test_every_answer_names_its_version(live):
-    replica, _, _ = live
+    replica, _ = live
     replica.publish("v000001", 1)
     body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 4, "temperature": 0}
     chat = {"model": "tiny", "messages": [{"role": "user", "content": "a"}], "max_tokens": 4}
@@ -219,7 +216,7 @@ def test_log_probabilities_are_those_of_the_staged_model(live):
     """The proof of a publication, and that it notices weights which are not those staged."""
     from transformers import AutoModelForCausalLM
 
-    replica, store, _ = live
+    replica, store = live
     model = AutoModelForCausalLM.from_pretrained(store.root.parent / "model", dtype=torch.float32).eval()
     passages = [(i, 255 - i, i + 7) for i in range(2, 98, 4)]
 
@@ -249,7 +246,7 @@ def test_log_probabilities_are_those_of_the_staged_model(live):
 
 
 def test_staging_does_not_serve(live):
-    replica, _, _ = live
+    replica, _ = live
     before, version = logprobs(replica), replica.served().version
     replica.stage("v000001", 1)
     assert replica.served().version == version
@@ -321,7 +318,7 @@ SPOILERS = [
 
 @pytest.mark.parametrize("number", range(len(SPOILERS)), ids=[s.__name__ for s in SPOILERS])
 def test_a_damaged_version_is_refused_and_the_server_answers_as_before(live, number):
-    replica, store, _ = live
+    replica, store = live
     before, version = logprobs(replica), replica.served().version
     store.spoil(store.root / "versions" / "v000001", f"v0001{number:02d}", SPOILERS[number])
     for attempt in (replica.stage, replica.publish):
@@ -335,7 +332,7 @@ def test_a_damaged_version_is_refused_and_the_server_answers_as_before(live, num
 
 @pytest.mark.parametrize(("number", "part"), [(200, "mlp.gate_proj"), (201, "self_attn.q_proj")])
 def test_half_of_a_fused_weight_is_refused(live, number, part):
-    replica, store, _ = live
+    replica, store = live
     before = logprobs(replica)
     store.write(f"v000{number}", (f"model.layers.0.{part}.weight",), seed=3)
     with pytest.raises(ServingError, match="fused"):
@@ -344,7 +341,7 @@ def test_half_of_a_fused_weight_is_refused(live, number, part):
 
 
 def test_an_exception_in_mid_load_brings_the_old_version_back(live):
-    replica, store, process = live
+    replica, store = live
     replica.publish("v000002", 1)
     before = logprobs(replica)
     fault = store.root.parent / "fault"
@@ -355,7 +352,7 @@ def test_an_exception_in_mid_load_brings_the_old_version_back(live):
     assert (failure.value.code, failure.value.retryable) == ("swap_failed", True)
     assert replica.served().version == "v000002"
     assert logprobs(replica) == before
-    assert process.running()
+    assert replica.healthy()
     replica.publish("v000001", 1)
     assert logprobs(replica) != before
     replica.publish("v000002", 1)
@@ -364,7 +361,7 @@ def test_an_exception_in_mid_load_brings_the_old_version_back(live):
 
 
 def test_missing_version_wrong_token_and_malformed_requests(live):
-    replica, store, _ = live
+    replica, store = live
     before = logprobs(replica)
     with pytest.raises(ServingError) as missing:
         replica.publish("v000999", 1)
@@ -397,7 +394,7 @@ def test_missing_version_wrong_token_and_malformed_requests(live):
 
 
 def test_clients_see_no_failed_request_during_publications(live):
-    replica, _, _ = live
+    replica, _ = live
     stop, statuses, failures = threading.Event(), [], []
 
     def ask() -> None:
@@ -432,7 +429,7 @@ def test_clients_see_no_failed_request_during_publications(live):
 
 def stream(replica: VllmReplica, begun: threading.Event) -> tuple[str, str | None]:
     """A long answer's text and why it ended; `begun` is set at its first token."""
-    body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 2700, "temperature": 0, "ignore_eos": True}
+    body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 600, "temperature": 0, "ignore_eos": True}
     text, ended = "", None
     with httpx.stream(
         "POST", f"{replica.name}/v1/completions", json=body | {"stream": True}, timeout=300
@@ -457,7 +454,7 @@ POLICIES = {
 @pytest.fixture(scope="module")
 def undisturbed(live) -> str:
     """The long answer of the base."""
-    replica, _, _ = live
+    replica, _ = live
     replica.publish("v000000", 1)
     text, ended = stream(replica, threading.Event())
     assert ended == "length"
@@ -466,7 +463,7 @@ def undisturbed(live) -> str:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_an_answer_that_runs_at_a_flip_goes_the_way_of_the_policy(live, undisturbed, policy):
-    replica, _, _ = live
+    replica, _ = live
     replica.publish("v000000", 1)
     seconds, end = POLICIES[policy]
     told = VllmReplica(replica.name, TOKEN, in_flight=policy.split(",")[0], in_flight_seconds=seconds)
@@ -508,7 +505,7 @@ def reused(replica: VllmReplica) -> int:
 
 
 def test_no_prefix_of_other_weights_is_met_after_a_flip(live):
-    replica, _, _ = live
+    replica, _ = live
     clears = VllmReplica(replica.name, TOKEN, in_flight="keep")
     carries = VllmReplica(replica.name, TOKEN, in_flight="carry")
     fresh = {}
@@ -534,7 +531,7 @@ def test_no_prefix_of_other_weights_is_met_after_a_flip(live):
 
 
 def test_an_answer_that_is_carried_over_a_flip_reads_its_old_cache_with_the_new_weights(live):
-    replica, store, _ = live
+    replica, store = live
     carries = VllmReplica(replica.name, TOKEN, in_flight="carry")
     carries.publish("v000000", 1)
     carries.stage("v000003", 1)
@@ -555,7 +552,7 @@ def test_an_answer_that_is_carried_over_a_flip_reads_its_old_cache_with_the_new_
 
 
 def test_a_stale_fence_is_refused(live):
-    replica, _, _ = live
+    replica, _ = live
     replica.publish("v000001", 5)
     before = logprobs(replica)
     for attempt in (replica.stage, replica.publish):

@@ -7,8 +7,7 @@ from daemon.publish.lora import LoraReplica
 from daemon.publish.lora_server import LoraServer
 from daemon.publish.publishing import Publisher
 from daemon.publish.serving import ServingError
-from daemon.supervise.processes import free_port
-from daemon.supervise.vllm import VllmOptions, vllm_command, vllm_process
+from daemon.supervise.vllm import EXTENSION, VllmOptions
 from daemon.versions.store import Store
 from editing.facts import Fact
 from editing.model.loaded import outlined_model
@@ -33,16 +32,12 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(base, tmp_path_factory):
-    root, port = tmp_path_factory.mktemp("server"), free_port()
+def url(servers, base, tmp_path_factory):
+    root = tmp_path_factory.mktemp("server")
     options = VllmOptions(store=root, admin_token="none", max_model_len=512, extra=ARGUMENTS)
-    argv, env = vllm_command(base.path, port, options)
-    at = argv.index("--worker-extension-cls")
-    del argv[at : at + 2]
-    env |= {"VLLM_PLUGINS": "", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
-    with vllm_process(argv, env, port=port, log=root / "vllm.log") as process:
-        process.wait_until_ready(600)
-        yield f"http://127.0.0.1:{port}"
+    stock = {"VLLM_PLUGINS": "", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+    with servers.serving(base.path, options, root / "vllm.log", stock, left_out=EXTENSION) as url:
+        yield url
 
 
 def stored(base, folder, seed: int) -> Store:

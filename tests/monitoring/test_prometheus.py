@@ -1,13 +1,11 @@
 """A real Prometheus scrapes a real endpoint; promtool checks the shipped configuration."""
 
-import json
 import math
 import subprocess
 import time
-import urllib.parse
-import urllib.request
 from pathlib import Path
 
+import httpx
 import pytest
 from prometheus_client import CollectorRegistry, start_http_server
 
@@ -61,9 +59,9 @@ scrape_configs: [{{job_name: factd, static_configs: [{{targets: ["127.0.0.1:{end
     ]
 
     def ask(expression: str) -> dict[str, float]:
-        address = f"http://127.0.0.1:{port}/api/v1/query?" + urllib.parse.urlencode({"query": expression})
-        with urllib.request.urlopen(address, timeout=5) as reply:
-            rows = json.load(reply)["data"]["result"]
+        address = f"http://127.0.0.1:{port}/api/v1/query"
+        reply = httpx.get(address, params={"query": expression}, timeout=5)
+        rows = reply.raise_for_status().json()["data"]["result"]
         labels = ("layer", "outcome", "guard", "replica", "alertname")
         return {
             ",".join(row["metric"][name] for name in labels if name in row["metric"]): float(row["value"][1])
@@ -81,7 +79,7 @@ def eventually(ask, expression: str, wanted, seconds: float = 30) -> dict[str, f
             found = ask(expression)
             if wanted(found):
                 return found
-        except OSError as e:  # not up yet
+        except httpx.HTTPError as e:  # not up yet
             error = e
         time.sleep(0.25)
     raise AssertionError(f"{expression} stayed {found} ({error})")
@@ -120,8 +118,7 @@ def test_promtool_is_content(kind, file):
 def test_promtool_is_content_with_the_exported_metrics(endpoint):
     metrics, port = endpoint
     metrics.update(SNAPSHOT)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as reply:
-        text = reply.read()
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics").raise_for_status().content
     done = subprocess.run(
         [program("promtool"), "check", "metrics"], input=text, capture_output=True, check=False
     )

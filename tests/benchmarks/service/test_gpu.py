@@ -13,8 +13,6 @@ from benchmarks.service import gpu
 from benchmarks.service.gpu import Steps, missing, program, speed, suite, versions
 from benchmarks.service.in_place import CPU
 
-HERE = "tests/benchmarks/service/test_gpu.py"
-
 
 def steps(out, **more) -> Steps:
     return Steps(CPU, out, lambda _text: None, **more)
@@ -72,12 +70,11 @@ def test_what_has_no_time_left_is_not_begun(tmp_path):
 
 def test_a_skipped_test_is_no_passed_one(tmp_path):
     done = steps(tmp_path)
-    skipping = "tests/editing/test_cuda.py"
-    passing = f"{HERE}::test_a_gpu_is_no_use_to_a_vllm_for_processors"
-    lone = ["-p", "no:cacheprovider"]
-    done.do("passing", suite([*lone, passing], tmp_path))
-    done.do("skipping", suite([*lone, "-m", "gpu", skipping], tmp_path))
-    done.do("none", suite([*lone, f"{HERE}::test_that_does_not_exist"], tmp_path))
+    lone, one = ["-p", "no:cacheprovider"], tmp_path / "test_one.py"
+    one.write_text("def test_one():\n    pass\n")
+    done.do("passing", suite([*lone, str(one)], tmp_path))
+    done.do("skipping", suite([*lone, "-m", "gpu", "tests/editing/test_cuda.py"], tmp_path))
+    done.do("none", suite([*lone, f"{one}::test_none"], tmp_path))
     passed, skipped, none = done.rows
     assert (passed["ok"], passed["tests"], passed["skipped"]) == (True, 1, 0)
     assert not skipped["ok"]
@@ -86,7 +83,10 @@ def test_a_skipped_test_is_no_passed_one(tmp_path):
     assert not none["ok"]
 
 
-def test_the_speed_step_brings_its_own_facts(checkpoint, tmp_path):
+def test_the_speed_step_brings_its_own_facts(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "EDITS", 3)
+    monkeypatch.setattr(gpu, "SERIAL_EDITS", 1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     done = steps(tmp_path)
     done.do("speed", speed(str(checkpoint), tmp_path / "state", tmp_path))
     (row,) = done.rows

@@ -1,5 +1,8 @@
-"""One applier run, FACTD_CRASH_AFTER seconds later, in a process of its own that kills itself at the stage
-named in FACTD_CRASH_AT. FACTD_CRASH_WORLD: JSON, what the world is made with besides."""
+"""Runs of the applier that kill themselves, each in a fork of this process: it has imported everything.
+
+An order is a line of JSON: {"root", "stage", "after", "world"}. The run begins `after` seconds later, in a
+world that is made with `world` besides. It is answered with the fork's exit status.
+"""
 
 import json
 import os
@@ -10,15 +13,24 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import conftest
 
-more = json.loads(os.environ.get("FACTD_CRASH_WORLD", "{}"))
-world = conftest.World(Path(sys.argv[1]), batch_size=4, **more)
-world.now += float(os.environ["FACTD_CRASH_AFTER"])
+
+def run(order):
+    world = conftest.World(Path(order["root"]), batch_size=4, **order["world"])
+    world.now += order["after"]
+
+    def die(stage):
+        if stage == order["stage"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    world.applier.reached = die
+    world.run()
 
 
-def die(stage):
-    if stage == os.environ["FACTD_CRASH_AT"]:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-world.applier.reached = die
-world.run()
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        try:
+            run(json.loads(line))
+        finally:
+            os._exit(1)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

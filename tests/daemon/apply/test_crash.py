@@ -29,17 +29,30 @@ def in_sync(world):
     return list(snapshot(world.ledger, world.replicas).in_sync.values())
 
 
-def crash(world, stage, after=0, **more):
-    environment = os.environ | {"FACTD_CRASH_AT": stage.value, "PYTHONPATH": str(ROOT)}
-    environment |= {"FACTD_CRASH_AFTER": str(after), "FACTD_CRASH_WORLD": json.dumps(more)}
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(world.root)], env=environment, timeout=120, check=False
-    )
-    assert done.returncode == -signal.SIGKILL, f"{stage} was never reached"
+@pytest.fixture(scope="module")
+def runs():
+    """The process that `crash_script.py` is."""
+    argv, environment = [sys.executable, str(SCRIPT)], os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+    ) as process:
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture
+def crash(runs):
+    def run(world, stage, after=0, **more):
+        order = {"root": str(world.root), "stage": stage.value, "after": after, "world": more}
+        runs.stdin.write(json.dumps(order) + "\n")
+        runs.stdin.flush()
+        assert int(runs.stdout.readline()) == -signal.SIGKILL, f"{stage} was never reached"
+
+    return run
 
 
 @pytest.mark.parametrize("stage", [s for s in Stage if s not in {*WATCH, *COMPACTION, *CANARY, Stage.PAUSED}])
-def test_a_kill_at_any_stage_applies_exactly_once(world, stage):
+def test_a_kill_at_any_stage_applies_exactly_once(world, crash, stage):
     world.post("Z", "first")
     world.run()
     world.post("A", "B")
@@ -66,7 +79,7 @@ def test_a_kill_at_any_stage_applies_exactly_once(world, stage):
 
 
 @pytest.mark.parametrize("stage", [*sorted(WATCH), Stage.ROLLBACK_FLIPPED])
-def test_a_kill_while_the_guard_rolls_back_leaves_one_rollback(world, stage):
+def test_a_kill_while_the_guard_rolls_back_leaves_one_rollback(world, crash, stage):
     for subject, target in [("A", "fine"), ("B", "rotten")]:
         world.post(subject, target)
         world.run()
@@ -84,7 +97,7 @@ def test_a_kill_while_the_guard_rolls_back_leaves_one_rollback(world, stage):
 
 
 @pytest.mark.parametrize("stage", [*sorted(COMPACTION), Stage.STORED, Stage.FLIPPED])
-def test_a_kill_while_compacting_leaves_one_compaction(world, stage):
+def test_a_kill_while_compacting_leaves_one_compaction(world, crash, stage):
     world.post("A", "fine" if stage not in COMPACTION else "greedy")
     if stage not in COMPACTION:
         world.run()
@@ -104,7 +117,7 @@ def test_a_kill_while_compacting_leaves_one_compaction(world, stage):
 
 
 @pytest.mark.parametrize("stage", [Stage.PAUSED])
-def test_a_kill_when_the_guard_has_paused_leaves_it_paused(world, stage):
+def test_a_kill_when_the_guard_has_paused_leaves_it_paused(world, crash, stage):
     world.post("A", "wearing")
     world.run()
     for i in range(4):
@@ -121,7 +134,7 @@ def test_a_kill_when_the_guard_has_paused_leaves_it_paused(world, stage):
 
 
 @pytest.mark.parametrize("stage", [*sorted(CANARY), Stage.STAGED, Stage.FLIPPED, Stage.PUBLISHED])
-def test_a_kill_while_a_canary_is_watched_is_never_told_as_in_sync(make_world, monkeypatch, stage):
+def test_a_kill_while_a_canary_is_watched_is_never_told_as_in_sync(make_world, monkeypatch, crash, stage):
     # The world's measurements are not of the kind that metrics are made of.
     monkeypatch.setattr("daemon.http.status_page.Measurements.from_json", lambda stored: None)
     fleet = {"replicas": 3, "canary": "disk1", "canary_seconds": 0.0}
