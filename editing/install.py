@@ -165,6 +165,8 @@ class Installation:
     def value_key(self, layer: int, options: ValueOptions) -> str:
         """Names all that a fact's value here follows from besides the fact and the model."""
         what = f"{replace(options, rows=0)}|{self.contexts()}|{self.loaded.model.dtype}"
+        if self.loaded.chats(options.forms):
+            what += f"|{self.loaded.chat.contexts(self.contexts())}"
         return f"values-{layer}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
 
     def _value_paths(

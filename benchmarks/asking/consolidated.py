@@ -88,14 +88,15 @@ def measured(
     texts: Sequence[str],
     configurations: Sequence[Mapping[str, str]],
     out: Path,
+    from_base: bool = False,
 ) -> list[dict[str, Any]]:
     """Writes OUT/consolidated.json as it goes."""
     say("asking the unedited model")
     out.mkdir(parents=True, exist_ok=True)
     asking, rows = Measured(model, facts, others, texts), list[dict[str, Any]]()
     written = [one.fact for one in facts]
-    start, seconds = joint(model, facts, out)
-    rows.append(asking.row("joint", start, seconds, {}))
+    start, seconds = ({}, 0.0) if from_base else joint(model, facts, out)
+    rows.append(asking.row("unedited" if from_base else "joint", start, seconds, {}))
     say(told(rows[-1]))
     for changes in configurations:
         chosen = numbers(model, changes)
@@ -168,6 +169,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="of the facts, how many are left out before")
     parser.add_argument("--others", type=int, default=100)
     parser.add_argument("--config", action="append", default=[], help="name=value,… ; may be given often")
+    parser.add_argument("--from-base", action="store_true", help="train from the unedited weights instead")
     parser.add_argument("--out", type=Path, default=Path("bench"))
     parser.add_argument("--data", type=Path)
     parser.add_argument("--state", type=Path, required=True)
@@ -182,7 +184,7 @@ def main() -> None:
     configurations = [
         dict(part.split("=", 1) for part in text.split(",") if part) for text in given.config or [""]
     ]
-    measured(model, kept[given.first : last], kept[last:], texts, configurations, given.out)
+    measured(model, kept[given.first : last], kept[last:], texts, configurations, given.out, given.from_base)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ class Asked:
     """One form of a fact.
 
     Attributes:
-        prompts: the form behind each context, followed by the target; the first stands alone. Only the bare
-            prompt has contexts.
+        prompts: the form behind each context, followed by the target; the first stands alone. The bare
+            prompt has all contexts; in chat the first of them stands for an earlier turn; others have none.
     """
 
     form: Form
@@ -57,7 +57,11 @@ def numbered(loaded: LoadedModel, fact: Fact, number: int, contexts: Sequence[st
 
 def in_form(loaded: LoadedModel, fact: Fact, form: Form, contexts: Sequence[str]) -> Asked:
     """Raises FactError when the form cannot be encoded."""
-    behind = contexts if form.number == PROMPT else ("",)
+    behind: Sequence[str] = ("",)
+    if form.number == PROMPT:
+        behind = contexts
+    elif form.chat:
+        behind = loaded.chat.contexts(contexts)
     return Asked(form, tuple(loaded.encode(fact, context, form=form) for context in behind))
 
 
