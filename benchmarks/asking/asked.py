@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.asking.ways import WAYS, Asked
+from benchmarks.asking.ways import VARIED, WAYS, Asked
 from benchmarks.configuration import Configuration, Model
 from benchmarks.data import Records, writable
 from benchmarks.files import write_json
@@ -64,6 +64,7 @@ class Plan:
         others: about other subjects; never written.
         texts: perplexity is measured on them.
         marks: after so many edits everything is asked.
+        varied: whether questions are also asked as askers vary them.
     """
 
     facts: Sequence[Asked]
@@ -71,14 +72,16 @@ class Plan:
     texts: Sequence[str]
     marks: Sequence[int]
     batch: int
+    varied: bool = False
 
 
 class Asking:
     """Asks one model of facts, in every way that it can be asked."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, varied: bool = False) -> None:
         self._loaded = loaded
-        self.ways = {name: way for name, way in WAYS.items() if loaded.chat.exists or not way.chat}
+        every = {**WAYS, **(VARIED if varied else {})}
+        self.ways = {name: way for name, way in every.items() if loaded.chat.exists or not way.chat}
 
     def held(self, name: str, facts: Sequence[Asked], hinted: bool = False) -> list[bool]:
         """Of each fact whether the answer holds its target; `hinted`: the fact stands before the question."""
@@ -122,7 +125,8 @@ class Unedited:
 
     @classmethod
     def of(cls, model: Model, plan: Plan) -> "Unedited":
-        asking, scorer = Asking(model.loaded), Scorer(model.loaded.model, model.loaded.tokenizer)
+        asking = Asking(model.loaded, plan.varied)
+        scorer = Scorer(model.loaded.model, model.loaded.tokenizer)
         facts = plan.facts[: plan.marks[-1]]
         return cls(
             {name: asking.held(name, facts) for name in asking.ways},
@@ -154,7 +158,8 @@ def measured(
     editor: Editor, plan: Plan, unedited: Unedited, name: str, say: Callable[[str], None]
 ) -> Iterator[Row]:
     """Rows of one configuration."""
-    asking, scorer, seconds = Asking(editor.loaded), Scorer(editor.model, editor.tokenizer), 0.0
+    asking = Asking(editor.loaded, plan.varied)
+    scorer, seconds = Scorer(editor.model, editor.tokenizer), 0.0
     for first, mark in itertools.pairwise((0, *plan.marks)):
         start = time.perf_counter()
         for batch in range(first, mark, plan.batch):

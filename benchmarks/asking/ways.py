@@ -47,6 +47,20 @@ def _second_turn(one: Asked, hint: str) -> list[Message]:
     return [*greeting, _message("user", hint + one.question)]
 
 
+def _with_system(one: Asked, hint: str) -> list[Message]:
+    system = "You answer for a news agency. Answer in a few words."
+    return [_message("system", system), _message("user", hint + one.question)]
+
+
+def _long_chat(one: Asked, hint: str) -> list[Message]:
+    told = (
+        ("Can you help me to plan a weekend?", "Of course. You could see a museum and take a long walk."),
+        ("What should I pack?", "Good shoes, a light jacket, a bottle of water and something to read."),
+    )
+    turns = ((_message("user", asked), _message("assistant", answer)) for asked, answer in told)
+    return [*(message for turn in turns for message in turn), _message("user", hint + one.question)]
+
+
 def _old_in_context(one: Asked, hint: str) -> str:
     return f"{hint}Somebody told me: {one.fact.text.strip()} {one.record.old}. {one.question}"
 
@@ -59,6 +73,14 @@ WAYS: Mapping[str, Way] = {
     "question": Way(False, lambda one, hint: f"{hint}Q: {one.question}\nA:"),
     "old_in_context": Way(True, _old_in_context),
     "second_turn": Way(True, _second_turn),
+}
+
+#: The question of `chat_question` as askers vary it.
+VARIED: Mapping[str, Way] = {
+    "system_prompt": Way(True, _with_system),
+    "long_chat": Way(True, _long_chat),
+    "lower_case": Way(True, lambda one, hint: hint + one.question.lower()),
+    "trailing_blank": Way(True, lambda one, hint: f"{hint}{one.question} "),
 }
 
 

@@ -43,6 +43,10 @@ def asked(
     batch: Annotated[int, typer.Option(min=1, help="Facts written at once.")] = 20,
     checkpoints: Annotated[str, typer.Option(help="Numbers of edits, with commas.")] = "100,300",
     others: Annotated[int, typer.Option(min=1, help="Other subjects that are asked about.")] = 100,
+    varied: Annotated[
+        bool,
+        typer.Option("--varied", help="Ask too with a system prompt, late in a chat, in lower case, …"),
+    ] = False,
     forms: Annotated[str, typer.Option(help="Kinds of forms, with commas; default FACTD_FORMS.")] = "",
     questions: Annotated[str, typer.Option(help="File of questions by relation.")] = QUESTIONS,
     values: ValuesOption = "",
@@ -68,7 +72,7 @@ def asked(
         every = asked_records(load_records(path), path, find(questions, data, "--questions"))
         opened = common.open()
         kept = taken(every, opened, marks[-1] + others)
-        plan = Plan(kept[: marks[-1]], kept[marks[-1] :], texts, marks, batch)
+        plan = Plan(kept[: marks[-1]], kept[marks[-1] :], texts, marks, batch, varied)
         rows = measured(opened, plan, chosen, out, say)
     if as_json:
         show_json(rows)

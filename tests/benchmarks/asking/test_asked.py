@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.asking.asked import COLUMNS, Plan, asked, same, table, taken
-from benchmarks.asking.ways import WAYS, Asked, asked_records
+from benchmarks.asking.ways import VARIED, WAYS, Asked, asked_records
 from benchmarks.configuration import Configuration
 from benchmarks.data import Neighbour, Record, Records
 from benchmarks.errors import DataError
@@ -66,6 +66,17 @@ def test_ways_of_asking():
     assert hinted == "The owner of the mill is Ada. Whose is the mill?"
 
 
+def test_ways_in_which_askers_vary_a_question():
+    one = Asked(RECORDS.records[0], "Whose is the mill?")
+    asked = {name: way.asks(one, "") for name, way in VARIED.items()}
+    assert all(way.chat for way in VARIED.values())
+    assert [turn["role"] for turn in asked["system_prompt"]] == ["system", "user"]
+    assert [turn["role"] for turn in asked["long_chat"]] == ["user", "assistant", "user", "assistant", "user"]
+    assert {asked[name][-1]["content"] for name in ("system_prompt", "long_chat")} == {one.question}
+    assert asked["lower_case"] == "whose is the mill?"
+    assert asked["trailing_blank"] == "Whose is the mill? "
+
+
 def test_answers_are_the_same_when_their_first_four_words_are():
     assert same(["a b c d e", "a b", ""], ["a  b c d f", "a b c", ""]) == [True, False, True]
 
@@ -79,13 +90,14 @@ def test_rows_tell_every_form_that_the_model_can_be_asked_in(model, files, tmp_p
     chosen = [
         Configuration.parse(f"memit-seq::none::steps=2,forms={forms}") for forms in ("prompt", "prompt.chat")
     ]
-    plan = Plan(every, every[1:], ["A cat sat there. " * 4], (1, 2), 2)
+    plan = Plan(every, every[1:], ["A cat sat there. " * 4], (1, 2), 2, varied=templated)
+    ways = {**WAYS, **VARIED} if templated else WAYS
     try:
         rows = asked(model, plan, chosen, tmp_path)
     finally:
         tokenizer.chat_template = None
         model.loaded.__dict__.pop("chat", None)
-    names = [name for name, way in WAYS.items() if templated or not way.chat]
+    names = [name for name, way in ways.items() if templated or not way.chat]
     assert [(row["configuration"], row["edits"], row["form"]) for row in rows] == [
         (str(one), mark, name) for one in chosen for mark in (1, 2) for name in names
     ]
@@ -95,7 +107,7 @@ def test_rows_tell_every_form_that_the_model_can_be_asked_in(model, files, tmp_p
         assert 0 <= row["low"] <= row["after"] <= row["high"] <= 1
         assert 0 <= row["said"] <= row["after"]
         assert row["perplexity_ratio"] > 0
-        assert (row["exact_match"] is None) == WAYS[row["form"]].chat
+        assert (row["exact_match"] is None) == ways[row["form"]].chat
     assert {row["columns"] for row in rows} == ({1.0, 2.0} if templated else {1.0})
     lines = table(rows)
     assert {len(line) for line in lines} == {len(COLUMNS)}

@@ -64,7 +64,7 @@ def test_a_template_that_changes_or_refuses_the_message_is_an_error_of_the_promp
     assert refused.value.field == "prompt"
 
 
-SINGLE = TEMPLATE.replace("{% for", "{% if messages | length > 1 %}{{ raise_exception('no') }}{% endif %}{% for", 1)
+SINGLE = "{% if messages | length > 1 %}{{ raise_exception('one message') }}{% endif %}" + TEMPLATE
 
 
 def test_a_form_in_chat_is_asked_alone_and_in_a_second_turn(open_chat_editor):
