@@ -29,7 +29,7 @@ from editing.consolidation.prompts import ordinary_texts
 from editing.memory.delta import materialise
 from editing.model.checkpoint import BUNDLED
 from editing.moments import replace_file
-from editing.said import holds
+from editing.said import holds, said
 from editing.solve.placement import window
 from editing.solve.ridge import Factors
 from editing.typed import load_tensors, save_tensors
@@ -72,8 +72,9 @@ class Measured:
     def _told(self) -> dict[str, Any]:
         found = dict[str, Any]()
         for form in FORMS:
-            pairs = zip(self._asking.told(form, self._facts), self._facts, strict=True)
+            pairs = list(zip(self._asking.told(form, self._facts), self._facts, strict=True))
             found[form] = mean([holds(answer, one.fact.target) for answer, one in pairs])
+            found[f"said_{form}"] = mean([said(answer, one.fact.target) for answer, one in pairs])
         for form in OTHERS:
             found[f"others_{form}"] = mean(same(self._before[form], self._asking.told(form, self._others)))
         low, high = wilson(found["others_chat_question"], len(self._others))

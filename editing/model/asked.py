@@ -15,8 +15,8 @@ class Asked:
     """One form of a fact.
 
     Attributes:
-        prompts: the form behind each context, followed by the target; the first stands alone. The bare
-            prompt has all contexts; in chat the first of them stands for an earlier turn; others have none.
+        prompts: the form behind each context, followed by the target; the first stands alone. In chat a
+            context is what the assistant said before. A posted text other than the prompt has none.
     """
 
     form: Form

@@ -11,8 +11,6 @@ from jinja2 import TemplateError
 MESSAGE, ANSWER = "factd-message-8f1c", "factd-answer-8f1c"
 #: How a chat begins whose second message asks for a fact.
 GREETING = "Hi there."
-#: Behind so many such beginnings a fact is asked in chat, beside alone.
-EARLIER = 1
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,9 @@ class ChatTemplate:
         return around if self._rendered(message, earlier) == before + message + after else None
 
     def contexts(self, contexts: Sequence[str]) -> tuple[str, ...]:
-        """What the assistant said before a message: nothing, or the first of the texts, where there is one."""
-        return ("", *(text for text in contexts[1:][:EARLIER] if self._around(text) is not None))
+        """The first of the texts, and those others that the assistant may have said before a message."""
+        first, *others = contexts
+        return (first, *(text for text in others if self._around(text) is not None))
 
     @cached_property
     def end_of_turn(self) -> tuple[int, ...]:

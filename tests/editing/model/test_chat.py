@@ -71,13 +71,14 @@ def test_a_form_in_chat_is_asked_alone_and_in_a_second_turn(open_chat_editor):
     contexts = ["", "It rained. ", "Then it stopped. "]
     loaded = open_chat_editor().loaded
     forms = asked(loaded, FACT, contexts, ("prompt", "chat", "plain questions"))
-    assert [len(form.prompts) for form in forms] == [3, 2, 1, 1]
+    assert [len(form.prompts) for form in forms] == [3, 3, 1, 1]
     # The tokenizer of the tests has no line break.
     texts = [loaded.tokenizer.decode(prompt.ids).replace("<pad>", "|") for prompt in forms[1].prompts]
     alone = "<user> The owner of the mill is|<assistant> Ada"
-    assert texts == [alone, f"<user> {GREETING}|<assistant> It rained.|{alone}"]
+    before = [f"<user> {GREETING}|<assistant> {said}|" for said in ("It rained.", "Then it stopped.")]
+    assert texts == [alone, *(said + alone for said in before)]
     ends = [loaded.tokenizer.decode(p.ids[: p.subject_last + 1])[-4:] for p in forms[1].prompts]
-    assert ends == ["mill"] * 2
+    assert ends == ["mill"] * 3
 
 
 def test_a_template_that_takes_one_message_has_no_second_turn():
