@@ -177,9 +177,12 @@ class Settings(BaseSettings):
     guard_holds: int = Field(5, ge=1)
     #: the live version is measured again after so long, seconds; 0: never
     guard_watch_seconds: float = Field(600.0, ge=0)
-    #: the guard compacts when the forecast leaves fewer edits than this; 0: never for that reason
+    #: what the guard does where room is short: compact, or consolidate where the method can be
+    guard_rewrites: Literal["compact", "consolidate"] = "compact"
+    #: it does so when the forecast leaves fewer edits than this; 0: never for that reason. Before a
+    #: consolidation it adds the edits that will come meanwhile
     guard_compact_edits: int = Field(50, ge=0)
-    #: the guard compacts at most once in so many versions
+    #: it does so at most once in so many versions
     guard_compact_versions: int = Field(20, ge=1)
 
     @field_validator("replicas", "forms", "require_forms", "consolidation_layers", mode="before")
