@@ -8,7 +8,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,13 +46,17 @@ Launch = Callable[[Path], Process]
 
 
 class Beside:
-    """A process that ends with this one: it reads a pipe whose other end is here."""
+    """A process that ends with this one: it reads a pipe whose other end is here.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        environment: its own; that of this process when None.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         argv = [sys.executable, "-m", "daemon.apply.background.process", str(folder)]
         read_end, write_end = os.pipe()
         self._pipe: int | None = write_end
-        self._process = subprocess.Popen(argv, stdin=read_end)
+        self._process = subprocess.Popen(argv, stdin=read_end, env=environment)
         os.close(read_end)
         self.pid = self._process.pid
 
