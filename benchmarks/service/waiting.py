@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -46,6 +47,21 @@ BATCH = 16
 
 class WaitError(BenchError):
     """Raised when what is timed did not happen: a correction or the work ended otherwise."""
+
+
+@dataclass(frozen=True)
+class Posted:
+    """How corrections are posted.
+
+    Attributes:
+        quiet: so many while nothing else runs, half of them before the work and half after it.
+        most: at most so many beside the work.
+        pause: between two posts, at most, seconds.
+    """
+
+    quiet: int
+    most: int
+    pause: float
 
 
 class Service:
@@ -112,8 +128,14 @@ class Service:
             found.append(self.post(dict([next(posts)])))
         return found
 
-    def beside(self, posts: Iterator[tuple[str, Correction]], kind: str) -> tuple[list[float], float]:
-        """Waits of corrections until work that is asked for is live, and seconds of that.
+    def beside(
+        self, posts: Iterator[tuple[str, Correction]], kind: str, most: int
+    ) -> tuple[list[float], float, dict[str, float]]:
+        """Waits of corrections until work that is asked for is live, at most so many of them.
+
+        Returns:
+            The waits; seconds until the work was live; and of the version that it became the seconds of each
+            stage. Meanwhile the applier does nothing else: a correction that comes then waits for them.
 
         Raises:
             WaitError: it failed.
@@ -122,25 +144,35 @@ class Service:
         number = self._ledger.intake.request(kind, None, actor="operator")
         self._bell.set()
 
-        def over(_count: int) -> bool:
+        def over() -> bool:
             return questions.operation(number).state is not OperationState.PENDING
 
-        found, seconds = self.waits(posts, over), time.monotonic() - begun
-        if (done := questions.operation(number)).state is not OperationState.DONE:
+        found = self.waits(posts, lambda count: over() or count >= most)
+        say(f"waits beside it: {_told(found)}")
+        self._until(over)
+        seconds, done = time.monotonic() - begun, questions.operation(number)
+        if done.state is not OperationState.DONE:
             raise WaitError(f"{kind} {done.state}: {done.reason}")
-        return found, seconds
+        version = next(each for each in questions.versions() if each.operation == number and each.live_at)
+        # `pause` is the replicas' part of `publish`.
+        stages = {stage: took for _, stage, took in questions.stage_seconds(version.id) if stage != "pause"}
+        return found, seconds, stages
 
 
 def measured(
-    service: Service, posts: Iterator[tuple[str, Correction]], kind: str, quiet: int
+    service: Service, posts: Iterator[tuple[str, Correction]], kind: str, posted: Posted
 ) -> dict[str, Any]:
-    """What a run gives: waits without the work, half of them before it and half after; and with it."""
-    half = -(-quiet // 2)
+    """What a run gives: waits without the work, half of them before it and half after; and with it.
+
+    `longer_longest_seconds`: how much longer a correction waits for the work at worst. That is the longest
+    wait beside it over the median without, or the time in which its version is made.
+    """
+    half = -(-posted.quiet // 2)
     before = service.waits(posts, lambda count: count >= half)
     say(f"{kind} begins; waits before it: {_told(before)}")
-    beside, seconds = service.beside(posts, kind)
-    say(f"{kind} is live after {seconds:.0f} s; waits beside it: {_told(beside)}")
-    after = service.waits(posts, lambda count: count >= quiet - half)
+    beside, seconds, stages = service.beside(posts, kind, posted.most)
+    say(f"{kind} is live after {seconds:.0f} s, {sum(stages.values()):.1f} s of it by the applier")
+    after = service.waits(posts, lambda count: count >= posted.quiet - half)
     alone = [*before, *after]
     rows = [summary(None, alone), summary(kind, beside)]
     return {
@@ -148,7 +180,8 @@ def measured(
         "work_seconds": seconds,
         "rows": rows,
         "longer_p50_seconds": rows[1]["p50_seconds"] - rows[0]["p50_seconds"],
-        "longer_longest_seconds": max(beside) - rows[0]["p50_seconds"],
+        "longer_longest_seconds": max(sum(stages.values()), max(beside) - rows[0]["p50_seconds"]),
+        "stage_seconds": stages,
         "alone_seconds": alone,
         "beside_seconds": beside,
     }
@@ -179,40 +212,36 @@ def _told(waits: Sequence[float]) -> str:
 def environment(settings: ShippedSettings) -> dict[str, str]:
     """What the background process is told: the settings of this run and no others."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FACTD_")}
-    epochs = settings.consolidation_epochs
-    told = {"STATE_DIR": settings.state_dir, "STATISTICS_DIR": settings.statistics, "MODEL": settings.model}
-    told |= {"CONSOLIDATION_EPOCHS": epochs}
+    told: dict[str, object] = {
+        "STATE_DIR": settings.state_dir,
+        "STATISTICS_DIR": settings.statistics,
+        "MODEL": settings.model,
+        "CONSOLIDATION_EPOCHS": settings.consolidation_epochs,
+    }
     return kept | {f"FACTD_{name}": str(value) for name, value in told.items()}
 
 
-def run(
-    state: Path, model: str, kind: str, facts: int, quiet: int, pause: float, epochs: int
-) -> dict[str, Any]:
-    """One run on a state of its own; statistics of the model are kept in `state`."""
-    with tempfile.TemporaryDirectory(prefix="factd-waiting-") as folder:
-        settings = ShippedSettings.but(
-            state_dir=Path(folder), statistics_dir=state, model=model, consolidation_epochs=epochs
-        )
-        editor = open_editor(settings, Progress(say))
-        daemon = ShippedDaemon(settings.state_dir, state, editor, batch=BATCH, guard=False)
-        launch = functools.partial(Beside, environment=environment(settings))
-        jobs = Jobs(
-            settings.state_dir / "background",
-            editor.settings_hash,
-            launch,
-            fewest=1,
-            consolidation=repr(editor.consolidation),
-        )
-        daemon.applier.jobs, posts = jobs, corrections()
-        try:
-            with Service(daemon.ledger, daemon.applier, pause=pause) as service:
-                while batch := dict(itertools.islice(posts, min(BATCH, facts))):
-                    facts -= len(batch)
-                    say(f"{len(batch)} facts went live in {service.post(batch):.0f} s; {facts} are left")
-                return measured(service, posts, kind, quiet)
-        finally:
-            jobs.stop()
-            daemon.close()
+def run(settings: ShippedSettings, kind: str, facts: int, posted: Posted) -> dict[str, Any]:
+    """One run on a new state directory, in which so many facts go live first."""
+    editor = open_editor(settings, Progress(say))
+    daemon = ShippedDaemon(settings.state_dir, settings.statistics, editor, batch=BATCH, guard=False)
+    jobs = Jobs(
+        settings.state_dir / "background",
+        editor.settings_hash,
+        functools.partial(Beside, environment=environment(settings)),
+        fewest=1,
+        consolidation=repr(editor.consolidation),
+    )
+    daemon.applier.jobs, posts = jobs, corrections()
+    try:
+        with Service(daemon.ledger, daemon.applier, pause=posted.pause) as service:
+            while batch := dict(itertools.islice(posts, min(BATCH, facts))):
+                facts -= len(batch)
+                say(f"{len(batch)} facts went live in {service.post(batch):.0f} s; {facts} are left")
+            return measured(service, posts, kind, posted)
+    finally:
+        jobs.stop()
+        daemon.close()
 
 
 def main() -> None:
@@ -221,6 +250,7 @@ def main() -> None:
     )
     parser.add_argument("--facts", type=int, default=60, help="live when the waits begin")
     parser.add_argument("--quiet", type=int, default=20, help="corrections without work, half before it")
+    parser.add_argument("--most", type=int, default=40, help="corrections beside the work, at most")
     parser.add_argument("--work", choices=("compact", "consolidate"), default="compact")
     parser.add_argument("--epochs", type=int, default=6, help="of the consolidation")
     parser.add_argument("--pause", type=float, default=2.0, help="longest rest before a post, seconds")
@@ -228,9 +258,15 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True, help="statistics of the model")
     parser.add_argument("--out", type=Path, default=Path("bench"))
     given = parser.parse_args()
-    found = run(
-        given.state.absolute(), given.model, given.work, given.facts, given.quiet, given.pause, given.epochs
-    )
+    posted = Posted(given.quiet, given.most, given.pause)
+    with tempfile.TemporaryDirectory(prefix="factd-waiting-") as folder:
+        settings = ShippedSettings.but(
+            state_dir=Path(folder),
+            statistics_dir=given.state.absolute(),
+            model=given.model,
+            consolidation_epochs=given.epochs,
+        )
+        found = run(settings, given.work, given.facts, posted)
     found = {"model": given.model, "facts": given.facts, **found}
     write_json(given.out / f"waiting-{given.work}.json", found)
     say(

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from benchmarks.service.waiting import Service, WaitError, corrections, measured, summary
+from benchmarks.service.waiting import Posted, Service, WaitError, corrections, measured, summary
 from daemon.apply.background.job import Job
 from daemon.apply.background.jobs import Jobs
 from daemon.apply.background.process import work
@@ -55,7 +55,7 @@ def service(world):
 def test_waits_are_told_with_and_without_the_work(world, service, kind):
     posts = corrections()
     service.post(dict(itertools.islice(posts, 3)))
-    found = measured(service, posts, kind, quiet=4)
+    found = measured(service, posts, kind, Posted(quiet=4, most=99, pause=0.05))
     alone, beside = found["rows"]
     assert (alone["beside"], alone["corrections"]) == (None, 4)
     assert beside["beside"] == kind
@@ -64,17 +64,27 @@ def test_waits_are_told_with_and_without_the_work(world, service, kind):
     # It was under way while they waited: none waited for it.
     assert min(found["beside_seconds"]) < WORK_SECONDS
     assert found["longer_p50_seconds"] == beside["p50_seconds"] - alone["p50_seconds"]
-    assert found["longer_longest_seconds"] == beside["longest_seconds"] - alone["p50_seconds"]
+    assert set(found["stage_seconds"]) >= {"edit", "measure", "write", "publish", "confirm"}
+    longer = beside["longest_seconds"] - alone["p50_seconds"]
+    assert found["longer_longest_seconds"] == max(sum(found["stage_seconds"].values()), longer)
     (operation,) = world.ledger.questions.operations()
     assert (str(operation.kind), str(operation.state)) == (kind, "done")
     world.check_agreement()
+
+
+def test_at_most_so_many_are_posted_beside_it(service):
+    posts = corrections()
+    service.post(dict(itertools.islice(posts, 2)))
+    waits, seconds, _stages = service.beside(posts, "compact", most=1)
+    assert len(waits) == 1
+    assert seconds >= WORK_SECONDS
 
 
 def test_work_that_fails_is_no_measurement(service):
     posts = iter([("stiff", Correction(subject="A", prompt="The capital of {} is", target="stiff"))])
     service.post(dict(posts))
     with pytest.raises(WaitError, match="compact failed: compaction forgets"):
-        service.beside(corrections(), "compact")
+        service.beside(corrections(), "compact", 99)
 
 
 def test_a_correction_that_is_refused_is_no_wait(service):
