@@ -164,8 +164,8 @@ def measured(
 ) -> dict[str, Any]:
     """What a run gives: waits without the work, half of them before it and half after; and with it.
 
-    `applier_seconds`: what the applier itself takes for the version that the work becomes. A correction that is
-    posted just then waits so much longer.
+    `applier_seconds`: what the applier itself takes for the version that the work becomes. A correction that
+    is posted just then waits so much longer.
     """
     half = -(-posted.quiet // 2)
     before = service.waits(posts, lambda count: count >= half)
@@ -270,11 +270,8 @@ def main() -> None:
         found = run(settings, given.work, given.facts, posted)
     found = {"model": given.model, "facts": given.facts, **found}
     write_json(given.out / f"waiting-{given.work}.json", found)
-    say(
-        json.dumps(
-            {name: found[name] for name in ("work_seconds", "longer_p50_seconds", "longer_longest_seconds")}
-        )
-    )
+    told = ("work_seconds", "longer_p50_seconds", "longer_longest_seconds", "applier_seconds")
+    say(json.dumps({name: found[name] for name in told}))
 
 
 if __name__ == "__main__":
