@@ -184,7 +184,9 @@ class Ladder:
     def _why_now(self, forecast: Mapping[str, Any]) -> str | None:
         """None while the forecast leaves room, also for what will come while the work is under way."""
         wanted, come = self.settings.guard_compact_edits, forecast.get("meanwhile", {"edits": 0})
-        for one in forecast.get("forecasts", []) if wanted else []:
+        if not wanted:
+            return None
+        for one in forecast.get("forecasts", []):
             # Measures of the batch say nothing about the model, so a compaction could not mend them.
             left = math.inf if one["edits"] is None else one["edits"]
             if one["measure"] in OF_THE_BATCH or left >= wanted + come["edits"]:
