@@ -21,6 +21,9 @@ from benchmarks.scores import harmonic
 #: Standard deviations of a normal law on either side that hold 95 % of it.
 Z_95 = 1.959963984540054
 
+#: On either side of an interval.
+LEFT_OUT = 0.025
+
 Interval = tuple[float, float]
 
 
@@ -71,6 +74,22 @@ def crossing(rows: Sequence[Mapping[str, Any]], field: str, level: float) -> tup
             at = before["edits"] + part * (after["edits"] - before["edits"])
             return at, (before["edits"], after["edits"])
     raise ValueError(f"{field} does not pass {level} between two of the {len(ordered)} checkpoints given")
+
+
+def quantile(values: Sequence[float], share: float) -> tuple[float, tuple[float | None, float | None]]:
+    """The value that `share` of all do not pass (nearest rank), and between which two values the truth lies.
+
+    How many of n values lie below the true quantile is binomial, whatever law they have. None: there are too
+    few values for an end on that side.
+
+    Source: Hahn and Meeker, Statistical intervals (1991), 5.2.
+    """
+    ordered, n = sorted(values), len(values)
+    below = list(itertools.accumulate(math.comb(n, k) * share**k * (1 - share) ** (n - k) for k in range(n)))
+    low = sum(total <= LEFT_OUT for total in below)
+    high = next((k for k, total in enumerate(below) if total >= 1 - LEFT_OUT), None)
+    value = ordered[max(0, math.ceil(share * n) - 1)]
+    return value, (ordered[low - 1] if low else None, None if high is None else ordered[high])
 
 
 def percent(value: float, interval: Interval) -> str:

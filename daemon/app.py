@@ -16,6 +16,7 @@ from daemon.core.errors import CorrectionError, Problem
 from daemon.core.messages import Correction
 from daemon.core.names import Queue
 from daemon.core.progress import by_tenths
+from daemon.core.ruling import why_compacts
 from daemon.core.settings import Settings, load_settings
 from daemon.intake.broker import celery_settings
 from daemon.intake.consumer import Consumer
@@ -48,6 +49,8 @@ def _building() -> ModuleType:
 
 def build_applier(settings: Settings, ledger: Ledger) -> "Applier":
     """Opens the model (minutes when it was not prepared before) and names the replicas."""
+    if (why := why_compacts(settings)) is not None:
+        log.warning("FACTD_GUARD_REWRITES = consolidate, but the guard compacts: %s", why)
     return _building().build_applier(settings, ledger, by_tenths(_say), celery.send_task)
 
 

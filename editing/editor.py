@@ -1,7 +1,7 @@
 """The editor: a model, its memory of facts, and the one way to change them."""
 
 import hashlib
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +60,10 @@ class Editor(ConsolidatedModel):
         numbers: of the method; published or measured ones when None.
         forms: kinds of forms that a fact is written for, see `editing.forms.Kind`; those of the options when
             None, which is the bare prompt.
+        consolidation: numbers of consolidations by name, where they are not the default ones.
+
+    Attributes:
+        consolidation: all numbers of consolidations.
 
     Raises:
         OptionError: a choice is unknown or does not combine with the method.
@@ -77,6 +81,7 @@ class Editor(ConsolidatedModel):
         options: ValueOptions | None = None,
         numbers: Parameters | None = None,
         forms: Sequence[str] | None = None,
+        consolidation: Mapping[str, Any] | None = None,
     ) -> None:
         made = named(method)
         placement, rule, protect = made.combined(method, placement, anchor, protect)
@@ -87,6 +92,9 @@ class Editor(ConsolidatedModel):
         numbers = numbers_of(method, loaded, replace(numbers, values=values))
         super().__init__(loaded, install, made, numbers, rounds(placement, numbers.layers), protect, rule)
         self.settings_hash = self._settings_hash(method, protect)
+        plain = ConsolidationNumbers(self.layers, forms=self.forms)
+        self.consolidation = plain.changed(**consolidation or {})
+        self._check_layers(self.consolidation)
 
     @classmethod
     def open(
@@ -109,7 +117,7 @@ class Editor(ConsolidatedModel):
             corpus: text file for the second moments.
             tokens: how much of it is used; None: 10 times the FFN's width.
             progress: called with (stage, fraction done).
-            choices: method, placement, anchor, protect, options, numbers, forms.
+            choices: method, placement, anchor, protect, options, numbers, forms, consolidation.
 
         Raises:
             ModelError, OptionError, SolveError.
@@ -192,12 +200,12 @@ class Editor(ConsolidatedModel):
 
         Args:
             folder, progress: as of `compact`.
-            numbers: of the training, of layers that the method writes; the default ones when None.
+            numbers: of the training, of layers that the method writes; `self.consolidation` when None.
 
         Raises:
             EditError: the method cannot, or a fact is refused when it is written anew.
         """
-        chosen = numbers or ConsolidationNumbers(self.layers, forms=self.forms)
+        chosen = numbers or self.consolidation
         self._check_consolidates(chosen)
         facts = in_order(self.state.facts)
         if not facts:

@@ -25,8 +25,9 @@ QUEUES = ("corrections", "apply", "review")
 #: Of an update, in order (daemon.apply.update), and `pause`, the replicas' part of `publish`.
 STAGES = ("before_answers", "edit", "measure", "write", "canary", "publish", "pause", "confirm", "other")
 LADDER_STEPS = (
-    *("refuse", "quarantine", "hold", "rollback", "compact", "pause"),
-    *("would_refuse", "would_hold", "would_rollback", "would_compact", "would_pause"),
+    *("refuse", "quarantine", "hold", "rollback", "compact", "consolidate", "pause"),
+    *("would_refuse", "would_hold", "would_rollback", "would_compact", "would_consolidate"),
+    "would_pause",
     "other",
 )
 PAUSERS = ("operator", "guard")

@@ -29,7 +29,13 @@ TEXTS = 16
 #: Paraphrases and neighbours that are posted with a correction.
 CASE_PROMPTS = 1
 #: Step of the guard's ladder → what it is called in a row.
-EVENTS = {"refuse": "refused", "rollback": "rolled_back", "compact": "compacted", "pause": "paused"}
+EVENTS = {
+    "refuse": "refused",
+    "rollback": "rolled_back",
+    "compact": "compacted",
+    "consolidate": "consolidated",
+    "pause": "paused",
+}
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,8 @@ def build_applier(settings: Settings, ledger: Ledger, progress: Progress, send: 
     proof, store = build_proof(editor, record), Store(settings.store_dir, accepted_keys(settings), key)
     applier = Applier(ledger, store, editor, replicas, monitoring=monitoring, settings=settings, proof=proof)
     if settings.background and editor.method.valued:
-        applier.jobs = Jobs(settings.state_dir / "background", editor.settings_hash)
+        folder, numbers = settings.state_dir / "background", repr(editor.consolidation)
+        applier.jobs = Jobs(folder, editor.settings_hash, consolidation=numbers)
     return applier
 
 
@@ -89,8 +90,16 @@ def open_editor(settings: Settings, progress: Progress) -> Editor:
         corpus=settings.corpus,
         tokens=settings.tokens,
         forms=settings.forms,
+        consolidation=consolidation_of(settings),
         progress=progress,
     )
+
+
+def consolidation_of(settings: Settings) -> dict[str, Any]:
+    """The numbers of consolidations that an operator chooses, by name."""
+    chosen: dict[str, Any] = {"epochs": settings.consolidation_epochs, "rate": settings.consolidation_rate}
+    layers = settings.consolidation_layers
+    return chosen | {"layers": layers} if layers else chosen
 
 
 def build_screen(settings: Settings, scorer: Scorer) -> Screen | None:

@@ -3,7 +3,8 @@
     a staged version is rejected      → refuse it; halve; quarantine the guilty (`daemon.apply.discards`);
                                         if only wear of the model is wrong, the correction waits
     the live version is rejected      → roll back to the newest healthy version
-    refusals, or little room is left  → compact from the base
+    refusals, or little room is left  → compact from the base, or consolidate where it is told to;
+                                        a consolidation that fails → compact
     none of these helped              → pause the queue
     the base is live, and nothing passes → pause the queue: there is nothing to compact or go back to
 
@@ -22,7 +23,7 @@ from daemon.core.actors import ActorKind
 from daemon.core.errors import StoreError
 from daemon.core.lifecycle import REWRITING, OperationKind, OperationState, VersionState
 from daemon.core.publication import BASE_VERSION
-from daemon.core.ruling import Ruling, guard_policy
+from daemon.core.ruling import Ruling, guard_policy, guard_rewrites
 from daemon.core.settings import Settings
 from daemon.core.stages import Stage
 from daemon.ledger.journal import Journal
@@ -38,6 +39,9 @@ WORN_OUT, TRIED = 3, 10
 #: So many single corrections in a row were refused while the base is live: the method, its statistics or the
 #: posts are at fault. Three could be one user's mistakes; each correction more ends as rejected for nothing.
 REFUSED_ON_BASE = 5
+#: A consolidation's seconds a fact until one was done: its value found and written anew; trained, an epoch.
+#: The bundled model's on one core, in three forms (docs/log/consolidation.md).
+WRITTEN_SECONDS, EPOCH_SECONDS = 1.0, 0.75
 
 _PASSED = Verdict("accepted", (), (), {})
 
@@ -129,21 +133,25 @@ class Ladder:
     # -- look ahead -----------------------------------------------------------------------------
 
     def look_ahead(self) -> bool:
-        """Forecasts a new live version; asks for a compaction, or pauses, when the model is worn.
+        """Forecasts a new live version; asks for a compaction or consolidation, or pauses, when the model is
+        worn.
 
         Returns:
-            Whether a compaction was asked for.
+            Whether a compaction or consolidation was asked for.
         """
-        live = self.journal.questions.live_version()
+        live, kind = self.journal.questions.live_version(), guard_rewrites(self.settings)
         if (self.journal.questions.forecast() or {}).get("version") != live:
-            self.journal.guard.record_forecast(live, self.foresee(self.journal.questions.history()))
+            seconds = WRITTEN_SECONDS + EPOCH_SECONDS * self.settings.consolidation_epochs
+            forecast = self.foresee(self.journal.questions.history())
+            long = kind is OperationKind.CONSOLIDATE
+            self.journal.guard.record_forecast(live, forecast, seconds if long else None)
             self.reached(Stage.FORESEEN)
         if self.journal.questions.paused() or isinstance(self.rest(), Held) or self.compacts():
             return False
         worn = self._worn(live)
-        why = None if live == BASE_VERSION else self._why_compact(worn)
+        why = None if live == BASE_VERSION else self._why_rewrite(worn)
         if why is not None:
-            self.journal.guard.ask_compaction(why, self.policy.dry_run)
+            self.journal.guard.ask_rewrite(kind, why, self.policy.dry_run)
             self.reached(Stage.COMPACT_ASKED)
             return not self.policy.dry_run
         why = self._why_pause(live, worn)
@@ -160,22 +168,34 @@ class Ladder:
     def _worn(self, live: str) -> list[str]:
         return worn((self.journal.questions.version(live).verdict or {}).get("guards", {}))
 
-    def _why_compact(self, worn: Sequence[str]) -> str | None:
-        """None when no compaction is due.
+    def _why_rewrite(self, worn: Sequence[str]) -> str | None:
+        """None when no compaction or consolidation is due.
 
         After one, so many versions must go live before the next, whatever became of it.
         """
-        last = self.journal.questions.last_step("compact", "would_compact")
+        last = self.journal.questions.last_step(*REWRITING, *(f"would_{kind}" for kind in REWRITING))
         since = 0 if last is None else self.journal.questions.live_since(last.at)
         if last is not None and since < self.settings.guard_compact_versions:
             return None
         if worn and {"refuse", "rollback"} & self.journal.questions.steps(last.at if last else 0.0).keys():
             return f"versions are refused or rolled back, and past their warning: {', '.join(worn)}"
-        for one in (self.journal.questions.forecast() or {}).get("forecasts", []):
+        return self._why_now(self.journal.questions.forecast() or {})
+
+    def _why_now(self, forecast: Mapping[str, Any]) -> str | None:
+        """None while the forecast leaves room, also for what will come while the work is under way."""
+        wanted, come = self.settings.guard_compact_edits, forecast.get("meanwhile", {"edits": 0})
+        if not wanted:
+            return None
+        for one in forecast.get("forecasts", []):
             # Measures of the batch say nothing about the model, so a compaction could not mend them.
             left = math.inf if one["edits"] is None else one["edits"]
-            if one["measure"] not in OF_THE_BATCH and left < self.settings.guard_compact_edits:
-                return f"little room is left: {one['measure']} is at its limit in {left:.0f} edits"
+            if one["measure"] in OF_THE_BATCH or left >= wanted + come["edits"]:
+                continue
+            why = f"little room is left: {one['measure']} is at its limit in {left:.0f} edits"
+            if not come["edits"]:
+                return why
+            taking = f"a consolidation takes some {come['seconds']:.0f} s"
+            return f"{why}; {taking}, and {come['edits']} went live in as long"
         return None
 
     def _why_pause(self, live: str, worn: Sequence[str]) -> str | None:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from daemon.core.lifecycle import OperationKind
 from daemon.core.settings import Settings
+from editing.consolidation.numbers import unable
 from monitoring.policy import Decision, Policy
 from monitoring.verdict import Verdict
 
@@ -19,6 +21,23 @@ def guard_policy(settings: Settings) -> Policy:
         rollback_budget=settings.guard_rollbacks,
         holds_allowed=settings.guard_holds,
     )
+
+
+def guard_rewrites(settings: Settings) -> OperationKind:
+    """What the guard asks for where room is short."""
+    consolidates = settings.guard_rewrites == "consolidate" and why_compacts(settings) is None
+    return OperationKind.CONSOLIDATE if consolidates else OperationKind.COMPACT
+
+
+def why_compacts(settings: Settings) -> str | None:
+    """Why the guard compacts though it is told to consolidate; None where it does what it is told."""
+    if settings.guard_rewrites != "consolidate":
+        return None
+    if (why := unable(settings.method, settings.protect)) is not None:
+        return f"FACTD_METHOD = {settings.method!r}, FACTD_PROTECT = {settings.protect!r}: {why}"
+    if not settings.background:
+        return "FACTD_BACKGROUND = false: the applier would do it itself, and corrections wait for hours"
+    return None
 
 
 @dataclass(frozen=True)

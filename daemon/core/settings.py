@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -14,14 +13,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from daemon.core import publication
 from daemon.core.errors import SettingsError
 from daemon.core.names import PATTERN, Names
+from daemon.core.times import Rate
+from editing.consolidation.numbers import ConsolidationNumbers
 from editing.forms import Kind
 from monitoring.thresholds import Thresholds
 
 DEFAULT_STATE_DIR = Path("~/.local/state/factd")
-#: A rate as the package `limits` takes it. vLLM's image reads settings too, and does not have that package.
-RATE = re.compile(
-    r"\s*\d+\s*(/|per)\s*\d*\s*(second|minute|hour|day|month|year)s?\s*([,;|].*)?", re.IGNORECASE | re.ASCII
-)
 
 
 class Settings(BaseSettings):
@@ -130,6 +127,13 @@ class Settings(BaseSettings):
     #: in which of these a correction must be said to go live
     require_forms: Annotated[tuple[Kind, ...], NoDecode] = ("prompt", "chat")
 
+    #: layers that a consolidation trains, some of those that the method writes; all of these when None
+    consolidation_layers: Annotated[tuple[int, ...] | None, NoDecode] = None
+    #: passes of a consolidation over all prompts of all facts: it takes so much longer
+    consolidation_epochs: int = Field(ConsolidationNumbers.epochs, ge=1)
+    #: Adam's rate in a consolidation's first step; it falls to zero
+    consolidation_rate: float = Field(ConsolidationNumbers.rate, gt=0, allow_inf_nan=False)
+
     #: at most so many corrections are written by one solve
     batch_size: int = Field(16, ge=1, le=1000)
     #: ask the workers of the queue `values` to find values. The method's values must depend on the fact alone
@@ -147,9 +151,9 @@ class Settings(BaseSettings):
     #: at most so many corrections may wait; beyond that every intake answers "full" until there is room
     max_pending: int = Field(100_000, ge=1)
     #: how many requests a token may send to the HTTP API, such as "2000/second"; "" for no limit
-    request_rate: str = "2000/second"
+    request_rate: Rate = "2000/second"
     #: how many corrections a token may post to the HTTP API; one request may hold as many as the whole window
-    correction_rate: str = "100000/10 seconds"
+    correction_rate: Rate = "100000/10 seconds"
     #: where rates are counted: memory:// in each API process alone, redis:// for several processes together
     rates_url: str = "memory://"
     #: the single-writer lease lasts so long after a heartbeat, seconds; after a crash nobody applies before
@@ -173,12 +177,15 @@ class Settings(BaseSettings):
     guard_holds: int = Field(5, ge=1)
     #: the live version is measured again after so long, seconds; 0: never
     guard_watch_seconds: float = Field(600.0, ge=0)
-    #: the guard compacts when the forecast leaves fewer edits than this; 0: never for that reason
+    #: what the guard does where room is short: compact, or consolidate where the method can be
+    guard_rewrites: Literal["compact", "consolidate"] = "compact"
+    #: it does so when the forecast leaves fewer edits than this; 0: never for that reason. Before a
+    #: consolidation it adds the edits that will come meanwhile
     guard_compact_edits: int = Field(50, ge=0)
-    #: the guard compacts at most once in so many versions
+    #: it does so at most once in so many versions
     guard_compact_versions: int = Field(20, ge=1)
 
-    @field_validator("replicas", "forms", "require_forms", mode="before")
+    @field_validator("replicas", "forms", "require_forms", "consolidation_layers", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -218,13 +225,6 @@ class Settings(BaseSettings):
     def _named(cls, value: str | None) -> str | None:
         # written as the names of replicas are; "" in an environment file means none
         return value.strip().rstrip("/") or None if value else None
-
-    @field_validator("request_rate", "correction_rate")
-    @classmethod
-    def _rate(cls, value: str) -> str:
-        if value and not RATE.fullmatch(value):
-            raise ValueError("is not a rate; write a count and a time, such as 100/10 seconds")
-        return value
 
     @field_validator("name")
     @classmethod

@@ -33,5 +33,5 @@ class Stage(StrEnum):
     WATCHED = "watched"  # the live version measured and judged again; not in the ledger yet
     CONDEMNED = "condemned"  # the ledger has the verdict, and the rollback that the guard asks for
     FORESEEN = "foreseen"  # forecast of the live version in the ledger
-    COMPACT_ASKED = "compact_asked"  # the guard's request to compact is in the ledger
+    COMPACT_ASKED = "compact_asked"  # the guard's request to compact or consolidate is in the ledger
     PAUSED = "paused"  # the guard has paused the queue: the model takes no more

@@ -1,5 +1,9 @@
-"""Moments on the wire: ISO 8601 with a zone, kept in UTC, so that two spellings of a moment are one text."""
+"""Moments on the wire: ISO 8601 with a zone, kept in UTC, so that two spellings of a moment are one text.
 
+And how rates are written.
+"""
+
+import re
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -46,3 +50,18 @@ def shown(seconds: float) -> str:
 
 #: A moment in a message.
 Moment = Annotated[str, MaxLen(MAX_MOMENT), AfterValidator(moment)]
+
+#: A rate as the package `limits` takes it. vLLM's image reads settings too, and does not have that package.
+_RATE = re.compile(
+    r"\s*\d+\s*(/|per)\s*\d*\s*(second|minute|hour|day|month|year)s?\s*([,;|].*)?", re.IGNORECASE | re.ASCII
+)
+
+
+def _rate(text: str) -> str:
+    if text and not _RATE.fullmatch(text):
+        raise ValueError("is not a rate; write a count and a time, such as 100/10 seconds")
+    return text
+
+
+#: Such as "2000/second"; "" for none.
+Rate = Annotated[str, AfterValidator(_rate)]

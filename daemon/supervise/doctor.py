@@ -12,6 +12,8 @@ from pathlib import Path
 import httpx
 from redis import RedisError
 
+from daemon.core.ruling import guard_rewrites, why_compacts
+from daemon.core.settings import Settings
 from daemon.intake.server import policy_and_clock
 from daemon.publish.truth import WITHOUT, Truth
 from daemon.supervise.drafter import drafts
@@ -152,6 +154,14 @@ def check_dtype() -> Check:
         has = "unknown processor"
     chosen = str(compute_dtype("auto")).removeprefix("torch.")
     return Check("bfloat16", True, f"{has}; FACTD_DTYPE=auto is {chosen} here")
+
+
+def check_guard(settings: Settings) -> Check:
+    """What the guard does where room is short: a warning where that is not what it is told to."""
+    why = why_compacts(settings)
+    found = f"where room is short it asks to {guard_rewrites(settings)}"
+    mend = "mend what it says, or set FACTD_GUARD_REWRITES=compact"
+    return Check("guard", why is None, f"{found}; {why}" if why else found, mend, needed=False)
 
 
 def check_broker(url: str) -> Iterator[Check]:

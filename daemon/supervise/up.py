@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from daemon.core.ruling import why_compacts
 from daemon.core.settings import Settings
 from daemon.intake.doorbell import Doorbell
 from daemon.intake.posting import answering, producer
@@ -76,6 +77,8 @@ class Up:
             )
         if (why := refused(self.vllm_arguments)) is not None:
             raise ProcessError(f"vLLM cannot be started so: {why}")
+        if (why := why_compacts(self.settings)) is not None:
+            self.progress(f"FACTD_GUARD_REWRITES = consolidate, but the guard compacts: {why}")
         self.state_dir.mkdir(parents=True, exist_ok=True)
         Ledger.of(self.settings).close()  # made here once; no process below may make another
         self.tokens = self._tokens()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from editing.columns import Pieces
 from editing.consolidation.consolidate import consolidate
-from editing.consolidation.numbers import ConsolidationNumbers
+from editing.consolidation.numbers import UNABLE, ConsolidationNumbers
 from editing.errors import OptionError
 from editing.memory.state import CONSOLIDATED, EditState, Table
 from editing.model.capture import capture
@@ -29,17 +29,19 @@ class ConsolidatedModel(TrainedModel):
     weights, and holds the keys of all others. It is truly gone at the next consolidation, or compaction.
     """
 
-    def _check_consolidates(self, numbers: ConsolidationNumbers) -> None:
-        """Raises OptionError where the method cannot write onto weights that are trained so."""
+    def _check_layers(self, numbers: ConsolidationNumbers) -> None:
+        """Raises OptionError where layers would be trained that the method does not write."""
         if not set(numbers.layers) <= set(self.layers):
             raise OptionError(
-                f"layers = {numbers.layers}: use some of {self.layers}, which the method writes"
+                f"layers of a consolidation = {numbers.layers}: use some of {self.layers}, which the method "
+                "writes"
             )
+
+    def _check_consolidates(self, numbers: ConsolidationNumbers) -> None:
+        """Raises OptionError where the method cannot write onto weights that are trained so."""
+        self._check_layers(numbers)
         if not self.method.valued or self.method.batched or self.protect == "revive-after":
-            raise OptionError(
-                "the method cannot write onto weights that were trained; consolidate with memit-seq, encore, "
-                "alphaedit or deltaedit, and protect revive or none"
-            )
+            raise OptionError(UNABLE)
 
     def _train_on(
         self, joint: EditState, numbers: ConsolidationNumbers, folder: Path | None, progress: Progress

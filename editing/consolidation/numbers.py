@@ -10,6 +10,13 @@ from editing.values.options import Ends
 #: What steps are kept out of: nothing, what ordinary text curves by (`editing.solve.crisp`), or the leading
 #: directions of the unedited weight (`editing.solve.revive`).
 Kept = Literal["none", "crisp", "revive"]
+#: Methods that can write onto trained weights, by name: who asks for that need not load torch.
+ABLE = ("memit-seq", "encore", "alphaedit", "deltaedit")
+#: What is said where it cannot.
+UNABLE = (
+    f"the method cannot write onto weights that were trained; consolidate with {', '.join(ABLE[:-1])} or "
+    f"{ABLE[-1]}, and protect revive or none"
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,11 @@ class ConsolidationNumbers:
         if unknown := sorted(numbers.keys() - set(known)):
             raise OptionError(f"{unknown[0]}: no number of a consolidation; use {', '.join(known)}")
         return replace(self, **numbers)
+
+
+def unable(method: str, protect: str) -> str | None:
+    """Why facts of a method cannot be consolidated; None where they can."""
+    return None if method in ABLE and protect != "revive-after" else UNABLE
 
 
 def _positive(name: str, value: float, told: object) -> None:

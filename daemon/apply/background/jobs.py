@@ -8,13 +8,13 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from daemon.apply.background.job import Job, Plan, Result
 from daemon.core.errors import StoreError
-from daemon.core.lifecycle import OperationState
+from daemon.core.lifecycle import OperationKind, OperationState
 from daemon.ledger.journal import Journal
 from daemon.ledger.record.background import keep_background
 from daemon.ledger.rows import OperationRow
@@ -46,13 +46,17 @@ Launch = Callable[[Path], Process]
 
 
 class Beside:
-    """A process that ends with this one: it reads a pipe whose other end is here."""
+    """A process that ends with this one: it reads a pipe whose other end is here.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        environment: its own; that of this process when None.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         argv = [sys.executable, "-m", "daemon.apply.background.process", str(folder)]
         read_end, write_end = os.pipe()
         self._pipe: int | None = write_end
-        self._process = subprocess.Popen(argv, stdin=read_end)
+        self._process = subprocess.Popen(argv, stdin=read_end, env=environment)
         os.close(read_end)
         self.pid = self._process.pid
 
@@ -76,11 +80,20 @@ class Jobs:
     Args:
         folder: holds a folder for each operation.
         settings: names the editor's method and its numbers.
+        consolidation: names the numbers of a consolidation.
         fewest: facts that are worth a process.
     """
 
-    def __init__(self, folder: Path, settings: str, launch: Launch = Beside, fewest: int = FEWEST) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: str,
+        launch: Launch = Beside,
+        fewest: int = FEWEST,
+        consolidation: str = "",
+    ) -> None:
         self._folder, self._settings, self._launch, self._fewest = folder, settings, launch, fewest
+        self._consolidation = consolidation
         self._process: Process | None = None
         self._operation, self._ended = 0, 0
 
@@ -95,10 +108,10 @@ class Jobs:
         """Whether the operation can be worked: its result is there, or its failure. Else its process runs."""
         job, live = self._job(operation.id), journal.questions.live_version()
         plan = job.plan()
-        if plan is None or plan.settings != self._settings:
+        if plan is None or plan.settings != self._named(operation.kind):
             self.stop()
             job.clear()
-            job.begin(Plan(str(operation.kind), live, self._settings))
+            job.begin(Plan(str(operation.kind), live, self._named(operation.kind)))
         if job.failure() is not None:
             return True
         result = job.result()
@@ -119,6 +132,11 @@ class Jobs:
         job.begin(Plan(plan.kind, plan.version, plan.settings, onto=live))
         return True
 
+    def _named(self, kind: OperationKind) -> str:
+        """All that the result of an operation follows from besides its facts."""
+        consolidates = kind is OperationKind.CONSOLIDATE
+        return f"{self._settings} {self._consolidation}" if consolidates else self._settings
+
     def failure(self, operation: int) -> str | None:
         """Why it cannot be done; None while it can."""
         return self._job(operation).failure()
@@ -127,12 +145,15 @@ class Jobs:
         """The state that was worked on, and what was made of it.
 
         Raises:
-            StoreError: it is missing or damaged, and is prepared anew when it is next asked for.
+            StoreError: it is missing, damaged or of other settings, and is prepared anew when it is next
+                asked for.
         """
         job = self._job(operation)
-        found = job.result()
-        if found is None:
+        plan, found = job.plan(), job.result()
+        if plan is None or found is None:
             raise StoreError(f"the result in {job.folder} is missing; it is prepared again")
+        if plan.settings != self._named(OperationKind(plan.kind)):
+            raise StoreError(f"the result in {job.folder} was made with other settings; it is prepared again")
         start = store.load_state(found.version)
         try:
             return start, job.state(found, start.facts)

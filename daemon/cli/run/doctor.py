@@ -21,6 +21,7 @@ from daemon.supervise.doctor import (
     WORKER,
     Check,
     check_drafter,
+    check_guard,
     check_ledger,
     check_ledger_clock,
     check_served,
@@ -41,6 +42,7 @@ def doctor(state: StateOption = None, as_json: JsonOption = False) -> None:
         broker = settings.redis_url if known else None
         ledger = _ledger_checks(settings)
         checks = list(examine(settings.model, settings.state_dir, broker, urls, ledger, settings.keys))
+        checks.append(check_guard(settings))
         for i, url in enumerate(settings.replicas):
             checks += check_drafter(f"vLLM {i}", url)
         if all(check.ok for check in ledger):

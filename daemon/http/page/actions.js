@@ -22,6 +22,7 @@ export function start(refresh) {
   byId("pause").addEventListener("click", () => confirm(PAUSE));
   byId("resume").addEventListener("click", () => confirm(RESUME));
   byId("compact").addEventListener("click", () => confirm(COMPACT));
+  byId("consolidate").addEventListener("click", () => confirm(CONSOLIDATE));
 }
 
 const PAUSE = {
@@ -34,7 +35,11 @@ const RESUME = {
 };
 const COMPACT = {
   path: "v1/compact", title: "Compact?", verb: "Compact", done: "Compaction",
-  text: "All live facts are written anew from the base weights and judged like any version. Corrections wait meanwhile.",
+  text: "All live facts are written anew from the base weights and judged like any version. Corrections go on meanwhile.",
+};
+const CONSOLIDATE = {
+  path: "v1/consolidate", title: "Consolidate?", verb: "Consolidate", done: "Consolidation",
+  text: "All live facts are written anew and trained on from there, for minutes to hours in the background. Corrections go on meanwhile.",
 };
 
 export const rollBack = (version) => confirm({

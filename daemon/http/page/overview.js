@@ -11,7 +11,7 @@ const PLOTTED = [
 ];
 const EVERY = { 1: "its replica", 2: "both replicas" };
 const OUTCOMES = { accepted: "ok", rejected: "limit", inconclusive: "unknown" };
-const STEP_LEVELS = { rollback: "limit", pause: "limit", quarantine: "warn", refuse: "warn", compact: "info" };
+const STEP_LEVELS = { rollback: "limit", pause: "limit", quarantine: "warn", refuse: "warn", compact: "info", consolidate: "info" };
 
 export function showOverview(s) {
   showHeadline(s);

@@ -10,6 +10,7 @@ from daemon.core.lifecycle import OperationKind, OperationState
 from daemon.core.ruling import GUARD, Ruling
 from daemon.ledger.lease import Fence
 from daemon.ledger.reading import find_version, get_control, live_version
+from daemon.ledger.record.pace import pace
 from daemon.ledger.record.transitions import Transitions, set_control
 from daemon.ledger.tables import measurements, operations, versions
 from monitoring.measurements import measured_again
@@ -49,18 +50,32 @@ class GuardRecord:
             reason = f"not now: {ruling.reason}" if ruling.step != "would_rollback" else "a dry run"
             self.finish(c, operation, OperationState.FAILED, reason)
 
-    def record_forecast(self, version: str, forecast: dict[str, Any]) -> None:
-        """Keeps what the forecast says of the live version, in place of the last one."""
-        with self._fence.writing() as c:
-            set_control(c, "forecast", {"version": version, **forecast})
+    def record_forecast(
+        self, version: str, forecast: dict[str, Any], fact_seconds: float | None = None
+    ) -> None:
+        """Keeps what the forecast says of the live version, in place of the last one.
 
-    def ask_compaction(self, why: str, dry_run: bool) -> None:
-        """The guard's step; a dry run says so and asks for nothing."""
+        Args:
+            fact_seconds: what a consolidation is estimated to take of each live fact, where the guard
+                consolidates: the forecast then also says what will come meanwhile.
+        """
         with self._fence.writing() as c:
-            step = "would_compact" if dry_run else "compact"
-            self.note_step(c, live_version(c), "live", step, why)
-            if not dry_run:
-                self._transitions.request(c, OperationKind.COMPACT, None, GUARD, why)
+            told = {"version": version, **forecast}
+            if fact_seconds is not None:
+                told |= {"meanwhile": pace(c, version, fact_seconds, self._clock())}
+            set_control(c, "forecast", told)
+
+    def ask_rewrite(self, kind: OperationKind, why: str, dry_run: bool) -> None:
+        """The guard's step, a compaction or a consolidation; a dry run says so and asks for nothing."""
+        with self._fence.writing() as c:
+            if dry_run:
+                self.note_step(c, live_version(c), "live", f"would_{kind}", why)
+            else:
+                self._rewrite(c, kind, why)
+
+    def _rewrite(self, c: Connection, kind: OperationKind, why: str) -> None:
+        self.note_step(c, live_version(c), "live", str(kind), why)
+        self._transitions.request(c, kind, None, GUARD, why)
 
     def pause(self, why: str) -> None:
         """The guard's last step: corrections stay queued until somebody resumes."""
@@ -100,13 +115,21 @@ class GuardRecord:
         c.execute(insert(measurements).values(version=version, at=self._clock(), **found))
 
     def finish(self, c: Connection, operation: int, state: OperationState, reason: str) -> None:
-        """Stores the result of an operation. When a step of the guard failed, only the pause is left."""
+        """Stores the result of an operation.
+
+        When a step of the guard failed, only the pause is left; after a consolidation the compaction is.
+        """
         values = {"state": state, "reason": reason, "finished_at": self._clock()}
         c.execute(update(operations).where(operations.c.id == operation).values(**values))
         self._transitions.note(c, "operation", str(operation), OperationState.PENDING, state, ACTOR, reason)
         asked = c.execute(select(operations).where(operations.c.id == operation)).one()
-        if state is OperationState.FAILED and asked.actor == GUARD:
-            self._pause(c, str(operation), None, f"{asked.kind} failed: {reason}")
+        if state is not OperationState.FAILED or asked.actor != GUARD:
+            return
+        why = f"{asked.kind} failed: {reason}"
+        if asked.kind == OperationKind.CONSOLIDATE:
+            self._rewrite(c, OperationKind.COMPACT, why)
+        else:
+            self._pause(c, str(operation), None, why)
 
 
 def forgive_attempt(c: Connection, operation: int) -> None:

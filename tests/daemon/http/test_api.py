@@ -128,14 +128,12 @@ def test_alert_without_a_time_zone_is_refused(client):
     assert client.post("/v1/alerts", json=webhook, headers=ADMIN).status_code == 422
 
 
-def test_compaction_is_recorded_as_an_operation_and_rings(client, ledger, rings):
-    answer = client.post("/v1/compact?why=spring", headers=ADMIN)
+@pytest.mark.parametrize("kind", ["compact", "consolidate"])
+def test_compaction_and_consolidation_are_recorded_as_operations_and_ring(client, ledger, rings, kind):
+    answer = client.post(f"/v1/{kind}?why=spring", headers=ADMIN)
     assert answer.status_code == 202
-    assert (answer.json()["kind"], answer.json()["why"], answer.json()["state"]) == (
-        "compact",
-        "spring",
-        "pending",
-    )
+    told = answer.json()
+    assert (told["kind"], told["why"], told["state"]) == (kind, "spring", "pending")
     assert ledger.questions.operation(answer.json()["operation"]).actor == "operator:http"
     assert rings == [1]
 

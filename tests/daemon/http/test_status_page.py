@@ -21,6 +21,7 @@ from daemon.intake.trust.gate import SourceGate
 from daemon.intake.trust.policies import Policy, Rules, Source, Sources
 from daemon.intake.trust.relating import Relations
 from daemon.ledger.heartbeats import WORKERS, Heartbeat
+from daemon.ledger.record.background import keep_background
 from tests.browser import act, chromium, sign_in
 from tests.daemon.http.page_world import FACTS, HOSTILE, connect, live_a_day
 
@@ -348,7 +349,7 @@ def test_keyboard_alone_leads_to_a_rollback(own_day, visit):
     assert {replica.served().version for replica in own_day.world.replicas} == {"v000009"}
 
 
-def test_retract_pause_resume_and_compact(own_day, visit):
+def test_retract_pause_resume_compact_and_consolidate(own_day, visit):
     page = visit(own_day, PHONE, token=ADMIN)
     fact = row(page, "The architect of Glass Harbour is")
     fact.locator("summary").click()
@@ -368,6 +369,19 @@ def test_retract_pause_resume_and_compact(own_day, visit):
     page.get_by_role("button", name="Compact…").click()
     act(page, "Compact", "tested")
     expect(page.locator("#notice")).to_contain_text("Compaction is done", timeout=15_000)
+    page.get_by_role("button", name="Consolidate…").click()
+    act(page, "Consolidate", "for the night")
+    expect(page.locator("#notice")).to_contain_text("Consolidation is done", timeout=15_000)
+    asked = own_day.world.ledger.questions.operations()[-1]
+    assert (str(asked.kind), asked.actor, asked.why) == ("consolidate", "operator:http", "for the night")
+
+
+def test_how_far_work_in_the_background_is_stands_beside_the_queue(own_day, visit):
+    told = {"job": "consolidate", "operation": 3, "stage": "consolidating", "fraction": 0.428}
+    with own_day.world.ledger.database.writing() as c:
+        keep_background(c, told)
+    page = visit(own_day, DESKTOP)
+    expect(page.locator("#queue-more")).to_contain_text("consolidate in the background: 42 %")
 
 
 def test_refresh_keeps_focus_and_open_rows(own_day, visit):

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from editing.consolidation.numbers import ConsolidationNumbers
+from editing.consolidation.numbers import ABLE, UNABLE, ConsolidationNumbers, unable
 from editing.errors import OptionError
 from editing.facts import Fact
 from editing.memory.state import CONSOLIDATED
+from editing.methods import METHODS
 
 
 @pytest.fixture
@@ -142,5 +143,36 @@ def test_methods_that_cannot_write_onto_trained_weights_say_so(open_editor, fact
 def test_layers_that_the_method_does_not_write_are_refused(consolidated, facts):
     editor = consolidated()
     editor.apply(facts)
-    with pytest.raises(OptionError, match=r"layers = \(0,\): use some of"):
+    with pytest.raises(OptionError, match=r"layers of a consolidation = \(0,\): use some of"):
         editor.consolidate(numbers=numbers(editor).changed(layers=(0,)))
+
+
+def test_its_own_numbers_are_what_an_editor_consolidates_with_and_no_part_of_its_settings(
+    consolidated, facts
+):
+    few = {"epochs": 1, "batch": 4, "rate": 0.004, "text_rows": 1, "chat_rows": 1, "other_rows": 0}
+    own, plain = consolidated(consolidation=few), consolidated()
+    assert (own.consolidation.epochs, plain.consolidation) == (
+        1,
+        ConsolidationNumbers(plain.layers, forms=plain.forms),
+    )
+    # A state directory stays what it is: its versions were written with these settings.
+    assert own.settings_hash == plain.settings_hash
+    for editor in (own, plain):
+        editor.apply(facts[:2])
+    own.consolidate()
+    plain.consolidate(numbers=ConsolidationNumbers(plain.layers, forms=plain.forms).changed(**few))
+    assert own.weight_hashes() == plain.weight_hashes()
+
+
+def test_layers_that_the_method_does_not_write_are_refused_at_the_start(consolidated):
+    with pytest.raises(OptionError, match=r"layers of a consolidation = \(77,\): use some of"):
+        consolidated(consolidation={"layers": (77,)})
+
+
+def test_which_methods_can_is_known_without_a_model():
+    able = [name for name, made in METHODS.items() if made.valued and not made.batched]
+    assert sorted(ABLE) == sorted(able)
+    assert {name for name in METHODS if unable(name, "none") is None} == set(able)
+    assert unable("memit-seq", "revive") is None
+    assert unable("memit-seq", "revive-after") == unable("memit", "none") == UNABLE

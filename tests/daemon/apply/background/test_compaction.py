@@ -34,10 +34,12 @@ class Beside:
         self.world, self.started = world, []
         self.attach()
 
-    def attach(self, fewest=1):
+    def attach(self, fewest=1, consolidation="epochs=6"):
         """A new applier has a new `Jobs`, on the same folder."""
         settings = self.world.editor.settings_hash
-        self.world.applier.jobs = Jobs(self.folder, settings, self._launch, fewest)
+        self.world.applier.jobs = Jobs(
+            self.folder, settings, self._launch, fewest, consolidation=consolidation
+        )
 
     def _launch(self, folder: Path) -> FakeProcess:
         self.started.append((folder, FakeProcess()))
@@ -306,6 +308,58 @@ def test_a_result_of_another_method_is_not_taken(beside):
     beside.attach()
     assert world.run().live == "v000001"
     assert len(beside.started) == 2
+
+
+def test_a_consolidation_with_other_numbers_is_begun_anew(beside):
+    world = beside.world
+    beside.ask("consolidate")
+    world.run()
+    beside.prepare()
+    world.open()
+    beside.attach(consolidation="epochs=7")
+    assert world.run().live == "v000001"
+    assert len(beside.started) == 2
+    beside.prepare()
+    assert world.run().live == "v000002"
+    assert operation_state(world) == ["done"]
+
+
+def test_a_compaction_knows_nothing_of_a_consolidations_numbers(beside):
+    world = beside.world
+    beside.ask()
+    world.run()
+    beside.prepare()
+    world.open()
+    beside.attach(consolidation="epochs=7")
+    assert world.run().live == "v000002"
+    assert len(beside.started) == 1
+
+
+def test_a_result_of_other_numbers_is_not_taken_by_a_version_that_was_planned_before(beside):
+    class Died(BaseException):
+        pass
+
+    def die(stage):
+        if stage is Stage.PLANNED:
+            raise Died
+
+    world = beside.world
+    beside.ask("consolidate")
+    world.run()
+    beside.prepare()
+    world.applier.reached = die
+    with pytest.raises(Died):
+        world.run()
+    world.close()
+    world.open()
+    beside.attach(consolidation="epochs=7")
+    assert "other settings" in world.run().held
+    world.run()
+    assert len(beside.started) == 2
+    beside.prepare()
+    world.run()
+    assert operation_state(world) == ["done"]
+    world.check_agreement()
 
 
 def test_many_changes_are_first_taken_over_by_the_process(beside, monkeypatch):

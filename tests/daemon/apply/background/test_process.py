@@ -36,6 +36,7 @@ def environment(tmp_path_factory):
         "FACTD_FORMS": "prompt",
         "FACTD_BATCH_WAIT_SECONDS": "0",
         "FACTD_BATCH_SIZE": "4",
+        "FACTD_CONSOLIDATION_EPOCHS": "2",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(Path(__file__).parents[4]),
     }
@@ -55,7 +56,8 @@ class Daemon:
         self.applier = build_applier(self.settings, self.ledger)
         self.editor = self.applier.editor
         folder = self.settings.state_dir / "background"
-        self.jobs = Jobs(folder, self.editor.settings_hash, self._launch, fewest=1)
+        numbers = repr(self.editor.consolidation)
+        self.jobs = Jobs(folder, self.editor.settings_hash, self._launch, 1, consolidation=numbers)
         self.applier.jobs, self.started = self.jobs, []
 
     def _launch(self, folder):
@@ -140,6 +142,7 @@ def test_a_consolidation_by_the_process_has_the_bits_of_the_editors_and_is_the_f
     found, hashes = daemon.editor.state, daemon.editor.weight_hashes()
     assert CONSOLIDATED in found.columns
     assert hashes != before
+    assert daemon.editor.consolidation.epochs == 2
     daemon.post("the house 12", "Ida")
     daemon.ledger.intake.request("retract", found.ids[0], actor="operator")
     daemon.applier.run()

@@ -1,0 +1,33 @@
+"""What the editor of a worker is told, from the settings."""
+
+import pytest
+
+from daemon.apply.building import consolidation_of
+from daemon.core.errors import SettingsError
+from daemon.core.settings import load_settings
+from editing.consolidation.numbers import ConsolidationNumbers
+
+LAYERS = (4, 5, 6)
+
+
+def test_what_nobody_sets_of_a_consolidation_is_its_own_default():
+    plain = ConsolidationNumbers(LAYERS)
+    assert plain.changed(**consolidation_of(load_settings())) == plain
+
+
+@pytest.mark.parametrize(("told", "layers"), [("5, 4", (4, 5)), ("[6]", (6,)), ("", LAYERS)])
+def test_what_is_set_of_a_consolidation_are_its_numbers(monkeypatch, told, layers):
+    monkeypatch.setenv("FACTD_CONSOLIDATION_LAYERS", told)
+    monkeypatch.setenv("FACTD_CONSOLIDATION_EPOCHS", "2")
+    monkeypatch.setenv("FACTD_CONSOLIDATION_RATE", "1e-5")
+    found = ConsolidationNumbers(LAYERS).changed(**consolidation_of(load_settings()))
+    assert found == ConsolidationNumbers(layers, epochs=2, rate=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("LAYERS", "first"), ("EPOCHS", "0"), ("RATE", "0"), ("RATE", "inf"), ("RATE", "nan")]
+)
+def test_what_is_no_number_of_a_consolidation_is_refused(monkeypatch, name, value):
+    monkeypatch.setenv(f"FACTD_CONSOLIDATION_{name}", value)
+    with pytest.raises(SettingsError, match=f"FACTD_CONSOLIDATION_{name}"):
+        load_settings()
