@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import repeat
 from statistics import fmean, pstdev
 
 from daemon.intake.reading.kinds import fit
@@ -25,15 +26,16 @@ FEWEST_FACTS = 5
 FEWEST_OF_A_RIVAL = 15
 #: At most so many groups are compared with, those with the most facts: each costs a pass over a sample.
 MOST_RIVALS = 40
-#: So many of a group's own targets tell what is usual: 250 put the level within a fifth of a spread.
-SAMPLE = 250
-#: Another group must explain a target better than usual by so many spreads to speak surely against it. Less
-#: counts in proportion. Measured on true changes: docs/log/trust.md.
-SURELY_SPREADS = 2.4
+#: So many of a group's own targets tell what is usual: 120 put a mean within a tenth of a spread.
+SAMPLE = 120
+#: Another group must explain a target better than usual by so many spreads to speak surely against it, and by
+#: more than the first number to speak at all. Measured on true changes: docs/log/trust.md.
+USUAL_SPREADS, SURELY_SPREADS = 1.0, 2.4
 #: Spreads below this are taken for it, nats: five targets that are alike do not make a sixth impossible.
 LEAST_SPREAD = 0.3
 #: Added to each count: a feature that was never seen is rare, not impossible.
 SMOOTHING = 0.1
+_UNSEEN = math.log(SMOOTHING)
 #: Letters of a word's end that tell its kind: -ov, -ia, -burg; and of parts of a word, its two ends marked.
 ENDING, PARTS = 3, (3, 4)
 #: Targets whose features are remembered: live ones are asked for again and again.
@@ -48,6 +50,8 @@ class _Group:
     targets: list[str] = field(default_factory=list[str])
     features: Counter[str] = field(default_factory=Counter[str])
     total: int = 0
+    #: of each feature that was seen, the logarithm of its count
+    logs: dict[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class Targets:
             group.targets.append(target)
             group.features.update(told)
             group.total += len(told)
+        for group in self._groups.values():
+            group.logs = {one: math.log(count + SMOOTHING) for one, count in group.features.items()}
         self._different = len({feature for group in self._groups.values() for feature in group.features})
         rivals = [name for name, one in self._groups.items() if len(one.targets) >= FEWEST_OF_A_RIVAL]
         self._rivals = sorted(rivals, key=lambda name: -len(self._groups[name].targets))[: MOST_RIVALS + 1]
@@ -117,9 +123,9 @@ class Targets:
         """Log-probability of the features within the group, without the counts of `less`."""
         total = group.total - (len(told) if less else 0)
         below = len(told) * math.log(total + SMOOTHING * (self._different + 1))
-        counts = group.features
         if less is None:
-            return sum(math.log(counts[one] + SMOOTHING) for one in told) - below
+            return sum(map(group.logs.get, told, repeat(_UNSEEN))) - below
+        counts = group.features
         return sum(math.log(counts[one] - less[one] + SMOOTHING) for one in told) - below
 
 

@@ -9,7 +9,7 @@ from daemon.core.messages import Correction
 from daemon.core.trust import Finding, Rule, Told
 from daemon.intake.reading.kinds import UNLIKELY, fit
 from daemon.intake.reading.lexicon import Relation
-from daemon.intake.trust.learned import SURELY_SPREADS, Targets
+from daemon.intake.trust.learned import SURELY_SPREADS, USUAL_SPREADS, Targets
 from daemon.intake.trust.policies import Policy, Rules
 from daemon.intake.trust.relating import Relations
 from daemon.intake.trust.texts import text_strength
@@ -124,4 +124,5 @@ def _by_ledger(case: Case) -> tuple[float, str]:
     group = group_of(case.correction.prompt, case.relation)
     spreads, other = case.targets.surprise(group, case.correction.target)
     why = f"among the live facts the target looks like an answer to {other!r}, not to {group!r}"
-    return min(1.0, spreads / SURELY_SPREADS), why
+    beyond = (spreads - USUAL_SPREADS) / (SURELY_SPREADS - USUAL_SPREADS)
+    return min(1.0, max(0.0, beyond)), why
