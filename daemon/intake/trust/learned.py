@@ -21,7 +21,7 @@ from statistics import fmean, pstdev
 from daemon.intake.reading.kinds import fit
 
 #: A group's targets are judged once so many of its facts are live; below that a new target is no surprise.
-FEWEST_FACTS = 5
+FEWEST_FACTS = 15
 #: A group speaks against others' targets once so many of its facts are live.
 FEWEST_OF_A_RIVAL = 15
 #: At most so many groups are compared with, those with the most facts: each costs a pass over a sample.
@@ -31,7 +31,10 @@ SAMPLE = 120
 #: Another group must explain a target better than usual by so many spreads to speak surely against it, and by
 #: more than the first number to speak at all. Measured on true changes: docs/log/trust.md.
 USUAL_SPREADS, SURELY_SPREADS = 1.0, 2.4
-#: Spreads below this are taken for it, nats: five targets that are alike do not make a sixth impossible.
+#: A group that explains a target worse than its own by more says nothing against it, however unusual that is,
+#: nats over the root of the number of features.
+WORSE_AT_MOST = 0.3
+#: Spreads below this are taken for it, nats: targets that are alike do not make another impossible.
 LEAST_SPREAD = 0.3
 #: Added to each count: a feature that was never seen is rare, not impossible.
 SMOOTHING = 0.1
@@ -86,7 +89,7 @@ class Targets:
         """By how many spreads more than usual another group explains the target better, and which group.
 
         d_r = (log P(features | r) − log P(features | own)) / √(number of features)
-        surprise = max over rivals r of (d_r − mean_r) / spread_r
+        surprise = max over rivals r with d_r > −WORSE_AT_MOST of (d_r − mean_r) / spread_r
         """
         own, told = self._groups.get(name), features(target)
         if own is None or len(own.targets) < FEWEST_FACTS or not told:
@@ -95,7 +98,8 @@ class Targets:
         best, other = 0.0, ""
         for usual in self._usual_of(name, own):
             better = (self._explained(self._groups[usual.rival], told) - mine) / math.sqrt(len(told))
-            best, other = max((best, other), ((better - usual.mean) / usual.spread, usual.rival))
+            if better > -WORSE_AT_MOST:
+                best, other = max((best, other), ((better - usual.mean) / usual.spread, usual.rival))
         return best, other
 
     def _usual_of(self, name: str, own: _Group) -> list[_Usual]:
