@@ -31,6 +31,9 @@ SAMPLE = 120
 #: Another group must explain a target better than usual by so many spreads to speak surely against it, and by
 #: more than the first number to speak at all. Measured on true changes: docs/log/trust.md.
 USUAL_SPREADS, SURELY_SPREADS = 1.0, 2.4
+#: Another group must explain a target better than its own by so much, nats over the root of the number of
+#: features: below that, neither explains it, and the fewer facts of the one decide.
+BETTER_BY = 0.5
 #: Spreads below this are taken for it, nats over the root of the number of features: sixteen targets that are
 #: alike do not make another impossible.
 LEAST_SPREAD = 1.0
@@ -87,7 +90,7 @@ class Targets:
         """By how many spreads more than usual another group explains the target better, and which group.
 
         d_r = (log P(features | r) − log P(features | own)) / √(number of features)
-        surprise = max over rivals r with d_r > 0 of (d_r − mean_r) / spread_r
+        surprise = max over rivals r with d_r > BETTER_BY of (d_r − mean_r) / spread_r
         """
         own, told = self._groups.get(name), features(target)
         if own is None or len(own.targets) < FEWEST_FACTS or not told:
@@ -96,7 +99,7 @@ class Targets:
         best, other = 0.0, ""
         for usual in self._usual_of(name, own):
             better = (self._explained(self._groups[usual.rival], told) - mine) / math.sqrt(len(told))
-            if better > 0:
+            if better > BETTER_BY:
                 best, other = max((best, other), ((better - usual.mean) / usual.spread, usual.rival))
         return best, other
 

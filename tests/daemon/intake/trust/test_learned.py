@@ -20,6 +20,11 @@ def taught(**known):
     return Targets((name, target) for name, targets in known.items() for target in targets)
 
 
+def mixed(half):
+    """Half of the people, with all first and all last names in it."""
+    return [one for place, one in enumerate(PEOPLE) if (place // len(LAST) + place) % 2 == half]
+
+
 def test_a_target_of_another_kind_surprises_and_one_of_the_same_does_not():
     found = taught(coach=PEOPLE[:20], plays=LEAGUES)
     assert found.surprise(COACH, "Ole Vasson")[0] < USUAL_SPREADS
@@ -29,8 +34,8 @@ def test_a_target_of_another_kind_surprises_and_one_of_the_same_does_not():
 
 
 def test_two_prompts_of_people_do_not_speak_against_each_others_targets():
-    found = taught(coach=PEOPLE[::2], captain=PEOPLE[1::2], plays=LEAGUES)
-    held = [target for target in PEOPLE[1::2] if found.surprise(COACH, target)[0] >= SURELY_SPREADS]
+    found = taught(coach=mixed(0), captain=mixed(1), plays=LEAGUES)
+    held = [target for target in mixed(1) if found.surprise(COACH, target)[0] >= SURELY_SPREADS]
     assert held == []
     assert found.surprise(CAPTAIN, "Morek Liga")[0] >= SURELY_SPREADS
 
