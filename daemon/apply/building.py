@@ -4,7 +4,6 @@ This module loads torch, so `daemon.app` imports it only in a worker that needs 
 """
 
 import functools
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from daemon.apply.applier import Applier
 from daemon.apply.asking import asking_of
 from daemon.apply.background.jobs import Jobs
 from daemon.apply.measuring import Monitoring
-from daemon.apply.trust.screening import Screen
+from daemon.apply.trust.screening import Screen, believes_of
 from daemon.apply.value_workers import Fleet, answer
 from daemon.core.errors import SettingsError
 from daemon.core.progress import Progress
@@ -107,12 +106,7 @@ def build_screen(settings: Settings, scorer: Scorer) -> Screen | None:
     sources = load_sources(settings.sources_file)
     if sources is None:
         return None
-
-    def believes(pairs: Sequence[tuple[str, str]]) -> list[float]:
-        scores = scorer.score([scorer.encode(prompt, answer) for prompt, answer in pairs])
-        return [-score.nll * score.tokens if score.tokens else -math.inf for score in scores]
-
-    return Screen(sources.rules, believes, scorer.greedy)
+    return Screen(sources.rules, believes_of(scorer), scorer.greedy)
 
 
 # -- values -----------------------------------------------------------------------------------------

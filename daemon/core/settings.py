@@ -34,8 +34,7 @@ class Settings(BaseSettings):
 
     #: folder of the ledger and the versions
     state_dir: Path = DEFAULT_STATE_DIR
-    #: name of this model, where several models share a broker: part of its queues, keys and workers; "" for
-    #: the only or main model
+    #: name of this model where several share a broker: part of its queues, keys, workers; "" for the main one
     name: str = ""
     #: folder of what was measured on unedited models, and of unpacked models; state_dir when None. Several
     #: models may share it
@@ -99,6 +98,8 @@ class Settings(BaseSettings):
     serving_port: int = Field(8320, ge=0, le=65535)
     #: a file of relations of your own (TOML): `factd say` and the status page read sentences by them too
     relations: Path | None = None
+    #: who reads sentences: lexicon, or served: the model is asked as well where the lexicon has no relation
+    reader: Literal["lexicon", "served"] = "lexicon"
     #: a file of sources (TOML, docs/trust.md): who may post what, what is held for review; None: all is taken
     sources_file: Path | None = None
     #: what the model shall say where a feed calls a fact obsolete and names no other; "": ours is taken out
@@ -261,8 +262,7 @@ class Settings(BaseSettings):
 
     @property
     def ledger_url(self) -> str:
-        # Quoted: SQLAlchemy reads % as the start of a code, and ? as the start of options. It has a function
-        # for this (`URL.create`), but nothing in daemon.core imports it.
+        # Quoted: SQLAlchemy reads % and ? as signs of its own; daemon.core cannot import its `URL.create`.
         return self.database_url or f"sqlite:///{quote(str(self.ledger_file), safe='/')}"
 
     @property

@@ -19,7 +19,7 @@ from daemon.core.text import PLAIN
 from daemon.http.alerts import AlertDesk
 from daemon.intake.intake import Rates, Room, Writer
 from daemon.intake.reading.lexicon import load_lexicon
-from daemon.intake.reading.reader import LexiconReader, Reader
+from daemon.intake.reading.reader import LexiconReader
 from daemon.intake.trust.gate import gate_of
 from daemon.ledger.ledger import Ledger
 from daemon.publish.serving import Reports
@@ -48,7 +48,7 @@ class Service:
         self.alert_desk = AlertDesk(ledger, guard_policy(settings), settings.name)
         self.room, self.rates = Room(ledger, settings.max_pending), Rates(settings)
         self.writer = Writer(ledger)
-        self.reader: Reader = LexiconReader(load_lexicon(settings.relations))
+        self.reader = LexiconReader(load_lexicon(settings.relations))
 
     def close(self) -> None:
         self.writer.close()

@@ -285,6 +285,16 @@ def test_a_day_in_the_life_of_a_fact(up, tokens, live, api, factd, state):
             assert told[2] == ("received", "http:desk", f"approved by http:desk: {WHY}")
 
 
+def test_the_served_model_reads_in_the_form_that_it_is_asked_for(up, factd):
+    sentence = "The shoe size of Victor Hale is 44."
+    done = factd("say", sentence, "--reader", "served", "--dry-run", "--json")
+    (one,) = json.loads(done.stdout)
+    # What so small a model reads is its own affair. That the server kept it to the schema is ours.
+    kind = "" if one["refused"] is None else one["refused"]["kind"]
+    assert kind in ("", "reader_invented", "unknown_relation"), one
+    assert one.get("reader") == "served" or "served model" in one["refused"]["why"]
+
+
 def test_bad_input_changes_nothing(api, factd):
     before = api.versions()
     assert factd("post", "--subject", "x", "--prompt", "no slot", "--target", "y").returncode == 2

@@ -16,11 +16,22 @@ from daemon.ledger.journal import Journal
 from daemon.ledger.record.reviews import hold
 from daemon.ledger.record.transitions import Transitions
 from daemon.ledger.rows import CorrectionRow
+from monitoring.measuring.scoring import Scorer
 
 #: Who holds a correction here, in the audit chain.
 ACTOR = "applier"
 #: For each (prompt, answer) the model's log-probability of the answer, in nats.
 Believes = Callable[[Sequence[tuple[str, str]]], Sequence[float]]
+
+
+def believes_of(scorer: Scorer) -> Believes:
+    """Asks a model in memory."""
+
+    def believes(pairs: Sequence[tuple[str, str]]) -> list[float]:
+        scores = scorer.score([scorer.encode(prompt, answer) for prompt, answer in pairs])
+        return [-score.nll * score.tokens if score.tokens else -math.inf for score in scores]
+
+    return believes
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,9 +13,12 @@ from daemon.cli.options import JsonOption, StateOption
 from daemon.cli.output import show_json
 from daemon.cli.reporting import reported
 from daemon.core.messages import Correction
-from daemon.intake.reading.lexicon import load_lexicon
-from daemon.intake.reading.reader import LexiconReader, Read
+from daemon.intake.reading.reader import Read
+from daemon.intake.reading.served import reader_of, unconfirmed
 from daemon.supervise.running import settings_for
+
+#: What confirms a reading of the served model here.
+HOW = "leave --yes out and answer the question, or give --reader served with --yes"
 
 
 def say(
@@ -27,6 +30,15 @@ def say(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what is understood and post nothing.")
     ] = False,
+    who: Annotated[
+        Literal["lexicon", "served"] | None,
+        typer.Option(
+            "--reader",
+            help="Who reads: the lexicon, or the served model where the lexicon has no relation; default "
+            "FACTD_READER. With --yes, served also posts what the model has read.",
+            show_default=False,
+        ),
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until every correction is live or has ended otherwise.")
     ] = False,
@@ -41,8 +53,11 @@ def say(
     with reported(as_json):
         statements = _statements(sentence, file)
         settings = settings_for(state)
-        reader = LexiconReader(load_lexicon(settings.relations))
+        reader = reader_of(settings, who)
         found = [reader.read(statement) for statement in statements]
+        # With --json nothing is shown before somebody is asked.
+        if (yes or as_json) and not dry_run and who != "served":
+            found = [unconfirmed(read, HOW) for read in found]
         if dry_run:
             _show(found, as_json)
         else:
@@ -77,7 +92,8 @@ def _show(found: Sequence[Read], as_json: bool) -> None:
         if len(found) > 1:
             typer.echo(read.statement)
         for reading in read.readings if read.refused is None else ():
-            typer.echo(f"I understood: {reading.told()}")
+            by = "I understood" if read.reader == "lexicon" else "The served model understood"
+            typer.echo(f"{by}: {reading.told()}")
         if read.refused is not None:
             typer.echo(f"not taken ({read.refused.kind.replace('_', ' ')}): {read.refused.why}")
 

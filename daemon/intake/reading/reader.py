@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from daemon.core.messages import Correction, parse_correction
 from daemon.intake.reading.grammar import Match, matches
@@ -49,31 +49,36 @@ class Reading:
         text = f"{self.prompt.replace('{}', f'*{self.subject}*')} → *{self.target}*"
         if self.was:
             text += f"; was *{self.was}*"
-        return (
-            f"{text}; asked in chat as: {' / '.join(q.replace('{}', self.subject) for q in self.questions)}"
-        )
+        asked = " / ".join(question.replace("{}", self.subject) for question in self.questions)
+        return f"{text}; asked in chat as: {asked}" if asked else text
 
 
 @dataclass(frozen=True)
 class Read:
-    """What became of a statement: `readings` are all posted, unless it is `refused`."""
+    """What became of a statement: `readings` are all posted, unless it is `refused`.
+
+    Attributes:
+        reader: who has read it: the lexicon's patterns, or the served model.
+    """
 
     statement: str
     readings: tuple[Reading, ...] = ()
     refused: Refusal | None = None
+    reader: Literal["lexicon", "served"] = "lexicon"
 
     def corrections(self) -> list[Correction]:
         """What is posted when somebody confirms it: nothing of a statement that is refused."""
         return [] if self.refused else [reading.correction() for reading in self.readings]
 
     def view(self) -> dict[str, Any]:
-        """As `factd say --json` and `POST /v1/statements` show it."""
+        """As `factd say --json` and `POST /v1/statements` show it; `reader` where the model has read it."""
         readings = [asdict(one) | {"questions": list(one.questions)} for one in self.readings]
-        return {
+        shown = {
             "statement": self.statement,
             "readings": readings,
             "refused": asdict(self.refused) if self.refused else None,
         }
+        return shown if self.reader == "lexicon" else shown | {"reader": self.reader}
 
 
 class Reader(Protocol):

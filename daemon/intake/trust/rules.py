@@ -9,7 +9,7 @@ from daemon.core.messages import Correction
 from daemon.core.trust import Finding, Rule, Told
 from daemon.intake.reading.kinds import UNLIKELY, fit
 from daemon.intake.reading.lexicon import Relation
-from daemon.intake.trust.learned import SURELY_NATS, Targets
+from daemon.intake.trust.learned import SURELY_SPREADS, USUAL_SPREADS, Targets
 from daemon.intake.trust.policies import Policy, Rules
 from daemon.intake.trust.relating import Relations
 from daemon.intake.trust.texts import text_strength
@@ -122,6 +122,7 @@ def _by_ledger(case: Case) -> tuple[float, str]:
     if case.targets is None:
         return 0.0, ""
     group = group_of(case.correction.prompt, case.relation)
-    nats, other = case.targets.surprise(group, case.correction.target)
+    spreads, other = case.targets.surprise(group, case.correction.target)
     why = f"among the live facts the target looks like an answer to {other!r}, not to {group!r}"
-    return min(1.0, nats / SURELY_NATS), why
+    beyond = (spreads - USUAL_SPREADS) / (SURELY_SPREADS - USUAL_SPREADS)
+    return min(1.0, max(0.0, beyond)), why

@@ -1,4 +1,9 @@
-"""Texts that no fact needs: instructions to a model, links, markup, and slurs."""
+"""Texts that no fact needs: instructions to a model, links, markup, and slurs.
+
+An answer is a name or a few words. An instruction is a clause: it has a verb that orders, it speaks to
+somebody, or it speaks of answers, users and models. Each such sign has a weight, and the weights of a text
+are summed. One sign alone stands in names too, two seldom do.
+"""
 
 import hashlib
 import re
@@ -7,11 +12,14 @@ from functools import cache
 from pathlib import Path
 
 from daemon.core.messages import Correction
+from daemon.intake.trust.orders import order_signs
 
 #: Words of a target at most before its length speaks against it: names of offices have up to a dozen.
 MOST_TARGET_WORDS = 20
 #: How surely a sign tells an instruction: some words stand in names too.
 SURE, LIKELY, WEAK = 1.0, 0.7, 0.4
+#: Slogans and scores are sentences, and may order and address somebody: their signs count so much less.
+IN_A_SENTENCE = 0.5
 
 _TO_A_MODEL = re.compile(
     r"\b(?:ignore|disregard|forget|override|bypass|neglect)\b.{0,40}\b(?:instruct\w*|rules?|prompts?|"
@@ -30,12 +38,6 @@ _TO_A_MODEL = re.compile(
     re.IGNORECASE,
 )
 _LINK = re.compile(r"https?:|www\.|\b[\w-]+\.(?:com|net|org|io|ru|cn|xyz|info|biz)(?:/|\b)|@[\w-]+\.\w", re.I)
-_URGING = re.compile(
-    r"\b(?:click|visit|subscribe|buy|call|text|dm|download|install|sign up|log in|transfer|send|vote|"
-    r"donate|please|kindly|remember to|make sure|be sure|do not|don't|stop|trust me|"
-    r"tell (?:them|users?|people|everyone))\b",
-    re.IGNORECASE,
-)
 #: Sites and addresses are what some relations ask for: there a link speaks against nothing.
 _LINKS = frozenset({"text", "thing"})
 
@@ -64,17 +66,19 @@ def _texts(correction: Correction) -> Iterator[tuple[str, str]]:
 def _judged(field: str, text: str, kind: str | None) -> tuple[float, str]:
     if _slurs() & {_hashed(word) for word in re.findall(r"[^\W\d_]+", text.casefold())}:
         return SURE, f"the {field} holds a slur"
-    if field in ("target", "subject") and _TO_A_MODEL.search(text):
+    if field not in ("target", "subject"):
+        if _TO_A_MODEL.search(text.replace("{}", "X")):
+            return LIKELY, f"the {field} holds words of an instruction to the model"
+        return 0.0, ""
+    if _TO_A_MODEL.search(text):
         return SURE, f"the {field} reads like an instruction to the model"
-    if field in ("prompt", "paraphrases", "questions") and _TO_A_MODEL.search(text.replace("{}", "X")):
-        return LIKELY, f"the {field} holds words of an instruction to the model"
     if field == "target" and _LINK.search(text) and kind not in _LINKS:
         return SURE, "the target holds a link or an address"
-    if field == "target" and _URGING.search(text):
-        return LIKELY, "the target urges somebody to do something"
+    signs = dict(order_signs(text))
     if field == "target" and len(text.split()) > MOST_TARGET_WORDS:
-        return WEAK, f"the target has more than {MOST_TARGET_WORDS} words; an answer is a name or a few words"
-    return 0.0, ""
+        signs[f"it has more than {MOST_TARGET_WORDS} words"] = WEAK
+    strength = min(SURE, sum(signs.values()) * (IN_A_SENTENCE if kind == "text" else 1.0))
+    return strength, f"the {field} reads like an order: {', '.join(signs)}" if signs else ""
 
 
 def _hashed(word: str) -> str:

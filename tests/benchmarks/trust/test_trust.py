@@ -1,11 +1,16 @@
 """The benchmark of trust: its stream, and the area under the curve."""
 
+import json
+import math
 import random
 
 import pytest
 
+from benchmarks.errors import DataError
 from benchmarks.trust.measure import auroc, rows_of, seen, table
 from benchmarks.trust.stream import ASKS_FOR, KINDS, Change, half_of, make_stream
+from benchmarks.trust.sure import popular_facts, sure
+from benchmarks.trust.sure import table as sure_table
 
 COACH, PLACE, TEAM = "{}'s head coach is", "{} is situated in", "{} played for"
 FIRST, LAST = ("Ada", "Ole", "Ivo", "Una"), ("Kerano", "Lindal", "Morek", "Vasson", "Brandt")
@@ -80,3 +85,33 @@ def test_a_stream_goes_through_a_real_ledger_and_is_counted(changes):
     assert found["true"]["share"] < 0.2
     assert "auroc" not in found["true"]
     assert len(table([row | {"half": "x"} for row in rows])) == len(rows)
+
+
+def test_the_model_is_asked_for_the_old_answers_of_changes_swaps_and_popular_facts(changes, tmp_path):
+    known = tmp_path / "known.json"
+    facts = [
+        {"prompt": f"Mount {n} lies in", "attribute": "Asia", "subject": f"Mount {n}"} for n in range(30)
+    ]
+    known.write_text(json.dumps(facts), "utf-8")
+    asked = []
+
+    def believes(pairs):
+        asked.append(pairs)
+        return [math.log(0.9 if prompt.startswith("Mount") else 0.2) for prompt, _ in pairs]
+
+    rows = sure(changes, known, tmp_path, count=10, seed=1, believes=believes)
+    assert [(row["kind"], row["asked"], row["held"]) for row in rows] == [
+        ("true", 10, 0), ("swap", 10, 0), ("popular", 10, 10),
+    ]  # fmt: skip
+    assert [row.get("auroc") for row in rows] == [None, 0.5, 1.0]
+    true = {(one.prompt.replace("{}", one.subject), one.old) for one in half_of(changes, True)}
+    assert set(asked[0]) <= true
+    assert json.loads((tmp_path / "trust-sure.json").read_text("utf-8")) == rows
+    assert len(sure_table(rows)) == 3
+
+
+def test_a_file_of_known_facts_of_another_schema_is_refused(tmp_path):
+    file = tmp_path / "known.json"
+    file.write_text('[{"subject": "Mount 1"}]', "utf-8")
+    with pytest.raises(DataError, match="prompt"):
+        popular_facts(file)

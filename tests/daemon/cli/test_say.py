@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from daemon.cli.act import say
 from daemon.cli.exits import Exit
 from daemon.cli.main import app
+from tests.daemon.reading_server import FOUND, SHOE, server
 
 SENTENCE = "Amara Singh has succeeded Victor Hale as director of Vale University."
 READING = {
@@ -98,6 +99,46 @@ def test_a_sentence_or_a_file_is_needed(posted, arguments):
     done = run("say", *arguments, "--yes")
     assert (done.exit_code, posted) == (Exit.BAD_INPUT, [])
     assert "next: " in done.stderr
+
+
+@pytest.fixture
+def model(monkeypatch):
+    """A server that reads the shoe size; the reader is chosen by each test."""
+    with server(FOUND) as (url, _):
+        monkeypatch.setenv("FACTD_REPLICAS", url)
+        yield url
+
+
+def test_the_served_model_reads_nothing_unless_it_is_asked_for(posted, model):
+    done = run("say", SHOE, "--dry-run", "--json")
+    (one,) = json.loads(done.stdout)
+    assert one["refused"]["kind"] == "unknown_relation"
+    assert "reader" not in one
+
+
+def test_yes_alone_posts_nothing_that_the_served_model_has_read(posted, model, monkeypatch):
+    monkeypatch.setenv("FACTD_READER", "served")
+    for options in (["--yes"], ["--yes", "--json"], ["--json"]):
+        done = run("say", SHOE, *options)
+        assert (done.exit_code, posted) == (Exit.BAD_INPUT, [])
+        assert "unconfirmed" in done.stdout
+        assert "--reader served" in done.stdout
+
+
+def test_yes_with_the_reader_named_posts_it(posted, model):
+    done = run("say", SHOE, "--yes", "--reader", "served")
+    assert done.exit_code == 0, done.output
+    assert "The served model understood: The shoe size of *Victor Hale* is → *44*" in done.stdout
+    (correction,) = posted
+    assert (correction.subject, correction.target) == ("Victor Hale", "44")
+
+
+@pytest.mark.parametrize(("answer", "count"), [("y\n", 1), ("n\n", 0)])
+def test_a_person_decides_on_what_the_served_model_has_read(posted, model, monkeypatch, answer, count):
+    monkeypatch.setenv("FACTD_READER", "served")
+    monkeypatch.setattr(say, "on_terminal", lambda: True)
+    done = run("say", SHOE, input=answer)
+    assert (done.exit_code, len(posted)) == (0, count)
 
 
 def test_relations_are_listed(posted):

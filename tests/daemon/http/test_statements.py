@@ -1,8 +1,12 @@
 """POST /v1/statements: sentences are read, and recorded when they are confirmed."""
 
 import pytest
+from fastapi.testclient import TestClient
 
+from daemon.http.api import create_app
 from daemon.http.statements import MOST_STATEMENTS
+from daemon.publish.stub import StubServing
+from tests.daemon.reading_server import FOUND, SHOE, server
 
 SUBMIT = {"Authorization": "Bearer submit-token"}
 SENTENCE = "Amara Singh has succeeded Victor Hale as director of Vale University."
@@ -66,3 +70,41 @@ def test_a_bad_message_is_named_field_by_field(client, sent, field):
 
 def test_a_token_is_needed(client):
     assert client.post("/v1/statements", json={"statement": SENTENCE}).status_code == 401
+
+
+@pytest.fixture
+def reading(settings, ledger):
+    """The API with FACTD_READER=served, in front of a server that reads the shoe size."""
+    with server(FOUND) as (url, _):
+        on = settings.model_copy(update={"reader": "served", "replicas": (url,)})
+        with TestClient(create_app(on, ledger, [StubServing()], lambda: None)) as client:
+            yield client
+
+
+def test_what_the_served_model_has_read_is_shown_and_not_recorded_by_confirm_alone(reading, ledger):
+    shown = reading.post("/v1/statements", json={"statement": SHOE}, headers=SUBMIT).json()["statements"][0]
+    assert (shown["reader"], shown["refused"]) == ("served", None)
+    assert shown["readings"][0]["confidence"] == 0.4
+    sent = {"statement": SHOE, "confirm": True}
+    answer = reading.post("/v1/statements", json=sent, headers=SUBMIT).json()
+    assert answer["statements"][0]["refused"]["kind"] == "unconfirmed"
+    assert (answer["ids"], ledger.questions.corrections()) == ([], [])
+
+
+def test_confirm_with_the_reader_named_records_it(reading, ledger):
+    sent = {"statement": SHOE, "confirm": True, "reader": "served"}
+    (id,) = reading.post("/v1/statements", json=sent, headers=SUBMIT).json()["ids"]
+    assert ledger.questions.get(id).target == "44"
+
+
+def test_a_client_may_leave_the_model_out(reading):
+    sent = {"statement": SHOE, "reader": "lexicon"}
+    (one,) = reading.post("/v1/statements", json=sent, headers=SUBMIT).json()["statements"]
+    assert one["refused"]["kind"] == "unknown_relation"
+
+
+def test_a_client_cannot_switch_the_model_on(client):
+    sent = {"statement": SHOE, "reader": "served"}
+    answer = client.post("/v1/statements", json=sent, headers=SUBMIT)
+    assert answer.status_code == 422
+    assert "FACTD_READER" in answer.text

@@ -24,6 +24,7 @@ from daemon.ledger.heartbeats import WORKERS, Heartbeat
 from daemon.ledger.record.background import keep_background
 from tests.browser import act, chromium, sign_in
 from tests.daemon.http.page_world import FACTS, HOSTILE, connect, live_a_day
+from tests.daemon.reading_server import FOUND, SHOE, server
 
 ADMIN, SUBMIT = "admin-token", "submit-token"
 #: the guard would compact by itself and change the story
@@ -454,6 +455,24 @@ def test_a_sentence_is_read_shown_and_posted(own_day, visit):
     expect(field).to_be_focused()
     posted = own_day.world.ledger.questions.corrections()[-1]
     assert (posted.subject, posted.target, posted.was) == ("Vale University", "Amara Singh", "Victor Hale")
+
+
+def test_what_the_served_model_has_read_is_posted_as_it_was_shown(own_day, visit):
+    service = own_day.app.state.service
+    with server(FOUND) as (url, asked):
+        service.settings = service.settings.model_copy(update={"reader": "served", "replicas": (url,)})
+        page = visit(own_day, token=SUBMIT)
+        page.locator("#sentence").fill(SHOE)
+        page.get_by_role("button", name="Read").click()
+        expect(page.locator("#understood > li")).to_have_text(
+            "The served model understood: The shoe size of Victor Hale is → 44; "
+            "asked in chat as: What is the shoe size of Victor Hale?"
+        )
+        page.get_by_role("button", name="Post it").click()
+        expect(page.locator("#notice")).to_contain_text("1 correction recorded: ")
+    assert own_day.world.ledger.questions.corrections()[-1].target == "44"
+    # Asked a second time, it might have read something else than was shown.
+    assert len(asked) == 1
 
 
 def test_a_sentence_that_is_refused_or_was_changed_cannot_be_posted(own_day, visit):
