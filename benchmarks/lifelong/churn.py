@@ -67,7 +67,15 @@ def kinds(names: Sequence[str] = ()) -> tuple[Kind, ...]:
         ChoiceError: there is no such kind.
     """
     every = {
-        one["name"]: Kind(**{name: _frozen(told) for name, told in one.items()}) for one in _read("kinds")
+        one["name"]: Kind(
+            one["name"],
+            one["prompt"],
+            tuple(one["paraphrases"]),
+            one["question"],
+            one["asked"],
+            tuple(one["targets"]),
+        )
+        for one in _read("kinds")
     }
     for name in names:
         if name not in every:
@@ -140,7 +148,8 @@ def _asked(
     subject: str, kind: Kind, life: Sequence[str], now: int, neighbours: tuple[Neighbour, ...]
 ) -> Asked:
     # A target comes again after some rounds. So the round is part of the name.
-    fact = Fact(subject, kind.prompt, life[now], f"{kind.name}:{subject}:{now}", (kind.question,))
+    name = f"{kind.name}:{subject}:{now}:{life[now]}"
+    fact = Fact(subject, kind.prompt, life[now], name, (kind.question,))
     record = Record(
         fact,
         life[now - 1],
@@ -158,8 +167,6 @@ def _neighbours(kind: Kind, subjects: Sequence[str], prefer: Prefer) -> Iterator
 
 
 def _read(name: str) -> Any:
-    return json.loads((resources.files(__package__) / "kinds.json").read_text(encoding="utf-8"))[name]
-
-
-def _frozen(told: str | list[str]) -> str | tuple[str, ...]:
-    return tuple(told) if isinstance(told, list) else told
+    return json.loads((resources.files("benchmarks.lifelong") / "kinds.json").read_text(encoding="utf-8"))[
+        name
+    ]

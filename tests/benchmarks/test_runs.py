@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from benchmarks import floor, horizon, speed
+from benchmarks import floor, horizon, runs, speed
 from benchmarks.configuration import Configuration, Model
 from benchmarks.data import load_texts
 from benchmarks.drawing import plots
@@ -58,7 +58,7 @@ def stream(records, data_dir):
 
     def made(**changes):
         settings = {"batch": 2, "checkpoints": (4, 6)} | changes
-        return horizon.Stream(records, texts, "counterfact", **settings)
+        return runs.Stream(records, texts, "counterfact", **settings)
 
     return made
 
