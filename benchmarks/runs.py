@@ -41,13 +41,8 @@ class Asks(Protocol):
 
     key: str
 
-    def row(self, scored: Sequence[Record], tenths: Mapping[str, Sequence[Record]]) -> Row:
-        """Of the model as it is now.
-
-        Args:
-            scored: the facts that are scored at this checkpoint.
-            tenths: the "oldest" and the "newest" of the facts that hold.
-        """
+    def row(self, stream: "Stream", edits: int, editor: Editor | None) -> Row:
+        """Of the model as it is now, after so many edits of the stream; without an editor it is unedited."""
         ...
 
 
@@ -105,6 +100,12 @@ class Stream:
         """The records scored after so many edits."""
         return scored_sample(self.live(edits), self.sample, self.seed)
 
+    def tenths(self, edits: int) -> dict[str, list[Record]]:
+        """The oldest and the newest tenth of the records that hold."""
+        live = self.live(edits)
+        tenth = max(1, len(live) // 10)
+        return {"oldest": live[:tenth], "newest": live[-tenth:]}
+
     def steps(self, done: int) -> list[tuple[int, int]]:
         """Batches still to write, as (first, behind the last); none goes across a checkpoint."""
         found = []
@@ -138,6 +139,12 @@ def scored_sample(records: Sequence[Record], size: int, seed: int) -> list[Recor
 def collected(out: Path) -> list[Row]:
     """Rows of all runs whose files lie in an output folder."""
     return [row for path in sorted((out / "runs").glob("*/rows.json")) for row in read_json(path, {})["rows"]]
+
+
+def method_of(run: Mapping[str, Any]) -> str:
+    """A configuration as `--config` reads it; the model without edits is "unedited"."""
+    parts = [run[name] for name in ("method", "placement", "anchor", "protect")]
+    return UNEDITED if run["method"] == UNEDITED else ":".join([*parts, *filter(None, [run["options"]])])
 
 
 class Unedited:
@@ -269,7 +276,7 @@ class Run:
         row = _named(
             stream, chosen.method + suffix, chosen.placement, chosen.anchor, chosen.protect, self._edits
         )
-        row |= _scored(scorer, stream, self._edits)
+        row |= _scored(scorer, stream, self._edits, editor)
         row |= {"perplexity_ratio": told / self._base.perplexity, **measured.ratios(editor)}
         every = f"compact_every={stream.compact_every}" if stream.compact_every else ""
         options = ",".join(filter(None, (chosen.options, every)))
@@ -282,12 +289,10 @@ def _named(stream: Stream, method: str, placement: str, anchor: str, protect: st
     return row | {"batch": stream.batch, "edits": edits, "dataset": stream.dataset}
 
 
-def _scored(scorer: Scorer, stream: Stream, edits: int) -> Row:
-    records, live = stream.scored(edits), stream.live(edits)
-    tenth = max(1, len(live) // 10)
-    tenths = {"oldest": live[:tenth], "newest": live[-tenth:]}
+def _scored(scorer: Scorer, stream: Stream, edits: int, editor: Editor | None = None) -> Row:
+    records = stream.scored(edits)
     row: Row = {**asdict(score(scorer, records)), "scored": len(records)}
-    for name, part in tenths.items():
+    for name, part in stream.tenths(edits).items():
         row[f"retention_{name}"], row[f"exact_{name}"] = retention(scorer, part)
-    row |= stream.asks.row(records, tenths) if stream.asks else {}
+    row |= stream.asks.row(stream, edits, editor) if stream.asks else {}
     return row | ability(scorer, stream.glue)

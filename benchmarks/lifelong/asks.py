@@ -1,13 +1,14 @@
 """What is asked at a checkpoint beside the scores: free answers in each form, and unrelated ones in chat."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.asking.asked import TOKENS, Asking, same
 from benchmarks.asking.ways import Asked
 from benchmarks.data import Record
-from benchmarks.runs import Row
+from benchmarks.runs import Row, Stream
 from benchmarks.scores import mean
+from editing.editor import Editor
 from editing.model.loaded import LoadedModel
 from editing.said import holds, said
 
@@ -17,6 +18,13 @@ WAY_OF = {"said_prompt": "prompt", "said_paraphrase": "paraphrase", "said_chat":
 SENTENCE_TOKENS = 12
 #: Tokens behind a target, to see that the word or number ends.
 BEHIND_TOKENS = 3
+
+
+#: Ways that not every record can be asked in.
+_NEEDS: Mapping[str, Callable[[Record], bool]] = {
+    "paraphrase": lambda record: bool(record.paraphrases),
+    "old_in_context": lambda record: record.old is not None,
+}
 
 
 class FreeAnswers:
@@ -40,28 +48,42 @@ class FreeAnswers:
         questions = repr([one.question for one in others])
         self.key = f"free-{hashlib.sha256(questions.encode()).hexdigest()[:12]}"
 
-    def row(self, scored: Sequence[Record], tenths: Mapping[str, Sequence[Record]]) -> Row:
+    def row(self, stream: Stream, edits: int, editor: Editor | None) -> Row:
+        del editor  # free answers need none
+        scored = stream.scored(edits)
         row: Row = {name: self._share(way, scored) for name, way in WAY_OF.items()}
         kept = same(self._before, self._chatted(self._others))
         row["chat_neighbour_same"] = 100 * mean(kept) if kept else None
         row["others"] = len(kept)
-        for name, part in tenths.items():
+        for name, part in stream.tenths(edits).items():
             row[f"said_{name}"] = self._share("prompt", part)
             row[f"asked_{name}"] = len(part)
         return row
 
+    def of(self, record: Record) -> Asked:
+        """The record with the question that only the benchmark asks."""
+        return self._facts[record.fact.id]
+
+    def hits(self, way: str, facts: Sequence[Asked]) -> list[bool | None]:
+        """Of each fact whether its answer says the target, or in chat holds it.
+
+        None where it cannot be asked so: it has no paraphrase, or no old answer, or the model no chat.
+        """
+        known = self._asking.ways.get(way)
+        asked = [one for one in facts if _NEEDS.get(way, lambda _record: True)(one.record)]
+        if known is None or not asked:
+            return [None] * len(facts)
+        tokens = self._longest(asked) + (SENTENCE_TOKENS if known.chat else BEHIND_TOKENS)
+        told = self._asking.told(way, asked, tokens=max(TOKENS, tokens))
+        found = holds if known.chat else said
+        hit = {one.fact.id: found(answer, one.fact.target) for answer, one in zip(told, asked, strict=True)}
+        return [hit.get(one.fact.id) for one in facts]
+
     def _share(self, way: str, records: Sequence[Record]) -> float | None:
-        """Percent of the records whose answer says the target, or in chat holds it."""
-        if way not in self._asking.ways:
-            return None
-        facts = [self._facts[one.fact.id] for one in records if way != "paraphrase" or one.paraphrases]
-        if not facts:
-            return None
-        chat = self._asking.ways[way].chat
-        tokens = self._longest(facts) + (SENTENCE_TOKENS if chat else BEHIND_TOKENS)
-        told = self._asking.told(way, facts, tokens=max(TOKENS, tokens))
-        found = holds if chat else said
-        return 100 * mean(found(answer, one.fact.target) for answer, one in zip(told, facts, strict=True))
+        """Percent of the records that are said."""
+        found = self.hits(way, [self.of(record) for record in records])
+        counted = [hit for hit in found if hit is not None]
+        return 100 * mean(counted) if counted else None
 
     def _longest(self, facts: Sequence[Asked]) -> int:
         """Tokens of the longest target."""

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.runs import UNEDITED
+
 #: A model has collapsed when its perplexity is so many times the unedited one's, or S is below this percent.
 COLLAPSE_PERPLEXITY, COLLAPSE_S = 3.0, 60.0
 #: Fewest checkpoints that a growth law is fitted to.
@@ -28,17 +30,20 @@ class Ending:
     s: float = 0.0
     seconds: float = math.inf
 
-    def __call__(self, row: Row) -> str:
-        """Why a stream ends after a row; "" where it goes on."""
+    def collapsed(self, row: Row) -> str:
+        """In what way the model of a row has; "" where it stands."""
         ratio, s = _number(row["perplexity_ratio"]), _number(row["s"])
         # Written this way round, so that what is no number has collapsed.
         if not ratio <= self.perplexity_ratio:
             return f"collapsed: perplexity is {ratio:.3g} times the unedited model's"
-        if s < self.s:
-            return f"collapsed: S is {s:.1f}"
-        if row["seconds"] >= self.seconds:
-            return f"{row['seconds'] / 60:.0f} minutes of writing are over"
-        return ""
+        return f"collapsed: S is {s:.1f}" if s < self.s else ""
+
+    def __call__(self, row: Row) -> str:
+        """Why a stream ends after a row of a run; "" where it goes on."""
+        over = row["seconds"] >= self.seconds
+        return self.collapsed(row) or (
+            f"{row['seconds'] / 60:.0f} minutes of writing are over" if over else ""
+        )
 
 
 def collapse(rows: Sequence[Row], ending: Ending) -> tuple[int | None, int]:
@@ -48,7 +53,7 @@ def collapse(rows: Sequence[Row], ending: Ending) -> tuple[int | None, int]:
     """
     standing = 0
     for row in sorted(rows, key=lambda row: row["edits"]):
-        if ending(row).startswith("collapsed"):
+        if ending.collapsed(row):
             return row["edits"], standing
         standing = row["edits"]
     return None, standing
@@ -81,7 +86,7 @@ def laws(rows: Sequence[Row], endings: Mapping[str, Ending]) -> list[dict[str, A
     """
     lines = dict[tuple[str, str], list[Row]]()
     for row in rows:
-        if row["edits"] and row["perplexity_ratio"] is not None:
+        if row["edits"] and row["method"] != UNEDITED:
             lines.setdefault((row["method"], row["stream"]), []).append(row)
     found = {line: _law(*line, told, endings[line[1]]) for line, told in lines.items()}
     for (method, stream), law in found.items():

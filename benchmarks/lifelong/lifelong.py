@@ -14,7 +14,7 @@ from benchmarks.errors import BenchError
 from benchmarks.files import Say, write_json
 from benchmarks.intervals import Interval, wilson
 from benchmarks.intervals import score as score_interval
-from benchmarks.runs import UNEDITED, Row, Run, Stream, Unedited, collected
+from benchmarks.runs import Row, Run, Stream, Unedited, collected, method_of
 from editing.errors import EditError
 
 #: Fields of a row. Scores are in percent; ratios and seconds are not.
@@ -78,12 +78,6 @@ def rows(runs: Iterable[Mapping[str, Any]]) -> list[Row]:
     return [_row(run) for run in runs if "said_prompt" in run]
 
 
-def method_of(run: Mapping[str, Any]) -> str:
-    """A configuration as `--config` reads it; the model without edits is "unedited"."""
-    parts = [run[name] for name in ("method", "placement", "anchor", "protect")]
-    return UNEDITED if run["method"] == UNEDITED else ":".join([*parts, *filter(None, [run["options"]])])
-
-
 def _row(run: Mapping[str, Any]) -> Row:
     edits = run["edits"]
     told = {"method": method_of(run), "seconds_per_edit": run["seconds"] / edits if edits else None}
@@ -113,7 +107,8 @@ def _is_share(percent: float | None) -> bool:
 
 
 def _percent(interval: Interval) -> list[float]:
-    return [100 * end for end in interval]
+    # Without the rounding of roots: a share of 1 has its upper end at 100.
+    return [round(100 * end, 6) for end in interval]
 
 
 def _failure(configuration: Configuration, stream: Stream, reason: str) -> Row:

@@ -11,6 +11,7 @@ from benchmarks.configuration import Model
 from benchmarks.data import find, load_records
 from benchmarks.errors import ChoiceError
 from benchmarks.lifelong.asks import FreeAnswers
+from benchmarks.lifelong.beliefs import Beliefs
 from benchmarks.lifelong.churn import Plan, churn, never_written, preferred
 from benchmarks.lifelong.laws import COLLAPSE_S, Ending
 from benchmarks.runs import Stream
@@ -39,6 +40,7 @@ class Numbers:
         every: rounds between two checkpoints of the churn streams.
         collapse: whether a stream ends when the model has collapsed.
         seconds: of writing, after which a configuration ends.
+        beliefs: facts that are audited at a checkpoint; 0: none.
     """
 
     checkpoints: tuple[int, ...] = (100, 300, 1000)
@@ -50,6 +52,7 @@ class Numbers:
     every: int = 5
     collapse: bool = True
     seconds: float = math.inf
+    beliefs: int = 0
 
     def ending(self, name: str) -> Ending:
         """Of a stream. S tells of collapse only where it is high to begin with."""
@@ -117,6 +120,10 @@ def _stream(
     most: int | None = None,
 ) -> Stream:
     """`most`: facts of a batch; a slot must not come twice in one."""
+    if numbers.beliefs:
+        asks = Beliefs(model.loaded, facts, others, numbers.beliefs)
+    else:
+        asks = FreeAnswers(model.loaded, facts, others)
     return Stream(
         [one.record for one in facts],
         texts,
@@ -127,7 +134,7 @@ def _stream(
         compact_every=numbers.compact_every,
         keeps=name == CHURN_KEPT,
         reference=checkpoints[-1:],
-        asks=FreeAnswers(model.loaded, facts, others),
+        asks=asks,
         ends=numbers.ending(name),
     )
 

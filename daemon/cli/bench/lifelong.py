@@ -1,17 +1,21 @@
 """`factd bench lifelong`."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from benchmarks.configuration import Configuration, parse_all
 from benchmarks.files import say, write_json
+from benchmarks.lifelong.beliefs import beliefs as shares
+from benchmarks.lifelong.beliefs import predictions
 from benchmarks.lifelong.churn import Plan
 from benchmarks.lifelong.laws import laws
 from benchmarks.lifelong.lifelong import TITLES, table
 from benchmarks.lifelong.lifelong import lifelong as measured
 from benchmarks.lifelong.streams import DATA_SETS, STREAMS, Numbers, built, named
+from benchmarks.runs import collected
 from daemon.cli.bench.common import (
     Common,
     CorpusOption,
@@ -54,6 +58,7 @@ def lifelong(
     others: Annotated[int, typer.Option(min=1, help="Other subjects of a data set, asked in chat.")] = 100,
     compact_every: Annotated[int, typer.Option(min=0, help="Compact each so many edits; 0: never.")] = 0,
     collapse: Annotated[bool, typer.Option(help="End a stream when the model has collapsed.")] = True,
+    beliefs: Annotated[int, typer.Option(min=0, help="Facts audited at a checkpoint; 0: none.")] = 0,
     minutes: Annotated[float, typer.Option(min=0, help="Of writing, a configuration; 0: no limit.")] = 0.0,
     values: ValuesOption = "",
     text: TextOption = None,
@@ -81,6 +86,7 @@ def lifelong(
             every,
             collapse,
             seconds=60 * minutes or float("inf"),
+            beliefs=beliefs,
         )
         texts = common.texts(text)
         opened = common.open()
@@ -89,13 +95,17 @@ def lifelong(
         rows = measured(opened, ready, chosen, out, say)
     told = laws(rows, {name: numbers.ending(name) for name in STREAMS})
     write_json(out / "lifelong-laws.json", told)
+    runs = collected(out)
+    audit = {"beliefs": shares(runs), "predictions": predictions(runs)}
+    if audit["beliefs"]:
+        write_json(out / "lifelong-beliefs.json", audit)
     if as_json:
         show_json(rows)
         return
     show_markdown(f"Lifelong; {out / 'lifelong.json'}", TITLES, table(rows))
-    if told:
-        lines = [[_shown(value) for value in law.values()] for law in told]
-        show_markdown(f"Collapse and growth; {out / 'lifelong-laws.json'}", list(told[0]), lines)
+    _show(f"Collapse and growth; {out / 'lifelong-laws.json'}", told)
+    for title, lines in audit.items():
+        _show(f"{title.capitalize()}; {out / 'lifelong-beliefs.json'}", lines)
 
 
 def _configurations(
@@ -107,6 +117,12 @@ def _configurations(
         forms = f"forms={'.'.join(settings_of(state_dir=state).forms)}"
         named_ones = [own_configuration(",".join(filter(None, (forms, values))))]
     return list(dict.fromkeys([*named_ones, *parse_all(list(METHODS) if every_method else [], values)]))
+
+
+def _show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table of objects with the same fields; nothing where there is none."""
+    if rows:
+        show_markdown(title, list(rows[0]), [[_shown(value) for value in row.values()] for row in rows])
 
 
 def _shown(value: object) -> str:
