@@ -1,6 +1,6 @@
 """How many edits a model bears: streams of facts under several configurations, scored at checkpoints."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,12 @@ def label(row: dict[str, Any]) -> str:
     """A configuration's name in tables and plots."""
     parts = [row[name] for name in ("method", "placement", "anchor", "protect", "options")]
     return " ".join(part for part in parts if part and part != "none") or UNEDITED
+
+
+def method_of(run: Mapping[str, Any]) -> str:
+    """A configuration as `--config` reads it; the model without edits is "unedited"."""
+    parts = [run[name] for name in ("method", "placement", "anchor", "protect")]
+    return UNEDITED if run["method"] == UNEDITED else ":".join([*parts, *filter(None, [run["options"]])])
 
 
 #: Columns of the table and how they are shown.

@@ -22,6 +22,8 @@ from benchmarks.scores import mean, retention, score, text_perplexity
 from benchmarks.weights import Weights
 from editing.editor import Editor
 from editing.errors import EditError
+from editing.facts import Fact
+from editing.report import Report
 from monitoring.measuring.scoring import Scorer
 
 #: Name in the `method` column of the model before any edit.
@@ -141,12 +143,6 @@ def collected(out: Path) -> list[Row]:
     return [row for path in sorted((out / "runs").glob("*/rows.json")) for row in read_json(path, {})["rows"]]
 
 
-def method_of(run: Mapping[str, Any]) -> str:
-    """A configuration as `--config` reads it; the model without edits is "unedited"."""
-    parts = [run[name] for name in ("method", "placement", "anchor", "protect")]
-    return UNEDITED if run["method"] == UNEDITED else ":".join([*parts, *filter(None, [run["options"]])])
-
-
 class Unedited:
     """The model before any edit, scored on the same facts: the reference of NS and of perplexity."""
 
@@ -219,14 +215,9 @@ class Run:
 
     def _write(self, editor: Editor, first: int, behind: int) -> None:
         facts = [record.fact for record in self._stream.records[first:behind]]
-        slots = {(fact.subject, fact.prompt) for fact in facts}
-        held = [fact.id for fact in editor.state.facts if (fact.subject, fact.prompt) in slots]
         start = time.perf_counter()
         try:
-            if self._stream.keeps:
-                report = editor.apply(facts, stay=editor.state.ids)
-            else:
-                report = editor.apply(facts, remove=held)
+            report = self._applied(editor, facts)
             self._norms += [one.value_norm for one in report.outcomes]
             self._refused = next((one.reason for one in report.outcomes if one.reason), self._refused)
         except EditError as error:
@@ -242,6 +233,14 @@ class Run:
         left = (last - behind) * took / len(facts)
         told = f"{behind} edits, {took / len(facts):.2f} s an edit, {left / 60:.0f} min to go"
         self._say(f"{bar(behind / last)} {told}")
+
+    def _applied(self, editor: Editor, facts: Sequence[Fact]) -> Report:
+        # What was trained into the weights cannot be taken out of them.
+        if self._stream.keeps or (editor.method.tuned and not editor.method.whole):
+            return editor.apply(facts, stay=editor.state.ids)
+        slots = {(fact.subject, fact.prompt) for fact in facts}
+        held = [fact.id for fact in editor.state.facts if (fact.subject, fact.prompt) in slots]
+        return editor.apply(facts, remove=held)
 
     def _check(self, editor: Editor, measured: Weights) -> None:
         rows = [self._row(editor, measured, "")]

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from benchmarks.asking.ways import Asked
 from benchmarks.data import Record
+from benchmarks.horizon import method_of
 from benchmarks.intervals import wilson
 from benchmarks.lifelong.asks import FreeAnswers
-from benchmarks.runs import Row, Stream, method_of
+from benchmarks.runs import Row, Stream
 from benchmarks.scores import mean
 from editing.editor import Editor
 from editing.memory.state import BARE

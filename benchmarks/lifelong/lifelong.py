@@ -12,9 +12,10 @@ from typing import Any
 from benchmarks.configuration import Configuration, Model
 from benchmarks.errors import BenchError
 from benchmarks.files import Say, write_json
+from benchmarks.horizon import method_of
 from benchmarks.intervals import Interval, wilson
 from benchmarks.intervals import score as score_interval
-from benchmarks.runs import Row, Run, Stream, Unedited, collected, method_of
+from benchmarks.runs import Row, Run, Stream, Unedited, collected
 from editing.errors import EditError
 
 #: Fields of a row. Scores are in percent; ratios and seconds are not.
@@ -41,7 +42,7 @@ _ASKED = {
 #: What else is told of a row, under `more`.
 _MORE = (
     *("written", "value_norm", "singular_vector_similarity_min", "exact_match", "generation_match"),
-    *("retention_oldest", "retention_newest", "refused"),
+    *("retention_oldest", "retention_newest", "glue", "refused"),
 )
 
 

@@ -4,12 +4,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.asking.asked import taken
 from benchmarks.asking.ways import QUESTIONS, Asked, asked_records
 from benchmarks.configuration import Model
 from benchmarks.data import find, load_records
 from benchmarks.errors import ChoiceError
+from benchmarks.glue import Questions
 from benchmarks.lifelong.asks import FreeAnswers
 from benchmarks.lifelong.beliefs import Beliefs
 from benchmarks.lifelong.churn import Plan, churn, never_written, preferred
@@ -41,6 +43,7 @@ class Numbers:
         collapse: whether a stream ends when the model has collapsed.
         seconds: of writing, after which a configuration ends.
         beliefs: facts that are audited at a checkpoint; 0: none.
+        glue: questions of general ability, asked at each checkpoint.
     """
 
     checkpoints: tuple[int, ...] = (100, 300, 1000)
@@ -53,6 +56,7 @@ class Numbers:
     collapse: bool = True
     seconds: float = math.inf
     beliefs: int = 0
+    glue: Questions = field(default_factory=dict[str, Any])
 
     def ending(self, name: str) -> Ending:
         """Of a stream. S tells of collapse only where it is high to begin with."""
@@ -132,6 +136,7 @@ def _stream(
         checkpoints=checkpoints,
         sample=numbers.sample,
         compact_every=numbers.compact_every,
+        glue=numbers.glue,
         keeps=name == CHURN_KEPT,
         reference=checkpoints[-1:],
         asks=asks,

@@ -8,6 +8,7 @@ import typer
 
 from benchmarks.configuration import Configuration, parse_all
 from benchmarks.files import say, write_json
+from benchmarks.glue import load_glue
 from benchmarks.lifelong.beliefs import beliefs as shares
 from benchmarks.lifelong.beliefs import predictions
 from benchmarks.lifelong.churn import Plan
@@ -58,6 +59,7 @@ def lifelong(
     others: Annotated[int, typer.Option(min=1, help="Other subjects of a data set, asked in chat.")] = 100,
     compact_every: Annotated[int, typer.Option(min=0, help="Compact each so many edits; 0: never.")] = 0,
     collapse: Annotated[bool, typer.Option(help="End a stream when the model has collapsed.")] = True,
+    glue: Annotated[int, typer.Option(min=0, help="Questions of each of five GLUE tasks to ask too.")] = 0,
     beliefs: Annotated[int, typer.Option(min=0, help="Facts audited at a checkpoint; 0: none.")] = 0,
     minutes: Annotated[float, typer.Option(min=0, help="Of writing, a configuration; 0: no limit.")] = 0.0,
     values: ValuesOption = "",
@@ -87,6 +89,7 @@ def lifelong(
             collapse,
             seconds=60 * minutes or float("inf"),
             beliefs=beliefs,
+            glue=load_glue(data, glue) if glue else {},
         )
         texts = common.texts(text)
         opened = common.open()
