@@ -30,6 +30,8 @@ from monitoring.measuring.scoring import Scorer
 
 #: Ways in which a fact is asked by free generation; chat ones only of a model with a chat template.
 SPOKEN = ("prompt", "paraphrase", "chat_prompt", "chat_question", "question", "old_in_context")
+#: Facts of the sample at each checkpoint.
+AUDITED = 100
 #: What a multiple choice ends in.
 CHOICES = ("new", "old", "unsure")
 UNSURE = "I am not sure"

@@ -9,8 +9,8 @@ import typer
 from benchmarks.configuration import Configuration, parse_all
 from benchmarks.files import say, write_json
 from benchmarks.glue import load_glue
+from benchmarks.lifelong.beliefs import AUDITED, predictions
 from benchmarks.lifelong.beliefs import beliefs as shares
-from benchmarks.lifelong.beliefs import predictions
 from benchmarks.lifelong.churn import Plan
 from benchmarks.lifelong.laws import laws
 from benchmarks.lifelong.lifelong import TITLES, table
@@ -60,7 +60,7 @@ def lifelong(
     compact_every: Annotated[int, typer.Option(min=0, help="Compact each so many edits; 0: never.")] = 0,
     collapse: Annotated[bool, typer.Option(help="End a stream when the model has collapsed.")] = True,
     glue: Annotated[int, typer.Option(min=0, help="Questions of each of five GLUE tasks to ask too.")] = 0,
-    beliefs: Annotated[int, typer.Option(min=0, help="Facts audited at a checkpoint; 0: none.")] = 0,
+    beliefs: Annotated[bool, typer.Option(help="Audit what is said by age, and what will be lost.")] = False,
     minutes: Annotated[float, typer.Option(min=0, help="Of writing, a configuration; 0: no limit.")] = 0.0,
     values: ValuesOption = "",
     text: TextOption = None,
@@ -88,7 +88,7 @@ def lifelong(
             every,
             collapse,
             seconds=60 * minutes or float("inf"),
-            beliefs=beliefs,
+            beliefs=AUDITED if beliefs else 0,
             glue=load_glue(data, glue) if glue else {},
         )
         texts = common.texts(text)
