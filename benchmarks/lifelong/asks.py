@@ -18,8 +18,6 @@ WAY_OF = {"said_prompt": "prompt", "said_paraphrase": "paraphrase", "said_chat":
 SENTENCE_TOKENS = 12
 #: Tokens behind a target, to see that the word or number ends.
 BEHIND_TOKENS = 3
-
-
 #: Ways that not every record can be asked in.
 _NEEDS: Mapping[str, Callable[[Record], bool]] = {
     "paraphrase": lambda record: bool(record.paraphrases),
