@@ -59,6 +59,7 @@ def lifelong(
 
     for stream in streams:
         tell = _about(stream, say)
+        tell(f"up to {stream.checkpoints[-1]} edits; asking the unedited model")
         base = Unedited(model, stream, out)
         for configuration in configurations:
             try:
