@@ -126,9 +126,7 @@ class Editor(ConsolidatedModel):
         measured_on = (self.install.directory.name, self.install.tokens)
         return hashlib.sha256(f"{chosen}|{measured_on}".encode()).hexdigest()
 
-    def apply(
-        self, facts: Sequence[Fact], remove: Sequence[str] = (), stay: Sequence[str] = ()
-    ) -> Report:
+    def apply(self, facts: Sequence[Fact], remove: Sequence[str] = (), stay: Sequence[str] = ()) -> Report:
         """Writes a batch of facts and drops the facts of ids `remove`, in one step.
 
         All or nothing: on any error the weights are those from before.
