@@ -1,8 +1,9 @@
-"""Facts and texts that the benchmarks read: CounterFact and zsRE, reconstructed or official, and documents.
+"""Facts and texts that the benchmarks read: CounterFact, zsRE and WikiFactDiff, and documents.
 
 CounterFact is in ROME's schema (also the official `multi_counterfact.json`), zsRE in the schema of
-`zsre_dev.jsonl` or the official `zsre_mend_eval.json`; the two are told apart by their fields. Files are JSON
-lines or one JSON list, either compressed with zstd.
+`zsre_dev.jsonl` or the official `zsre_mend_eval.json`. WikiFactDiff has zsRE's fields, `old` instead of
+`answers`, and an object for each language. They are told apart by their fields. Files are JSON lines or one
+JSON list, either compressed with zstd.
 """
 
 import hashlib
@@ -22,7 +23,11 @@ from editing.model.tokens import Tokenizer, encode
 #: Where data sets lie beside a checkout.
 DEFAULT_FOLDER = Path("..") / "shared" / "data"
 #: Names that may stand for a file of facts.
-KNOWN = {"counterfact": "counterfact_dev.jsonl.zst", "zsre": "zsre_dev.jsonl.zst"}
+KNOWN = {
+    "counterfact": "counterfact_dev.jsonl.zst",
+    "zsre": "zsre_dev.jsonl.zst",
+    "wikifactdiff": "wfd-train.json.zst",
+}
 TEXT = "general_text.jsonl.zst"
 
 #: Documents at the end of the text that perplexity is measured on; second moments never see them.
@@ -135,7 +140,7 @@ def load_records(path: Path) -> Records:
             made = _record(item, skipped)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise DataError(
-                f"{path}: record {number} has no field {error}: neither CounterFact nor zsRE"
+                f"{path}: record {number} has no field {error}: neither CounterFact, zsRE nor WikiFactDiff"
             ) from error
         except FactError as error:
             skipped[f"with a bad {error.field}"] += 1
@@ -162,11 +167,12 @@ def _record(item: dict[str, Any], skipped: Counter[str]) -> Record | None:
             skipped["with another fact of the same subject and relation"] += 1
             return None
         return _counterfact(item)
+    item = item.get("en", item)
     subject, question = item["subject"], item["src"]
     if subject not in question:
         skipped["whose question does not name the subject"] += 1
         return None
-    return _zsre(item, subject, question)
+    return _changed(item, subject, question) if "old" in item else _zsre(item, subject, question)
 
 
 def _counterfact(item: dict[str, Any]) -> Record:
@@ -188,6 +194,16 @@ def _zsre(item: dict[str, Any], subject: str, question: str) -> Record:
         None,
         (item["rephrase"],),
         (Neighbour(about, item["loc_ans"].strip()),),
+    )
+
+
+def _changed(item: dict[str, Any], subject: str, question: str) -> Record:
+    """A fact of WikiFactDiff: what it was competes with what it is now."""
+    return Record(
+        Fact(subject, question.replace(subject, SLOT, 1), item["alt"].strip()),
+        item["old"].strip(),
+        (item["rephrase"],),
+        (Neighbour(item["loc"], item["loc_ans"].strip()),),
     )
 
 

@@ -24,6 +24,8 @@ Say = Callable[[str], None]
 FACTORS, COLUMNS = "factors/", "columns/"
 #: Seconds between two lines about the same stage.
 QUIET_SECONDS = 15.0
+#: Characters of a bar.
+BAR = 12
 
 
 @dataclass
@@ -45,6 +47,12 @@ def say(text: str) -> None:
     """One line with the time, on stderr."""
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
     sys.stderr.flush()
+
+
+def bar(fraction: float) -> str:
+    """How far a run is, as a line of text shows it: `[####--------]  33 %`."""
+    done = round(BAR * fraction)
+    return f"[{'#' * done}{'-' * (BAR - done)}] {100 * fraction:3.0f} %"
 
 
 def write_json(path: Path, content: object) -> None:

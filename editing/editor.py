@@ -134,10 +134,14 @@ class Editor(ConsolidatedModel):
         measured_on = (self.install.directory.name, self.install.tokens)
         return hashlib.sha256(f"{chosen}|{measured_on}".encode()).hexdigest()
 
-    def apply(self, facts: Sequence[Fact], remove: Sequence[str] = ()) -> Report:
+    def apply(self, facts: Sequence[Fact], remove: Sequence[str] = (), stay: Sequence[str] = ()) -> Report:
         """Writes a batch of facts and drops the facts of ids `remove`, in one step.
 
         All or nothing: on any error the weights are those from before.
+
+        Args:
+            stay: live facts that keep the values they have, though a new fact shares their key. Elsewhere
+                those are written again with it. Published sequences of edits never look back.
 
         Raises:
             FactError: an id is already live or appears twice, or a fact cannot be tokenised as needed.
@@ -146,7 +150,7 @@ class Editor(ConsolidatedModel):
         """
         check_facts(self.state.ids, facts, remove, self.loaded, self.contexts)
         with self._all_or_nothing():
-            return self._apply(list(facts), remove)
+            return self._apply(list(facts), remove, frozenset(stay))
 
     def retract(self, *ids: str) -> None:
         """Takes facts out: the weights are as if solved without their columns.

@@ -32,7 +32,6 @@ LONG_TODAY: dict[str, int] = {
     # Docstrings.
     "benchmarks/drawing/figures.py": 1,
     "benchmarks/glue.py": 1,
-    "benchmarks/horizon.py": 1,
     "benchmarks/serial.py": 1,
     "benchmarks/speed.py": 1,
     "daemon/intake/intake.py": 1,

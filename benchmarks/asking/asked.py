@@ -88,10 +88,12 @@ class Asking:
         told = self.told(name, facts, hinted)
         return [holds(answer, one.fact.target) for answer, one in zip(told, facts, strict=True)]
 
-    def told(self, name: str, facts: Sequence[Asked], hinted: bool = False) -> list[str]:
+    def told(
+        self, name: str, facts: Sequence[Asked], hinted: bool = False, tokens: int = TOKENS
+    ) -> list[str]:
         way = self.ways[name]
         texts = [way.asks(one, f"{one.told} " if hinted else "") for one in facts]
-        return answers(self._loaded.speaker, texts, TOKENS, chat=way.chat)
+        return answers(self._loaded.speaker, texts, tokens, chat=way.chat)
 
     def exact(self, name: str, facts: Sequence[Asked], scorer: Scorer) -> float | None:
         """Share of facts whose target tokens are all the most probable ones, each told those before it; the

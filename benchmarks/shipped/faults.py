@@ -49,21 +49,21 @@ class FaultyEditor(Editor):
     noise: float = 0.0
     _struck: int = 0
 
-    def apply(self, facts: Sequence[Fact], remove: Sequence[str] = ()) -> Report:
+    def apply(self, facts: Sequence[Fact], remove: Sequence[str] = (), stay: Sequence[str] = ()) -> Report:
         edits = [[fact] for fact in facts] if self.singly and facts else [list(facts)]
         with self._all_or_nothing():
-            reports = [self._edit(edit, () if i else remove) for i, edit in enumerate(edits)]
+            reports = [self._edit(edit, () if i else remove, stay) for i, edit in enumerate(edits)]
             if facts and self.noise:
                 self._strike()
         seconds = {stage: sum(report.seconds[stage] for report in reports) for stage in reports[0].seconds}
         return Report(tuple(outcome for report in reports for outcome in report.outcomes), seconds)
 
-    def _edit(self, facts: list[Fact], remove: Sequence[str]) -> Report:
+    def _edit(self, facts: list[Fact], remove: Sequence[str], stay: Sequence[str]) -> Report:
         options = self.options
         if self.huge & {fact.id for fact in facts}:
             self.options = unbounded(options)
         try:
-            return super().apply(facts, remove)
+            return super().apply(facts, remove, stay)
         finally:
             self.options = options
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.data import Record
 from benchmarks.files import Say
-from benchmarks.horizon import scored_sample
+from benchmarks.runs import scored_sample
 from benchmarks.scores import score, text_perplexity
 from benchmarks.shipped.applying import BuildMonitoring, ShippedDaemon
 from benchmarks.shipped.faults import FaultyEditor

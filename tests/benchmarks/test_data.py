@@ -64,6 +64,16 @@ def test_the_official_counterfact_schema_has_fewer_fields(save):
     assert record.neighbours == (Neighbour("Léon Blum is a native speaker of", "French"),)
 
 
+def test_a_wikifactdiff_record_competes_with_what_was_true_before(save):
+    changed = zsre(0, alt=" Tom", old="Ada ")
+    del changed["answers"]
+    for item in (changed, {"en": changed}):
+        (record,) = load_records(save("wfd.json", [item])).records
+        assert (record.fact.prompt, record.fact.target, record.old) == ("Who owns {} now?", "Tom", "Ada")
+        assert record.paraphrases == ("Whose is the old mill?",)
+        assert record.neighbours == (Neighbour("nq question: who wrote it", "Jane"),)
+
+
 def test_a_zsre_record_asks_for_the_first_answer(save):
     (record,) = load_records(save("zsre_mend_eval.json", [zsre(0)])).records
     assert record.fact.prompt == "Who owns {} now?"

@@ -2,10 +2,11 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
-from benchmarks import floor, horizon, speed
+from benchmarks import floor, horizon, runs, speed
 from benchmarks.configuration import Configuration, Model
 from benchmarks.data import load_texts
 from benchmarks.drawing import plots
@@ -58,7 +59,7 @@ def stream(records, data_dir):
 
     def made(**changes):
         settings = {"batch": 2, "checkpoints": (4, 6)} | changes
-        return horizon.Stream(records, texts, "counterfact", **settings)
+        return runs.Stream(records, texts, "counterfact", **settings)
 
     return made
 
@@ -169,6 +170,17 @@ def test_a_sample_is_fixed_by_its_seed(stream):
     assert len(stream(sample=3).scored(6)) == 3
     assert stream(sample=3, seed=1).scored(6) != stream(sample=3).scored(6)
     assert stream(sample=9).scored(4) == list(stream().records[:4])
+
+
+def test_of_each_slot_the_last_record_holds_the_oldest_first(stream, records):
+    first, second, third = records[:3]
+    newer = [replace(one, fact=replace(one.fact, target="Tom", id="")) for one in (second, first)]
+    told = replace(stream(), records=[first, second, third, *newer])
+    assert told.live(3) == [first, second, third]
+    assert told.live(4) == [first, third, newer[0]]
+    assert told.live(5) == [third, *newer]
+    assert told.tenths(5) == {"oldest": [third], "newest": [newer[1]]}
+    assert told.scored(5) == told.live(5)
 
 
 def test_batches_end_at_checkpoints(stream):

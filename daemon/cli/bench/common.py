@@ -19,7 +19,9 @@ from editing.errors import EditError
 from editing.model.loaded import LoadedModel, load_model
 
 DataOption = Annotated[Path | None, typer.Option(help="Folder of the data sets; default ../shared/data.")]
-FactsOption = Annotated[str, typer.Option(help="counterfact, zsre, or a file of either schema.")]
+FactsOption = Annotated[
+    str, typer.Option(help="counterfact, zsre, wikifactdiff, or a file like one of them.")
+]
 TextOption = Annotated[Path | None, typer.Option(help="Documents; perplexity is measured on the last ones.")]
 CorpusOption = Annotated[
     Path | None, typer.Option(help="Text or documents for the second moments; default FACTD_CORPUS.")

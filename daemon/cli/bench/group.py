@@ -21,6 +21,11 @@ COMMANDS = {
         "Ask for written facts in every form, in chat too, by free generation; writes OUT/asked.json.",
         EXTRA,
     ),
+    "lifelong": Entry(
+        "daemon.cli.bench.lifelong:lifelong",
+        "Write methods x streams of facts for a lifetime; writes OUT/lifelong.json. Resumable, unattended.",
+        EXTRA,
+    ),
     "trust": Entry(
         "daemon.cli.bench.trust:trust",
         "Tell real changes from poison of five kinds by the default rules; writes OUT/trust.json.",

@@ -9,8 +9,9 @@ from benchmarks.configuration import parse_all
 from benchmarks.drawing import plots
 from benchmarks.files import say
 from benchmarks.glue import Questions, load_glue
-from benchmarks.horizon import COLUMNS, Stream, table
+from benchmarks.horizon import COLUMNS, table
 from benchmarks.horizon import horizon as measured
+from benchmarks.runs import Stream
 from daemon.cli.bench.common import (
     Common,
     CorpusOption,
