@@ -140,8 +140,7 @@ class Editor(ConsolidatedModel):
         All or nothing: on any error the weights are those from before.
 
         Args:
-            stay: live facts that keep the values they have, though a new fact shares their key. Elsewhere
-                those are written again with it. Published sequences of edits never look back.
+            stay: live facts that keep their values where a new fact shares their key; others are found anew.
 
         Raises:
             FactError: an id is already live or appears twice, or a fact cannot be tokenised as needed.
@@ -176,7 +175,6 @@ class Editor(ConsolidatedModel):
 
         Args:
             folder: keeps the values that are found: a compaction that was killed goes on where it was.
-            progress: called with (stage, fraction done).
 
         Raises:
             EditError: the method tunes weights and records no targets.
@@ -211,8 +209,7 @@ class Editor(ConsolidatedModel):
         """
         chosen = numbers or self.consolidation
         self._check_consolidates(chosen)
-        facts = in_order(self.state.facts)
-        if not facts:
+        if not (facts := in_order(self.state.facts)):
             return
         with self._all_or_nothing(), self._at(Work(folder, progress)):
             progress("writing", 0.0)
@@ -278,10 +275,9 @@ class Editor(ConsolidatedModel):
         found = (told[fact.id] for fact in facts)
         if self.forms == PROMPT_ONLY:
             return Report(tuple(found), seconds)
-        missing = (left_out(self.loaded, fact, self.forms) for fact in facts)
-        return Report(
-            tuple(replace(one, left_out=names) for one, names in zip(found, missing, strict=True)), seconds
-        )
+        pairs = zip(found, facts, strict=True)
+        left = (replace(one, left_out=left_out(self.loaded, fact, self.forms)) for one, fact in pairs)
+        return Report(tuple(left), seconds)
 
     def _sought(
         self, batch: Sequence[Fact], write: Write, clock: Clock
