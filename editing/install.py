@@ -27,8 +27,6 @@ from editing.values.gradients import Gradients, gradients
 from editing.values.options import ValueOptions
 from editing.values.search import Values, optimise
 
-#: Contexts of each form where facts are asked in chat; measured in docs/log/asked.md.
-CHAT_CONTEXTS = 3
 #: MEMIT's seed words of the texts put before a prompt, and their length in tokens.
 CONTEXT_SEEDS = ("The", "Therefore", "Because", "I", "You")
 CONTEXT_TOKENS = 10
@@ -68,18 +66,13 @@ class Installation:
         #: asked first for values that lack; keeps what it gets
         self.elsewhere: Callable[[Installation, Sequence[Fact], int, ValueOptions], None] | None = None
 
-    def contexts(self, chat: bool = False) -> list[str]:
-        """The empty text and one sampled text for each seed word, each ending in ". ".
-
-        Args:
-            chat: whether facts are asked in chat too. Each form then has all of them, and so few are enough.
-        """
+    def contexts(self) -> list[str]:
+        """The empty text and one sampled text for each seed word, each ending in ". "."""
         path = self.directory / "contexts.json"
         if not path.exists():
             contexts = ["", *(_context(self.loaded, word, SEED) for word in CONTEXT_SEEDS)]
             replace_file(path, lambda p: p.write_text(json.dumps(contexts, indent=1), encoding="utf-8"))
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return found[:CHAT_CONTEXTS] if chat else found
+        return json.loads(path.read_text(encoding="utf-8"))
 
     def moments(self, layers: Sequence[int], chat: bool = False) -> dict[int, Tensor]:
         """C [d_in, d_in] float64 of each layer; `chat`: most of it over chats."""
@@ -150,7 +143,7 @@ class Installation:
     def find(self, facts: Sequence[Fact], layer: int, options: ValueOptions) -> None:
         """Optimises and keeps values, in this process."""
         if facts:
-            contexts = self.contexts(self.loaded.chats(options.forms))
+            contexts = self.contexts()
             self.keep(
                 facts, layer, options, optimise(self.loaded, facts, layer, contexts, options, merged=True)
             )
@@ -171,8 +164,7 @@ class Installation:
 
     def value_key(self, layer: int, options: ValueOptions) -> str:
         """Names all that a fact's value here follows from besides the fact and the model."""
-        contexts = self.contexts(self.loaded.chats(options.forms))
-        what = f"{replace(options, rows=0)}|{contexts}|{self.loaded.model.dtype}"
+        what = f"{replace(options, rows=0)}|{self.contexts()}|{self.loaded.model.dtype}"
         return f"values-{layer}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
 
     def _value_paths(

@@ -44,7 +44,7 @@ class WrittenModel(EditedModel):
     ) -> None:
         super().__init__(loaded, sorted({layer for write in rounds for layer in write.layers}))
         self.install, self.method, self.numbers, self.rounds = install, method, numbers, tuple(rounds)
-        self.contexts = install.contexts(loaded.chats(numbers.values.forms))
+        self.contexts = install.contexts()
         self.protect = protect
         self._solvers = self._made_solvers(protect)
 

@@ -91,7 +91,7 @@ def consolidate(
         OptionError, SolveError: numbers are of no use.
     """
     loaded = install.loaded
-    every = lessons(loaded, facts, install.contexts(loaded.chats(numbers.forms)), numbers)
+    every = lessons(loaded, facts, install.contexts(), numbers)
     if not every:
         return Consolidated({}, ())
     if numbers.epochs and ordinary is None:

@@ -15,8 +15,8 @@ class Asked:
     """One form of a fact.
 
     Attributes:
-        prompts: the form behind each context, followed by the target; the first stands alone. In chat a
-            context is what the assistant said before. A posted text other than the prompt has none.
+        prompts: the form behind each context, followed by the target; the first stands alone. Only the bare
+            prompt has contexts.
     """
 
     form: Form
@@ -57,11 +57,7 @@ def numbered(loaded: LoadedModel, fact: Fact, number: int, contexts: Sequence[st
 
 def in_form(loaded: LoadedModel, fact: Fact, form: Form, contexts: Sequence[str]) -> Asked:
     """Raises FactError when the form cannot be encoded."""
-    behind: Sequence[str] = ("",)
-    if form.number == PROMPT:
-        behind = contexts
-    elif form.chat:
-        behind = loaded.chat.contexts(contexts)
+    behind = contexts if form.number == PROMPT else ("",)
     return Asked(form, tuple(loaded.encode(fact, context, form=form) for context in behind))
 
 

@@ -82,8 +82,6 @@ def encode(
 ) -> Prompt:
     """Encodes `context` + a form of the fact (None: its prompt), followed by its target if asked for.
 
-    In chat the context is what the assistant said in the turn before.
-
     Special tokens that the tokenizer puts behind a text are left out: a prompt goes on.
 
     Args:
@@ -95,7 +93,7 @@ def encode(
             its key is an attention sink shared by all texts.
     """
     if form is not None and form.chat:
-        text = _in_chat(template or ChatTemplate(tokenizer), fact, context, form, target)
+        text = _in_chat(template or ChatTemplate(tokenizer), fact, form, target)
     else:
         text = _as_text(fact, context, form, target)
     encoding = tokenizer(text.whole, return_offsets_mapping=True, add_special_tokens=text.special)
@@ -128,10 +126,10 @@ def _as_text(fact: Fact, context: str, form: Form | None, target: bool) -> _Text
     return _Text(fact, field, wording, asked, whole, *_subject(fact, context + before))
 
 
-def _in_chat(template: ChatTemplate, fact: Fact, context: str, form: Form, target: bool) -> _Text:
+def _in_chat(template: ChatTemplate, fact: Fact, form: Form, target: bool) -> _Text:
     """The target follows the template without a space: it begins the answer."""
     before, after = form.text.split(SLOT)
-    around = template.around(before + fact.subject + after, context)
+    around = template.around(before + fact.subject + after)
     if around is None:
         raise FactError(form.field, form.text, "the chat template refuses or changes this message; reword it")
     head = around[0] + before

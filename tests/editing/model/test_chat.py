@@ -7,7 +7,7 @@ from editing.errors import FactError, OptionError
 from editing.facts import MOST_WORDINGS, Fact
 from editing.forms import checked_kinds, chosen_forms, every_form, mates, units
 from editing.model.asked import asked, left_out
-from editing.model.chat import GREETING, ChatTemplate
+from editing.model.chat import ChatTemplate
 from editing.model.says import says, unsaid
 from editing.model.tokens import encode
 from tests.tiny_models import byte_tokenizer, merging_tokenizer
@@ -62,30 +62,6 @@ def test_a_template_that_changes_or_refuses_the_message_is_an_error_of_the_promp
     with pytest.raises(FactError, match="refuses or changes") as refused:
         encode(tokenizer(template), fact, form=every_form(fact)[1])
     assert refused.value.field == "prompt"
-
-
-SINGLE = "{% if messages | length > 1 %}{{ raise_exception('one message') }}{% endif %}" + TEMPLATE
-
-
-def test_a_form_in_chat_is_asked_alone_and_in_a_second_turn(open_chat_editor):
-    contexts = ["", "It rained. ", "Then it stopped. "]
-    loaded = open_chat_editor().loaded
-    forms = asked(loaded, FACT, contexts, ("prompt", "chat", "plain questions"))
-    assert [len(form.prompts) for form in forms] == [3, 3, 1, 1]
-    # The tokenizer of the tests has no line break.
-    texts = [loaded.tokenizer.decode(prompt.ids).replace("<pad>", "|") for prompt in forms[1].prompts]
-    alone = "<user> The owner of the mill is|<assistant> Ada"
-    before = [f"<user> {GREETING}|<assistant> {said}|" for said in ("It rained.", "Then it stopped.")]
-    assert texts == [alone, *(said + alone for said in before)]
-    ends = [loaded.tokenizer.decode(p.ids[: p.subject_last + 1])[-4:] for p in forms[1].prompts]
-    assert ends == ["mill"] * 3
-
-
-def test_a_template_that_takes_one_message_has_no_second_turn():
-    template = ChatTemplate(tokenizer(SINGLE))
-    assert template.exists
-    assert template.contexts(["", "It rained. "]) == ("",)
-    assert template.around("Who?", "It rained. ") is None
 
 
 def test_a_template_that_trims_takes_a_message_without_blanks():
