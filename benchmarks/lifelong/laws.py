@@ -99,7 +99,8 @@ def laws(rows: Sequence[Row], endings: Mapping[str, Ending]) -> list[dict[str, A
 
 def _law(method: str, stream: str, rows: Sequence[Row], ending: Ending) -> dict[str, Any]:
     at, standing = collapse(rows, ending)
-    last = max(rows, key=lambda row: row["edits"])
+    by_edits = sorted(rows, key=lambda row: row["edits"])
+    first, last = by_edits[0], by_edits[-1]
     return {
         "method": method,
         "stream": stream,
@@ -108,15 +109,11 @@ def _law(method: str, stream: str, rows: Sequence[Row], ending: Ending) -> dict[
         "standing_at": standing,
         "norm_exponent": exponent(rows),
         "weight_norm_ratio_max": last["weight_norm_ratio_max"],
-        "value_norm_first": _at(rows, min, "value_norm"),
-        "value_norm_last": _at(rows, max, "value_norm"),
+        "value_norm_first": first["more"].get("value_norm"),
+        "value_norm_last": last["more"].get("value_norm"),
         "nas_factor": None,
         "at_least": False,
     }
-
-
-def _at(rows: Sequence[Row], end: Any, name: str) -> float | None:
-    return end(rows, key=lambda row: row["edits"])["more"].get(name)
 
 
 def _without_anchor(method: str) -> str:

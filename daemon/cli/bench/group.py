@@ -23,7 +23,7 @@ COMMANDS = {
     ),
     "lifelong": Entry(
         "daemon.cli.bench.lifelong:lifelong",
-        "Write methods x streams of facts for a lifetime; writes OUT/lifelong.json. Resumable, unattended.",
+        "Write methods x streams of facts for a lifetime, to resume at will; writes OUT/lifelong.json.",
         EXTRA,
     ),
     "trust": Entry(

@@ -72,7 +72,7 @@ def lifelong(
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write methods x streams of facts for a lifetime; writes OUT/lifelong.json. Resumable, unattended."""
+    """Write methods x streams of facts for a lifetime, to resume at will; writes OUT/lifelong.json."""
     with reported_benchmark(as_json):
         common = Common(model, state, data, corpus, tokens, dtype)
         chosen = _configurations(config, every_method, values, state)
