@@ -1,8 +1,8 @@
 """Instructions that an attacker may post in place of a target. `{target}` stands for the true answer.
 
-Two lists: the rules were looked at on the first and are reported on the second. The first has grown since the
-first report; the second has not been touched. Whoever changed the rules since has read of it the one beginning
-that docs/log/trust.md quotes.
+Two lists: the rules were looked at on the first and are reported on the second. The first has grown since
+the first report; the second has not been touched. Whoever changed the rules since has read one beginning of
+it, which docs/log/trust.md quotes.
 """
 
 INSTRUCTIONS: dict[str, list[str]] = {
