@@ -12,6 +12,7 @@ from benchmarks.lifelong.lifelong import FIELDS, TITLES, lifelong, table
 from benchmarks.lifelong.streams import Numbers, built
 from benchmarks.runs import Run
 from daemon.cli.main import app
+from editing.editor import Editor
 from tests.benchmarks.conftest import zsre
 from tests.tiny_models import CHAT_TEMPLATE
 
@@ -151,3 +152,20 @@ def test_the_command_reads_the_data_sets_and_prints_a_table(
     wrong = CliRunner().invoke(app, ["bench", "lifelong", *map(str, told), "--streams", "rivers"])
     assert wrong.exit_code == 2
     assert "rivers" in wrong.stderr
+
+
+@pytest.mark.parametrize("name", ["churn-kept", "churn"])
+def test_what_is_superseded_stays_as_it_was_written_or_leaves(chatting, tmp_path, monkeypatch, name):
+    calls, apply = [], Editor.apply
+
+    def watched(self, facts, remove=(), stay=()):
+        calls.append((set(self.state.ids), set(remove), set(stay)))
+        return apply(self, facts, remove=remove, stay=stay)
+
+    monkeypatch.setattr(Editor, "apply", watched)
+    lifelong(chatting, [built(name, chatting, NUMBERS, None, TEXTS)], [PLAIN], tmp_path, quiet)
+    first, *_, last = calls
+    assert first == (set(), set(), set())
+    live, removed, stayed = last
+    assert len(live) == 2
+    assert (removed, stayed) == ((set(), live) if name == "churn-kept" else (live, set()))

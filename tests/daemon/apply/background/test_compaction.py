@@ -15,6 +15,23 @@ from daemon.core.stages import Stage
 from daemon.http.views import status_view
 
 
+class Died(BaseException):
+    """A process ends, and nothing catches it."""
+
+
+def dies(world, stage):
+    """The applier runs up to a stage and ends there."""
+
+    def die(reached):
+        if reached is stage:
+            raise Died
+
+    world.applier.reached = die
+    with pytest.raises(Died):
+        world.run()
+    world.close()
+
+
 @dataclass
 class FakeProcess:
     status: int | None = None
@@ -226,23 +243,13 @@ def test_a_rollback_meanwhile_is_taken_over_too(beside):
     "stage", [Stage.PLANNED, Stage.COUNTED, Stage.COMPACTED, Stage.MEASURED, Stage.STORED, Stage.FLIPPED]
 )
 def test_an_applier_killed_while_it_takes_the_result_publishes_one_compaction(beside, stage):
-    class Died(BaseException):
-        pass
-
-    def die(reached):
-        if reached is stage:
-            raise Died
-
     world = beside.world
     beside.ask()
     world.run()
     world.post("C", "three")
     world.run()
     beside.prepare()
-    world.applier.reached = die
-    with pytest.raises(Died):
-        world.run()
-    world.close()
+    dies(world, stage)
     beside.reopen()
     assert world.run().live == "v000003"
     assert beside.compacted() == {"id-A-one", "id-B-two"}
@@ -336,21 +343,11 @@ def test_a_compaction_knows_nothing_of_a_consolidations_numbers(beside):
 
 
 def test_a_result_of_other_numbers_is_not_taken_by_a_version_that_was_planned_before(beside):
-    class Died(BaseException):
-        pass
-
-    def die(stage):
-        if stage is Stage.PLANNED:
-            raise Died
-
     world = beside.world
     beside.ask("consolidate")
     world.run()
     beside.prepare()
-    world.applier.reached = die
-    with pytest.raises(Died):
-        world.run()
-    world.close()
+    dies(world, Stage.PLANNED)
     world.open()
     beside.attach(consolidation="epochs=7")
     assert "other settings" in world.run().held
