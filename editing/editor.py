@@ -140,7 +140,7 @@ class Editor(ConsolidatedModel):
         All or nothing: on any error the weights are those from before.
 
         Args:
-            stay: live facts that keep their values where a new fact shares their key; others are found anew.
+            stay: live facts of a new fact's subject that keep their values; others of it are found anew.
 
         Raises:
             FactError: an id is already live or appears twice, or a fact cannot be tokenised as needed.
@@ -246,7 +246,7 @@ class Editor(ConsolidatedModel):
         start, clock = self.state, Clock()
         if not self.method.valued:
             return self._report(facts, self._train(facts, remove, clock), clock.seconds)
-        again = mates(start.facts, facts, remove, stay, self.forms, self.chats)
+        again = mates(start.facts, facts, remove, stay)
         self._drop([*remove, *(fact.id for fact in again)])
         told: dict[str, Outcome] = {}
         batch, dropped, sought = [*again, *facts], self.state, list[Sought]()

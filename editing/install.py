@@ -136,8 +136,8 @@ class Installation:
         read: list[Values | None] = [None] * len(facts)
         for unit, path in self._value_paths(facts, layer, options):
             found = Values(**load_tensors(path, str(self.loaded.device))[0])
-            for i in unit:
-                read[i] = found
+            for at, i in enumerate(unit):
+                read[i] = found.select(torch.tensor([at], device=self.loaded.device))
         return Values.joined([found for found in read if found is not None])
 
     def find(self, facts: Sequence[Fact], layer: int, options: ValueOptions) -> None:
@@ -157,8 +157,8 @@ class Installation:
     def keep(self, facts: Sequence[Fact], layer: int, options: ValueOptions, values: Values) -> None:
         """Keeps values of facts, whole units of them, for `values` to read."""
         for unit, path in self._value_paths(facts, layer, options):
-            one = values.select(torch.tensor(unit[:1], device=values.delta.device))
-            content = {name: x.cpu().contiguous() for name, x in vars(one).items()}
+            own = values.select(torch.tensor(unit, device=values.delta.device))
+            content = {name: x.cpu().contiguous() for name, x in vars(own).items()}
             path.parent.mkdir(exist_ok=True)
             replace_file(path, lambda p, c=content: save_tensors(p, c))
 
@@ -174,7 +174,7 @@ class Installation:
         folder = self.directory / self.value_key(layer, options)
         return [
             (unit, folder / f"{_content_hash([facts[i] for i in unit], options)}.safetensors")
-            for unit in units(facts, options.forms, self.loaded.chats(options.forms))
+            for unit in units(facts)
         ]
 
 
@@ -191,6 +191,9 @@ def _content_hash(unit: Sequence[Fact], options: ValueOptions) -> str:
     if options.forms != PROMPT_ONLY:
         told = [(*one, fact.questions, fact.paraphrases) for one, fact in zip(told, unit, strict=True)]
     content = json.dumps(told)
+    if len(unit) > 1:
+        # Older versions gave the values of several facts the steps of one, and kept the h₀ of one.
+        content += f"|{len(unit)} times the steps"
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 

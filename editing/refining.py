@@ -133,7 +133,7 @@ class RefinedModel(WrittenModel):
 
     def _wanting(self, facts: Sequence[Fact], said: Sequence[bool]) -> list[int]:
         """Indices of the facts that are not said or share their value with one that is not."""
-        shared = units(facts, self.forms, self.chats)
+        shared = units(facts)
         return [i for unit in shared for i in unit if not all(said[j] for j in unit)]
 
     def _found_again(
@@ -194,10 +194,13 @@ class RefinedModel(WrittenModel):
             forms: of the facts' columns [m].
 
         Returns:
-            What the table gets; ‖v*‖ [n]; which facts are outliers [n].
+            What the table gets; ‖v*‖ [n], the longest of a unit; which facts are outliers [n].
         """
         layer, meant = write.target, self.method.target
         targets, norms, outliers = self._anchored(values, layer)
+        for unit in units(facts):
+            # They share δ: one is not written without the others.
+            norms[unit], outliers[unit] = norms[unit].max(), outliers[unit].any()
         columns = {f"targets/{layer}": targets.cpu()}
         shift = shifts(self.loaded, facts, forms, layer, meant)
         if above := [aim for aim in write.aims if aim > layer]:

@@ -40,6 +40,7 @@ class Case:
         paraphrases: other prompts that must lead to the target.
         neighbours: (prompt, answer) pairs that must keep their answer.
         forms: in which it is asked; the bare prompt alone where none is given.
+        subject: what it is about; "" where nobody said.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Case:
     paraphrases: tuple[str, ...] = ()
     neighbours: tuple[tuple[str, str], ...] = ()
     forms: tuple[CaseForm, ...] = ()
+    subject: str = ""
 
     @property
     def asked(self) -> tuple[CaseForm, ...]:

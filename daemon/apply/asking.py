@@ -86,7 +86,7 @@ class Asking:
         )
         paraphrases = tuple(fill(text) for text in row.paraphrases)
         neighbours = tuple((fill(n["prompt"]), n["answer"]) for n in row.neighbours)
-        return Case(row.id, row.text, row.target, row.was, paraphrases, neighbours, forms)
+        return Case(row.id, row.text, row.target, row.was, paraphrases, neighbours, forms, row.subject)
 
     def earlier(self, row: CorrectionRow) -> Case:
         """A live fact as it is asked again: in the forms that it must be said in and was said in.
@@ -95,7 +95,7 @@ class Asking:
         """
         case = self.case(row)
         kept = tuple(form for form in case.forms if form.required and _was_said(row, form))
-        return Case(row.id, row.text, row.target, forms=kept)
+        return Case(row.id, row.text, row.target, forms=kept, subject=row.subject)
 
 
 def _was_said(row: CorrectionRow, form: CaseForm) -> bool:

@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 
 from daemon.core.errors import RefusedError
 from editing.facts import Fact
-from editing.forms import PROMPT_ONLY, Kind, units
+from editing.forms import units
 from editing.install import Installation
 from editing.values.options import ValueOptions
 from editing.values.search import Values
@@ -71,7 +71,7 @@ class Fleet:
         key, base = install.value_key(layer, options), install.loaded.base_hash
         open_ = [
             _Asked(part, self._send({"facts": plain(part), "layer": layer, "key": key, "base": base}))
-            for part in parts(facts, options.forms, install.loaded.chats(options.forms))
+            for part in parts(facts)
         ]
         until = self._clock() + self._deadline
         while open_:
@@ -107,12 +107,10 @@ class Fleet:
         return True
 
 
-def parts(
-    facts: Sequence[Fact], forms: Sequence[Kind] = PROMPT_ONLY, chats: bool = False
-) -> list[list[Fact]]:
+def parts(facts: Sequence[Fact]) -> list[list[Fact]]:
     """Whole units of facts, some `FACTS_A_TASK` of them together; see `editing.forms.units`."""
     found: list[list[Fact]] = []
-    for unit in units(facts, forms, chats):
+    for unit in units(facts):
         if not found or len(found[-1]) + len(unit) > FACTS_A_TASK:
             found.append([])
         found[-1] += [facts[i] for i in unit]

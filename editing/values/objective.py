@@ -122,6 +122,10 @@ class Rows:
         new[1:] = self.owner[1:] != self.owner[:-1]
         return new.nonzero()[:, 0]
 
+    def bare_rows(self) -> Tensor:
+        """The row of each fact's bare prompt, [facts]."""
+        return (self.place == 0).nonzero()[:, 0]
+
     def hidden(self) -> Tensor:
         """The units' h₀, [m, d] float32."""
         return self.part.hidden[self.part.first[self.first_rows()]].float()

@@ -5,6 +5,7 @@ methods differ in when they stop, what they hold δ to (`editing.values.descent`
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -29,8 +30,9 @@ from editing.values.turns import Turns
 class Values:
     """Result for n facts: δ, h₀ and v₀ are [d, n] float32; loss in nats and steps (evaluations) are [n].
 
-    h₀ is the residual stream and v₀ the MLP's output at the subject's last token of the bare prompt. Of
-    prompts asked in turn the loss is the mean of what each group said when last asked; `losses` asks all.
+    h₀ is the residual stream and v₀ the MLP's output at the subject's last token of the fact's own bare
+    prompt, also where facts share their δ. Of prompts asked in turn the loss is the mean of what each group
+    said when last asked; `losses` asks all.
     """
 
     delta: Tensor
@@ -76,38 +78,38 @@ def optimise(  # noqa: PLR0913 (each is a choice that a caller makes by name)
         contexts: texts put before the prompt; the first must be empty (the bare prompt).
         done: called with the fraction of facts done.
         barred: directions that some facts' δ must avoid.
-        merged: whether facts of one unit get one value that serves all (MEMIT-Merge).
+        merged: whether facts of one unit get one value that serves all (MEMIT-Merge), in as many more steps.
         keep: finds the values of each part, or has them from an earlier call that was cut short.
 
     Raises:
         FactError: a fact cannot be tokenised as needed.
     """
     options = options.asked_in(loaded.chats(options.forms))
-    found = [[i] for i in range(len(facts))]
-    if merged:
-        found = units(facts, options.forms, loaded.chats(options.forms))
+    found = units(facts) if merged else [[i] for i in range(len(facts))]
     every = [
         [p for form in asked(loaded, fact, contexts, options.forms) for p in form.prompts] for fact in facts
     ]
-    # Facts of like length share a batch: their prompts' attention is padded to the longest.
+    # Facts of like length share a batch: their prompts' attention is padded to the longest. So do units of as
+    # many facts: a value that serves several is longer on its way.
     found.sort(
-        key=lambda unit: max(_suffix_length(prompts, len(contexts)) for i in unit for prompts in [every[i]])
+        key=lambda unit: (
+            len(unit),
+            max(_suffix_length(prompts, len(contexts)) for i in unit for prompts in [every[i]]),
+        )
     )
     size = max(1, options.rows * _turns(options, contexts) // max(map(len, every)))
-    # Batches of like size: a small one costs nearly as many operations as a large one.
-    count = math.ceil(len(found) / size)
+    chunks = _chunks(found, size)
     parts: list[Values] = []
-    for batch in range(count):
-        chunk = found[batch * len(found) // count : (batch + 1) * len(found) // count]
+    for batch, chunk in enumerate(chunks):
         first = torch.tensor([unit[0] for unit in chunk], device=loaded.device)
         restraint = barred.select(first) if barred else Restraint()
         told = [[facts[i] for i in unit] for unit in chunk]
-        find = functools.partial(_optimise_chunk, loaded, told, layer, contexts, options, restraint)
-        parts.append(keep(f"{batch + 1}-of-{count}", find))
-        done((batch + 1) / count)
-    unit_of = [place for place, unit in enumerate(found) for _ in unit]
-    back = torch.tensor([i for unit in found for i in unit], device=loaded.device).argsort()
-    return Values.joined(parts).select(torch.tensor(unit_of, device=loaded.device)[back])
+        patient = replace(options, steps=options.steps * len(chunk[0]))
+        find = functools.partial(_optimise_chunk, loaded, told, layer, contexts, patient, restraint)
+        parts.append(keep(f"{batch + 1}-of-{len(chunks)}", find))
+        done((batch + 1) / len(chunks))
+    order = torch.tensor([i for unit in found for i in unit], device=loaded.device)
+    return Values.joined(parts).select(order.argsort())
 
 
 @torch.no_grad()
@@ -134,6 +136,23 @@ def losses(
     return torch.cat(found)
 
 
+def _chunks(units: Sequence[list[int]], size: int) -> list[list[list[int]]]:
+    """Units, in their order, together with others of as many facts; some `size` facts in a chunk.
+
+    Chunks of like size: a small one costs nearly as many operations as a large one.
+    """
+    found = list[list[list[int]]]()
+    for facts, group in itertools.groupby(units, len):
+        alike = list(group)
+        count = math.ceil(len(alike) * facts / size)
+        found += [
+            chunk
+            for i in range(count)
+            if (chunk := alike[i * len(alike) // count : (i + 1) * len(alike) // count])
+        ]
+    return found
+
+
 def _turns(options: ValueOptions, contexts: Sequence[str]) -> int:
     # In fewer steps than turns some prompts would never be asked.
     return min(options.turns, len(contexts), options.steps)
@@ -153,7 +172,7 @@ def _optimise_chunk(
     restraint: Restraint,
 ) -> Values:
     rows = rows_of(loaded, units, layer, contexts, options.kl, options.forms, options.ends)
-    hidden, output = rows.hidden(), rows.part.output[rows.first_rows()]
+    hidden = rows.hidden()
     norms = lengths(hidden, 1, keepdim=True)
     if options.attention:
         # What the block adds to its input less the MLP's output is the attention's. Its change is added
@@ -161,6 +180,7 @@ def _optimise_chunk(
         # way through the MLP of the same block is left out.
         bare = [loaded.encode(facts[0]) for facts in units]
         below = capture(loaded, bare, [layer - 1]).hidden[layer - 1].T
+        output = rows.part.output[rows.first_rows()]
         norms = torch.stack([lengths(output, 1), lengths(hidden - below - output, 1)], dim=1)
     turns, spent = _turns(options, contexts), 0
 
@@ -173,4 +193,7 @@ def _optimise_chunk(
         options = replace(options, steps=max(1, options.steps - DENSE_STEPS))
         spent = dense.steps
     found = descend(begin(), hidden.shape[1], norms, options, restraint)
-    return Values(found.delta[:, 0].T, hidden.T, output.T, found.loss, found.steps + spent)
+    bare = rows.bare_rows()
+    unit = rows.owner[bare]
+    hidden, output = rows.part.hidden[rows.part.first[bare]].float(), rows.part.output[bare]
+    return Values(found.delta[unit, 0].T, hidden.T, output.T, found.loss[unit], (found.steps + spent)[unit])

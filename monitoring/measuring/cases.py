@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from editing.said import said
 from monitoring.measurements import Case, CaseResult, FormResult
@@ -14,6 +14,8 @@ from monitoring.shares import Counted
 Known = dict[tuple[str, str], bool]
 #: Tokens generated behind a target, to see whether the word or number goes on: "3.16" and then ".1".
 BEHIND_TOKENS = 3
+#: So many earlier corrections of the batch's own subjects are asked beside the samples, at most.
+MOST_BESIDE = 32
 Shares = dict[str, float | None]
 Counts = dict[str, Counted]
 
@@ -90,17 +92,20 @@ def _length(scorer: Scorer, target: str) -> int:
 
 
 def retention(
-    scorer: Scorer, earlier: Sequence[Case], size: int
+    scorer: Scorer, earlier: Sequence[Case], size: int, batch: Sequence[Case] = ()
 ) -> tuple[Shares, Counts, dict[str, dict[str, str]]]:
     """Shares of `size` earlier corrections that are still said, what those are counted from, and of each its
     lost forms with what is said there now.
 
     The shares of the oldest, the newest and those between are of the first form of each, the bare prompt.
+    Those of a subject that the batch is about have got another value with it. They are asked as well, and
+    are in no share.
     """
     samples = retention_samples(earlier, size)
     cases = [case for sample in samples.values() for case in sample]
-    told = form_results(scorer, cases)
-    bare = iter([next(iter(forms.values())).said for forms in told])
+    mates = _beside(earlier, batch, {case.id for case in cases})
+    told = form_results(scorer, [*cases, *mates])
+    bare = iter([next(iter(forms.values())).said for forms in told[: len(cases)]])
     asked = {f"retention_{which}_ratio": [next(bare) for _ in sample] for which, sample in samples.items()}
     asked["retention_ratio"] = [hit for kept in asked.values() for hit in kept]
     asked["retention_chat_ratio"] = [
@@ -108,9 +113,16 @@ def retention(
     ]
     lost = {
         case.id: {name: form.answer for name, form in forms.items() if not form.said}
-        for case, forms in zip(cases, told, strict=True)
+        for case, forms in zip([*cases, *mates], told, strict=True)
     }
     return {name: mean(kept) for name, kept in asked.items()}, counted(asked), lost
+
+
+def _beside(earlier: Sequence[Case], batch: Sequence[Case], asked: Set[str]) -> list[Case]:
+    """The newest earlier corrections of the batch's subjects that are not asked yet."""
+    subjects = {case.subject for case in batch} - {""}
+    found = [case for case in earlier if case.subject in subjects and case.id not in asked]
+    return found[-MOST_BESIDE:]
 
 
 def retention_samples(cases: Sequence[Case], size: int) -> dict[str, list[Case]]:

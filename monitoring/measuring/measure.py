@@ -101,7 +101,7 @@ def measure(
     with _timed(seconds, "batch"):
         cases, of_batch, batch_counts = batch_results(editor, scorer, batch, memory.known)
     with _timed(seconds, "retention"):
-        kept, kept_counts, again = retention(scorer, earlier, sample)
+        kept, kept_counts, again = retention(scorer, earlier, sample, batch)
     with _timed(seconds, "audit"):  # stored under the older name of the deep measures
         free = scorer.greedy(probes.free, FREE_TOKENS) if deep else None
         chats = scorer.chatted(probes.free, FREE_TOKENS) if deep else []

@@ -260,21 +260,38 @@ SHARED = [
 ]
 
 
-def test_facts_with_the_same_key_get_one_value_that_serves_all(editor):
+def test_facts_of_one_subject_get_one_value_that_serves_all(editor):
     options = ValueOptions(steps=8, rate=0.1)
     merged = optimise(editor.loaded, SHARED, LAYER, CONTEXTS, options, merged=True)
     apart = optimise(editor.loaded, SHARED, LAYER, CONTEXTS, options)
     assert torch.equal(merged.delta[:, 0], merged.delta[:, 2])
+    assert torch.equal(merged.delta[:, 0], merged.delta[:, 3])
     assert not torch.allclose(apart.delta[:, 0], apart.delta[:, 2], atol=1e-3)
-    torch.testing.assert_close(merged.delta[:, [1, 3]], apart.delta[:, [1, 3]], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(merged.delta[:, 1], apart.delta[:, 1], atol=1e-4, rtol=1e-4)
+
+
+def test_facts_that_share_a_value_keep_what_each_has_without_it(editor):
+    options = ValueOptions(steps=2)
+    merged = optimise(editor.loaded, SHARED, LAYER, CONTEXTS, options, merged=True)
+    apart = optimise(editor.loaded, SHARED, LAYER, CONTEXTS, options)
+    torch.testing.assert_close(merged.hidden, apart.hidden)
+    torch.testing.assert_close(merged.output, apart.output)
+    # Before "The miller of" the subject has another h₀ than before "The owner of".
+    assert not torch.allclose(merged.hidden[:, 0], merged.hidden[:, 3], atol=1e-3)
+
+
+def test_a_value_of_several_facts_has_the_steps_of_all(editor):
+    options = ValueOptions(steps=3, stop=0.0)
+    merged = optimise(editor.loaded, SHARED, LAYER, CONTEXTS, options, merged=True)
+    assert merged.steps.tolist() == [9, 3, 9, 9]
 
 
 def test_a_shared_value_starts_from_the_mean_loss_of_its_facts(editor):
-    once = ValueOptions(steps=1, kl=0.0)
+    once = ValueOptions(steps=1, kl=0.0, rate=0.0)
     merged = optimise(editor.loaded, SHARED, LAYER, CONTEXTS, once, merged=True)
     apart = optimise(editor.loaded, SHARED, LAYER, CONTEXTS, once)
-    torch.testing.assert_close(merged.loss[0], (apart.loss[0] + apart.loss[2]) / 2)
-    torch.testing.assert_close(merged.loss[[1, 3]], apart.loss[[1, 3]])
+    torch.testing.assert_close(merged.loss[0], apart.loss[[0, 2, 3]].mean())
+    torch.testing.assert_close(merged.loss[1], apart.loss[1])
 
 
 def test_interference_is_what_the_update_adds_for_a_key():

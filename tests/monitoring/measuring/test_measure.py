@@ -12,7 +12,7 @@ from monitoring.errors import BaselineError, MeasurementError, ProbeError
 from monitoring.measurements import Case, CaseResult, Measurements, measured_again
 from monitoring.measuring.baseline import Baseline, baseline_path, measure_baseline, open_baseline
 from monitoring.measuring.behaviour import TEXT_TOKENS
-from monitoring.measuring.cases import retention_samples, sample_cases
+from monitoring.measuring.cases import MOST_BESIDE, retention_samples, sample_cases
 from monitoring.measuring.measure import Memory, layer_of, measure
 from monitoring.measuring.probes import ProbeSet, default_probes
 from monitoring.measuring.schedule import Schedule
@@ -250,6 +250,26 @@ def test_retention_asks_the_oldest_a_random_and_the_newest_sample():
     for few in (0, 1, 3, 7, 32):
         found = [case.id for sample in retention_samples(cases[:few], 32).values() for case in sample]
         assert sorted(found) == sorted(case.id for case in cases[:few])
+
+
+def test_all_earlier_facts_of_the_batchs_subjects_are_asked_and_are_in_no_share(editor, baseline, probes):
+    with_output(editor, PROMPT, "north")
+    far = [Case(f"far {i}", PROMPT, "north", subject=f"s{i}") for i in range(12)]
+    mates = [Case("mate", PROMPT, "zebra", subject="s"), Case("kept", PROMPT, "north", subject="s")]
+    earlier = [*far[:6], *mates, *far[6:]]
+    sampled = {case.id for sample in retention_samples(earlier, 4).values() for case in sample}
+    assert "mate" not in sampled
+    alone = measure(editor, baseline, [Case("new", PROMPT, "north")], earlier, None, probes, sample=4)
+    assert set(alone.again) == sampled
+    new = Case("new", PROMPT, "north", subject="s")
+    m = measure(editor, baseline, [new], earlier, None, probes, sample=4)
+    assert set(m.again) == sampled | {"mate", "kept"}
+    assert m.again["kept"] == {}
+    assert m.again["mate"]["prompt"].startswith("north")
+    assert m.retention_ratio == 1.0
+    many = [Case(str(i), PROMPT, "zebra", subject="s") for i in range(MOST_BESIDE + 8)]
+    m = measure(editor, baseline, [new], many, None, probes, sample=0)
+    assert list(m.again) == [str(i) for i in range(8, MOST_BESIDE + 8)]
 
 
 def test_facts_of_the_editors_table_are_looked_up_in_the_weights(editor, baseline, probes):
