@@ -123,7 +123,8 @@ class Training:
         numbers: ConsolidationNumbers,
         ordinary: Sequence[Ordinary],
     ) -> None:
-        self._loaded, self._lessons, self._start = install.loaded, list(every), dict(start)
+        self._loaded, self._lessons = install.loaded, list(every)
+        start = self._start = {name: (numbers.start * a, b) for name, (a, b) in start.items()}
         self._numbers, self._ordinary = numbers, list(ordinary)
         names = {self._loaded.tensor_name(layer): layer for layer in range(len(self._loaded.layers))}
         written = [names[name] for name in start]

@@ -25,6 +25,7 @@ class ConsolidationNumbers:
 
     Attributes:
         layers: whose `down_proj` is trained.
+        start: share of the joint solution that training begins with.
         epochs: passes over all prompts of all facts.
         batch: prompts of facts in a step.
         rate: Adam's in the first step; it falls in a line to zero. Measured: docs/log/consolidation.md.
@@ -43,6 +44,7 @@ class ConsolidationNumbers:
     """
 
     layers: tuple[int, ...]
+    start: float = 1.0
     epochs: int = 6
     batch: int = 32
     rate: float = 2e-4
@@ -73,6 +75,8 @@ class ConsolidationNumbers:
             raise OptionError(f"ends = {self.ends!r}: use {', '.join(get_args(Ends))}")
         for name in ("batch", "rows", "rate"):
             _positive(name, getattr(self, name), getattr(self, name))
+        if not 0 <= self.start <= 1:
+            raise OptionError(f"start = {self.start!r}: give a share from 0 to 1")
 
     def changed(self, **numbers: Any) -> "ConsolidationNumbers":
         """The same but for some numbers, by name.

@@ -112,6 +112,18 @@ def test_without_epochs_it_is_the_joint_solution_and_without_facts_the_base(join
     assert consolidate(editor.install, [], {}, PLAIN).factors == {}
 
 
+def test_training_may_begin_with_a_share_of_the_joint_solution(joint, facts):
+    editor, start = joint(facts)
+    half = {name: (0.5 * a, b) for name, (a, b) in start.items()}
+    none = consolidate(editor.install, facts, start, changed(epochs=0, start=0.5)).factors
+    assert {name: hashes(none)[name] for name in start} == hashes(half)
+    found = consolidate(editor.install, facts, start, changed(start=0.5)).factors
+    assert hashes(found) == hashes(consolidate(editor.install, facts, half, PLAIN).factors)
+    assert hashes(found) != hashes(consolidate(editor.install, facts, start, PLAIN).factors)
+    with pytest.raises(OptionError, match=r"start = 1\.5: give a share from 0 to 1"):
+        changed(start=1.5)
+
+
 def test_layers_that_are_not_trained_stay_what_the_joint_solution_made_them(joint, facts):
     editor, start = joint(facts)
     found = consolidate(editor.install, facts, start, PLAIN).factors
