@@ -1,0 +1,186 @@
+"""The law through horizons: how many facts until a limit, against the key directions that were free.
+
+    ln n = a + Σ bᵢ ln xᵢ
+
+by least squares. A run that did not reach its limit, or was past it at its first checkpoint, has no horizon:
+it is left out of the fit, and named. Other regressors than D are tried beside it, each by the error with which
+it tells a run that it was not fitted to.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.errors import BenchError
+from monitoring.capacity import Law
+
+#: Of ten intervals nine are to hold the truth.
+COVERED = 0.9
+#: Fewest runs that a law of two numbers is fitted to, so that there is a residual left to see.
+FEWEST = 4
+#: Why a run has no horizon.
+NOT_REACHED, PAST_AT_ONCE = "not reached", "past at the first checkpoint"
+
+Run = Mapping[str, Any]
+#: Names of a run's numbers that are regressors together.
+REGRESSORS: tuple[tuple[str, ...], ...] = (("directions",), ("layers", "keys_per_column"))
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """At how many facts a limit is passed; None, and why not, where that was not seen."""
+
+    facts: float | None
+    censored: str = ""
+
+
+def horizon(points: Sequence[tuple[float, float]], limit: float, falling: bool = False) -> Horizon:
+    """Where a measure passes its limit, on the straight line in ln(edits) between two checkpoints.
+
+    A measure that gets better again between two checkpoints is noise: neighbours in the wrong order are
+    pooled to their mean first (isotonic regression).
+
+    Args:
+        points: (edits, value) of each checkpoint, ascending.
+        falling: whether a value below the limit is past it; else above.
+    """
+    sign = -1.0 if falling else 1.0
+    edits = [math.log(edits) for edits, _ in points]
+    values, bound = _rising([sign * value for _, value in points]), sign * limit
+    if not points or values[-1] <= bound:
+        return Horizon(None, NOT_REACHED)
+    if values[0] > bound:
+        return Horizon(None, PAST_AT_ONCE)
+    at = next(i for i, value in enumerate(values) if value > bound)
+    share = (bound - values[at - 1]) / (values[at] - values[at - 1])
+    return Horizon(math.exp(edits[at - 1] + share * (edits[at] - edits[at - 1])))
+
+
+def _rising(values: Sequence[float]) -> list[float]:
+    """The closest values that never fall: pool adjacent violators."""
+    blocks = list[tuple[float, int]]()
+    for value in values:
+        blocks.append((value, 1))
+        while len(blocks) > 1 and blocks[-2][0] >= blocks[-1][0]:
+            (a, m), (b, n) = blocks[-2:]
+            blocks[-2:] = [((a * m + b * n) / (m + n), m + n)]
+    return [mean for mean, count in blocks for _ in range(count)]
+
+
+def fitted(directions: Sequence[float], facts: Sequence[float]) -> Law:
+    """The law of D alone, with what its intervals need.
+
+    Raises:
+        BenchError: too few runs, or all with the same D.
+    """
+    if len(facts) < FEWEST or len(set(directions)) < 2:
+        raise BenchError(f"{len(facts)} runs have a horizon; the law needs {FEWEST}, not all of one size")
+    x, y = np.log(directions), np.log(facts)
+    squares = float(((x - x.mean()) ** 2).sum())
+    exponent = float(((x - x.mean()) * (y - y.mean())).sum() / squares)
+    intercept = float(y.mean() - exponent * x.mean())
+    left = len(facts) - 2
+    spread = math.sqrt(float(((y - intercept - exponent * x) ** 2).sum()) / left)
+    mean, largest = float(x.mean()), float(max(directions))
+    return Law(intercept, exponent, spread, len(facts), mean, squares, student(left), largest)
+
+
+def student(freedom: int, covered: float = COVERED) -> float:
+    """t of Student's law so that `covered` of it lies between −t and t.
+
+    With t = √ν tan θ the density is cos^(ν−1) θ, which is summed up by Simpson's rule; bisected for θ.
+    """
+    angles = np.linspace(0, math.pi / 2, 20001)
+    heights = np.cos(angles) ** (freedom - 1)
+    steps = (heights[:-2:2] + 4 * heights[1::2] + heights[2::2]).cumsum()
+    at = float(np.interp(covered, steps / steps[-1], angles[2::2]))
+    return math.sqrt(freedom) * math.tan(at)
+
+
+def laws(runs: Sequence[Run], limits: Sequence[str], held_out: str) -> list[dict[str, Any]]:
+    """One object for each limit: the law of all runs, how it tells the one held out, and what else was tried.
+
+    Args:
+        runs: each with `run`, its regressors, and by limit its horizon.
+        held_out: name of a run, chosen before the runs were made.
+    """
+    return [_law(runs, limit, held_out) for limit in limits]
+
+
+def _law(runs: Sequence[Run], limit: str, held_out: str) -> dict[str, Any]:
+    seen = [run for run in runs if run[limit]["facts"] is not None]
+    left_out = {run["run"]: run[limit]["censored"] for run in runs if run[limit]["facts"] is None}
+    told: dict[str, Any] = {"limit": limit, "runs": [run["run"] for run in seen], "left_out": left_out}
+    if len(seen) < FEWEST:
+        return told | {"law": None}
+    law = _of(seen, limit)
+    told |= {"law": asdict(law), "held_out": _held_out(runs, seen, limit, held_out)}
+    return told | {"tried": tried(seen, limit)}
+
+
+def _of(runs: Sequence[Run], limit: str) -> Law:
+    return fitted([run["directions"] for run in runs], [run[limit]["facts"] for run in runs])
+
+
+def _held_out(runs: Sequence[Run], seen: Sequence[Run], limit: str, name: str) -> dict[str, Any] | None:
+    """The law without one run, and what it says of that; `error` is the ratio of estimate and truth, less 1."""
+    own = next((run for run in runs if run["run"] == name), None)
+    others = [run for run in seen if run["run"] != name]
+    if own is None or len(others) < FEWEST:
+        return None
+    facts, low, high = _of(others, limit).facts(own["directions"])
+    measured = own[limit]["facts"]
+    told = {"run": name, "estimate": facts, "low": low, "high": high, "measured": measured}
+    if measured is None:
+        return told | {"error": None, "inside": None, "censored": own[limit]["censored"]}
+    return told | {"error": facts / measured - 1, "inside": low <= measured <= high}
+
+
+def tried(runs: Sequence[Run], limit: str) -> dict[str, float | None]:
+    """Regressors → root mean square of ln(estimate / measured), each run told by a fit to the others.
+
+    `filled` is another kind of law: a limit is passed when a certain share of all directions is taken up.
+    """
+    y = np.log([run[limit]["facts"] for run in runs])
+    found = {" + ".join(names): _left_one_out(runs, names, y) for names in REGRESSORS}
+    return found | {"filled": _filled(runs, limit)}
+
+
+def _left_one_out(runs: Sequence[Run], names: Sequence[str], y: np.ndarray) -> float | None:
+    if any(run.get(name) is None for run in runs for name in names) or len(runs) < len(names) + 3:
+        return None
+    x = np.column_stack([np.ones(len(runs)), *(np.log([run[name] for run in runs]) for name in names)])
+    errors = list[float]()
+    for i in range(len(runs)):
+        rest = np.arange(len(runs)) != i
+        errors.append(float(x[i] @ np.linalg.lstsq(x[rest], y[rest], rcond=None)[0] - y[i]))
+    return math.sqrt(float(np.mean(np.square(errors))))
+
+
+def _filled(runs: Sequence[Run], limit: str) -> float | None:
+    """Of the law that the share filled at the horizon is the same in all runs."""
+    shares = [_at(run["checkpoints"], run[limit]["facts"]) for run in runs]
+    errors = list[float]()
+    for i, run in enumerate(runs):
+        mean = float(np.mean([share for j, share in enumerate(shares) if j != i]))
+        curve = sorted((one["filled"], math.log(one["edits"])) for one in run["checkpoints"])
+        at = _through([(math.log(share), edits) for share, edits in curve], mean)
+        errors.append(at - math.log(run[limit]["facts"]))
+    return math.sqrt(float(np.mean(np.square(errors)))) if len(runs) > 1 else None
+
+
+def _at(checkpoints: Sequence[Mapping[str, Any]], facts: float) -> float:
+    """ln of the share filled after so many facts."""
+    curve = sorted((math.log(one["edits"]), math.log(one["filled"])) for one in checkpoints)
+    return _through(curve, math.log(facts))
+
+
+def _through(curve: Sequence[tuple[float, float]], x: float) -> float:
+    """y at x on the lines through the points, the first and the last one drawn on."""
+    pairs = list(itertools.pairwise(curve))
+    (x0, y0), (x1, y1) = next((pair for pair in pairs if x <= pair[1][0]), pairs[-1])
+    return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
