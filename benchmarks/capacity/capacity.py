@@ -30,8 +30,8 @@ from editing.model.loaded import LoadedModel
 from editing.model.says import says
 from monitoring.measuring.scoring import Scorer
 
-#: Limit → (number of a row, bound, whether a smaller number is past it). The first and the last of what is said:
-#: what the guard asks of earlier facts, and what the default writes again.
+#: Limit → (number of a row, bound, whether a smaller number is past it). Nine of ten is what the guard asks
+#: of earlier facts; but without writing again not many more are said of the first fifty.
 LIMITS: Mapping[str, tuple[str, float, bool]] = {
     "said 90 %": ("said", 0.9, True),
     "said 80 %": ("said", 0.8, True),
@@ -43,11 +43,13 @@ MARGIN = 0.03
 #: Where the runs' files are in the output folder, so that a horizon there does not take them for its own.
 FOLDER = "capacity"
 METHOD = "memit-seq"
+#: The forms that the product writes. CounterFact's facts come without questions: two columns each.
+SHIPPED = "prompt.chat.questions"
 #: Of each run of the plan: layers up to the last one of the method's window (0: all from the first on), share
 #: of the key dimensions, forms.
 PLAN = (
     *((width, 1.0, "prompt") for width in (5, 0, 1, 2, 3)),
-    *((5, 0.5, "prompt"), (5, 0.25, "prompt"), (0, 0.5, "prompt"), (5, 1.0, "prompt.chat")),
+    *((5, 0.5, "prompt"), (5, 0.25, "prompt"), (0, 0.5, "prompt"), (5, 1.0, SHIPPED)),
 )
 _KEYS = re.compile(r",?keys=([0-9.]+)")
 

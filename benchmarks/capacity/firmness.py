@@ -43,7 +43,7 @@ class Firmness:
         self._width = loaded.ffn_width
 
     def weight(self, layers: Sequence[int], share: float, like: tuple[Sequence[int], float]) -> float:
-        """λ at which `layers` with a share of their key dimensions write as firmly as others with all of theirs.
+        """λ at which `layers` with a share of their key dimensions write as firmly as others with all.
 
         Args:
             like: those layers and their λ.

@@ -3,8 +3,8 @@
     ln n = a + Σ bᵢ ln xᵢ
 
 by least squares. A run that did not reach its limit, or was past it at its first checkpoint, has no horizon:
-it is left out of the fit, and named. Other regressors than D are tried beside it, each by the error with which
-it tells a run that it was not fitted to.
+it is left out of the fit, and named. Other regressors than D are tried beside it. Each is judged by the error
+with which it tells a run that it was not fitted to.
 """
 
 import itertools
@@ -127,7 +127,7 @@ def _of(runs: Sequence[Run], limit: str) -> Law:
 
 
 def _held_out(runs: Sequence[Run], seen: Sequence[Run], limit: str, name: str) -> dict[str, Any] | None:
-    """The law without one run, and what it says of that; `error` is the ratio of estimate and truth, less 1."""
+    """The law without one run, and what it says of that; `error` is the estimate over the truth, less 1."""
     own = next((run for run in runs if run["run"] == name), None)
     others = [run for run in seen if run["run"] != name]
     if own is None or len(others) < FEWEST:
@@ -183,4 +183,4 @@ def _through(curve: Sequence[tuple[float, float]], x: float) -> float:
     """y at x on the lines through the points, the first and the last one drawn on."""
     pairs = list(itertools.pairwise(curve))
     (x0, y0), (x1, y1) = next((pair for pair in pairs if x <= pair[1][0]), pairs[-1])
-    return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+    return y0 + (y1 - y0) * (x - x0) / (x1 - x0) if x1 > x0 else y1

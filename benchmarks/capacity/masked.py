@@ -27,7 +27,7 @@ SEED = 0
 
 
 def dimensions(width: int, share: float, seed: int = SEED) -> list[int]:
-    """A seeded choice of `share` of the dimensions 0 … width − 1, ascending; a smaller share is part of it."""
+    """A seeded choice of `share` of the dimensions, ascending; that of a smaller share is part of it."""
     order = list(range(width))
     random.Random(seed).shuffle(order)
     return sorted(order[: max(1, round(share * width))])

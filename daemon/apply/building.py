@@ -13,6 +13,7 @@ from daemon.apply.applier import Applier
 from daemon.apply.asking import asking_of
 from daemon.apply.background.jobs import Jobs
 from daemon.apply.measuring import Monitoring
+from daemon.apply.room import room_of
 from daemon.apply.trust.screening import Screen, believes_of
 from daemon.apply.value_workers import Fleet, answer
 from daemon.core.errors import SettingsError
@@ -180,7 +181,11 @@ def build_monitoring(settings: Settings, editor: Editor) -> Monitoring:
         before = Measurements.from_json(previous) if previous else None
         return judge(measurements, thresholds, before, time.time())
 
-    return Monitoring(measured, judged, functools.partial(foresee, thresholds))
+    def foreseen(history: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+        room = room_of(editor)
+        return foresee(thresholds, history) | {"room": room and room.to_json()}
+
+    return Monitoring(measured, judged, foreseen)
 
 
 def foresee(thresholds: Thresholds, history: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Any]:

@@ -21,9 +21,7 @@ def run(name, directions, facts, censored="", layers=1):
 
 def synthetic(exponent=0.9, intercept=-2.0, spread=0.0, seed=0):
     noise = np.random.default_rng(seed).normal(0, spread, len(DIRECTIONS))
-    return [
-        math.exp(intercept + exponent * math.log(d) + e) for d, e in zip(DIRECTIONS, noise, strict=True)
-    ]
+    return [math.exp(intercept + exponent * math.log(d) + e) for d, e in zip(DIRECTIONS, noise, strict=True)]
 
 
 # -- horizons ---------------------------------------------------------------------------------------
@@ -77,9 +75,7 @@ def test_the_interval_widens_with_the_distance():
     assert ratios[2] > 1.2 * ratios[0]
 
 
-@pytest.mark.parametrize(
-    ("freedom", "t"), [(1, 6.3138), (2, 2.9200), (5, 2.0150), (7, 1.8946), (30, 1.6973)]
-)
+@pytest.mark.parametrize(("freedom", "t"), [(1, 6.3138), (2, 2.9200), (5, 2.0150), (7, 1.8946), (30, 1.6973)])
 def test_students_t_is_that_of_the_tables(freedom, t):
     # 95 % quantiles, as printed in any table of the law.
     assert law.student(freedom) == pytest.approx(t, abs=2e-4)
