@@ -13,11 +13,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
+from benchmarks.asking.asked import taken
+from benchmarks.asking.ways import QUESTIONS, asked_records
 from benchmarks.capacity.firmness import Firmness
 from benchmarks.capacity.law import horizon, laws
 from benchmarks.capacity.masked import Masked, MaskedEditor
 from benchmarks.configuration import Configuration, Model
-from benchmarks.data import Record
+from benchmarks.data import Record, find, load_records
 from benchmarks.errors import ChoiceError
 from benchmarks.files import Say, write_json
 from benchmarks.lifelong.beliefs import audited, by_hash, measures, predictions
@@ -43,7 +45,7 @@ MARGIN = 0.03
 #: Where the runs' files are in the output folder, so that a horizon there does not take them for its own.
 FOLDER = "capacity"
 METHOD = "memit-seq"
-#: The forms that the product writes. CounterFact's facts come without questions: two columns each.
+#: The forms that the product writes: with one question three columns a fact.
 SHIPPED = "prompt.chat.questions"
 #: Of each run of the plan: layers up to the last one of the method's window (0: all from the first on), share
 #: of the key dimensions, forms.
@@ -129,6 +131,17 @@ def full(row: Mapping[str, Any]) -> str:
     over = row["said"] < LIMITS["said 80 %"][1] - MARGIN
     over &= not row["perplexity_ratio"] <= LIMITS["perplexity ×1.2"][1]
     return "all limits are passed" if over else ""
+
+
+def facts_of(model: Model, data: Path | None, count: int) -> list[Record]:
+    """The first facts of CounterFact, each with a question, so that it can have all forms that ship.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    path = find("counterfact", data, "--data")
+    every = asked_records(load_records(path), path, find(QUESTIONS, data, "--data"))
+    return [one.record for one in taken(every, model, count)]
 
 
 def stream_of(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.capacity.capacity import COLUMNS, parsed, planned, stream_of, table
+from benchmarks.capacity.capacity import COLUMNS, facts_of, parsed, planned, stream_of, table
 from benchmarks.capacity.capacity import capacity as measured
 from benchmarks.files import say
 from daemon.cli.bench.common import (
@@ -54,8 +54,7 @@ def capacity(
         marks, texts = edit_counts(checkpoints), common.texts(text)[:documents]
         chosen = [parsed(one) for one in config or ()]
         opened = common.open()
-        records = common.records(opened, "counterfact", marks[-1]).records
-        stream = stream_of(opened, records, texts, marks, batch, sample)
+        stream = stream_of(opened, facts_of(opened, data, marks[-1]), texts, marks, batch, sample)
         found = measured(opened, stream, chosen or planned(opened), out, say)
     if as_json:
         show_json(found)
