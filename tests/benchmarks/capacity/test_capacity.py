@@ -5,7 +5,17 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.capacity.capacity import LIMITS, PLAN, capacity, full, parsed, planned, stream_of, summary
+from benchmarks.capacity.capacity import (
+    LIMITS,
+    PLAN,
+    capacity,
+    facts_of,
+    full,
+    parsed,
+    planned,
+    stream_of,
+    summary,
+)
 from benchmarks.errors import ChoiceError
 from benchmarks.files import read_json
 from daemon.cli.main import app
@@ -15,6 +25,18 @@ TEXTS = ["A cat sat there. " * 4]
 
 
 def quiet(_text: str) -> None: ...
+
+
+@pytest.fixture
+def asked_dir(data_dir, tmp_path):
+    """The data folder with questions for the relation of its facts."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for path in data_dir.iterdir():
+        (folder / path.name).symlink_to(path)
+    questions = {"P127": {"given": ["Who owns {}?"], "asked": ["Whose is {}?"]}}
+    (folder / "questions_dev.json").write_text(json.dumps(questions))
+    return folder
 
 
 @pytest.fixture
@@ -104,11 +126,16 @@ def test_a_share_that_is_none_is_refused(share):
         parsed(f"{FEW},keys={share}")
 
 
-def test_the_command_writes_its_file(checkpoint, state_dir, data_dir, tmp_path, monkeypatch):
+def test_a_fact_of_the_stream_has_the_question_that_may_be_posted(model, asked_dir):
+    facts = [record.fact for record in facts_of(model, asked_dir, 3)]
+    assert [fact.questions for fact in facts] == [("Who owns {}?",)] * 3
+
+
+def test_the_command_writes_its_file(checkpoint, state_dir, asked_dir, tmp_path, monkeypatch):
     for name in ("MODEL", "STATE_DIR", "CORPUS", "DTYPE"):
         monkeypatch.delenv(f"FACTD_{name}", raising=False)
-    told = ["--model", checkpoint, "--state", state_dir, "--data", data_dir, "--out", tmp_path]
-    told += ["--text", data_dir / "general_text.jsonl", "--checkpoints", "2", "--batch", "2"]
+    told = ["--model", checkpoint, "--state", state_dir, "--data", asked_dir, "--out", tmp_path]
+    told += ["--text", asked_dir / "general_text.jsonl", "--checkpoints", "2", "--batch", "2"]
     told += ["--config", f"{FEW},layers=1-2,keys=0.5", "--documents", "1"]
     done = CliRunner().invoke(app, ["bench", "capacity", *map(str, told)])
     assert done.exit_code == 0, done.output
