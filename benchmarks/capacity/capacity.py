@@ -18,11 +18,12 @@ from benchmarks.asking.ways import QUESTIONS, asked_records
 from benchmarks.capacity.firmness import Firmness
 from benchmarks.capacity.law import horizon, laws
 from benchmarks.capacity.masked import Masked, MaskedEditor
+from benchmarks.capacity.warning import warnings
 from benchmarks.configuration import Configuration, Model
 from benchmarks.data import Record, find, load_records
 from benchmarks.errors import ChoiceError
 from benchmarks.files import Say, write_json
-from benchmarks.lifelong.beliefs import audited, by_hash, measures, predictions
+from benchmarks.lifelong.beliefs import audited, by_hash, measures
 from benchmarks.runs import Row, Run, Stream, Unedited, collected, named
 from benchmarks.scores import mean, text_perplexity
 from benchmarks.weights import Weights
@@ -203,8 +204,7 @@ def summary(rows: Sequence[Row], aside: str) -> dict[str, Any]:
     runs.sort(key=lambda run: (run["directions"], run["run"]))
     # Sorted, so that without a name it is the run with the most: the product extrapolates towards more.
     told = laws(runs, tuple(LIMITS), aside or runs[-1]["run"])
-    every = [row for own in by_run.values() for row in own]
-    return {"runs": runs, "laws": told, "predictions": predictions(every)}
+    return {"runs": runs, "laws": told, "warnings": warnings([*by_run.values()])}
 
 
 def summed(name: str, rows: Sequence[Row]) -> Row:

@@ -75,7 +75,7 @@ def test_a_run_goes_on_after_its_last_checkpoint(model, records, tmp_path):
 
 def untimed(found):
     kept = [{**one, "seconds": 0} for run in found["runs"] for one in run["checkpoints"]]
-    return kept, [{**run, "checkpoints": 0} for run in found["runs"]], found["laws"], found["predictions"]
+    return kept, [{**run, "checkpoints": 0} for run in found["runs"]], found["laws"], found["warnings"]
 
 
 def test_horizons_are_read_off_the_checkpoints():
