@@ -2,14 +2,16 @@
 
 The law was fitted to streams of one small model (docs/log/capacity.md):
 
-    ln n = a + b ln D,   D = layers written × key directions of a layer / columns of a fact
+    ln n = a + Σ bᵢ ln xᵢ
 
-n is the number of facts at which a limit is passed. Its interval is that of a new observation, by Student's t
+n is the number of facts at which a limit is passed. The x are the layers written and the key directions of a
+layer over the columns of a fact, or the product of the two. The interval is that of a new observation, by
+Student's t,
 
-    ln n ± t s √(1 + 1/m + (ln D − x̄)² / Sxx)
+    ln n ± t s √(1 + zᵀ(XᵀX)⁻¹z),   z = (1, ln x₁, …)
 
-so it widens with the distance from the m runs that it was fitted to. It does not say that a model of another
-kind keeps the law.
+so it widens with the distance from the runs, the rows of X. It does not say that a model of another kind
+keeps the law.
 """
 
 import math
@@ -20,32 +22,42 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Law:
-    """A line through logarithms, with what its prediction interval needs.
+    """A plane through logarithms, with what its prediction interval needs.
 
     Attributes:
-        intercept, exponent: a and b.
-        spread: s, standard deviation of the residuals, m − 2 degrees of freedom.
-        runs: m.
-        mean, squares: x̄ and Sxx = Σ (x − x̄)² of x = ln D.
+        names: of the regressors: layers, keys_per_column, directions.
+        coefficients: a, then an exponent for each name.
+        inverse: (XᵀX)⁻¹.
+        spread: s, standard deviation of the residuals, with the degrees of freedom that are left.
         student: t, the 95 % quantile of Student's t, so that nine of ten lie inside.
-        largest: the largest D of a run.
+        runs: how many it was fitted to.
+        largest: of each regressor, its largest value in a run.
     """
 
-    intercept: float
-    exponent: float
+    names: tuple[str, ...]
+    coefficients: tuple[float, ...]
+    inverse: tuple[tuple[float, ...], ...]
     spread: float
-    runs: int
-    mean: float
-    squares: float
     student: float
-    largest: float
+    runs: int
+    largest: tuple[float, ...]
 
-    def facts(self, directions: float) -> tuple[float, float, float]:
-        """(n, the low and the high end of its interval) for D."""
-        x = math.log(directions)
-        wide = math.sqrt(1 + 1 / self.runs + (x - self.mean) ** 2 / self.squares)
-        middle, half = self.intercept + self.exponent * x, self.student * self.spread * wide
+    def facts(self, values: Mapping[str, float]) -> tuple[float, float, float]:
+        """(n, the low and the high end of its interval) for values of the regressors."""
+        z = (1.0, *(math.log(values[name]) for name in self.names))
+        wide = sum(
+            a * b * entry
+            for a, row in zip(z, self.inverse, strict=True)
+            for b, entry in zip(z, row, strict=True)
+        )
+        middle = sum(a * b for a, b in zip(z, self.coefficients, strict=True))
+        half = self.student * self.spread * math.sqrt(1 + wide)
         return math.exp(middle), math.exp(middle - half), math.exp(middle + half)
+
+    def beyond(self, values: Mapping[str, float]) -> float:
+        """How many times more there is of a regressor than in any run, of the farthest; 1 at least."""
+        pairs = zip(self.names, self.largest, strict=True)
+        return max(1.0, *(values[name] / largest for name, largest in pairs))
 
 
 #: What ends it → the law of runs with the default method: the fit of docs/data/capacity.json, to which
@@ -61,8 +73,8 @@ class Room:
         facts: until the first limit is passed.
         low, high: interval that holds the number in nine cases of ten, if the law holds for this model.
         ends: what is expected first.
-        beyond: how many times more directions there are than in the largest run that the law knows; 1 where
-            it reaches so far.
+        beyond: how many times more there is of what it follows from than in any run; 1 where the runs reach
+            so far.
     """
 
     facts: int
@@ -88,11 +100,12 @@ def room(layers: int, key_directions: int, columns: float, laws: Mapping[str, La
     Args:
         laws: what ends it → its law.
     """
-    directions = layers * key_directions / columns
-    told = {ends: law.facts(directions) for ends, law in laws.items()}
+    keys = key_directions / columns
+    values = {"layers": layers, "keys_per_column": keys, "directions": layers * keys}
+    told = {ends: law.facts(values) for ends, law in laws.items()}
     ends = min(told, key=lambda name: told[name][0])
-    beyond = max(1.0, directions / laws[ends].largest)
-    return Room(*(_rounded(number) for number in told[ends]), ends=ends, beyond=round(beyond, 1))
+    beyond = round(laws[ends].beyond(values), 1)
+    return Room(*(_rounded(number) for number in told[ends]), ends=ends, beyond=beyond)
 
 
 def _rounded(number: float) -> int:

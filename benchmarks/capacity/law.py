@@ -20,8 +20,8 @@ from monitoring.capacity import Law
 
 #: Of ten intervals nine are to hold the truth.
 COVERED = 0.9
-#: Fewest runs that a law of two numbers is fitted to, so that there is a residual left to see.
-FEWEST = 4
+#: Fewest degrees of freedom that a law is told with.
+FREEDOM = 2
 #: Why a run has no horizon.
 NOT_REACHED, PAST_AT_ONCE = "not reached", "past at the first checkpoint"
 
@@ -71,22 +71,26 @@ def _rising(values: Sequence[float]) -> list[float]:
     return [mean for mean, count in blocks for _ in range(count)]
 
 
-def fitted(directions: Sequence[float], facts: Sequence[float]) -> Law:
-    """The law of D alone, with what its intervals need.
+def fitted(runs: Sequence[Run], facts: Sequence[float], names: Sequence[str]) -> Law:
+    """The law of some regressors, with what its intervals need.
 
     Raises:
-        BenchError: too few runs, or all with the same D.
+        BenchError: too few runs, or too much alike in a regressor.
     """
-    if len(facts) < FEWEST or len(set(directions)) < 2:
-        raise BenchError(f"{len(facts)} runs have a horizon; the law needs {FEWEST}, not all of one size")
-    x, y = np.log(directions), np.log(facts)
-    squares = float(((x - x.mean()) ** 2).sum())
-    exponent = float(((x - x.mean()) * (y - y.mean())).sum() / squares)
-    intercept = float(y.mean() - exponent * x.mean())
-    left = len(facts) - 2
-    spread = math.sqrt(float(((y - intercept - exponent * x) ** 2).sum()) / left)
-    mean, largest = float(x.mean()), float(max(directions))
-    return Law(intercept, exponent, spread, len(facts), mean, squares, student(left), largest)
+    x = np.column_stack([np.ones(len(runs)), *(np.log([run[name] for run in runs]) for name in names)])
+    left = len(runs) - x.shape[1]
+    if left < FREEDOM or np.linalg.matrix_rank(x) < x.shape[1]:
+        what = " and ".join(names)
+        raise BenchError(
+            f"{len(runs)} runs with a horizon are too few, or too much alike, for a law of {what}"
+        )
+    y = np.log(facts)
+    inverse = np.linalg.inv(x.T @ x)
+    found = inverse @ x.T @ y
+    spread = math.sqrt(float(((y - x @ found) ** 2).sum()) / left)
+    largest = tuple(float(max(run[name] for run in runs)) for name in names)
+    rows = tuple(tuple(row) for row in inverse.tolist())
+    return Law(tuple(names), tuple(found.tolist()), rows, spread, student(left), len(runs), largest)
 
 
 def student(freedom: int, covered: float = COVERED) -> float:
@@ -102,37 +106,45 @@ def student(freedom: int, covered: float = COVERED) -> float:
 
 
 def laws(runs: Sequence[Run], limits: Sequence[str], held_out: str) -> list[dict[str, Any]]:
-    """One object for each limit: the law of all runs, how it tells the one held out, and what else was tried.
+    """One object for each limit and each choice of regressors: the law of all runs, how it tells the one held
+    out, and its error.
+
+    `error` is the root mean square of ln(estimate / measured), each run told by a fit to the others. `filled`
+    is that of another kind of law: the limit is passed when a certain share of all directions is taken up.
 
     Args:
         runs: each with `run`, its regressors, and by limit its horizon.
         held_out: name of a run, chosen before the runs were made.
     """
-    return [_law(runs, limit, held_out) for limit in limits]
+    return [_law(runs, limit, names, held_out) for limit in limits for names in REGRESSORS]
 
 
-def _law(runs: Sequence[Run], limit: str, held_out: str) -> dict[str, Any]:
+def _law(runs: Sequence[Run], limit: str, names: Sequence[str], held_out: str) -> dict[str, Any]:
     seen = [run for run in runs if run[limit]["facts"] is not None]
     left_out = {run["run"]: run[limit]["censored"] for run in runs if run[limit]["facts"] is None}
-    told: dict[str, Any] = {"limit": limit, "runs": [run["run"] for run in seen], "left_out": left_out}
-    if len(seen) < FEWEST:
-        return told | {"law": None}
-    law = _of(seen, limit)
-    told |= {"law": asdict(law), "held_out": _held_out(runs, seen, limit, held_out)}
-    return told | {"tried": tried(seen, limit)}
+    told: dict[str, Any] = {"limit": limit, "regressors": list(names), "left_out": left_out}
+    told |= {"law": None, "held_out": None, "error": None, "filled": _filled(seen, limit)}
+    try:
+        told["law"] = asdict(_of(seen, limit, names))
+        told["held_out"] = _held_out(runs, seen, limit, names, held_out)
+        told["error"] = _left_one_out(seen, limit, names)
+    except BenchError as error:
+        told["reason"] = str(error)
+    return told
 
 
-def _of(runs: Sequence[Run], limit: str) -> Law:
-    return fitted([run["directions"] for run in runs], [run[limit]["facts"] for run in runs])
+def _of(runs: Sequence[Run], limit: str, names: Sequence[str]) -> Law:
+    return fitted(runs, [run[limit]["facts"] for run in runs], names)
 
 
-def _held_out(runs: Sequence[Run], seen: Sequence[Run], limit: str, name: str) -> dict[str, Any] | None:
+def _held_out(
+    runs: Sequence[Run], seen: Sequence[Run], limit: str, names: Sequence[str], name: str
+) -> dict[str, Any] | None:
     """The law without one run, and what it says of that; `error` is the estimate over the truth, less 1."""
     own = next((run for run in runs if run["run"] == name), None)
-    others = [run for run in seen if run["run"] != name]
-    if own is None or len(others) < FEWEST:
+    if own is None:
         return None
-    facts, low, high = _of(others, limit).facts(own["directions"])
+    facts, low, high = _of([run for run in seen if run["run"] != name], limit, names).facts(own)
     measured = own[limit]["facts"]
     told = {"run": name, "estimate": facts, "low": low, "high": high, "measured": measured}
     if measured is None:
@@ -140,29 +152,18 @@ def _held_out(runs: Sequence[Run], seen: Sequence[Run], limit: str, name: str) -
     return told | {"error": facts / measured - 1, "inside": low <= measured <= high}
 
 
-def tried(runs: Sequence[Run], limit: str) -> dict[str, float | None]:
-    """Regressors → root mean square of ln(estimate / measured), each run told by a fit to the others.
-
-    `filled` is another kind of law: a limit is passed when a certain share of all directions is taken up.
-    """
-    y = np.log([run[limit]["facts"] for run in runs])
-    found = {" + ".join(names): _left_one_out(runs, names, y) for names in REGRESSORS}
-    return found | {"filled": _filled(runs, limit)}
-
-
-def _left_one_out(runs: Sequence[Run], names: Sequence[str], y: np.ndarray) -> float | None:
-    if any(run.get(name) is None for run in runs for name in names) or len(runs) < len(names) + 3:
-        return None
-    x = np.column_stack([np.ones(len(runs)), *(np.log([run[name] for run in runs]) for name in names)])
+def _left_one_out(runs: Sequence[Run], limit: str, names: Sequence[str]) -> float:
     errors = list[float]()
-    for i in range(len(runs)):
-        rest = np.arange(len(runs)) != i
-        errors.append(float(x[i] @ np.linalg.lstsq(x[rest], y[rest], rcond=None)[0] - y[i]))
+    for i, run in enumerate(runs):
+        told, _, _ = _of([*runs[:i], *runs[i + 1 :]], limit, names).facts(run)
+        errors.append(math.log(told / run[limit]["facts"]))
     return math.sqrt(float(np.mean(np.square(errors))))
 
 
 def _filled(runs: Sequence[Run], limit: str) -> float | None:
-    """Of the law that the share filled at the horizon is the same in all runs."""
+    """The error of the law that the share filled at the horizon is the same in all runs."""
+    if len(runs) < 2:
+        return None
     shares = [_at(run["checkpoints"], run[limit]["facts"]) for run in runs]
     errors = list[float]()
     for i, run in enumerate(runs):
@@ -170,7 +171,7 @@ def _filled(runs: Sequence[Run], limit: str) -> float | None:
         curve = sorted((one["filled"], math.log(one["edits"])) for one in run["checkpoints"])
         at = _through([(math.log(share), edits) for share, edits in curve], mean)
         errors.append(at - math.log(run[limit]["facts"]))
-    return math.sqrt(float(np.mean(np.square(errors)))) if len(runs) > 1 else None
+    return math.sqrt(float(np.mean(np.square(errors))))
 
 
 def _at(checkpoints: Sequence[Mapping[str, Any]], facts: float) -> float:

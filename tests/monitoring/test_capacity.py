@@ -6,15 +6,37 @@ import pytest
 
 from monitoring.capacity import LAWS, Law, Room, room
 
-#: ln n = −2 + ln D, from eight runs around D = e⁸.
-LAW = Law(-2.0, 1.0, 0.2, 8, 8.0, 10.0, 1.943, 10_000.0)
+#: Of runs with x̄ = 8 and Sxx = 10: (XᵀX)⁻¹ = [[1/8 + x̄²/Sxx, −x̄/Sxx], [−x̄/Sxx, 1/Sxx]].
+INVERSE = ((1 / 8 + 6.4, -0.8), (-0.8, 0.1))
+
+
+def law(intercept=-2.0, spread=0.2, names=("directions",), largest=(10_000.0,)):
+    """ln n = a + ln D, from eight runs around D = e⁸."""
+    return Law(names, (intercept, 1.0), INVERSE, spread, 1.943, 8, largest)
+
+
+LAW = law()
 
 
 def test_the_interval_is_that_of_a_new_run():
-    middle, low, high = LAW.facts(math.exp(9))
+    middle, low, high = LAW.facts({"directions": math.exp(9)})
+    # 1 + 1/m + (x − x̄)² / Sxx
     half = 1.943 * 0.2 * math.sqrt(1 + 1 / 8 + 1 / 10)
     assert middle == pytest.approx(math.exp(7))
     assert (low, high) == pytest.approx((math.exp(7 - half), math.exp(7 + half)))
+
+
+def test_layers_and_keys_can_count_differently():
+    inverse = ((0.1, 0, 0), (0, 0.1, 0), (0, 0, 0.1))
+    two = Law(("layers", "keys_per_column"), (1.0, 0.5, 1.0), inverse, 0.1, 2.0, 8, (9.0, 1536.0))
+    middle, low, high = two.facts({"layers": 4, "keys_per_column": 768})
+    assert middle == pytest.approx(math.e * 2 * 768)
+    wide = math.sqrt(1 + 0.1 * (1 + math.log(4) ** 2 + math.log(768) ** 2))
+    assert math.log(high / low) == pytest.approx(2 * 2.0 * 0.1 * wide)
+    # The farther of the two is told.
+    assert room(18, 1536, 1.0, {"x": two}).beyond == 2.0
+    assert room(5, 14_336, 1.0, {"x": two}).beyond == 9.3
+    assert room(5, 14_336, 10.0, {"x": two}).beyond == 1.0
 
 
 def test_directions_are_layers_times_keys_over_columns():
@@ -25,7 +47,7 @@ def test_directions_are_layers_times_keys_over_columns():
 
 
 def test_the_limit_that_comes_first_is_told():
-    later = Law(-1.0, 1.0, 0.2, 8, 8.0, 10.0, 1.943, 10_000.0)
+    later = law(-1.0)
     assert room(5, 1600, 1.0, {"later": later, "first": LAW}).ends == "first"
 
 
@@ -48,7 +70,7 @@ def test_what_people_read_is_also_in_the_json():
 
 
 def test_small_numbers_are_not_rounded_away():
-    tiny = Law(0.0, 1.0, 1e-9, 8, 8.0, 10.0, 1.943, 10_000.0)
+    tiny = law(0.0, 1e-9)
     told = [room(1, n, 1.0, {"x": tiny}).facts for n in (3, 47, 468, 4680)]
     assert told == [3, 47, 470, 4700]
 
