@@ -89,7 +89,7 @@ class Room:
     def __str__(self) -> str:
         far = f", extrapolated {self.beyond:.1f}-fold" if self.beyond > 1 else ""
         return (
-            f"room for about {self.facts:,} facts ({self.low:,} to {self.high:,}), then {self.ends}; "
+            f"room for about {self.facts:,} facts ({self.low:,} to {self.high:,}) until {self.ends}; "
             f"an estimate from one small model{far}"
         )
 

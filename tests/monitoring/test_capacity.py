@@ -61,7 +61,7 @@ def test_more_directions_than_were_measured_are_told():
 def test_what_people_read_is_also_in_the_json():
     found = Room(180, 90, 1400, "facts are lost", 1.0)
     assert str(found) == (
-        "room for about 180 facts (90 to 1,400), then facts are lost; an estimate from one small model"
+        "room for about 180 facts (90 to 1,400) until facts are lost; an estimate from one small model"
     )
     assert found.to_json() == {
         **{"facts": 180, "low": 90, "high": 1400, "ends": "facts are lost", "beyond": 1.0},
