@@ -2,9 +2,9 @@
 
 A run is the default method on CounterFact, in bare prompts, without writing again what is not said. Runs
 differ in the layers they write, in the share of the key dimensions they use, and in the columns of a fact.
-All end at the same layer, so that values are found once. Each has the λ with which the first facts are written
-as firmly as by the default. A run ends when all limits are passed. A killed benchmark goes on after its last
-checkpoint.
+All end at the same layer, so that values are found once. Each has the λ with which the first facts are
+written as firmly as by the default. A run ends when all limits are passed. A killed benchmark goes on after
+its last checkpoint.
 """
 
 import re
