@@ -13,7 +13,6 @@ from daemon.apply.applier import Applier
 from daemon.apply.asking import asking_of
 from daemon.apply.background.jobs import Jobs
 from daemon.apply.measuring import Monitoring
-from daemon.apply.room import room_of
 from daemon.apply.trust.screening import Screen, believes_of
 from daemon.apply.value_workers import Fleet, answer
 from daemon.core.errors import SettingsError
@@ -39,6 +38,7 @@ from monitoring.measurements import Measurements
 from monitoring.measuring.baseline import open_baseline
 from monitoring.measuring.measure import Memory, measure
 from monitoring.measuring.probes import default_probes
+from monitoring.measuring.room import room_of
 from monitoring.measuring.scoring import Scorer
 from monitoring.thresholds import Thresholds
 from monitoring.verdict import judge

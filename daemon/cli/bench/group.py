@@ -28,7 +28,7 @@ COMMANDS = {
     ),
     "capacity": Entry(
         "daemon.cli.bench.capacity:capacity",
-        "Fill more and fewer key directions with facts; writes OUT/capacity.json with the law. Resumable.",
+        "Fill more and fewer key directions with facts; writes OUT/capacity.json with the law.",
         EXTRA,
     ),
     "trust": Entry(

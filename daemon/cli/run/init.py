@@ -3,12 +3,12 @@
 import time
 
 from daemon.apply.building import open_editor
-from daemon.apply.room import room_of
 from daemon.cli.exits import CommandError, Exit
 from daemon.cli.options import JsonOption, ModelOption, StateOption, settings_of
 from daemon.cli.output import progress, show_json, show_table
 from daemon.cli.reporting import reported
 from editing.errors import EditError
+from monitoring.measuring.room import room_of
 
 
 def init(model: ModelOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from daemon.apply.room import columns_of, room_of
 from editing.facts import Fact
 from editing.memory.state import EditState
 from editing.methods import named
 from monitoring.capacity import room
+from monitoring.measuring.room import columns_of, room_of
 
 
 def editor(method="memit-seq", forms=("prompt",), chat=True, columns="each", state=None):
