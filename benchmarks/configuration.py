@@ -62,7 +62,7 @@ class Configuration:
 
     def __str__(self) -> str:
         parts = [getattr(self, part) for part in _PARTS]
-        return ":".join([*parts, self.options] if self.changes else parts)
+        return ":".join([*parts, self.options] if self.options else parts)
 
     @property
     def options(self) -> str:

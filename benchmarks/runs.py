@@ -30,6 +30,8 @@ from monitoring.measuring.scoring import Scorer
 UNEDITED = "unedited"
 #: Put behind the method's name in rows of the model after compaction.
 COMPACTED = "+compact"
+#: What is said of a checkpoint's row.
+TOLD = ("edits", "said", "es", "ps", "ns", "s", "perplexity_ratio")
 
 Row = dict[str, Any]
 
@@ -158,7 +160,7 @@ class Unedited:
         if any(row["edits"] == edits for row in self._rows):
             return
         stream = self._stream
-        row = _named(stream, UNEDITED, "", "", "", edits)
+        row = named(stream, UNEDITED, "", "", "", edits)
         row |= _scored(self._scorer, stream, edits)
         row |= {"perplexity_ratio": 1.0, "weight_norm_ratio_max": 1.0, "subspace_similarity_min": 1.0}
         row |= {"seconds": 0.0, "options": "", "written": 0, "perplexity": self.perplexity}
@@ -259,11 +261,7 @@ class Run:
         for old in set(self._folder.glob("state-*")) - {self._state()}:
             old.unlink()
         for row in rows:
-            self._say(
-                ", ".join(
-                    f"{name} {row[name]:.4g}" for name in ("edits", "es", "ps", "ns", "s", "perplexity_ratio")
-                )
-            )
+            self._say(", ".join(f"{name} {row[name]:.4g}" for name in TOLD if name in row))
 
     def _state(self) -> Path:
         return self._folder / f"state-{self._edits}.safetensors"
@@ -272,7 +270,7 @@ class Run:
         stream, chosen = self._stream, self._configuration
         scorer = Scorer(editor.model, editor.tokenizer)
         told = text_perplexity(scorer, stream.texts)
-        row = _named(
+        row = named(
             stream, chosen.method + suffix, chosen.placement, chosen.anchor, chosen.protect, self._edits
         )
         row |= _scored(scorer, stream, self._edits, editor)
@@ -283,7 +281,7 @@ class Run:
         return row | {"perplexity": told, "value_norm": mean(self._norms), "refused": self._refused}
 
 
-def _named(stream: Stream, method: str, placement: str, anchor: str, protect: str, edits: int) -> Row:
+def named(stream: Stream, method: str, placement: str, anchor: str, protect: str, edits: int) -> Row:
     row: Row = {"method": method, "placement": placement, "anchor": anchor, "protect": protect}
     return row | {"batch": stream.batch, "edits": edits, "dataset": stream.dataset}
 

@@ -82,11 +82,11 @@ def audited(stream: Stream, edits: int, size: int) -> list[Record]:
     """The sample of this checkpoint, and what still holds of those of earlier ones."""
     now = {record.fact.id: record for record in stream.live(edits)}
     marks = [mark for mark in stream.checkpoints if mark <= edits]
-    ids = {one.fact.id for mark in {*marks, edits} for one in _by_hash(stream.live(mark), size)}
+    ids = {one.fact.id for mark in {*marks, edits} for one in by_hash(stream.live(mark), size)}
     return [record for id, record in now.items() if id in ids]
 
 
-def _by_hash(records: Sequence[Record], size: int) -> list[Record]:
+def by_hash(records: Sequence[Record], size: int) -> list[Record]:
     return sorted(records, key=lambda one: hashlib.sha256(one.fact.id.encode()).digest())[:size]
 
 

@@ -38,6 +38,7 @@ from monitoring.measurements import Measurements
 from monitoring.measuring.baseline import open_baseline
 from monitoring.measuring.measure import Memory, measure
 from monitoring.measuring.probes import default_probes
+from monitoring.measuring.room import room_of
 from monitoring.measuring.scoring import Scorer
 from monitoring.thresholds import Thresholds
 from monitoring.verdict import judge
@@ -180,7 +181,11 @@ def build_monitoring(settings: Settings, editor: Editor) -> Monitoring:
         before = Measurements.from_json(previous) if previous else None
         return judge(measurements, thresholds, before, time.time())
 
-    return Monitoring(measured, judged, functools.partial(foresee, thresholds))
+    def foreseen(history: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+        room = room_of(editor)
+        return foresee(thresholds, history) | {"room": room and room.to_json()}
+
+    return Monitoring(measured, judged, foreseen)
 
 
 def foresee(thresholds: Thresholds, history: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Any]:

@@ -132,6 +132,7 @@ def status_view(status: LedgerStatus) -> dict[str, Any]:
         "forecast": forecast.get("nearest"),
         "forecasts": forecast.get("forecasts", []),
         "limits": forecast.get("limits", {}),
+        "room": forecast.get("room"),
         "last_live_at": status.last_live_at,
         "background": status.background,
         "workers": {kind: asdict(sign) for kind, sign in status.workers.items()},

@@ -21,8 +21,8 @@ from daemon.publish.truth import UNKNOWN
 #: Of a view, what the table leaves out: mismatches stand above it, what is coming below, and the nearest
 #: forecast in it.
 UNSHOWN = ("mismatches", "forecasts", "limits", "coming")
-#: Fields that hold several entries.
-LISTED = ("lost", "findings", "questions")
+#: Fields that hold several entries, of which a line is made.
+LISTED = ("lost", "findings", "questions", "room")
 #: Columns of a correction's history.
 CHANGE = ("at", "from", "to", "reason", "actor")
 #: Columns of what the clock will do.
@@ -109,6 +109,8 @@ def _listed(name: str, value: Mapping[str, Any] | Sequence[Any]) -> Iterator[str
     if name == "findings":
         findings = cast(Sequence[Mapping[str, Any]], value)
         return (f"{one['rule']} {one['points']}: {one['why']}" for one in findings)
+    if name == "room":
+        return (told for key, told in dict(value).items() if key == "told")
     return iter(value)
 
 

@@ -26,6 +26,11 @@ COMMANDS = {
         "Write methods x streams of facts for a lifetime, to resume at will; writes OUT/lifelong.json.",
         EXTRA,
     ),
+    "capacity": Entry(
+        "daemon.cli.bench.capacity:capacity",
+        "Fill more and fewer key directions with facts; writes OUT/capacity.json with the law.",
+        EXTRA,
+    ),
     "trust": Entry(
         "daemon.cli.bench.trust:trust",
         "Tell real changes from poison of five kinds by the default rules; writes OUT/trust.json.",

@@ -8,6 +8,7 @@ from daemon.cli.options import JsonOption, ModelOption, StateOption, settings_of
 from daemon.cli.output import progress, show_json, show_table
 from daemon.cli.reporting import reported
 from editing.errors import EditError
+from monitoring.measuring.room import room_of
 
 
 def init(model: ModelOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:
@@ -28,7 +29,9 @@ def init(model: ModelOption = None, state: StateOption = None, as_json: JsonOpti
         "tensors": list(editor.tensor_names),
         "seconds": time.monotonic() - started,
     }
+    room = room_of(editor)
     if as_json:
-        show_json(view)
+        show_json(view | {"room": room and room.to_json()})
     else:
-        show_table("Prepared", ("", ""), list(view.items()))
+        rows = [*view.items(), *([("room", str(room))] if room else [])]
+        show_table("Prepared", ("", ""), rows)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from monitoring.capacity import Room
+
 ROOT = Path(__file__).parents[3]
 GOOD = {"subject": "the Eiffel Tower", "prompt": "The city where {} stands is", "target": "Rome"}
 #: Nothing listens there: posting must fail as unavailable, never as a crash.
@@ -120,6 +122,20 @@ def test_compact_carries_on_in_the_applier_and_tells_the_result(factd, make_worl
     status = json.loads(factd("status", "--json").stdout)
     assert status["last_step"]["step"] == "refuse"
     assert status["forecast"].startswith("nothing yet")
+
+
+def test_status_tells_how_much_room_there_is_once_a_version_was_measured(factd, make_world, tmp_path):
+    (tmp_path / "state").mkdir()
+    world = make_world(state_dir=tmp_path / "state")
+    assert json.loads(factd("status", "--json").stdout)["room"] is None
+    assert "room" in factd("status").stdout
+    room = Room(180, 90, 360, "it is full", 1.0).to_json()
+    told = {"known": False, "nearest": "nothing yet", "forecasts": [], "room": room}
+    world.applier.monitoring = world.applier.monitoring._replace(foresee=lambda _history: told)
+    world.post("A", "fine")
+    world.run()
+    assert json.loads(factd("status", "--json").stdout)["room"] == room
+    assert "room for about 180 facts" in factd("status").stdout
 
 
 def test_help_documents_every_exit_code(factd):

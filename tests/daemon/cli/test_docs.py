@@ -270,7 +270,11 @@ def session(world, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     prepared = SimpleNamespace(
-        path=tmp_path, base_hash="b", settings_hash="s", tensor_names=world.editor.tensor_names
+        path=tmp_path,
+        base_hash="b",
+        settings_hash="s",
+        tensor_names=world.editor.tensor_names,
+        method=None,
     )
     monkeypatch.setattr("daemon.cli.run.init.open_editor", lambda _settings, _show: prepared)
 
