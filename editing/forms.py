@@ -103,9 +103,9 @@ def checked_kinds(kinds: Sequence[str]) -> tuple[Kind, ...]:
 def units(facts: Sequence[Fact]) -> list[list[int]]:
     """Indices of the facts, those of one subject together.
 
-    What comes before and after a subject hardly moves its key, in whatever form: two keys of a subject have a
-    cosine of 0.95 where those of two subjects have 0.03 (docs/log/subjects.md). So only one value can be written
-    for all that is said of a subject (MEMIT-Merge, arXiv 2502.07322).
+    What comes before and after a subject hardly moves its key, in whatever form: two keys of a subject have
+    a cosine of 0.9 and more, those of two subjects 0.0 to 0.4 (docs/log/subjects.md). So only one value can
+    be written for all that is said of a subject (MEMIT-Merge, arXiv 2502.07322).
     """
     found: dict[str, list[int]] = {}
     for i, fact in enumerate(facts):
