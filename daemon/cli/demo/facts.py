@@ -85,13 +85,16 @@ CONTRADICTIONS: tuple[tuple[str, str, str], ...] = (
 
 
 def harmful_batches(size: int, rounds: int) -> Iterator[list[dict[str, Any]]]:
-    """Contradictions, then gibberish about the same few subjects; every batch is different."""
+    """Contradictions, then gibberish about the corrected subjects in turn; every batch is different.
+
+    All facts of a subject are found anew with a new one. So the subjects take turns: otherwise the demo waits.
+    """
     yield [correction(*item) for item in CONTRADICTIONS]
-    subjects = [subject for subject, *_ in CORRECTIONS[:5]]
+    subjects = [subject for subject, *_ in CORRECTIONS]
     for turn in range(rounds):
         yield [
             correction(
-                subjects[(turn + i) % len(subjects)],
+                subjects[(turn * size + i) % len(subjects)],
                 _PROMPTS[(turn * size + i) % len(_PROMPTS)],
                 _TARGETS[(turn + 3 * i) % len(_TARGETS)],
             )
