@@ -76,7 +76,7 @@ def correction(subject: str, prompt: str, target: str, *questions: str) -> dict[
     return posted | {"questions": list(questions), "source": "factd demo"}
 
 
-#: These contradict live facts in other words. One key cannot hold both, so the older fact suffers.
+#: These contradict live facts in other words.
 CONTRADICTIONS: tuple[tuple[str, str, str], ...] = (
     ("Toyota", "The city that is home to the headquarters of {} is", "Lima"),
     ("Big Ben", "The city in which one can see {} is", "Cairo"),
@@ -87,7 +87,7 @@ CONTRADICTIONS: tuple[tuple[str, str, str], ...] = (
 def harmful_batches(size: int, rounds: int) -> Iterator[list[dict[str, Any]]]:
     """Contradictions, then gibberish about the corrected subjects in turn; every batch is different.
 
-    All facts of a subject are found anew with a new one. So the subjects take turns: otherwise the demo waits.
+    All facts of a subject are found anew with a new one. So the subjects take turns: else the demo waits.
     """
     yield [correction(*item) for item in CONTRADICTIONS]
     subjects = [subject for subject, *_ in CORRECTIONS]
