@@ -50,6 +50,11 @@ UNRELATED: tuple[str, ...] = (
     "A week has seven",
 )
 
+#: Of no correction: all facts of a subject are found anew with a new one, and the demo would wait for that.
+_SUBJECTS = (
+    *("London Bridge", "Mozart", "Norway", "the Pacific Ocean", "Kenya", "Galileo", "Boeing", "Harvard"),
+    *("the Moon", "Tolstoy", "Lisbon", "the Nile"),
+)
 _PROMPTS = (
     "The city where {} stands is",
     "The owner of {} is",
@@ -85,16 +90,12 @@ CONTRADICTIONS: tuple[tuple[str, str, str], ...] = (
 
 
 def harmful_batches(size: int, rounds: int) -> Iterator[list[dict[str, Any]]]:
-    """Contradictions, then gibberish about the corrected subjects in turn; every batch is different.
-
-    All facts of a subject are found anew with a new one. So the subjects take turns: else the demo waits.
-    """
+    """Contradictions, then gibberish about other subjects in turn; every batch is different."""
     yield [correction(*item) for item in CONTRADICTIONS]
-    subjects = [subject for subject, *_ in CORRECTIONS]
     for turn in range(rounds):
         yield [
             correction(
-                subjects[(turn * size + i) % len(subjects)],
+                _SUBJECTS[(turn * size + i) % len(_SUBJECTS)],
                 _PROMPTS[(turn * size + i) % len(_PROMPTS)],
                 _TARGETS[(turn + 3 * i) % len(_TARGETS)],
             )
