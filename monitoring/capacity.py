@@ -29,7 +29,7 @@ class Law:
         coefficients: a, then an exponent for each name.
         inverse: (XᵀX)⁻¹.
         spread: s, standard deviation of the residuals, with the degrees of freedom that are left.
-        student: t, the 95 % quantile of Student's t, so that nine of ten lie inside.
+        student: t, the 95 % quantile of Student's law: nine of ten lie between −t and t.
         runs: how many it was fitted to.
         largest: of each regressor, its largest value in a run.
     """

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.configuration import Configuration
+from benchmarks.errors import ChoiceError
 from editing.editor import Editor
 from editing.install import Installation
 from editing.memory.state import Table
@@ -75,7 +76,8 @@ class MaskedEditor(Editor):
         if len(self.used) == self.loaded.ffn_width:
             return super()._made_solvers(protect)
         make, moments, solvers = self.method.solver, self._moments(), dict[int, Solver]()
-        assert make is not None, "a share of the keys needs a method that solves"
+        if make is None or protect != "none":
+            raise ChoiceError("a share of the keys needs a method that solves, and protect none")
         for layer in self.layers:
             base = self._base[self.loaded.tensor_name(layer)]
             narrow, moment = base[:, self.used], moments[layer][self.used][:, self.used]

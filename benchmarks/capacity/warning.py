@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.lifelong.beliefs import MEASURES
+from benchmarks.lifelong.beliefs import MEASURES, lost_between
 
 #: Resamples of the facts for an interval, their seed, and what lies outside on either side.
 RESAMPLES, SEED, LEFT_OUT = 400, 0, 0.025
@@ -25,12 +25,9 @@ def strata(runs: Sequence[Sequence[Mapping[str, Any]]]) -> list[Stratum]:
     found = list[Stratum]()
     for rows in runs:
         for before, after in itertools.pairwise(sorted(rows, key=lambda row: row["edits"])):
-            later = {one["id"]: one["prompt"] for one in after["audit"]}
-            known = [one for one in before["audit"] if one["prompt"] and one["id"] in later]
-            known = [one for one in known if MEASURES[0] in one]
-            lost = np.array([not later[one["id"]] for one in known], dtype=bool)
-            if 0 < lost.sum() < len(lost):
-                found.append((np.array([[one[name] for name in MEASURES] for one in known]), lost))
+            known, lost = lost_between(before, after)
+            if any(lost) and not all(lost):
+                found.append((np.array([[one[name] for name in MEASURES] for one in known]), np.array(lost)))
     return found
 
 

@@ -191,10 +191,7 @@ def predictions(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
     found = list[Row]()
     for (name, stream), told in lines.items():
         for before, after in itertools.pairwise(sorted(told, key=lambda run: run["edits"])):
-            later = {one["id"]: one["prompt"] for one in after["audit"]}
-            known = [one for one in before["audit"] if one["prompt"] and one["id"] in later]
-            known = [one for one in known if MEASURES[0] in one]
-            lost = [not later[one["id"]] for one in known]
+            known, lost = lost_between(before, after)
             if min(sum(lost), len(lost) - sum(lost)) < FEWEST:
                 # Of so few an AUROC tells nothing.
                 continue
@@ -203,6 +200,13 @@ def predictions(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
                 told_by = {"measure": measure, "auroc": auroc([one[measure] for one in known], lost)}
                 found.append(line | told_by | {"lost": sum(lost), "of": len(lost)})
     return found
+
+
+def lost_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[list[Row], list[bool]]:
+    """Audits of measured facts that are said at one checkpoint and asked at the next; whether each is lost."""
+    later = {one["id"]: one["prompt"] for one in after["audit"]}
+    known = [one for one in before["audit"] if one["prompt"] and one["id"] in later and MEASURES[0] in one]
+    return known, [not later[one["id"]] for one in known]
 
 
 def auroc(values: Sequence[float], hits: Sequence[bool]) -> float:

@@ -206,6 +206,30 @@ def test_outlier_is_reported_and_leaves_no_column(open_editor, facts, placement)
         torch.testing.assert_close(weight, lonely.weights()[name], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_fact_whose_subjects_value_is_an_outlier_leaves_the_subjects_others_as_they_were(
+    open_editor, facts, place
+):
+    editor = open_editor()
+    editor.apply(facts[:1])
+    live, hashes = editor.state, editor.weight_hashes()
+
+    def one_is_long(*given):
+        targets, norms, outliers = anchored(*given)
+        outliers = torch.zeros_like(outliers)
+        # The live fact stands before the new one; the rule flags one of them.
+        outliers[place] = len(outliers) == 2
+        return targets, norms, outliers
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("editing.refining.anchored", one_is_long)
+        report = editor.apply([Fact(facts[0].subject, "The miller of {} is", "Bob", "new")])
+    assert report.ids == ()
+    assert report.outcomes[0].reason.startswith("skipped_outlier")
+    assert editor.state.ids == live.ids
+    assert editor.weight_hashes() == hashes
+
+
 def test_duplicate_and_unknown_ids_are_refused(editor, facts):
     editor.apply(facts[:1])
     with pytest.raises(FactError, match="live already"):

@@ -110,7 +110,7 @@ def _listed(name: str, value: Mapping[str, Any] | Sequence[Any]) -> Iterator[str
         findings = cast(Sequence[Mapping[str, Any]], value)
         return (f"{one['rule']} {one['points']}: {one['why']}" for one in findings)
     if name == "room":
-        return (told for key, told in dict(value).items() if key == "told")
+        return (str(told) for told in (dict(value).get("told"),) if told)
     return iter(value)
 
 

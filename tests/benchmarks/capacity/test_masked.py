@@ -6,6 +6,7 @@ import torch
 from benchmarks.capacity.firmness import Firmness, left
 from benchmarks.capacity.masked import Masked, MaskedEditor, MaskedSolver, dimensions
 from benchmarks.configuration import Configuration
+from benchmarks.errors import ChoiceError
 from editing.memory.state import Table
 from editing.methods.joint import JointSolver
 from editing.solve.revive import unprotected
@@ -78,6 +79,13 @@ def test_with_a_share_no_other_column_of_a_weight_moves(model, records):
             moved = weight - editor.base_weights()[name]
             assert moved[:, editor.used].abs().sum() > 0
             assert moved[:, others].abs().sum() == 0
+
+
+@pytest.mark.parametrize("text", ["ft::none:none", "memit-seq:::revive"])
+def test_a_share_is_refused_where_it_would_mean_nothing(model, text):
+    chosen = Masked.of(Configuration.parse(text), 0.5)
+    with pytest.raises(ChoiceError, match="a share of the keys needs"), model.editor(chosen):
+        pass
 
 
 def test_what_is_filled_is_the_leverage_of_the_keys(model, records):

@@ -280,6 +280,18 @@ def test_facts_that_share_a_value_keep_what_each_has_without_it(editor):
     assert not torch.allclose(merged.hidden[:, 0], merged.hidden[:, 3], atol=1e-3)
 
 
+def test_values_that_are_kept_are_those_of_each_fact(editor):
+    options = ValueOptions(steps=2, rate=0.1)
+    found = editor.install.values(SHARED, LAYER, options)
+    assert editor.install.lacking(SHARED, LAYER, options) == []
+    apart = optimise(editor.loaded, SHARED, LAYER, editor.install.contexts(), options)
+    torch.testing.assert_close(found.hidden, apart.hidden)
+    again = editor.install.values(SHARED, LAYER, options)
+    assert all(torch.equal(x, y) for x, y in zip(vars(found).values(), vars(again).values(), strict=True))
+    # Of fewer facts of a subject it is another value.
+    assert editor.install.lacking(SHARED[:3], LAYER, options) == [SHARED[0], SHARED[2]]
+
+
 def test_a_value_of_several_facts_has_the_steps_of_all(editor):
     options = ValueOptions(steps=3, stop=0.0)
     merged = optimise(editor.loaded, SHARED, LAYER, CONTEXTS, options, merged=True)
