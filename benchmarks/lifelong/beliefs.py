@@ -203,7 +203,7 @@ def predictions(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 
 def lost_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[list[Row], list[bool]]:
-    """Audits of measured facts that are said at one checkpoint and asked at the next; whether each is lost."""
+    """Audits of measured facts, said at one checkpoint and asked at the next; whether each is lost."""
     later = {one["id"]: one["prompt"] for one in after["audit"]}
     known = [one for one in before["audit"] if one["prompt"] and one["id"] in later and MEASURES[0] in one]
     return known, [not later[one["id"]] for one in known]

@@ -105,7 +105,7 @@ def retention(
     cases = [case for sample in samples.values() for case in sample]
     mates = _beside(earlier, batch, {case.id for case in cases})
     told = form_results(scorer, [*cases, *mates])
-    bare = iter([next(iter(forms.values())).said for forms in told[: len(cases)]])
+    bare = iter([next(iter(forms.values())).said for forms in told])
     asked = {f"retention_{which}_ratio": [next(bare) for _ in sample] for which, sample in samples.items()}
     asked["retention_ratio"] = [hit for kept in asked.values() for hit in kept]
     asked["retention_chat_ratio"] = [

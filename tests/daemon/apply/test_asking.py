@@ -54,6 +54,7 @@ def test_without_a_chat_template_nothing_is_asked_in_chat():
 def test_a_live_fact_is_asked_again_where_it_was_said():
     asking = Asking(KINDS, ("prompt", "chat"), chats=True)
     assert [form.name for form in asking.earlier(ROW).asked] == ["prompt"]
+    assert asking.earlier(ROW).subject == asking.case(ROW).subject == ROW.subject != ""
     said = CorrectionRow(**vars(ROW) | {"answers": {"chat": {"asked": MILL, "after": "Ada."}}})
     assert [form.name for form in asking.earlier(said).asked] == ["prompt", "chat"]
     missed = CorrectionRow(**vars(ROW) | {"answers": {"chat": {"asked": MILL, "after": "Adam"}}})

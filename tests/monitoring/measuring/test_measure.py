@@ -267,6 +267,9 @@ def test_all_earlier_facts_of_the_batchs_subjects_are_asked_and_are_in_no_share(
     assert m.again["kept"] == {}
     assert m.again["mate"]["prompt"].startswith("north")
     assert m.retention_ratio == 1.0
+    unnamed = [Case(str(i), PROMPT, "zebra") for i in range(12)]
+    m = measure(editor, baseline, [Case("new", PROMPT, "north")], unnamed, None, probes, sample=4)
+    assert len(m.again) == 4
     many = [Case(str(i), PROMPT, "zebra", subject="s") for i in range(MOST_BESIDE + 8)]
     m = measure(editor, baseline, [new], many, None, probes, sample=0)
     assert list(m.again) == [str(i) for i in range(8, MOST_BESIDE + 8)]
