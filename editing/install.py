@@ -89,7 +89,7 @@ class Installation:
     def anchor(self, layer: int, numbers: Parameters) -> float:
         """NAS's anchor of a layer for a method's numbers."""
         # A pilot has one form: what a value's length is measured against does not change with the forms.
-        plain = replace(numbers.values, forms=PROMPT_ONLY, ends="open")
+        plain = replace(numbers.values, forms=PROMPT_ONLY, ends="open", lead=0.0)
         options = replace(plain, unedited=True, rows=0)
         contexts = self.contexts()[: numbers.anchor.pilot_contexts]
         key = hashlib.sha256(f"{options}|{numbers.anchor.pilots}|{contexts}|{SEED}".encode()).hexdigest()[:12]

@@ -76,7 +76,7 @@ class RefinedModel(WrittenModel):
         """
         forms = self._layout(facts)
         if self.numbers.columns == "needed" and self.forms != PROMPT_ONLY:
-            missing = unsaid(self.loaded, facts, ("",), self.forms)
+            missing = unsaid(self.loaded, facts, ("",), self.forms, self.options.lead)
             # The bare prompt has its column, whether it is said or not.
             wanted = layout([sorted({PROMPT, *numbers}) for numbers in missing], "each")
             if len(wanted) > len(forms):
@@ -113,7 +113,7 @@ class RefinedModel(WrittenModel):
         Returns:
             Outcomes by id of the facts that got a new target.
         """
-        said = says(self.loaded, facts, contexts, self.forms) if times else []
+        said = self._said(facts, contexts) if times else []
         best, told = -1, dict[str, Outcome]()
         kept: tuple[EditState, dict[str, Outcome]] = self.state, {}
         for turn in range(times):
@@ -125,11 +125,14 @@ class RefinedModel(WrittenModel):
             columns, again = self._found_again(facts, wanting, forms, columns, clock, done)
             told = told | again
             self._write_on(start, facts, forms, columns, clock)
-            said = says(self.loaded, facts, contexts, self.forms)
+            said = self._said(facts, contexts)
         if sum(said) <= best:
             state, told = kept
             self.restore(state)
         return told
+
+    def _said(self, facts: Sequence[Fact], contexts: Sequence[str]) -> list[bool]:
+        return says(self.loaded, facts, contexts, self.forms, self.options.lead)
 
     def _wanting(self, facts: Sequence[Fact], said: Sequence[bool]) -> list[int]:
         """Indices of the facts that are not said or share their value with one that is not."""

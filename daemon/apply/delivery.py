@@ -57,9 +57,16 @@ class Delivery:
             publication.prove()
             added, asking = self.journal.questions.rows(version.added), self.run.asking
             after = self.publisher.answers(asking.asks(added))
+            again = self.run.lost_today(self._doubtful(version))
         self.reached(Stage.CONFIRMED)
-        self.journal.record_live(version.id, after, asking.lost(added, after))
+        self.journal.record_live(version.id, after, {**again, **asking.lost(added, after)})
         self.reached(Stage.LIVE)
+
+    def _doubtful(self, version: VersionRow) -> list[CorrectionRow]:
+        """Earlier facts that were lost when last asked, or that the model in memory did not say just now."""
+        gone, again = {*version.added, *version.removed}, (version.measurements or {}).get("again", {})
+        facts = (fact for fact in self.journal.questions.facts() if fact.id not in gone)
+        return [fact for fact in facts if fact.lost or again.get(fact.id)]
 
     def _fall_back(self, version: VersionRow, error: Exception, told: Publisher) -> Refused | Held:
         """Brings the live version back where another was told; says what becomes of the version."""

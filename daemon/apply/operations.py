@@ -105,6 +105,8 @@ class Operations:
             publication = self._publication(live, target)
             publication.flip()
             publication.prove()
+            facts = self.journal.questions.rows(self.journal.questions.fact_ids(target))
+            back = self.run.lost_today([fact for fact in facts if fact.lost])
             self.reached(Stage.ROLLBACK_FLIPPED)
         except StoreError as error:
             self.journal.finish(operation.id, OperationState.FAILED, str(error))
@@ -118,6 +120,7 @@ class Operations:
                 self.journal.guard.forgive_operation(operation.id)
             return Held(f"rollback to {target} held: {error}")
         self.journal.record_rollback(target, operation)
+        self.journal.record_asked_again(back)
         self.reached(Stage.ROLLED_BACK)
         return Went()
 

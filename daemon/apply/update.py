@@ -1,7 +1,10 @@
 """One version from plan to written, and on to live; or a refusal with its reason."""
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +14,13 @@ from daemon.apply.editor import complete_state, tensor_entries
 from daemon.apply.measuring import Measured
 from daemon.apply.outcomes import Ended, Held, Refused
 from daemon.apply.run import Run
+from daemon.core.asks import Ask
 from daemon.core.errors import PublishError, StoreError
 from daemon.core.lifecycle import REWRITING, OperationKind
 from daemon.core.publication import BASE_VERSION
 from daemon.core.ruling import Ruling
 from daemon.core.stages import Stage
+from daemon.ledger.record.answers import Lost
 from daemon.ledger.rows import CorrectionRow, VersionRow
 from daemon.publish.serving import ServingError, timed_out
 from daemon.versions.store import Draft
@@ -89,19 +94,35 @@ class Update:
 
     def _edit(self, version: VersionRow, rows: Sequence[CorrectionRow]) -> Sequence[Outcome]:
         """Changes the weights in memory; returns what became of each correction."""
-        with self.run.timed(version.id, "before_answers"):
-            before = self.run.publisher.answers(self.run.asking.unasked(rows))
-            self.journal.record_answers("before", before)
         if version.operation is not None and self._rewrites(version.operation):
             with self.run.timed(version.id, "edit"):
                 self._rewrite(version.operation)
             self.reached(Stage.COMPACTED)
             return ()
-        with self.run.timed(version.id, "edit"):
+        with self._asked_meanwhile(version, rows), self.run.timed(version.id, "edit"):
             facts = [self.run.asking.fact(row) for row in rows]
             report = self.editor.apply(facts, remove=version.removed)
         self.reached(Stage.EDITED)
         return report.outcomes
+
+    @contextmanager
+    def _asked_meanwhile(self, version: VersionRow, rows: Sequence[CorrectionRow]) -> Generator[None]:
+        """A replica is asked what it says before the update, while the model in memory is changed."""
+
+        def ask() -> tuple[dict[Ask, str], float]:
+            start = time.perf_counter()
+            told = self.run.publisher.answers(self.run.asking.unasked(rows))
+            return told, time.perf_counter() - start
+
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(ask)
+            try:
+                yield
+            finally:
+                # Of corrections that are refused as well.
+                told, seconds = asked.result()
+                self.journal.record_answers("before", told)
+                self.journal.record_seconds(version.id, "before_answers", seconds)
 
     def _rewrites(self, operation: int) -> bool:
         return self.journal.questions.operation(operation).kind in REWRITING
@@ -140,7 +161,9 @@ class Update:
             return False
         measured = self.run.monitoring.measure([], self.journal.questions.facts(), None)
         verdict, found = self.run.monitoring.judge(measured, None), measured.to_json()
-        self.journal.record_asked_again(found.get("again", {}))
+        # The model in memory may say what a replica does not: a fact that is lost there stays so.
+        again: Lost = found.get("again", {})
+        self.journal.record_asked_again({id: forms for id, forms in again.items() if forms})
         self.reached(Stage.WATCHED)
         return self.run.ladder.watched(verdict, found)
 

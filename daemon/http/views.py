@@ -1,8 +1,10 @@
 """Rows of the ledger as JSON: what the command line and the HTTP API show."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from daemon.core.lifecycle import State
 from daemon.core.times import shown
 from daemon.ledger.rows import (
     Coming,
@@ -46,6 +48,11 @@ def correction_view(row: CorrectionRow) -> dict[str, Any]:
         "live_at": row.live_at,
         "post_to_live_seconds": row.post_to_live_seconds,
     }
+
+
+def standing(view: Mapping[str, Any]) -> str:
+    """A correction's state as people read it: a live fact that is not said is "live, lost"."""
+    return f"{view['state']}, lost" if view["state"] == State.LIVE and view.get("lost") else view["state"]
 
 
 def child_view(row: CorrectionRow) -> dict[str, Any]:

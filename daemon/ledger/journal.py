@@ -158,6 +158,7 @@ class Journal:
             added = list(rows_of(c, row.added).values())
             self._transitions.advance(c, [fact.id for fact in added], State.LIVE, ACTOR, live_at=now)
             again: Lost = (row.measurements or {}).get("again", {})
+            # What a replica was asked itself counts more than what the model in memory said.
             keep_lost(c, {**again, **{fact.id: {} for fact in added}, **(lost or {})})
             keep_answers(c, "after", after)
             self._end_removed(c, row, {fact.slot: fact.id for fact in added})

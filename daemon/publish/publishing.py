@@ -168,10 +168,12 @@ class Publisher:
         """What one replica says; empty without replicas. One that cannot chat is not asked in chat."""
         for replica in self.present:
             bare, chats = ([ask for ask in asks if ask.chat == chat] for chat in (False, True))
-            told = dict(zip(bare, replica.complete([ask.text for ask in bare]), strict=True))
-            if isinstance(replica, Chats):
-                told |= zip(chats, replica.chat([ask.text for ask in chats]), strict=True)
-            return told
+            # At once: people wait for both.
+            with ThreadPoolExecutor(1) as pool:
+                messages = [ask.text for ask in chats]
+                chatted = pool.submit(replica.chat, messages) if isinstance(replica, Chats) else None
+                told = dict(zip(bare, replica.complete([ask.text for ask in bare]), strict=True))
+                return told | dict(zip(chats, chatted.result(), strict=True)) if chatted else told
         return {}
 
     def _each(

@@ -37,6 +37,8 @@ _METHODS: Mapping[str, Mapping[str, Any]] = {
     "memit-seq": {
         "finish": "argmax",
         "extra": 1,
+        "lead": 0.5,
+        "chat_steps": 10,
         "chat_extra": 3,
         "chat_ends": "stop",
         "unedited": True,

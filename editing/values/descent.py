@@ -29,7 +29,8 @@ class Evaluation:
     Attributes:
         nll: mean negative log-likelihood of the target tokens over all rewriting prompts, nats [m].
         kl: weighted divergence on the essence prompt, nats [m].
-        top: whether every target token of every prompt, the bare one too, is the most probable [m].
+        top: whether every target token of every prompt, the bare one too, is the most probable, by the lead
+            that is asked for [m].
     """
 
     nll: Tensor

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from editing.facts import Fact
-from editing.forms import PROMPT_ONLY, Kind
 from editing.model.asked import asked
 from editing.model.loaded import LoadedModel
 from editing.model.suffixes import Suffixes, finish, suffixes
@@ -17,7 +16,7 @@ from editing.model.tokens import Prompt
 from editing.typed import applied, parts
 from editing.values.descent import Evaluation
 from editing.values.endings import ending
-from editing.values.options import Ends
+from editing.values.options import ValueOptions
 
 #: MEMIT's prompt whose continuation must not change: what the subject is.
 ESSENCE = "{} is a"
@@ -25,6 +24,13 @@ ESSENCE = "{} is a"
 
 def _log_p(logits: Tensor) -> Tensor:
     return logits.float().log_softmax(dim=-1)
+
+
+def leads(logits: Tensor, token: Tensor, lead: float) -> Tensor:
+    """In which rows of logits [k, vocabulary] a token [k] is more than `lead` nats before all others [k]."""
+    own = logits.gather(1, token[:, None])[:, 0]
+    others = logits.scatter(1, token[:, None], -torch.inf).amax(1)
+    return own.float() - others.float() > lead
 
 
 class Surprise(torch.autograd.Function):
@@ -62,6 +68,7 @@ class Rows:
         essence: [m] the rows of the units' essence prompts; none where another group has them.
         before: [m, vocabulary] what the model answered to them; none likewise.
         kl: weight of the divergence from it.
+        lead: nats by which a token must be before all others to count as the most probable.
         slot: [rows] the how-manieth form of its fact a row asks.
         place: [rows] of a row among all prompts of its fact; −1 of essence prompts.
         share: [m, slots] of the forms of a slot in the unit's loss.
@@ -77,6 +84,7 @@ class Rows:
     essence: Tensor
     before: Tensor
     kl: float
+    lead: float
     slot: Tensor
     place: Tensor
     share: Tensor
@@ -95,7 +103,7 @@ class Rows:
         unit, surprise = self.owner[self.row], applied(Surprise, asked, self.token)
         none = torch.zeros(len(delta), device=delta.device)
         nll = none.index_add(0, unit, surprise * self.weight)
-        missed = none.index_add(0, unit, (asked.detach().argmax(1) != self.token).float())
+        missed = none.index_add(0, unit, (~leads(asked.detach(), self.token, self.lead)).float())
         now = _log_p(essence)
         kl = self.kl * (now.exp() * (now - self.before)).sum(1) if len(now) else none
         return Evaluation(nll, kl, missed == 0)
@@ -180,6 +188,7 @@ class Rows:
             new_row[self.essence[essence]],
             self.before[essence],
             self.kl,
+            self.lead,
             self.slot[rows],
             self.place[rows],
             self.share[facts],
@@ -191,29 +200,25 @@ def rows_of(
     units: Sequence[Sequence[Fact]],
     layer: int,
     contexts: Sequence[str],
-    kl: float,
-    forms: Sequence[Kind] = PROMPT_ONLY,
-    ends: Ends = "open",
+    options: ValueOptions,
 ) -> Rows:
     """The prompts of some units of facts, in all their forms, each with the essence prompt.
 
     Args:
         contexts: texts put before the bare prompt; the first must be empty.
-        kl: weight of the divergence on the essence prompt.
-        forms: kinds of forms; each form of a fact has the same weight.
-        ends: what must follow the target.
+        options: whose forms, ends, kl and lead count; each form of a fact has the same weight.
     """
     prompts, owner, essence = list[Prompt](), list[int](), list[int]()
     slot, place, share, tokens = list[int](), list[int](), list[list[float]](), list[_Token]()
     for unit, facts in enumerate(units):
-        every = [asked(loaded, fact, contexts, forms) for fact in facts]
+        every = [asked(loaded, fact, contexts, options.forms) for fact in facts]
         # Exact fractions: shares of facts of one form must add up to 1 and not to 1 but for rounding.
         share.append([float(x) for x in _shares([len(each) for each in every])])
         for each in every:
             first = len(prompts)
             for at, form in enumerate(each):
                 for prompt in form.prompts:
-                    ids = prompt.ids + ending(loaded, prompt, form.form.chat, ends)
+                    ids = prompt.ids + ending(loaded, prompt, form.form.chat, options.ends)
                     weight = 1.0 / (
                         (len(ids) - prompt.target_start) * len(form.prompts) * len(each) * len(facts)
                     )
@@ -248,7 +253,8 @@ def rows_of(
         weight,
         torch.tensor(essence, device=device),
         torch.empty(0, device=device),
-        kl,
+        options.kl,
+        options.lead,
         torch.tensor(slot, device=device),
         torch.tensor(place, device=device),
         torch.tensor([shares + [0.0] * (most - len(shares)) for shares in share], device=device),

@@ -36,8 +36,10 @@ class ValueOptions:
             the groups said when last asked; its gradient is that of the group just asked. 1: all at once.
         forms: the kinds of forms over which one value is found, each form weighed the same.
         ends: what must follow the target in each form.
-        chat_extra: updates made beside `extra` where facts are asked in chat: there a value must carry more
-            wordings than it is found for.
+        lead: nats by which a target token must be more probable than any other one to count as the most
+            probable. Who serves the model rounds otherwise, and a near tie may fall the other way there.
+        chat_steps, chat_extra: `steps` and `extra` made besides where facts are asked in chat: there a value
+            must carry more wordings.
         chat_ends: `ends` where facts are asked in chat.
         rows: how many prompts an evaluation runs at once; bounds memory, does not change results.
     """
@@ -58,6 +60,8 @@ class ValueOptions:
     rows: int = 96
     forms: tuple[Kind, ...] = PROMPT_ONLY
     ends: Ends = "open"
+    lead: float = 0.0
+    chat_steps: int = 0
     chat_extra: int = 0
     chat_ends: Ends = "open"
 
@@ -66,7 +70,8 @@ class ValueOptions:
         if not chats:
             return self
         ends = self.chat_ends if self.ends == "open" else self.ends
-        return replace(self, extra=self.extra + self.chat_extra, chat_extra=0, ends=ends)
+        steps, extra = self.steps + self.chat_steps, self.extra + self.chat_extra
+        return replace(self, steps=steps, extra=extra, chat_steps=0, chat_extra=0, ends=ends)
 
     def __repr__(self) -> str:
         """Names values and anchors on disk, so options that came later show only where they are used."""
@@ -76,4 +81,4 @@ class ValueOptions:
         return f"ValueOptions({', '.join(f'{name}={getattr(self, name)!r}' for name in told)})"
 
 
-_LATER = ("forms", "ends", "chat_extra", "chat_ends")
+_LATER = ("forms", "ends", "lead", "chat_steps", "chat_extra", "chat_ends")

@@ -130,7 +130,7 @@ def losses(
     for start in range(0, len(facts), size):
         own = delta.T[start : start + size]
         alone = [[fact] for fact in facts[start : start + size]]
-        rows = rows_of(loaded, alone, layer, contexts, options.kl, options.forms, options.ends)
+        rows = rows_of(loaded, alone, layer, contexts, options)
         seen, norms = rows.evaluate(own), lengths(rows.hidden(), 1)
         found.append(seen.nll + seen.kl + options.decay * lengths(own, 1) / norms**2)
     return torch.cat(found)
@@ -171,7 +171,7 @@ def _optimise_chunk(
     options: ValueOptions,
     restraint: Restraint,
 ) -> Values:
-    rows = rows_of(loaded, units, layer, contexts, options.kl, options.forms, options.ends)
+    rows = rows_of(loaded, units, layer, contexts, options)
     hidden = rows.hidden()
     norms = lengths(hidden, 1, keepdim=True)
     if options.attention:

@@ -19,7 +19,7 @@ from daemon.core.errors import CorrectionError, QueueFullError, UnknownIdError
 from daemon.core.lifecycle import FINAL, State
 from daemon.core.messages import Correction, parse_correction, parse_lines
 from daemon.core.settings import Settings
-from daemon.http.views import correction_view
+from daemon.http.views import correction_view, standing
 from daemon.intake.intake import Room
 from daemon.intake.stream import append
 from daemon.ledger.ledger import Ledger
@@ -170,7 +170,8 @@ def _show_ended(settings: Settings, ids: Sequence[str], timeout: float, as_json:
         show_json({"ids": list(ids), "corrections": rows})
     else:
         columns = ("id", "prompt", "before", "after", "state", "reason", "post_to_live_seconds")
-        show_table("Corrections", columns, [[row[name] for name in columns] for row in rows])
+        shown = [{**row, "state": standing(row)} for row in rows]
+        show_table("Corrections", columns, [[row[name] for name in columns] for row in shown])
     held = [row["id"] for row in rows if row["state"] == State.HELD]
     if held:
         what = f"{len(held)} of {len(rows)} corrections are held for review"
@@ -179,6 +180,10 @@ def _show_ended(settings: Settings, ids: Sequence[str], timeout: float, as_json:
     if unfinished:
         what = f"{len(unfinished)} of {len(rows)} corrections not finished after {timeout:.0f} s"
         raise typer.Exit(_say(Exit.TIMED_OUT, what, "they stay queued; `factd status ID`"))
+    if lost := [row["id"] for row in rows if row.get("lost")]:
+        what = f"{len(lost)} of {len(rows)} corrections are live, but the server answers otherwise: lost"
+        mend = f"`factd status {lost[0]}` shows its answer, `factd compact` writes it again"
+        tell(f"warning: {what}\n  next: {mend}")
     bad = [row for row in rows if row["state"] not in GOOD]
     if bad:
         raise typer.Exit(

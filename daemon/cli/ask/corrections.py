@@ -12,7 +12,7 @@ from daemon.cli.options import JsonOption
 from daemon.cli.output import local_time, show_json, show_table
 from daemon.cli.reporting import reported
 from daemon.core.lifecycle import PENDING, State
-from daemon.http.views import correction_view
+from daemon.http.views import correction_view, standing
 from daemon.ledger.reading import Only
 
 #: Stands for the states in which a correction waits for its batch.
@@ -43,7 +43,7 @@ def corrections(
     if as_json:
         show_json(views)
         return
-    cells = [[v["id"], v["state"], _line(v), v["source"], local_time(v["received_at"])] for v in views]
+    cells = [[v["id"], standing(v), _line(v), v["source"], local_time(v["received_at"])] for v in views]
     more = ", the newest; --limit shows more" if len(rows) > limit else ""
     show_table(f"{len(views)} corrections{more}", COLUMNS, cells, spare=2)
 

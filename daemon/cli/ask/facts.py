@@ -22,4 +22,6 @@ def facts(state: StateOption = None, as_json: JsonOption = False) -> None:
 def _fact(view: dict[str, Any]) -> str:
     """One line a fact: what is asked, what is answered now, and what was answered before."""
     before = f" (before: {view['before']})" if view["before"] else ""
-    return f"{view['prompt']} → {view['after'] or view['target']}{before}"
+    lost = "; ".join(f"{form} answers {text.strip()!r}" for form, text in view["lost"].items())
+    now = f"{view['target']} is lost: {lost}" if lost else view["after"] or view["target"]
+    return f"{view['prompt']} → {now}{before}"

@@ -13,7 +13,7 @@ from daemon.cli.output import console, local_time, show_json, show_table
 from daemon.core.settings import Settings
 from daemon.core.times import seconds_of
 from daemon.http.status_page import truth_of
-from daemon.http.views import child_view, correction_view, status_view
+from daemon.http.views import child_view, correction_view, standing, status_view
 from daemon.ledger.ledger import Ledger
 from daemon.publish.reports import open_reports
 from daemon.publish.truth import UNKNOWN
@@ -44,7 +44,7 @@ def status(
     if as_json:
         show_json(view)
     else:
-        _show(view, "Correction" if id else "Status")
+        _show({**view, "state": standing(view)} if id else view, "Correction" if id else "Status")
     if view.get("mismatches"):
         raise typer.Exit(int(Exit.OUT_OF_SYNC))
 

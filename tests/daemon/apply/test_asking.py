@@ -9,7 +9,7 @@ from daemon.core.asks import Ask
 from daemon.core.errors import SettingsError
 from daemon.core.lifecycle import State
 from daemon.core.settings import load_settings
-from daemon.http.views import correction_view
+from daemon.http.views import correction_view, standing
 from daemon.ledger.rows import CorrectionRow
 from monitoring.measurements import CaseForm
 
@@ -107,18 +107,61 @@ def test_the_ledger_keeps_what_is_answered_in_chat_before_and_after(chatting):
     assert chatting.editor.state.facts[0].questions == ("What is {}?",)
 
 
-def test_a_fact_that_is_lost_is_shown_until_it_is_said_again(chatting):
+def test_a_fact_is_shown_as_lost_while_the_replica_does_not_say_it(chatting):
+    heard, fake = "t", chatting.applier.monitoring
+    chatting.replica.chat = lambda messages, max_tokens=12: [heard for _ in messages]
+    id = chatting.post("X", "t")
+    chatting.run()
+    again: dict[str, dict[str, str]] = {}
+
+    def measure(batch, earlier, ratio):
+        found = {**fake.measure(batch, earlier, ratio).to_json(), "again": again}
+        return SimpleNamespace(to_json=lambda: found, targets=found["targets"], earlier=0, live=())
+
+    def lost():
+        return correction_view(chatting.ledger.questions.get(id))["lost"]
+
+    assert lost() == {}
+    chatting.applier.monitoring = fake._replace(measure=measure)
+    # (the model in memory, the replica, what is shown)
+    for number, (memory, replica, shown) in enumerate(
+        (
+            ({id: {"chat": "u"}}, "v", {"chat": "v"}),
+            ({id: {}}, "v", {"chat": "v"}),
+            ({id: {}}, "t", {}),
+            ({id: {"chat": "u"}}, "t", {}),
+        )
+    ):
+        again, heard = memory, replica
+        chatting.post(f"Y{number}", "t")
+        chatting.run()
+        assert lost() == shown, number
+    again, heard = {}, "v"
+    other = chatting.post("Z", "t")
+    chatting.run()
+    assert standing(correction_view(chatting.ledger.questions.get(other))) == "live, lost"
+    assert lost() == {}
+
+
+def test_a_rollback_asks_the_replica_whether_what_was_lost_is_back(chatting):
+    heard = {"v000001": "t", "v000002": "v"}
+    chatting.replica.chat = lambda messages, max_tokens=12: [
+        heard[chatting.replica.served().version] for _ in messages
+    ]
+    heard["v000000"] = "u"
     id = chatting.post("X", "t")
     chatting.run()
     fake = chatting.applier.monitoring
-    again = [{id: {"chat": "u"}}, {id: {}}]
 
     def measure(batch, earlier, ratio):
-        found = {**fake.measure(batch, earlier, ratio).to_json(), "again": again.pop(0)}
+        found = {**fake.measure(batch, earlier, ratio).to_json(), "again": {id: {"chat": "v"}}}
         return SimpleNamespace(to_json=lambda: found, targets=found["targets"], earlier=0, live=())
 
     chatting.applier.monitoring = fake._replace(measure=measure)
-    for number, lost in enumerate(({"chat": "u"}, {})):
-        chatting.post(f"Y{number}", "t")
-        chatting.run()
-        assert correction_view(chatting.ledger.questions.get(id))["lost"] == lost
+    chatting.post("Y", "t")
+    chatting.run()
+    assert chatting.ledger.questions.get(id).lost == {"chat": "v"}
+    chatting.ledger.intake.request("rollback", "v000001", actor="operator")
+    chatting.run()
+    assert chatting.ledger.questions.status().live == "v000001"
+    assert chatting.ledger.questions.get(id).lost == {}

@@ -103,7 +103,7 @@ def test_forms_that_are_not_said_get_a_column_when_columns_are_written_as_needed
     each.apply(FACTS)
     told = []
 
-    def unsaid(_loaded, facts, contexts, kinds):
+    def unsaid(_loaded, facts, contexts, kinds, _lead):
         told.append((list(contexts), kinds))
         return answers
 

@@ -134,6 +134,21 @@ def test_a_fact_is_said_when_its_tokens_are_the_most_probable_and_it_ends_there(
         assert says(editor.loaded, [fact]) == [best[:-1] == wanted and ends]
 
 
+def test_with_a_lead_every_token_nearly_as_probable_must_say_the_target_too(open_editor, facts):
+    editor = open_editor(method="ft", changed={"tuning_rate": 0.02, "tuning_steps": 60})
+    editor.apply(facts[:2])
+    fact = next(fact for fact in facts[:2] if says(editor.loaded, [fact])[0])
+    prompt = encode(editor.tokenizer, fact)
+    logits = editor.model(torch.tensor([prompt.ids])).logits[0, prompt.target_start - 1 :]
+    target = list(prompt.ids[prompt.target_start :])
+    margins = [float((row[token] - row).sort().values[1]) for row, token in zip(logits, target, strict=False)]
+    order = logits[-1].argsort(descending=True).tolist()
+    bad = next(end for end in order if not said(editor.tokenizer.decode([*target, end]), fact.target))
+    margins.append(float(logits[-1].max() - logits[-1, bad]))
+    assert says(editor.loaded, [fact], lead=0.99 * min(margins)) == [True]
+    assert says(editor.loaded, [fact], lead=1.01 * min(margins)) == [False]
+
+
 def test_of_a_batch_each_fact_is_judged_for_itself(open_editor, facts):
     editor = open_editor(method="ft", changed={"tuning_rate": 0.02, "tuning_steps": 60})
     editor.apply(facts[:2])

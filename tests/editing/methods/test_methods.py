@@ -369,7 +369,16 @@ def test_published_numbers_win_over_the_rule_and_small_models_have_measured_ones
     small = numbers("memit-seq", "llama", 576, 1536, 30)
     assert (small.prior.moment_weight, small.values) == (
         1500.0,
-        ValueOptions(finish="argmax", extra=1, turns=3, unedited=True, chat_extra=3, chat_ends="stop"),
+        ValueOptions(
+            finish="argmax",
+            extra=1,
+            turns=3,
+            unedited=True,
+            lead=0.5,
+            chat_steps=10,
+            chat_extra=3,
+            chat_ends="stop",
+        ),
     )
     assert numbers("memit", "llama", 576, 1536, 30).values == ValueOptions()
     assert small.layers == (4, 5, 6, 7, 8)

@@ -60,7 +60,7 @@ def dense_loss(loaded, fact, delta, kinds, ends="open", kl=0.25):
 def test_the_loss_and_its_gradient_are_those_of_dense_passes(loaded, kinds, ends):
     generator = torch.Generator().manual_seed(1)
     delta = torch.randn(2, 32, generator=generator).requires_grad_(True)
-    rows = rows_of(loaded, [[FACT], [OTHER]], LAYER, CONTEXTS, 0.25, kinds, ends)
+    rows = rows_of(loaded, [[FACT], [OTHER]], LAYER, CONTEXTS, ValueOptions(kl=0.25, forms=kinds, ends=ends))
     seen = rows.evaluate(delta)
     ours = seen.nll + seen.kl
     (gradient,) = torch.autograd.grad(ours.sum(), delta)
@@ -95,7 +95,7 @@ def test_one_value_over_two_forms_is_that_of_a_dense_descent(loaded):
 def test_a_round_of_turns_weighs_every_form_the_same(loaded):
     delta = torch.randn(2, 32, generator=torch.Generator().manual_seed(3))
     for units in ([[FACT], [OTHER]], [[FACT, OTHER], [OTHER]]):
-        rows = rows_of(loaded, units, LAYER, CONTEXTS, 0.25, KINDS)
+        rows = rows_of(loaded, units, LAYER, CONTEXTS, ValueOptions(kl=0.25, forms=KINDS))
         whole = rows.evaluate(delta)
         groups = [rows.turn(i, 3) for i in range(3)]
         parts = [group.evaluate(delta) for group in groups]

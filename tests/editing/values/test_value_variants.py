@@ -13,7 +13,7 @@ from editing.model.suffixes import finish
 from editing.model.tokens import encode
 from editing.values.descent import EASED, SPARSITY, Barred, Compressed, Descended, Evaluation, Restraint
 from editing.values.descent import descend as descend_
-from editing.values.objective import rows_of
+from editing.values.objective import leads, rows_of
 from editing.values.options import ValueOptions
 from editing.values.search import optimise
 
@@ -171,7 +171,7 @@ def test_every_target_token_of_every_prompt_must_be_the_most_probable(
     editor, facts, context, last, monkeypatch
 ):
     """The published code's slice leaves the bare prompt out."""
-    rows = rows_of(editor.loaded, [[fact] for fact in facts], LAYER, CONTEXTS, ValueOptions().kl)
+    rows = rows_of(editor.loaded, [[fact] for fact in facts], LAYER, CONTEXTS, ValueOptions())
     asked = (rows.row == (len(CONTEXTS) + 1) * 1 + context).nonzero()[:, 0]
     missed = asked[-1 if last else 0]
 
@@ -184,6 +184,33 @@ def test_every_target_token_of_every_prompt_must_be_the_most_probable(
 
     monkeypatch.setattr("editing.values.objective.finish", answers)
     assert rows.evaluate(torch.zeros(4, 32)).top.tolist() == [True, False, True, True]
+
+
+def test_a_token_leads_when_it_is_more_than_that_before_every_other_one(editor, facts, monkeypatch):
+    logits, token = torch.tensor([[3.0, 1.0, 2.5], [1.0, 1.0, 0.0], [0.0, 2.0, 1.0]]), torch.tensor([0, 0, 1])
+    assert leads(logits, token, 0.0).tolist() == [True, False, True]
+    assert leads(logits, token, 0.4).tolist() == [True, False, True]
+    assert leads(logits, token, 0.5).tolist() == [False, False, True]
+    assert leads(logits.bfloat16(), token, 1.0).tolist() == [False, False, False]
+    rows = rows_of(editor.loaded, [[fact] for fact in facts], LAYER, CONTEXTS, ValueOptions(lead=0.9))
+
+    for part in (rows, rows.turn(0, 2), rows.select(torch.arange(2, 4))):
+        right = torch.nn.functional.one_hot(part.token, 257).float()
+        monkeypatch.setattr(
+            part,
+            "_answers",
+            lambda _delta, right=right, part=part: (right, torch.zeros(len(part.essence), 257)),
+        )
+        assert part.evaluate(torch.zeros(4, 32)).top.tolist() == [True] * 4
+    assert replace(rows, lead=1.0).evaluate(torch.zeros(4, 32)).top.tolist() == [False] * 4
+
+
+def test_in_chat_a_value_takes_more_steps_and_more_updates():
+    options = ValueOptions(steps=5, chat_steps=3, extra=1, chat_extra=2, chat_ends="stop")
+    assert options.asked_in(False) == options
+    asked = options.asked_in(True)
+    assert (asked.steps, asked.extra, asked.ends, asked.chat_steps, asked.chat_extra) == (8, 3, "stop", 0, 0)
+    assert asked.asked_in(True) == asked
 
 
 def serial_pmet(loaded, fact, options):

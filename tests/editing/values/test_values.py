@@ -135,7 +135,7 @@ def test_prompts_share_their_common_beginnings(editor, facts):
 @pytest.fixture
 def rows(editor, facts):
     units = [facts[:2], facts[2:3], facts[3:]]
-    return rows_of(editor.loaded, units, LAYER, CONTEXTS, kl=1.0)
+    return rows_of(editor.loaded, units, LAYER, CONTEXTS, ValueOptions(kl=1.0))
 
 
 def test_turns_together_are_the_whole(rows):
