@@ -16,7 +16,7 @@ from editing.methods.method import Method
 from editing.methods.parameters import Parameters
 from editing.model.asked import asked
 from editing.model.loaded import LoadedModel
-from editing.model.says import says, unsaid
+from editing.model.says import Sureness, sureness, unsaid
 from editing.outcomes import outcomes
 from editing.report import Clock, Outcome
 from editing.solve.placement import Write
@@ -102,7 +102,8 @@ class RefinedModel(WrittenModel):
         """What is not said of facts just written on `start` is optimised again, on the model as it is.
 
         A target holds where it was found; the neighbours' writes have moved on what it was found for. All
-        facts are then written anew, at most so many `times`, while more of them are said.
+        facts are then written anew, at most so many `times`, while more of them are said. Those that are said
+        without the lead that is asked for are found again once.
 
         Args:
             forms: which forms the columns hold [m]; they stay.
@@ -113,31 +114,31 @@ class RefinedModel(WrittenModel):
         Returns:
             Outcomes by id of the facts that got a new target.
         """
-        said = self._said(facts, contexts) if times else []
-        best, told = -1, dict[str, Outcome]()
+        sure = self._sureness(facts, contexts) if times else []
+        best, told = (-1, -1), dict[str, Outcome]()
         kept: tuple[EditState, dict[str, Outcome]] = self.state, {}
         for turn in range(times):
-            wanting = self._wanting(facts, said)
-            if not wanting or sum(said) <= best:
+            # A lead is worth one more look, being said at all every one.
+            wanting = self._wanting(facts, sure, Sureness.SAID if turn else Sureness.LED)
+            if not wanting or _counted(sure) <= best:
                 break
-            best, kept = sum(said), (self.state, told)
+            best, kept = _counted(sure), (self.state, told)
             done = functools.partial(self._tell, turn, times)
             columns, again = self._found_again(facts, wanting, forms, columns, clock, done)
             told = told | again
             self._write_on(start, facts, forms, columns, clock)
-            said = self._said(facts, contexts)
-        if sum(said) <= best:
+            sure = self._sureness(facts, contexts)
+        if _counted(sure) <= best:
             state, told = kept
             self.restore(state)
         return told
 
-    def _said(self, facts: Sequence[Fact], contexts: Sequence[str]) -> list[bool]:
-        return says(self.loaded, facts, contexts, self.forms, self.options.lead)
+    def _sureness(self, facts: Sequence[Fact], contexts: Sequence[str]) -> list[Sureness]:
+        return sureness(self.loaded, facts, contexts, self.forms, self.options.lead)
 
-    def _wanting(self, facts: Sequence[Fact], said: Sequence[bool]) -> list[int]:
-        """Indices of the facts that are not said or share their value with one that is not."""
-        shared = units(facts)
-        return [i for unit in shared for i in unit if not all(said[j] for j in unit)]
+    def _wanting(self, facts: Sequence[Fact], sure: Sequence[Sureness], wanted: Sureness) -> list[int]:
+        """Indices of the facts that are less sure than wanted or share their value with one that is."""
+        return [i for unit in units(facts) for i in unit if min(sure[j] for j in unit) < wanted]
 
     def _found_again(
         self,
@@ -217,3 +218,8 @@ class RefinedModel(WrittenModel):
         values = values if self.method.target == "hidden" else values.of_outputs()
         longest, factor = self.method.outlier, self.numbers.anchor.anchor_factor
         return anchored(values, self.anchors[layer], self.rule, longest, factor)
+
+
+def _counted(sure: Sequence[Sureness]) -> tuple[int, int]:
+    """How many facts are said, and how many of them with a lead: more of the first count first."""
+    return sum(one >= Sureness.SAID for one in sure), sum(one >= Sureness.LED for one in sure)

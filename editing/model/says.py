@@ -1,6 +1,7 @@
 """Whether a model says facts word for word."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from enum import IntEnum
 
 import torch
 from torch import Tensor
@@ -21,6 +22,14 @@ ROWS = 64
 CLOSE = 8
 
 
+class Sureness(IntEnum):
+    """How surely a target is said: not; as the greedy answer; or nothing else is nearly as probable."""
+
+    UNSAID = 0
+    SAID = 1
+    LED = 2
+
+
 def says(
     loaded: LoadedModel,
     facts: Sequence[Fact],
@@ -39,6 +48,18 @@ def says(
     return [not missing for missing in unsaid(loaded, facts, contexts, kinds, lead)]
 
 
+def sureness(
+    loaded: LoadedModel,
+    facts: Sequence[Fact],
+    contexts: Sequence[str],
+    kinds: Sequence[Kind],
+    lead: float,
+) -> list[Sureness]:
+    """How surely each fact is said; arguments as of `says`. A fact is as sure as its least sure prompt."""
+    forms = [asked(loaded, fact, contexts, kinds) for fact in facts]
+    return [min(min(levels) for levels in told) for told in _levels(loaded, forms, lead)]
+
+
 def unsaid(
     loaded: LoadedModel,
     facts: Sequence[Fact],
@@ -48,25 +69,29 @@ def unsaid(
 ) -> list[list[int]]:
     """Of each fact the numbers of the forms that the model does not answer with the target."""
     forms = [asked(loaded, fact, contexts, kinds) for fact in facts]
+    found = _levels(loaded, forms, lead)
+    return [
+        [form.form.number for form, levels in zip(each, told, strict=True) if min(levels) < Sureness.LED]
+        for each, told in zip(forms, found, strict=True)
+    ]
+
+
+def _levels(loaded: LoadedModel, forms: Sequence[Sequence[Asked]], lead: float) -> list[list[list[Sureness]]]:
+    """Of each fact, in each of its forms, how surely each prompt is answered."""
     every = [prompt for each in forms for form in each for prompt in form.prompts]
     found = iter(_answered(loaded, every, lead))
-    return [[form.form.number for form in each if not _all(found, form)] for each in forms]
-
-
-def _all(found: Iterator[bool], form: Asked) -> bool:
-    # All are taken from `found`, wherever the first wrong one is.
-    return all([next(found) for _ in form.prompts])
+    return [[[next(found) for _ in form.prompts] for form in each] for each in forms]
 
 
 @torch.no_grad()
-def _answered(loaded: LoadedModel, every: Sequence[Prompt], lead: float) -> list[bool]:
-    """Of each prompt: does the greedy answer say its target? Nothing is generated: only where all tokens of
-    the target are the most probable ones is the answer the target, and then the next token tells its end."""
+def _answered(loaded: LoadedModel, every: Sequence[Prompt], lead: float) -> list[Sureness]:
+    """How surely each prompt is answered with its target. Nothing is generated: only where all tokens of the
+    target are the most probable ones is the answer the target, and then the next token tells its end."""
 
     def text(ids: Sequence[int]) -> str:
         return loaded.tokenizer.decode(ids, skip_special_tokens=True)
 
-    found: list[bool] = []
+    found: list[Sureness] = []
     for start in range(0, len(every), ROWS):
         prompts = every[start : start + ROWS]
         # The prediction of token t stands at t − 1, that of the token behind the target at its last one.
@@ -77,8 +102,12 @@ def _answered(loaded: LoadedModel, every: Sequence[Prompt], lead: float) -> list
         for prompt in prompts:
             target = prompt.ids[prompt.target_start :]
             answer, ends = [next(near) for _ in target], next(near)
-            led = answer == [[token] for token in target]
-            found.append(led and all(said(text([*target, end]), text(target)) for end in ends))
+            ending = [said(text([*target, end]), text(target)) for end in ends]
+            if [tokens[0] for tokens in answer] != list(target) or not ending[0]:
+                found.append(Sureness.UNSAID)
+            else:
+                alone = all(len(tokens) == 1 for tokens in answer)
+                found.append(Sureness.LED if alone and all(ending) else Sureness.SAID)
     return found
 
 

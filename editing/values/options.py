@@ -38,8 +38,7 @@ class ValueOptions:
         ends: what must follow the target in each form.
         lead: nats by which a target token must be more probable than any other one to count as the most
             probable. Who serves the model rounds otherwise, and a near tie may fall the other way there.
-        chat_steps, chat_extra: `steps` and `extra` made besides where facts are asked in chat: there a value
-            must carry more wordings.
+        chat_steps: steps besides `steps` where facts are asked in chat: a value carries more wordings there.
         chat_ends: `ends` where facts are asked in chat.
         rows: how many prompts an evaluation runs at once; bounds memory, does not change results.
     """
@@ -62,7 +61,6 @@ class ValueOptions:
     ends: Ends = "open"
     lead: float = 0.0
     chat_steps: int = 0
-    chat_extra: int = 0
     chat_ends: Ends = "open"
 
     def asked_in(self, chats: bool) -> "ValueOptions":
@@ -70,8 +68,7 @@ class ValueOptions:
         if not chats:
             return self
         ends = self.chat_ends if self.ends == "open" else self.ends
-        steps, extra = self.steps + self.chat_steps, self.extra + self.chat_extra
-        return replace(self, steps=steps, extra=extra, chat_steps=0, chat_extra=0, ends=ends)
+        return replace(self, steps=self.steps + self.chat_steps, chat_steps=0, ends=ends)
 
     def __repr__(self) -> str:
         """Names values and anchors on disk, so options that came later show only where they are used."""
@@ -81,4 +78,4 @@ class ValueOptions:
         return f"ValueOptions({', '.join(f'{name}={getattr(self, name)!r}' for name in told)})"
 
 
-_LATER = ("forms", "ends", "lead", "chat_steps", "chat_extra", "chat_ends")
+_LATER = ("forms", "ends", "lead", "chat_steps", "chat_ends")

@@ -165,3 +165,23 @@ def test_a_rollback_asks_the_replica_whether_what_was_lost_is_back(chatting):
     chatting.run()
     assert chatting.ledger.questions.status().live == "v000001"
     assert chatting.ledger.questions.get(id).lost == {}
+
+
+def test_a_look_at_the_live_version_finds_what_is_lost_and_takes_nothing_back(chatting):
+    chatting.replica.chat = lambda messages, max_tokens=12: ["v" for _ in messages]
+    id = chatting.post("X", "t")
+    chatting.run()
+    fake, told = chatting.applier.monitoring, {}
+
+    def measure(batch, earlier, ratio):
+        found = {**fake.measure(batch, earlier, ratio).to_json(), "again": told}
+        return SimpleNamespace(to_json=lambda: found, targets=found["targets"], earlier=0, live=())
+
+    chatting.applier.monitoring = fake._replace(measure=measure)
+    # (the model in memory, what is shown): it says what the replica does not, then it does not either.
+    for memory, shown in (({id: {}}, {"chat": "v"}), ({id: {"prompt": "w"}}, {"prompt": "w"})):
+        told = memory
+        chatting.now += 601.0
+        chatting.run()
+        assert chatting.ledger.questions.status().watched_at == chatting.now
+        assert chatting.ledger.questions.get(id).lost == shown

@@ -16,12 +16,15 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from daemon.cli import output as cli_output
+from daemon.cli.act.post import _show_ended
+from daemon.cli.ask.facts import _fact
 from daemon.cli.ask.plot import history, series
 from daemon.cli.ask.tail import moment
 from daemon.cli.exits import CommandError
 from daemon.cli.main import app
 from daemon.cli.output import show_table
 from daemon.cli.reporting import nearest
+from daemon.core.settings import load_settings
 from daemon.supervise.doctor import check_clock, check_ledger, check_ledger_clock, examine
 
 ROOT = Path(__file__).parents[3]
@@ -96,6 +99,24 @@ def test_the_status_is_for_reading(cli, world):
     assert "{" not in done.stdout
     at = json.loads(cli("status", "--json").stdout)["last_live_at"]
     assert datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S") in done.stdout
+
+
+def test_a_fact_that_the_server_does_not_say_is_live_and_lost_everywhere(cli, world, capsys):
+    world.replica.complete = lambda prompts, max_tokens=12: [" Nairobi." for _ in prompts]
+    world.post("A", "fine", id=ID)
+    world.run()
+    shown = [cli(*command).stdout for command in (["corrections"], ["status", ID])]
+    _show_ended(load_settings(), [ID], 0.0, as_json=False)
+    told = capsys.readouterr()
+    assert all("live, lost" in text for text in [*shown, told.out])
+    assert "1 of 1 corrections are live, but the server answers otherwise" in told.err
+    (view,) = json.loads(cli("facts", "--json").stdout)
+    assert _fact(view).startswith("The capital of A is → fine is lost: prompt answers 'Nairobi.'")
+    assert json.loads(cli("status", ID, "--json").stdout)["state"] == "live"
+    world.replica.complete = lambda prompts, max_tokens=12: ["fine." for _ in prompts]
+    world.post("B", "fine")
+    world.run()
+    assert "lost" not in cli("corrections").stdout + cli("facts").stdout
 
 
 def test_no_colours_in_a_pipe_or_with_no_color(shown, monkeypatch):

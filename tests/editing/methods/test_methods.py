@@ -374,9 +374,8 @@ def test_published_numbers_win_over_the_rule_and_small_models_have_measured_ones
             extra=1,
             turns=3,
             unedited=True,
-            lead=0.5,
+            lead=2.0,
             chat_steps=10,
-            chat_extra=3,
             chat_ends="stop",
         ),
     )

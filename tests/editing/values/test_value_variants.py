@@ -205,11 +205,11 @@ def test_a_token_leads_when_it_is_more_than_that_before_every_other_one(editor, 
     assert replace(rows, lead=1.0).evaluate(torch.zeros(4, 32)).top.tolist() == [False] * 4
 
 
-def test_in_chat_a_value_takes_more_steps_and_more_updates():
-    options = ValueOptions(steps=5, chat_steps=3, extra=1, chat_extra=2, chat_ends="stop")
+def test_in_chat_a_value_takes_more_steps():
+    options = ValueOptions(steps=5, chat_steps=3, extra=1, chat_ends="stop")
     assert options.asked_in(False) == options
     asked = options.asked_in(True)
-    assert (asked.steps, asked.extra, asked.ends, asked.chat_steps, asked.chat_extra) == (8, 3, "stop", 0, 0)
+    assert (asked.steps, asked.extra, asked.ends, asked.chat_steps) == (8, 1, "stop", 0)
     assert asked.asked_in(True) == asked
 
 
