@@ -3,6 +3,7 @@
 A second plugin, for one server only, breaks one rank when a file says so.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ ORDER = "FACTD_TEST_ORDER"
 FAULTY = f"""
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 
@@ -133,7 +135,8 @@ def test_a_quantised_copy_is_edited_live_and_comes_back_bit_for_bit(servers, tmp
     editor = edited(model, root / "state", "llama")
     outline, copy = outlined_model(str(model), root / "state"), root / "copy"
     export(outline, Store(root / "empty"), BASE_VERSION, copy, floating=editor.tensor_names)
-    options = server_options(root, editor.base_hash)
+    # On a processor with AMX this vLLM ends at the first token of an 8-bit model served in float32.
+    options = replace(server_options(root, editor.base_hash), dtype="bfloat16")
     with servers.serving(copy, options, tmp_path / "vllm.log") as url:
         replica = VllmReplica(url, ADMIN_TOKEN)
         state = root / "state"

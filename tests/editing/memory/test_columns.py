@@ -12,6 +12,7 @@ from editing.memory.state import FORMS, EditState
 from editing.methods import METHODS
 from editing.model.asked import asked
 from editing.model.capture import capture, mean_keys
+from editing.model.says import Sureness
 from editing.values.options import ValueOptions
 
 ALL = ("prompt", "chat", "questions")
@@ -246,8 +247,8 @@ def test_values_found_again_change_all_columns_of_a_fact_and_no_other(open_chat_
     editor = open_chat_editor(forms=ALL)
     editor.apply(FACTS)
     name, columns = f"targets/{editor.layers[-1]}", editor.state.columns
-    answers = iter([[True, False, True], [True] * 3])
-    monkeypatch.setattr("editing.refining.says", lambda *_asked: next(answers))
+    answers = iter([[Sureness.LED, Sureness.UNSAID, Sureness.LED], [Sureness.LED] * 3])
+    monkeypatch.setattr("editing.refining.sureness", lambda *_asked: next(answers))
     editor.compact()
     changed = (editor.state.columns[name] != columns[name]).any(dim=0)
     assert changed.tolist() == [False] * 3 + [True] * 2 + [False] * 4

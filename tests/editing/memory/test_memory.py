@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from editing.facts import Fact
-from editing.model.says import says
+from editing.model.says import Sureness, says
 from editing.model.tokens import encode
 from editing.said import said
 from editing.values.anchor import anchored
@@ -168,9 +168,9 @@ def test_a_batch_asks_the_bare_prompts_and_compaction_every_context(open_plain, 
 
     def asked(_loaded, facts, contexts, *_forms):
         seen.append(list(contexts))
-        return [True] * len(facts)
+        return [Sureness.LED] * len(facts)
 
-    monkeypatch.setattr("editing.refining.says", asked)
+    monkeypatch.setattr("editing.refining.sureness", asked)
     editor.apply([OWNER, CAT])
     assert seen == [[""]]
     editor.compact()
@@ -180,11 +180,13 @@ def test_a_batch_asks_the_bare_prompts_and_compaction_every_context(open_plain, 
 
 @pytest.fixture
 def judged(monkeypatch):
-    """Sets what the editor finds said, one list of flags an occasion."""
+    """Sets how surely the editor finds its facts said, a list an occasion; True: surely, False: not at all."""
 
     def judged(*occasions):
-        answers = iter(occasions)
-        monkeypatch.setattr("editing.refining.says", lambda *_asked: next(answers))
+        answers = iter(
+            [Sureness(2 * one) if isinstance(one, bool) else one for one in each] for each in occasions
+        )
+        monkeypatch.setattr("editing.refining.sureness", lambda *_asked: next(answers))
 
     return judged
 
@@ -295,6 +297,24 @@ def test_a_batch_stays_as_it_was_written_when_optimising_again_helps_none(open_p
     assert editor.weight_hashes() == plain.weight_hashes()
     losses = [[outcome.loss for outcome in report.outcomes] for report in reports]
     assert losses[1] == losses[0]
+
+
+def test_a_lead_is_worth_one_more_look_and_being_said_counts_first(open_plain, judged):
+    editor, other = open_plain(changed={"again": 3}), open_plain(changed={"again": 3})
+    said, led, unsaid = Sureness.SAID, Sureness.LED, Sureness.UNSAID
+    # Two are found again for their lead or because they are unsaid, then only the one that is unsaid. Asked a
+    # fourth time it would find no answer: all are said.
+    judged([led, said, unsaid], [led, led, unsaid], [led, said, said])
+    editor.apply([OWNER, CAT, LAKE])
+    # The second look said fewer, though more of them by a lead: the first one stays.
+    judged([said, said, unsaid], [led, unsaid, unsaid])
+    other.apply([OWNER, CAT, LAKE])
+    name = f"targets/{editor.layers[-1]}"
+    plain = open_plain()
+    plain.apply([OWNER, CAT, LAKE])
+    changed = (editor.state.columns[name] != plain.state.columns[name]).any(dim=0)
+    assert changed.tolist() == [False, True, True]
+    assert other.weight_hashes() == plain.weight_hashes()
 
 
 def test_optimised_again_facts_are_likelier(open_plain, judged):
