@@ -180,7 +180,7 @@ def test_a_batch_asks_the_bare_prompts_and_compaction_every_context(open_plain, 
 
 @pytest.fixture
 def judged(monkeypatch):
-    """Sets how surely the editor finds its facts said, a list an occasion; True: surely, False: not at all."""
+    """Sets how surely facts are found to be said, a list an occasion; True: surely, False: not at all."""
 
     def judged(*occasions):
         answers = iter(
