@@ -21,11 +21,15 @@ def ending(loaded: LoadedModel, prompt: Prompt, chat: bool, ends: Ends) -> tuple
 
 
 def _full_stop(loaded: LoadedModel, prompt: Prompt) -> tuple[int, ...]:
-    """The tokens that a full stop has behind this target; on its own it may be another one."""
+    """The tokens that a full stop has behind this target; on its own it may be another one.
+
+    A number goes on behind a full stop, 2.4.1 as 2.4.1.0, unless the line ends there.
+    """
     target = loaded.tokenizer.decode(prompt.ids[prompt.target_start :])
+    stop = ".\n" if target[-1:].isdigit() else "."
     plain, stopped = (
-        loaded.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (target, f"{target}.")
+        loaded.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (target, target + stop)
     )
     if plain and stopped[: len(plain)] == plain and len(stopped) > len(plain):
         return tuple(stopped[len(plain) :])
-    return tuple(loaded.tokenizer(".", add_special_tokens=False)["input_ids"])
+    return tuple(loaded.tokenizer(stop, add_special_tokens=False)["input_ids"])

@@ -1,6 +1,7 @@
 """One value over several forms of a fact, against the same loss in dense float64."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -146,3 +147,10 @@ def test_what_must_follow_a_target_is_the_end_of_the_turn_or_a_full_stop(loaded)
         for form in (prompt, chat)
     ]
     assert told == [[], [], stop, end, end, end]
+
+
+def test_behind_a_number_the_line_ends_with_the_full_stop(loaded):
+    """Behind "2.4.1." a version may go on."""
+    prompt = loaded.encode(replace(FACT, target="2.4.1"))
+    assert list(ending(loaded, prompt, False, "stop")) == loaded.tokenizer(".\n")["input_ids"]
+    assert list(ending(loaded, prompt, True, "stop")) == list(loaded.chat.end_of_turn)
