@@ -45,7 +45,6 @@ ORDER = "FACTD_TEST_ORDER"
 FAULTY = f"""
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 

@@ -1,7 +1,7 @@
 """The environment in which sums come out with the same bits; for processes that have not imported torch."""
 
 #: Sums come out with the same bits only where no library chooses its kernels by the processor or the number
-#: of cores. To be set before torch is imported. Another maker's processor gave other bits even so.
+#: of cores. To be set before torch is imported. Another processor may give other bits even so.
 ONE_PROCESSOR = {
     "ATEN_CPU_CAPABILITY": "default",
     "MKL_CBWR": "COMPATIBLE",

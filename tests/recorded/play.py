@@ -36,17 +36,7 @@ class Killed(BaseException):
 
 def fingerprint() -> dict[str, str]:
     """What may change bits although the kernels are pinned."""
-    versions = {"machine": platform.machine(), "torch": torch.__version__.split("+")[0]}
-    return versions | {"processor": processor(Path("/proc/cpuinfo"))}
-
-
-def processor(told: Path) -> str:
-    """Its maker, family and model, as Linux tells them; "" elsewhere."""
-    if not told.exists():
-        return ""
-    lines = [line.partition(":") for line in told.read_text().splitlines()]
-    found = {name.strip(): value.strip() for name, _, value in lines}
-    return " ".join(found.get(name, "") for name in ("vendor_id", "cpu family", "model")).strip()
+    return {"machine": platform.machine(), "torch": torch.__version__.split("+")[0]}
 
 
 def save_model(path: Path, seed: int) -> Path:
